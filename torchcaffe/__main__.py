@@ -1,0 +1,5 @@
+"""`python -m torchcaffe`: the same as the program `torchcaffe`."""
+
+from torchcaffe.cli import main
+
+main()

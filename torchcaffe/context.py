@@ -1,0 +1,88 @@
+"""What Caffe keeps per process: mode, device, random stream, solver count and rank, permission to run Python layers."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+from torchcaffe.errors import CaffeError
+
+if TYPE_CHECKING:
+    from torchcaffe.rng import Rng
+
+gpu = False
+device_id = 0
+solver_count = 1
+solver_rank = 0
+multiprocess = False
+python_layers_allowed = False
+
+# Caffe keeps one stream per thread (a data layer's prefetch thread has its own).
+_thread = threading.local()
+
+
+def set_mode_cpu() -> None:
+    """Compute on the CPU (the default)."""
+    global gpu
+    gpu = False
+
+
+def set_mode_gpu() -> None:
+    """Compute on the current CUDA device. Raises CaffeError when there is none: nothing falls back to the CPU."""
+    global gpu
+    check_gpu(device_id)
+    gpu = True
+
+
+def set_device(index: int) -> None:
+    """Choose the CUDA device (for nets made from now on)."""
+    global device_id
+    check_gpu(index)
+    device_id = index
+
+
+def check_gpu(index: int) -> None:
+    """Raise CaffeError unless CUDA device `index` is there."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise CaffeError("GPU mode: this PyTorch sees no CUDA device (use CPU mode, or install a CUDA build of torch)")
+    if not 0 <= index < torch.cuda.device_count():
+        raise CaffeError(f"GPU {index}: this machine has {torch.cuda.device_count()} CUDA device(s)")
+
+
+def device() -> str:
+    """The torch device that new nets compute on: "cpu" or "cuda:N"."""
+    return f"cuda:{device_id}" if gpu else "cpu"
+
+
+def set_random_seed(seed: int) -> None:
+    """Restart this thread's random stream from `seed` (an unsigned 32-bit number), as Caffe::set_random_seed does."""
+    from torchcaffe.rng import Rng
+
+    if not 0 <= int(seed) < 1 << 32:
+        raise CaffeError(f"random_seed {seed}: not an unsigned 32-bit number")
+    _thread.rng = Rng(int(seed))
+
+
+def rng() -> Rng:
+    """This thread's random stream; seeded from the system's entropy when no seed was set."""
+    stream: Rng | None = getattr(_thread, "rng", None)
+    if stream is None:
+        set_random_seed(int.from_bytes(os.urandom(4), "little"))
+        stream = _thread.rng
+    return stream
+
+
+def allow_python_layers(allowed: bool = True) -> None:
+    """Let a prototxt's Python layers import their module. Off by default: a prototxt alone must not start code.
+
+    Such modules say `import caffe`, so from then on that means this engine (unless a real pycaffe is imported)."""
+    global python_layers_allowed
+    python_layers_allowed = bool(allowed)
+    if allowed and "caffe" not in sys.modules:
+        import torchcaffe
+
+        torchcaffe.install_as_caffe()

@@ -1,0 +1,128 @@
+"""LMDB databases of Datums, read and written as BVLC Caffe does."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Union
+
+from torchcaffe.errors import CaffeError
+
+PathLike = Union[str, "os.PathLike[str]"]
+
+# A train and a test net may read one database, and python-lmdb refuses to open a path twice in one process.
+_environments: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
+_lock = threading.Lock()
+
+
+class _Environment:
+    """An lmdb.Environment that closes when its last reader lets go of it."""
+
+    def __init__(self, path: str):
+        import lmdb
+
+        # No lock file: the folder may be read-only, and a forked worker may go on reading. So nobody may write
+        # to a database that is being read; our writer finishes a database elsewhere before it takes its name.
+        self.lmdb = lmdb.open(path, readonly=True, lock=False, create=False)
+
+    def __del__(self) -> None:
+        if hasattr(self, "lmdb"):
+            self.lmdb.close()
+
+
+def _open(path: PathLike) -> _Environment:
+    try:
+        import lmdb
+    except ImportError as error:
+        raise CaffeError(f"{path}: LMDB databases need the lmdb package") from error
+    folder = Path(os.path.realpath(path))
+    data = folder / "data.mdb"
+    if not folder.exists():
+        raise CaffeError(f"cannot open LMDB {path}: there is no such folder")
+    if not folder.is_dir():
+        raise CaffeError(f"cannot open LMDB {path}: name the folder that holds data.mdb, not a file")
+    if not data.is_file():
+        kind = "a LevelDB; only LMDB is read" if (folder / "CURRENT").exists() else "no LMDB: it holds no data.mdb"
+        raise CaffeError(f"cannot open LMDB {path}: the folder is {kind}")
+    with _lock:
+        environment = _environments.get(str(folder))
+        try:
+            if environment is None:
+                # LMDB takes an empty file for a database yet to be made.
+                if data.stat().st_size == 0:
+                    raise CaffeError(f"cannot open LMDB {path}: data.mdb is empty")
+                environment = _Environment(str(folder))
+                pages = environment.lmdb.info()["last_pgno"] + 1
+                # LMDB maps the file: reading past its end would kill the process.
+                if pages * environment.lmdb.stat()["psize"] > data.stat().st_size:
+                    raise CaffeError(f"cannot open LMDB {path}: data.mdb is truncated")
+                _environments[str(folder)] = environment
+        except (lmdb.Error, OSError) as error:
+            raise CaffeError(f"cannot open LMDB {path}: {error}") from error
+    return environment
+
+
+class LmdbReader:
+    """A cursor over an LMDB in key order that starts again after the last record, as a Data layer's.
+
+    path: the folder that holds data.mdb. Raises CaffeError when it is missing, empty, truncated or no LMDB.
+    Use one reader in one thread at a time; several readers of one path share one environment.
+    """
+
+    def __init__(self, path: PathLike):
+        self.path = path
+        self._environment = _open(path)
+        self._transaction = self._environment.lmdb.begin(buffers=False)
+        self._count = self._transaction.stat()["entries"]
+        self._cursor = self._transaction.cursor()
+        if not self._cursor.first():
+            self.close()
+            raise CaffeError(f"LMDB {path} holds no records")
+
+    def __len__(self) -> int:
+        """The number of records."""
+        return self._count
+
+    def next(self) -> tuple[bytes, bytes]:
+        """The record under the cursor, (key, value), which then moves on."""
+        record = self._cursor.item()
+        self.skip()
+        return record
+
+    def skip(self) -> None:
+        """Move on without reading."""
+        if not self._cursor.next():
+            self._cursor.first()
+
+    def key(self) -> bytes:
+        """The key of the record that `next` will give."""
+        return self._cursor.key()
+
+    def seek(self, key: bytes) -> None:
+        """Go to the record of that key. CaffeError when there is none."""
+        if not self._cursor.set_key(key):
+            raise CaffeError(f"LMDB {self.path}: no record '{key.decode(errors='replace')}'")
+
+    def seek_to_first(self) -> None:
+        """Go back to the first record."""
+        self._cursor.first()
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        """Every record once, in key order, wherever the cursor stands."""
+        with self._transaction.cursor() as cursor:
+            yield from cursor
+
+    def close(self) -> None:
+        """Let go of the database; the environment closes with its last reader."""
+        self._cursor.close()
+        self._transaction.abort()
+        del self._environment
+
+    def __enter__(self) -> LmdbReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,697 @@
+"""Net: pycaffe's Net on PyTorch. The loop over layers knows no layer type."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Callable, Union
+
+import numpy as np
+import torch
+
+import torchcaffe.ops  # noqa: F401  (registers every layer type)
+from torchcaffe import context, files, graph, log, upgrade
+from torchcaffe.blob import Blob, BlobVec, Parameter, shape_text
+from torchcaffe.errors import CaffeError
+from torchcaffe.layer import Layer, check_counts, registry
+from torchcaffe.memory import keep_freed_memory
+from torchcaffe.proto import caffe_pb2, format_text
+
+TRAIN, TEST = caffe_pb2.TRAIN, caffe_pb2.TEST
+PathLike = Union[str, Path]
+
+
+class Net:
+    """A net made from a prototxt, with pycaffe's constructors, attributes and methods.
+
+    Net(network_file, phase, level=0, stages=None, weights=None) or Net(network_file, weights, phase). Raises CaffeError
+    naming the file, the layer and the field for anything BVLC would abort on."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        given = _constructor_arguments(*args, **kwargs)
+        path = given["network_file"]
+        param = upgrade.read_net(path)
+        param.state.CopyFrom(graph.net_state(param, given["phase"], given["level"], given["stages"]))
+        self._build(param, str(path))
+        if given["weights"] is not None:
+            self.copy_from(given["weights"])
+
+    @classmethod
+    def from_param(cls, param: caffe_pb2.NetParameter, source: str = "net", root: Net | None = None) -> Net:
+        """A net from an upgraded NetParameter whose `state` is set; `source` names it in errors.
+
+        `root`: a net whose same-named layers this one's parameters will be shared from."""
+        net = cls.__new__(cls)
+        net._build(param, source)
+        return net
+
+    # -- making the net ----------------------------------------------------------------------------------------------
+
+    def _build(self, in_param: caffe_pb2.NetParameter, source: str) -> None:
+        keep_freed_memory()
+        self.source = source
+        self.device = context.device()
+        self.phase = in_param.state.phase
+        try:
+            param = graph.filter_net(in_param)
+            log.info("net.cpp:53", "Initializing net from parameters: \n" + format_text(param))
+            param = graph.insert_splits(param)
+        except CaffeError as error:
+            raise CaffeError(f"{source}: {error}") from None
+        self.name = param.name
+        self.debug_info = param.debug_info
+        self._layers: list[Layer] = []
+        self._layer_names: list[str] = []
+        self._layer_params: list[caffe_pb2.LayerParameter] = []
+        self._bottoms: list[list[Blob]] = []
+        self._tops: list[list[Blob]] = []
+        self._layer_bottoms: list[list[int]] = []
+        self._layer_tops: list[list[int]] = []
+        self._blob_list: list[Blob] = []
+        self._blob_names: list[str] = []
+        self._inputs: list[int] = []
+        self._needs_backward: list[bool] = []
+        self._bottom_needs: list[list[bool]] = []
+        self._loss_tops: list[list[tuple[Blob, int]]] = []
+        self.learnable: list[Parameter] = []
+        self.lr_mults: list[float | None] = []
+        self.decay_mults: list[float | None] = []
+        self._learnable_names: list[str] = []
+        self._seen_shapes: list[list[tuple[int, ...]] | None] = []
+        self._before_forward: list[Callable[[int], None]] = []
+        self._after_forward: list[Callable[[int], None]] = []
+        self._before_backward: list[Callable[[int], None]] = []
+        self._after_backward: list[Callable[[int], None]] = []
+        self._input_arrays: tuple[np.ndarray, np.ndarray] | None = None
+        blob_ids: dict[str, int] = {}
+        blob_needs: list[bool] = []
+        available: dict[str, None] = {}
+        owners: dict[str, tuple[int, int, int]] = {}  # param name -> (learnable index, layer, index in the layer)
+        memory = 0
+
+        for layer_id, lp in enumerate(param.layer):
+            where = f"{source}: layer '{lp.name}' ({lp.type})"
+            try:
+                if not lp.HasField("phase"):
+                    lp.phase = self.phase
+                if lp.propagate_down and len(lp.propagate_down) != len(lp.bottom):
+                    raise CaffeError("propagate_down: specified neither 0 times nor once a bottom")
+                log.info("layer_factory.hpp:77", f"Creating layer {lp.name}")
+                layer = self._make_layer(lp)
+                log.info("net.cpp:86", f"Creating Layer {lp.name}")
+                bottoms, tops, bottom_ids, top_ids, needs = [], [], [], [], []
+                for index, name in enumerate(lp.bottom):
+                    if name not in available:
+                        raise CaffeError(
+                            f"bottom {index}: unknown blob '{name}' (no layer before makes it, or it is taken)"
+                        )
+                    del available[name]
+                    log.info("net.cpp:408", f"{lp.name} <- {name}")
+                    bottom_ids.append(blob_ids[name])
+                    bottoms.append(self._blob_list[blob_ids[name]])
+                    forced = lp.propagate_down[index] if lp.propagate_down else None
+                    needs.append(blob_needs[blob_ids[name]] if forced is None else forced)
+                names = list(lp.top)
+                if layer.auto_top and not isinstance(layer.top_count, type(None)):
+                    least = layer.top_count if isinstance(layer.top_count, int) else layer.top_count[0]
+                    names += ["(automatic)"] * (max(least, 1) - len(names))
+                check_counts(type(layer), lp, len(bottoms), len(names))
+                for index, name in enumerate(names):
+                    in_place = index < len(lp.bottom) and name == lp.bottom[index]
+                    if in_place:
+                        log.info("net.cpp:369", f"{lp.name} -> {name} (in-place)")
+                        if not layer.allows_in_place:
+                            raise CaffeError(f"top {index} '{name}': this type cannot work in place")
+                        blob_id = blob_ids[name]
+                    else:
+                        if name in blob_ids and name != "(automatic)":
+                            raise CaffeError(f"top {index}: blob '{name}' is produced by more than one layer")
+                        log.info("net.cpp:382", f"{lp.name} -> {name}")
+                        blob_id = len(self._blob_list)
+                        self._blob_list.append(Blob(device=self.device))
+                        self._blob_names.append(name)
+                        blob_needs.append(False)
+                        if name != "(automatic)":
+                            blob_ids[name] = blob_id
+                        if lp.type == "Input":
+                            self._inputs.append(blob_id)
+                    if name != "(automatic)":
+                        available[name] = None
+                    top_ids.append(blob_id)
+                    tops.append(self._blob_list[blob_id])
+                self._layers.append(layer)
+                self._layer_names.append(lp.name)
+                self._layer_params.append(lp)
+                self._bottoms.append(bottoms)
+                self._tops.append(tops)
+                self._layer_bottoms.append(bottom_ids)
+                self._layer_tops.append(top_ids)
+                self._seen_shapes.append(None)
+                with torch.no_grad():
+                    layer.setup(bottoms, tops)
+                    self._reshape_layer(layer_id)
+                self._set_loss_weights(layer, lp, tops)
+                log.info("net.cpp:124", f"Setting up {lp.name}")
+                for blob, weight in zip(tops, layer.loss_weights):
+                    log.info("net.cpp:131", f"Top shape: {shape_text(blob.shape)}")
+                    if weight:
+                        log.info("net.cpp:134", f"    with loss weight {weight:g}")
+                    memory += blob.count
+                log.info("net.cpp:139", f"Memory required for data: {memory * 4}")
+                if len(lp.param) > len(layer.blobs):
+                    raise CaffeError(
+                        f"param: {len(lp.param)} given, the layer has {len(layer.blobs)} parameter blob(s)"
+                    )
+                # BVLC looks at the file's own lr_mult here (a BatchNorm without three explicit zeros still forces the
+                # backward pass below it), and at the layer's corrected ones when it learns.
+                needs_backward = any(blob_needs[i] for i in bottom_ids)  # whatever propagate_down says
+                layer.param_propagate_down = []
+                for index in range(len(layer.blobs)):
+                    wants = (lp.param[index].lr_mult if index < len(lp.param) else 1.0) != 0
+                    needs_backward |= wants
+                    layer.param_propagate_down.append(wants)
+                for index in range(len(layer.blobs)):
+                    self._append_param(layer_id, index, owners)
+                self._needs_backward.append(needs_backward)
+                self._bottom_needs.append(needs)
+                if needs_backward:
+                    for blob_id in top_ids:
+                        blob_needs[blob_id] = True
+            except CaffeError as error:
+                raise CaffeError(f"{where}: {error}") from None
+
+        self._prune_backward(blob_needs)
+        if param.force_backward:
+            for i, layer in enumerate(self._layers):
+                self._needs_backward[i] = True
+                for j in range(len(self._bottoms[i])):
+                    self._bottom_needs[i][j] |= j not in layer.no_force_backward
+                layer.param_propagate_down = [True] * len(layer.blobs)
+        # In the end what nobody consumed is the net's output, in alphabetical order.
+        self._outputs = [blob_ids[name] for name in sorted(available)]
+        for name in sorted(available):
+            log.info("net.cpp:244", f"This network produces output {name}")
+        self._index()
+        log.info("net.cpp:257", "Network initialization done.")
+
+    def _make_layer(self, lp: caffe_pb2.LayerParameter) -> Layer:
+        if lp.type not in registry:
+            raise CaffeError(f"type: unknown layer type '{lp.type}' (known types: {', '.join(sorted(registry))})")
+        # A copy: setup may change a layer's parameters (BatchNorm's lr_mult), while the file's own decide what needs
+        # the backward pass.
+        own = caffe_pb2.LayerParameter()
+        own.CopyFrom(lp)
+        cls = registry[lp.type]
+        create = getattr(cls, "create", cls)
+        return create(own, self.device)
+
+    def _set_loss_weights(self, layer: Layer, lp: caffe_pb2.LayerParameter, tops: list[Blob]) -> None:
+        weights = list(lp.loss_weight)
+        if weights and len(weights) != len(tops):
+            raise CaffeError(f"loss_weight: {len(weights)} given for {len(tops)} top(s): give none or one a top")
+        if not weights:
+            weights = [0.0] * len(tops)
+            if layer.is_loss and tops:
+                weights[0] = 1.0
+        layer.loss_weights = weights
+        self._loss_tops.append([])
+        for index, (blob, weight) in enumerate(zip(tops, weights)):
+            if weight:
+                # As in BVLC the weight lives in the top's diff, where backward finds it.
+                blob.g = torch.full(blob.shape, weight, device=self.device)
+                self._loss_tops[-1].append((blob, index))
+
+    def _append_param(self, layer_id: int, index: int, owners: dict[str, tuple[int, int, int]]) -> None:
+        layer = self._layers[layer_id]
+        given = layer.layer_param.param  # as the layer's setup left it
+        spec = given[index] if index < len(given) else caffe_pb2.ParamSpec()
+        name = spec.name
+        lr = spec.lr_mult if spec.HasField("lr_mult") else None
+        decay = spec.decay_mult if spec.HasField("decay_mult") else None
+        blob = layer.blobs[index]
+        if not name or name not in owners:
+            if name:
+                owners[name] = (len(self.learnable), layer_id, index)
+            self.learnable.append(blob)
+            self.lr_mults.append(lr)
+            self.decay_mults.append(decay)
+            self._learnable_names.append(f"{self._layer_names[layer_id]}[{index}]")
+            return
+        learnable_id, owner_layer, owner_index = owners[name]
+        owner = self._layers[owner_layer].blobs[owner_index]
+        owner_name = self._layer_names[owner_layer]
+        log.info("net.cpp:467", f"Sharing parameters '{name}' owned by layer '{owner_name}', param index {owner_index}")
+        permissive = spec.share_mode == caffe_pb2.ParamSpec.PERMISSIVE
+        if (owner.count != blob.count) if permissive else (owner.shape != blob.shape):
+            raise CaffeError(
+                f"param {index} '{name}': shape {blob.shape} does not fit {owner.shape} of layer '{owner_name}'"
+            )
+        for field, mine, theirs in (("lr_mult", lr, self.lr_mults), ("decay_mult", decay, self.decay_mults)):
+            if mine is None:
+                continue
+            if theirs[learnable_id] is not None and theirs[learnable_id] != mine:
+                raise CaffeError(f"param {index}: shared param '{name}' has mismatched {field}")
+            theirs[learnable_id] = mine
+        blob.share_data(owner)
+        blob.share_diff(owner)
+
+    def _prune_backward(self, blob_needs: list[bool]) -> None:
+        """Backward runs only for layers between a loss and something that learns, as in BVLC."""
+        under_loss: set[int] = set()
+        skip: set[int] = set()
+        # BVLC keys these sets by blob name; ids agree with names, automatic tops aside, which nobody reads.
+        for i in reversed(range(len(self._layers))):
+            contributes, skips = False, True
+            for j, blob_id in enumerate(self._layer_tops[i]):
+                if self._layers[i].loss_weights[j] or blob_id in under_loss:
+                    contributes = True
+                if blob_id not in skip:
+                    skips = False
+                if contributes and not skips:
+                    break
+            if self._needs_backward[i] and skips:
+                self._needs_backward[i] = False
+                self._bottom_needs[i] = [False] * len(self._bottom_needs[i])
+            if not contributes:
+                self._needs_backward[i] = False
+            name = self._layer_names[i]
+            if self._needs_backward[i]:
+                log.info("net.cpp:200", f"{name} needs backward computation.")
+            else:
+                log.info("net.cpp:202", f"{name} does not need backward computation.")
+            for j, blob_id in enumerate(self._layer_bottoms[i]):
+                if contributes:
+                    under_loss.add(blob_id)
+                else:
+                    self._bottom_needs[i][j] = False
+                if not self._bottom_needs[i][j]:
+                    skip.add(blob_id)
+
+    def _index(self) -> None:
+        """pycaffe's dictionaries."""
+        self.blobs: OrderedDict[str, Blob] = OrderedDict(zip(self._blob_names, self._blob_list))
+        self.blob_loss_weights = OrderedDict((name, 0.0) for name in self._blob_names)
+        for layer, ids in zip(self._layers, self._layer_tops):
+            for blob_id, weight in zip(ids, layer.loss_weights):
+                self.blob_loss_weights[self._blob_names[blob_id]] = weight
+        # A Python layer shows as the user's own object.
+        self.layers: list[Layer] = [getattr(layer, "user", layer) for layer in self._layers]
+        self.layer_dict: OrderedDict[str, Layer] = OrderedDict(zip(self._layer_names, self.layers))
+        self.params: OrderedDict[str, BlobVec] = OrderedDict(
+            (name, layer.blobs) for name, layer in zip(self._layer_names, self._layers) if len(layer.blobs)
+        )
+        names = self._blob_names
+        self.inputs = [names[i] for i in self._inputs]
+        self.outputs = [names[i] for i in self._outputs]
+        self.top_names, self.bottom_names = (
+            OrderedDict((name, [names[i] for i in ids]) for name, ids in zip(self._layer_names, of_layers))
+            for of_layers in (self._layer_tops, self._layer_bottoms)
+        )
+
+    # pycaffe's own names for these, which scripts use.
+
+    @property
+    def _blobs(self) -> list[Blob]:
+        return self._blob_list
+
+    @property
+    def _blob_loss_weights(self) -> list[float]:
+        return list(self.blob_loss_weights.values())
+
+    def _top_ids(self, i: int) -> list[int]:
+        return list(self._layer_tops[i])
+
+    def _bottom_ids(self, i: int) -> list[int]:
+        return list(self._layer_bottoms[i])
+
+    # -- running it --------------------------------------------------------------------------------------------------
+
+    def _located(self, i: int, error: CaffeError) -> CaffeError:
+        return CaffeError(f"{self.source}: layer '{self._layer_names[i]}' ({self._layers[i].type}): {error}")
+
+    def _reshape_layer(self, i: int) -> None:
+        layer, bottoms = self._layers[i], self._bottoms[i]
+        shapes = [b.shape for b in bottoms]
+        if layer.reshape_always or shapes != self._seen_shapes[i]:
+            layer.reshape(bottoms, self._tops[i])
+            self._seen_shapes[i] = shapes
+            for blob, index in self._loss_tops[i] if i < len(self._loss_tops) else ():
+                tensor = blob.diff_memory.tensor
+                if tensor is None or tensor.numel() != blob.count:
+                    blob.g = torch.full(blob.shape, layer.loss_weights[index], device=self.device)
+
+    def reshape(self) -> None:
+        """Push the input blobs' shapes through the net."""
+        with torch.no_grad():
+            for i in range(len(self._layers)):
+                try:
+                    self._reshape_layer(i)
+                except CaffeError as error:
+                    raise self._located(i, error) from None
+
+    def run_forward(self, start: int, end: int) -> torch.Tensor | None:
+        """Layers start..end; returns the weighted loss they produced, left on its device (None: no loss)."""
+        loss: torch.Tensor | None = None
+        with torch.no_grad():
+            for i in range(start, end + 1):
+                for callback in self._before_forward:
+                    callback(i)
+                layer, bottoms, tops = self._layers[i], self._bottoms[i], self._tops[i]
+                try:
+                    self._reshape_layer(i)
+                    layer.forward(bottoms, tops)
+                except CaffeError as error:
+                    raise self._located(i, error) from None
+                for blob, _ in self._loss_tops[i]:
+                    term = torch.dot(blob.t.reshape(-1), blob.g.reshape(-1))
+                    loss = term if loss is None else loss + term
+                if self.debug_info:
+                    self._log_forward(i)
+                for callback in self._after_forward:
+                    callback(i)
+        return loss
+
+    def run_backward(self, start: int, end: int) -> None:
+        """Layers start down to end, those that need it."""
+        with torch.no_grad():
+            for i in range(start, end - 1, -1):
+                for callback in self._before_backward:
+                    callback(i)
+                if self._needs_backward[i]:
+                    try:
+                        self._layers[i].backward(self._tops[i], self._bottom_needs[i], self._bottoms[i])
+                    except CaffeError as error:
+                        raise self._located(i, error) from None
+                    if self.debug_info:
+                        self._log_backward(i)
+                for callback in self._after_backward:
+                    callback(i)
+
+    def _forward(self, start: int, end: int) -> float:
+        """Layers start..end by number; the loss."""
+        self._check_range(start, end)
+        loss = self.run_forward(start, end)
+        return 0.0 if loss is None else float(loss)
+
+    def _backward(self, start: int, end: int) -> None:
+        """Layers start down to end by number."""
+        self._check_range(end, start)
+        self.run_backward(start, end)
+
+    def _check_range(self, *numbers: int) -> None:
+        for number in numbers:
+            if not 0 <= number < len(self._layers):
+                raise CaffeError(f"{self.source}: layer number {number}: there are {len(self._layers)} layers")
+
+    def _layer_index(self, name: str) -> int:
+        if name not in self.layer_dict:
+            raise ValueError(f"{self.source}: no layer is named '{name}'")  # the type that pycaffe raises
+        return self._layer_names.index(name)
+
+    def forward(
+        self,
+        blobs: list[str] | None = None,
+        start: str | None = None,
+        end: str | None = None,
+        **kwargs: np.ndarray,
+    ) -> dict[str, np.ndarray]:
+        """Run layers start..end (names; default all), inputs given by name; returns outputs and `blobs` by name."""
+        blobs = list(blobs or [])
+        first = 0 if start is None else self._layer_index(start)
+        last = len(self._layers) - 1 if end is None else self._layer_index(end)
+        outputs = dict.fromkeys((self.outputs if end is None else self.top_names[end]) + blobs)
+        if kwargs:
+            if set(kwargs) != set(self.inputs):
+                raise Exception("Input blob arguments do not match net inputs.")
+            for name, array in kwargs.items():
+                if array.shape[0] != self.blobs[name].shape[0]:
+                    raise Exception("Input is not batch sized")
+                self.blobs[name].data[...] = array
+        self.run_forward(first, last)
+        return {name: self.blobs[name].data for name in outputs}
+
+    def backward(
+        self,
+        diffs: list[str] | None = None,
+        start: str | None = None,
+        end: str | None = None,
+        **kwargs: np.ndarray,
+    ) -> dict[str, np.ndarray]:
+        """Run layers start down to end, output diffs given by name; returns input diffs and `diffs` by name."""
+        diffs = list(diffs or [])
+        first = len(self._layers) - 1 if start is None else self._layer_index(start)
+        last = 0 if end is None else self._layer_index(end)
+        wanted = dict.fromkeys((self.inputs if end is None else self.bottom_names[end]) + diffs)
+        if kwargs:
+            if set(kwargs) != set(self.outputs):
+                raise Exception("Top diff arguments do not match net outputs.")
+            for name, array in kwargs.items():
+                if array.shape[0] != self.blobs[name].shape[0]:
+                    raise Exception("Diff is not batch sized")
+                self.blobs[name].diff[...] = array
+        self.run_backward(first, last)
+        return {name: self.blobs[name].diff for name in wanted}
+
+    def forward_all(self, blobs: list[str] | None = None, **kwargs: np.ndarray) -> dict[str, np.ndarray]:
+        """Forward over any number of inputs, a batch at a time; the last batch is padded with zeros."""
+        collected: dict[str, list[np.ndarray]] = {name: [] for name in dict.fromkeys(self.outputs + list(blobs or []))}
+        for batch in self._batch(kwargs):
+            for name, values in self.forward(blobs=blobs, **batch).items():
+                collected[name].extend(values.copy())
+        total = len(next(iter(kwargs.values())))
+        return {name: np.asarray(values)[:total] for name, values in collected.items()}
+
+    def forward_backward_all(
+        self, blobs: list[str] | None = None, diffs: list[str] | None = None, **kwargs: np.ndarray
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Forward and backward over any number of inputs and output diffs, a batch at a time."""
+        outs: dict[str, list[np.ndarray]] = {name: [] for name in dict.fromkeys(self.outputs + list(blobs or []))}
+        grads: dict[str, list[np.ndarray]] = {name: [] for name in dict.fromkeys(self.inputs + list(diffs or []))}
+        forward = self._batch({n: kwargs[n] for n in self.inputs if n in kwargs})
+        backward = self._batch({n: kwargs[n] for n in self.outputs if n in kwargs})
+        for inputs, top_diffs in itertools.zip_longest(forward, backward, fillvalue={}):
+            for name, values in self.forward(blobs=blobs, **inputs).items():
+                outs[name].extend(values.copy())
+            for name, values in self.backward(diffs=diffs, **top_diffs).items():
+                grads[name].extend(values.copy())
+        total = len(next(iter(kwargs.values())))
+        return (
+            {name: np.asarray(values)[:total] for name, values in outs.items()},
+            {name: np.asarray(values)[:total] for name, values in grads.items()},
+        )
+
+    def _batch(self, arrays: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+        total = len(next(iter(arrays.values()), ()))
+        size = self._blob_list[0].shape[0] if arrays else 1
+        for start in range(0, total, size):
+            batch = {}
+            for name, array in arrays.items():
+                part = np.asarray(array[start : start + size])
+                padding = np.zeros((size - len(part), *part.shape[1:]), part.dtype)
+                batch[name] = np.concatenate([part, padding]) if len(padding) else part
+            yield batch
+
+    def clear_param_diffs(self) -> None:
+        """Make every parameter's diff zero."""
+        for blob in self.learnable:
+            blob.clear_diff()
+            if blob.diff_memory.host is not None and blob.diff_memory.tensor is not None:
+                blob.g  # noqa: B018  (a user may hold a view, so the zeros must be there now)
+
+    def set_input_arrays(self, data: np.ndarray, labels: np.ndarray) -> None:
+        """Give a net that starts with a MemoryData layer its records: (N, C, H, W) and (N, 1, 1, 1), float32."""
+        layer = self._layers[0] if self._layers else None
+        if layer is None or layer.type != "MemoryData":
+            raise CaffeError(f"{self.source}: set_input_arrays needs MemoryData as the first layer")
+        layer.set_arrays(data, labels)
+
+    def before_forward(self, function: Callable[[int], None]) -> None:
+        """Call function(layer index) before each layer's forward."""
+        self._before_forward.append(function)
+
+    def after_forward(self, function: Callable[[int], None]) -> None:
+        """Call function(layer index) after each layer's forward."""
+        self._after_forward.append(function)
+
+    def before_backward(self, function: Callable[[int], None]) -> None:
+        """Call function(layer index) before each layer's backward."""
+        self._before_backward.append(function)
+
+    def after_backward(self, function: Callable[[int], None]) -> None:
+        """Call function(layer index) after each layer's backward."""
+        self._after_backward.append(function)
+
+    # -- weights -----------------------------------------------------------------------------------------------------
+
+    def copy_from(self, path: PathLike) -> None:
+        """Copy the parameters of same-named layers from a .caffemodel (protobuf or HDF5); others are left alone."""
+        path = os.fspath(path)
+        hdf5 = files.is_hdf5(path)
+        owners = {id(blob) for blob in self.learnable}
+        for source in files.read_caffemodel(path):
+            if source.name not in self.layer_dict:
+                log.info("net.cpp:801" if hdf5 else "net.cpp:746", f"Ignoring source layer {source.name}")
+                continue
+            targets = self.layer_dict[source.name].blobs
+            where = f"{path}: layer '{source.name}'"
+            blobs = list(source.blobs)
+            if hdf5:  # which leaves out parameters that another layer owns
+                blobs += [None] * (len(targets) - len(blobs))
+            if len(targets) != len(blobs):
+                raise CaffeError(f"{where}: holds {len(blobs)} blob(s), the net's layer has {len(targets)}")
+            for index, (target, values) in enumerate(zip(targets, blobs)):
+                if values is None and id(target) not in owners:
+                    continue
+                if values is None:
+                    raise CaffeError(f"{where}: blob {index} is not in the file")
+                if not same_shape(target.shape, values.shape):
+                    raise CaffeError(
+                        f"{where}: blob {index}: shape {values.shape} does not fit the net's {target.shape} "
+                        "(rename the layer to learn it from scratch)"
+                    )
+                target.load(values)
+
+    def save(self, path: PathLike) -> None:
+        """Write a .caffemodel that BVLC reads: protobuf, whatever the name."""
+        self._save(path, hdf5=False)
+
+    def _save(self, path: PathLike, hdf5: bool) -> None:
+        path = os.fspath(path)
+        owners = {id(b.data_memory): b for b in self.learnable}
+        arrays = {
+            # HDF5 holds a shared parameter once, at its owner; the binary format at every layer.
+            name: [None if hdf5 and owners.get(id(b.data_memory), b) is not b else b.data for b in blobs]
+            for name, blobs in self.params.items()
+        }
+        files.write_caffemodel(path, self.to_proto(), arrays, hdf5=hdf5)
+
+    def save_hdf5(self, path: PathLike) -> None:
+        """Write the weights in HDF5, whatever the name."""
+        self._save(path, hdf5=True)
+
+    def load_hdf5(self, path: PathLike) -> None:
+        """Copy parameters from an HDF5 weights file."""
+        path = os.fspath(path)
+        if not files.is_hdf5(path):
+            raise CaffeError(f"{path}: not an HDF5 file")
+        self.copy_from(path)
+
+    def to_proto(self) -> caffe_pb2.NetParameter:
+        """The net as BVLC writes it into a caffemodel (filtered, split), without its blobs."""
+        param = caffe_pb2.NetParameter(name=self.name)
+        for layer in self._layers:
+            param.layer.add().CopyFrom(layer.layer_param)
+            param.layer[-1].ClearField("blobs")
+        return param
+
+    def share_with(self, other: Net) -> None:
+        """Use the other net's parameters in same-named layers: one memory from then on."""
+        if not isinstance(other, Net):
+            raise TypeError(f"share_with takes a Net, not {other!r}")
+        for name, layer in other.layer_dict.items():
+            if name not in self.layer_dict:
+                log.info("net.cpp:678", f"Ignoring source layer {name}")
+                continue
+            mine = self.layer_dict[name].blobs
+            if len(mine) != len(layer.blobs):
+                raise CaffeError(f"{self.source}: layer '{name}': {len(mine)} blob(s) here, {len(layer.blobs)} there")
+            for index, (target, source) in enumerate(zip(mine, layer.blobs)):
+                if target.shape != source.shape:
+                    raise CaffeError(
+                        f"{self.source}: layer '{name}': blob {index}: cannot share {source.shape} with {target.shape}"
+                    )
+                target.share_data(source)
+
+    # -- debug_info --------------------------------------------------------------------------------------------------
+
+    def _log_forward(self, i: int) -> None:
+        name = self._layer_names[i]
+        for blob_id in self._layer_tops[i]:
+            log.info(
+                "net.cpp:593",
+                f"    [Forward] Layer {name}, top blob {self._blob_names[blob_id]} "
+                f"data: {_mean_abs(self._blob_list[blob_id].t):g}",
+            )
+        for index, blob in enumerate(self._layers[i].blobs):
+            log.info(
+                "net.cpp:605",
+                f"    [Forward] Layer {name}, param blob {self._param_name(i, index)} data: {_mean_abs(blob.t):g}",
+            )
+
+    def _log_backward(self, i: int) -> None:
+        name = self._layer_names[i]
+        for blob_id, wanted in zip(self._layer_bottoms[i], self._bottom_needs[i]):
+            if wanted:
+                log.info(
+                    "net.cpp:621",
+                    f"    [Backward] Layer {name}, bottom blob {self._blob_names[blob_id]} "
+                    f"diff: {_mean_abs(self._blob_list[blob_id].g):g}",
+                )
+        for index, blob in enumerate(self._layers[i].blobs):
+            if self._layers[i].param_propagate_down[index]:
+                log.info("net.cpp:632", f"    [Backward] Layer {name}, param blob {index} diff: {_mean_abs(blob.g):g}")
+
+    def log_norms(self) -> None:
+        """debug_info's last line of a backward pass: L1 and L2 norms of all parameters' data and diffs."""
+        with torch.no_grad():
+            pairs = [
+                tuple(sum(float(norm(t).sum()) for t in tensors) for norm in (torch.Tensor.abs, torch.Tensor.square))
+                for tensors in ([b.t for b in self.learnable], [b.g for b in self.learnable])
+            ]
+        (data1, data2), (diff1, diff2) = pairs
+        log.error(
+            "net.cpp:721",
+            f"    [Backward] All net params (data, diff): L1 norm = ({data1:g}, {diff1:g}); "
+            f"L2 norm = ({math.sqrt(data2):g}, {math.sqrt(diff2):g})",
+        )
+
+    def _param_name(self, i: int, index: int) -> str:
+        given = self._layers[i].layer_param.param
+        return given[index].name if index < len(given) and given[index].name else str(index)
+
+    def close(self) -> None:
+        """Stop data layers' threads (also done when the net is garbage collected)."""
+        for layer in self._layers:
+            layer.close()
+
+
+def _constructor_arguments(*args: Any, **kwargs: Any) -> dict[str, Any]:
+    """pycaffe's two constructors, told apart by their second argument; TypeError for anything else."""
+    given: dict[str, Any] = {"level": 0, "stages": None, "weights": None}
+    names = ["network_file", "phase", "level", "stages", "weights"]
+    if len(args) > 1 and isinstance(args[1], (str, Path)):
+        names = ["network_file", "weights", "phase"]
+    if len(args) > len(names) or not set(kwargs) <= set(names[len(args) :]):
+        raise TypeError(f"Net takes {', '.join(names)} (or network_file, weights, phase)")
+    given.update(zip(names, args), **kwargs)
+    kinds = {"network_file": (str, Path), "phase": int, "level": int, "weights": (str, Path, type(None))}
+    for name, kind in kinds.items():
+        if name not in given:
+            raise TypeError(f"Net: {name} is missing")
+        if not isinstance(given[name], kind):
+            raise TypeError(f"Net: {name} is {given[name]!r}")
+    given["stages"] = [given["stages"][i] for i in range(len(given["stages"]))] if given["stages"] is not None else []
+    if given["phase"] not in (TRAIN, TEST):
+        raise CaffeError(f"phase {given['phase']}: neither caffe.TRAIN nor caffe.TEST")
+    return given
+
+
+def same_shape(target: tuple[int, ...], source: tuple[int, ...]) -> bool:
+    """Whether a stored blob fits: equal shapes, or the four legacy sizes (num, channels, height, width) of an old file
+    equal to the target's padded in front with ones, as Blob::ShapeEquals."""
+    if target == source:
+        return True
+    return len(source) == 4 and len(target) <= 4 and (1,) * (4 - len(target)) + tuple(target) == tuple(source)
+
+
+def _mean_abs(tensor: torch.Tensor) -> float:
+    return float(tensor.abs().mean()) if tensor.numel() else 0.0
+
+
+def layer_type_list() -> list[str]:
+    """Every layer type the engine has, sorted."""
+    return sorted(registry)

@@ -1,0 +1,268 @@
+"""Layers that bring data into a net: Input, DummyData, MemoryData and Data (LMDB)."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Callable
+
+import numpy as np
+import torch
+
+from torchcaffe import context, log
+from torchcaffe.blob import Blob
+from torchcaffe.db import LmdbReader
+from torchcaffe.errors import CaffeError
+from torchcaffe.filler import fill
+from torchcaffe.layer import Layer, layer
+from torchcaffe.proto import caffe_pb2
+from torchcaffe.transform import DataTransformer, parse_datum
+
+
+@layer(bottoms=0, tops=(1, None))
+class Input(Layer):
+    """Blobs that the program fills, of the shape(s) given: one for all, or one a top."""
+
+    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+        shapes = self.p.shape
+        if len(shapes) not in (0, 1, len(top)):
+            raise CaffeError(f"shape: {len(shapes)} given for {len(top)} tops: give none, one, or one a top")
+        if len(shapes):
+            for index, blob in enumerate(top):
+                blob.reshape(*shapes[index if len(shapes) > 1 else 0].dim)
+
+    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+        """The program may have reshaped the blobs: left as they are."""
+
+    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+        pass
+
+
+@layer(bottoms=0, tops=(1, None))
+class DummyData(Layer):
+    """Blobs filled by fillers: constants once, random ones again in every forward."""
+
+    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+        p, tops = self.p, len(top)
+        fillers = list(p.data_filler) or [caffe_pb2.FillerParameter(type="constant", value=0.0)]
+        if len(fillers) not in (1, tops):
+            raise CaffeError(f"data_filler: {len(fillers)} given for {tops} tops: give none, one, or one a top")
+        legacy = [p.num, p.channels, p.height, p.width]
+        if any(len(sizes) for sizes in legacy):
+            if len(p.shape):
+                raise CaffeError("shape: give either shape or num, channels, height and width")
+            if any(len(sizes) not in (1, tops) for sizes in legacy):
+                raise CaffeError(f"num, channels, height, width: give one each, or one each a top ({tops})")
+            shapes = [[s[index if len(s) > 1 else 0] for s in legacy] for index in range(tops)]
+        else:
+            if len(p.shape) not in (1, tops):
+                raise CaffeError(f"shape: {len(p.shape)} given for {tops} tops: give one, or one a top")
+            shapes = [list(p.shape[index if len(p.shape) > 1 else 0].dim) for index in range(tops)]
+        self._fillers = [fillers[index if len(fillers) > 1 else 0] for index in range(tops)]
+        for blob, shape, filler in zip(top, shapes, self._fillers):
+            blob.reshape(*shape)
+            if filler.type == "constant":
+                self._fill(blob, filler)
+
+    def _fill(self, blob: Blob, filler: caffe_pb2.FillerParameter) -> None:
+        values = np.empty(blob.shape, np.float32)
+        fill(values, filler, context.rng())
+        blob.t = torch.from_numpy(values).to(self.device)
+
+    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+        """Shapes are fixed at setup."""
+
+    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+        for blob, filler in zip(top, self._fillers):
+            if filler.type != "constant":
+                self._fill(blob, filler)
+
+
+@layer(bottoms=0, tops=2)
+class MemoryData(Layer):
+    """Batches of arrays that the program gives (Net.set_input_arrays), over and over."""
+
+    reshape_always = True
+
+    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+        p = self.p
+        self.shape = (p.channels, p.height, p.width)
+        if min(p.batch_size, *self.shape) < 1:
+            raise CaffeError("batch_size, channels, height and width must be given, each 1 or more")
+        self.transformer = DataTransformer(self.layer_param.transform_param, self.phase)
+        self.transformer.init_rand(context.rng())
+        self._data: np.ndarray | None = None
+        self._position = 0
+        self._batch = p.batch_size
+        crop = self.layer_param.transform_param.crop_size
+        if crop:
+            self.shape = (p.channels, crop, crop)
+        self.reshape(bottom, top)
+
+    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+        top[0].reshape(self._batch, *self.shape)
+        # BVLC gives the labels one axis at setup, and four in its first forward pass.
+        top[1].reshape(self._batch, *(() if self._data is None else (1, 1, 1)))
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {"position": np.array(self._position), **self.transformer.state()}
+
+    def set_state(self, state: dict[str, np.ndarray]) -> None:
+        self._position = int(state["position"])
+        self.transformer.set_state(state)
+
+    def set_arrays(self, data: np.ndarray, labels: np.ndarray) -> None:
+        """Records (N, C, H, W) and labels (N, ...), N a multiple of the batch size; used as they are (no transform)."""
+        data, labels = np.asarray(data), np.asarray(labels)
+        if data.ndim != 4 or data.dtype != np.float32 or labels.dtype != np.float32:
+            raise CaffeError("set_input_arrays: data must be float32 (N, C, H, W), labels float32")
+        if data.shape[1:] != self.shape:
+            raise CaffeError(f"set_input_arrays: records are {data.shape[1:]}, the layer takes {self.shape}")
+        if len(labels) != len(data) or labels.size != len(data):
+            raise CaffeError(f"set_input_arrays: {len(data)} records and {labels.size} labels")
+        if not len(data) or len(data) % self._batch:
+            raise CaffeError(f"set_input_arrays: {len(data)} records are no multiple of the batch size {self._batch}")
+        self._data, self._labels, self._position = data, labels.reshape(-1), 0
+
+    def add_images(self, images: list[np.ndarray], labels: list[int]) -> None:
+        """Records as uint8 or float (C, H, W), transformed as transform_param says (BVLC's AddMatVector)."""
+        self.set_arrays(self.transformer.transform_batch(images), np.asarray(labels, np.float32))
+
+    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+        if self._data is None:
+            raise CaffeError("no data: call net.set_input_arrays(data, labels) first")
+        part = slice(self._position, self._position + self._batch)
+        top[0].t = torch.tensor(self._data[part], device=self.device)
+        top[1].t = torch.tensor(self._labels[part], device=self.device).reshape(-1, 1, 1, 1)
+        self._position = (self._position + self._batch) % len(self._data)
+
+
+class PrefetchingLayer(Layer):
+    """Base of layers that make batches ahead, in a thread of their own.
+
+    Subclasses give open(top) -> the shape of one item, and load() -> (data, labels), which runs in the thread; and
+    place() and go_to(place), where the next load() begins, for a run that goes on from a snapshot."""
+
+    reshape_always = True
+    prefetch = 4
+
+    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+        self.transformer = DataTransformer(self.layer_param.transform_param, self.phase)
+        # BVLC's order of draws from the process's stream: the transformer's seed, what opening draws, the
+        # transformer's seed again (the one that counts), and one for the thread.
+        rng = context.rng()
+        self.transformer.init_rand(rng)
+        self.open(top)
+        self.transformer.init_rand(rng)
+        self.thread_seed = rng.rand()
+        self._pool: ThreadPoolExecutor | None = None
+        self._ahead: deque[Future] = deque()
+        self._reached = self.place()  # behind the last batch that forward gave; load() is ahead of it
+
+    def open(self, top: list[Blob]) -> None:
+        """Open the source and give the tops their shapes."""
+        raise CaffeError(f"layer type {self.type} has no open")
+
+    def load(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """The next batch: float32 (N, C, H, W) and labels."""
+        raise CaffeError(f"layer type {self.type} has no load")
+
+    def place(self) -> dict[str, np.ndarray]:
+        """Where the next load() begins."""
+        return self.transformer.state()
+
+    def go_to(self, place: dict[str, np.ndarray]) -> None:
+        """Let the next load() begin where place() was taken."""
+        self.transformer.set_state(place)
+
+    def state(self) -> dict[str, np.ndarray]:
+        return self._reached
+
+    def set_state(self, state: dict[str, np.ndarray]) -> None:
+        self.close()
+        self.go_to(state)
+        self._reached = self.place()
+
+    def _load(self) -> tuple[tuple[np.ndarray, np.ndarray | None], dict[str, np.ndarray]]:
+        return self.load(), self.place()
+
+    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+        """Shapes are the source's."""
+
+    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(1, thread_name_prefix=f"prefetch-{self.layer_param.name}")
+        while len(self._ahead) <= self.prefetch:
+            self._ahead.append(self._pool.submit(self._load))
+        (data, labels), self._reached = self._ahead.popleft().result()
+        top[0].reshape(*data.shape)
+        top[0].t = torch.from_numpy(data).to(self.device)
+        if len(top) > 1:
+            top[1].reshape(*labels.shape)
+            top[1].t = torch.from_numpy(labels).to(self.device)
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+            self._ahead.clear()
+
+
+@layer(bottoms=0, tops=(1, 2))
+class Data(PrefetchingLayer):
+    """Records of an LMDB in key order, over and over; the second top is the label."""
+
+    def __init__(self, layer_param: caffe_pb2.LayerParameter, device: str | None = None):
+        super().__init__(layer_param, device)
+        p = self.p
+        if p.backend != caffe_pb2.DataParameter.LMDB:
+            raise CaffeError(
+                "data_param.backend: LEVELDB (the default) is not read: convert to LMDB and set backend: LMDB"
+            )
+        if p.batch_size < 1:
+            raise CaffeError(f"data_param.batch_size: {p.batch_size} must be 1 or more")
+        self.prefetch = p.prefetch
+        self.reader = LmdbReader(p.source)
+        log.info("db_lmdb.cpp:35", f"Opened lmdb {p.source}")
+
+    def open(self, top: list[Blob]) -> None:
+        p = self.p
+        self._offset = 0
+        key, value = self.reader.next()
+        self.reader.seek_to_first()
+        shape = (p.batch_size, *self._located(key, lambda: self.transformer.infer_shape(parse_datum(value))))
+        top[0].reshape(*shape)
+        log.info("data_layer.cpp:45", f"output data size: {','.join(str(s) for s in shape)}")
+        if len(top) > 1:
+            top[1].reshape(p.batch_size)
+
+    def place(self) -> dict[str, np.ndarray]:
+        key = np.frombuffer(self.reader.key(), np.uint8)
+        return {**super().place(), "next_key": key, "offset": np.array(self._offset)}
+
+    def go_to(self, place: dict[str, np.ndarray]) -> None:
+        super().go_to(place)
+        self.reader.seek(place["next_key"].tobytes())
+        self._offset = int(place["offset"])
+
+    def _located(self, key: bytes, function: Callable[[], Any]) -> Any:
+        try:
+            return function()
+        except CaffeError as error:
+            raise CaffeError(f"{self.p.source}: record '{key.decode(errors='replace')}': {error}") from None
+
+    def _next(self) -> tuple[bytes, bytes]:
+        # With several solvers each takes its turn at the records (test nets read them all).
+        count = 1 if self.phase == caffe_pb2.TEST else context.solver_count
+        while self._offset % count != (context.solver_rank if count > 1 else 0):
+            self.reader.skip()
+            self._offset += 1
+        self._offset += 1
+        return self.reader.next()
+
+    def load(self) -> tuple[np.ndarray, np.ndarray]:
+        records = [self._next() for _ in range(self.p.batch_size)]
+        datums = [self._located(key, lambda value=value: parse_datum(value)) for key, value in records]
+        where = b"..".join((records[0][0], records[-1][0]))
+        data = self._located(where, lambda: self.transformer.transform_batch(datums))
+        return data, np.array([d.label for d in datums], np.float32)

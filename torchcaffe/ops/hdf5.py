@@ -1,0 +1,190 @@
+"""HDF5Data and HDF5Output."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from torchcaffe import context, log
+from torchcaffe.blob import Blob
+from torchcaffe.errors import CaffeError
+from torchcaffe.layer import Layer, layer
+from torchcaffe.proto import caffe_pb2
+
+
+class LibcRand:
+    """The C library's rand(), never seeded, which std::random_shuffle draws from: glibc's additive generator."""
+
+    def __init__(self) -> None:
+        state = [1]
+        for _ in range(30):
+            state.append(16807 * state[-1] % 2147483647)
+        self._state = [*state[3:], *state[:3]]
+        for _ in range(310):
+            self.rand()
+
+    def rand(self) -> int:
+        value = (self._state[0] + self._state[28]) & 0xFFFFFFFF
+        self._state = [*self._state[1:], value]
+        return value >> 1
+
+    def shuffle(self, items: np.ndarray) -> None:
+        """std::random_shuffle: each item from the second on swapped with one at or before it."""
+        for i in range(1, len(items)):
+            j = self.rand() % (i + 1)
+            items[i], items[j] = items[j], items[i]
+
+
+_libc = LibcRand()  # one stream a process, as in C
+
+
+@layer(bottoms=0, tops=(1, None))
+class HDF5Data(Layer):
+    """Rows of the datasets named as the tops, from the files that `source` lists, over and over.
+
+    shuffle: the files' order and the rows' within each, anew each round (random_seed has no say in it, as in BVLC)."""
+
+    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+        p = self.p
+        if self.layer_param.HasField("transform_param"):
+            raise CaffeError("transform_param: HDF5Data does not transform data")
+        log.info("hdf5_data_layer.cpp:81", f"Loading list of HDF5 filenames from: {p.source}")
+        try:
+            self._files = Path(p.source).read_text().split()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not a text file"
+            raise CaffeError(f"hdf5_data_param.source: {p.source}: {reason}") from None
+        log.info("hdf5_data_layer.cpp:94", f"Number of HDF5 files: {len(self._files)}")
+        if not self._files:
+            raise CaffeError(f"hdf5_data_param.source: {p.source} lists no file")
+        if p.batch_size < 1:
+            raise CaffeError(f"hdf5_data_param.batch_size: {p.batch_size} must be 1 or more")
+        self._file_order = np.arange(len(self._files))
+        if p.shuffle:
+            _libc.shuffle(self._file_order)
+        self._file = self._row = self._offset = 0
+        self._load()
+        for blob, rows in zip(top, self._datasets):
+            blob.reshape(p.batch_size, *rows.shape[1:])
+
+    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+        """Shapes are fixed at setup."""
+
+    def state(self) -> dict[str, np.ndarray]:
+        at = np.array([self._file, self._row, self._offset])
+        return {"at": at, "files": self._file_order, "rows": self._row_order, "libc": np.array(_libc._state)}
+
+    def set_state(self, state: dict[str, np.ndarray]) -> None:
+        if len(state["files"]) != len(self._files):
+            raise CaffeError(f"{self.p.source}: lists {len(self._files)} files, {len(state['files'])} at the snapshot")
+        self._file_order = state["files"]
+        self._file, self._row, self._offset = map(int, state["at"])
+        self._load()
+        if len(state["rows"]) != len(self._row_order):
+            name = self._files[self._file_order[self._file]]
+            raise CaffeError(f"{name}: has {len(self._row_order)} rows, had {len(state['rows'])} at the snapshot")
+        self._row_order, _libc._state = state["rows"], state["libc"].tolist()
+
+    def _load(self) -> None:
+        """The datasets of the current file."""
+        import h5py
+
+        name = self._files[self._file_order[self._file]]
+        try:
+            with h5py.File(name, "r") as file:
+                self._datasets = [self._dataset(file, name, top) for top in self.layer_param.top]
+        except OSError as error:
+            reason = "no such file" if not os.path.exists(name) else " ".join(str(error).split())
+            raise CaffeError(f"{name}: cannot read it as HDF5: {reason}") from None
+        rows = {len(values) for values in self._datasets}
+        if len(rows) > 1:
+            raise CaffeError(f"{name}: the datasets {', '.join(self.layer_param.top)} have different numbers of rows")
+        if 0 in rows:
+            raise CaffeError(f"{name}: the datasets have no rows")
+        self._row_order = np.arange(rows.pop())
+        if self.p.shuffle:
+            _libc.shuffle(self._row_order)
+
+    def _dataset(self, file: object, name: str, top: str) -> np.ndarray:
+        values = file.get(top)
+        if values is None or not hasattr(values, "dtype"):
+            raise CaffeError(f"{name}: has no dataset '{top}'")
+        if values.dtype.kind not in "fiu" or values.ndim < 1:
+            raise CaffeError(f"{name}: dataset '{top}' ({values.dtype} {values.shape}): rows of numbers expected")
+        return np.asarray(values, np.float32)
+
+    def _next(self) -> None:
+        """Go to the next row."""
+        self._row += 1
+        if self._row == len(self._row_order):
+            self._row = 0
+            if len(self._files) > 1:
+                self._file += 1
+                if self._file == len(self._files):
+                    self._file = 0
+                    if self.p.shuffle:
+                        _libc.shuffle(self._file_order)
+                self._load()
+            if self.p.shuffle:
+                _libc.shuffle(self._row_order)
+        self._offset += 1
+
+    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+        # With several solvers each takes its turn at the rows (test nets read them all).
+        count = 1 if self.phase == caffe_pb2.TEST else context.solver_count
+        rank = context.solver_rank if count > 1 else 0
+        batches = [np.empty(blob.shape, np.float32) for blob in top]
+        for item in range(self.p.batch_size):
+            while self._offset % count != rank:
+                self._next()
+            row = self._row_order[self._row]
+            for batch, values in zip(batches, self._datasets):
+                if values.shape[1:] != batch.shape[1:]:
+                    name = self._files[self._file_order[self._file]]
+                    raise CaffeError(f"{name}: rows of shape {values.shape[1:]}, {batch.shape[1:]} in the first file")
+                batch[item] = values[row]
+            self._next()
+        for blob, batch in zip(top, batches):
+            blob.t = torch.from_numpy(batch).to(self.device)
+
+
+@layer(bottoms=2, tops=0)
+class HDF5Output(Layer):
+    """Writes its bottoms to file_name as the datasets "data" and "label", with four axes each. The file is made at
+    set-up; it takes one forward pass."""
+
+    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+        self._access("w")
+
+    def _access(self, mode: str, datasets: dict[str, np.ndarray] | None = None) -> None:
+        # Opened and closed each time, so that the file is whole whenever somebody looks.
+        import h5py
+
+        name = self.p.file_name
+        try:
+            with h5py.File(name, mode) as file:
+                for key, values in (datasets or {}).items():
+                    file[key] = values
+        except (OSError, ValueError) as error:
+            reason = "there is no such folder"
+            if os.path.isdir(os.path.dirname(name) or "."):
+                reason = " ".join(str(error).split())
+            raise CaffeError(f"hdf5_output_param.file_name: cannot write {name}: {reason}") from None
+
+    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+        """No top, no shape."""
+
+    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+        shapes = [(blob.num, blob.channels, blob.height, blob.width) for blob in bottom]
+        if shapes[0][0] != shapes[1][0]:
+            raise CaffeError(f"bottoms 0 and 1 have {shapes[0][0]} and {shapes[1][0]} items: they must be as many")
+        log.info("hdf5_output_layer.cpp:31", f"Saving HDF5 file {self.p.file_name}")
+        arrays = [blob.t.cpu().numpy().reshape(shape) for blob, shape in zip(bottom, shapes)]
+        self._access("a", {"data": arrays[0], "label": arrays[1]})
+        log.info("hdf5_output_layer.cpp:36", f"Successfully saved {shapes[0][0]} rows")
+
+    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+        """Nothing comes back from a file: the bottoms' diffs stay as they are."""

@@ -1,0 +1,281 @@
+"""ImageData and WindowData: pictures from files."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from torchcaffe import context, log
+from torchcaffe.blob import Blob
+from torchcaffe.errors import CaffeError
+from torchcaffe.files import read_blobproto
+from torchcaffe.layer import layer
+from torchcaffe.ops.data import PrefetchingLayer
+from torchcaffe.rng import Rng
+
+
+def read_text(path: str, field: str) -> str:
+    """A list's text, or CaffeError naming the field and the file. Names that are no UTF-8 go through unharmed."""
+    try:
+        return Path(path).read_text(errors="surrogateescape")
+    except OSError as error:
+        raise CaffeError(f"{field}: {path}: {error.strerror}") from None
+
+
+def read_image(path: str, color: bool = True) -> np.ndarray | None:
+    """A picture as uint8 (H, W, 3) BGR or (H, W) as OpenCV reads it (turned upright by EXIF); None if it can't."""
+    try:
+        data = np.fromfile(path, np.uint8)
+        return cv2.imdecode(data, cv2.IMREAD_COLOR if color else cv2.IMREAD_GRAYSCALE) if data.size else None
+    except (OSError, cv2.error):
+        return None
+
+
+@layer(bottoms=0, tops=2)
+class ImageData(PrefetchingLayer):
+    """The pictures that the file `source` lists ("name label" a line) under root_folder, over and over.
+
+    new_height and new_width resize them; else the pictures of one batch must be of one size. shuffle: anew each round;
+    rand_skip: start at a random one of the first rand_skip."""
+
+    def open(self, top: list[Blob]) -> None:
+        p = self.p
+        if (p.new_height > 0) != (p.new_width > 0):
+            raise CaffeError("image_data_param: new_height and new_width must be set together")
+        log.info("image_data_layer.cpp:38", f"Opening file {p.source}")
+        self._lines: list[tuple[str, int]] = []
+        for line in read_text(p.source, "image_data_param.source").split("\n"):
+            name, _, word = line.rpartition(" ")
+            label = re.match(r"\s*[+-]?\d+", word)
+            self._lines.append((name or line, int(label.group()) if label else 0))
+        if not self._lines[-1][0]:
+            self._lines.pop()
+        if not self._lines:
+            raise CaffeError(f"image_data_param.source: {p.source} is empty")
+        rng = context.rng()
+        self._turns = list(range(len(self._lines)))  # the order of the lines
+        self._order = Rng(rng.rand()) if p.shuffle else None
+        if p.shuffle:
+            log.info("image_data_layer.cpp:53", "Shuffling data")
+            self._order.shuffle(self._turns)
+        log.info("image_data_layer.cpp:63", f"A total of {len(self._lines)} images.")
+        self._line = 0
+        if p.rand_skip:
+            self._line = rng.rand() % p.rand_skip
+            log.info("image_data_layer.cpp:70", f"Skipping first {self._line} data points.")
+            if self._line >= len(self._lines):
+                raise CaffeError(f"image_data_param.rand_skip: skipping {self._line} of {len(self._lines)} pictures")
+        if p.batch_size < 1:
+            raise CaffeError(f"image_data_param.batch_size: {p.batch_size} must be 1 or more")
+        shape = (p.batch_size, *self.transformer.infer_shape(self._read()))
+        top[0].reshape(*shape)
+        log.info("image_data_layer.cpp:90", f"output data size: {','.join(str(s) for s in shape)}")
+        top[1].reshape(p.batch_size)
+
+    def _read(self) -> np.ndarray:
+        """The current picture, (C, H, W) uint8."""
+        p = self.p
+        name = p.root_folder + self._lines[self._turns[self._line]][0]
+        image = read_image(name, p.is_color)
+        if image is None:
+            raise CaffeError(f"{p.source}: line {self._turns[self._line] + 1}: cannot read the picture {name}")
+        if p.new_height:
+            image = cv2.resize(image, (p.new_width, p.new_height))
+        return image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
+
+    def place(self) -> dict[str, np.ndarray]:
+        order = {} if self._order is None else {"order": self._order.state()}
+        turns = np.array(self._turns, np.int32)
+        return {**super().place(), **order, "line": np.array(self._line), "turns": turns}
+
+    def go_to(self, place: dict[str, np.ndarray]) -> None:
+        super().go_to(place)
+        turns = place["turns"].tolist()
+        if sorted(turns) != list(range(len(self._lines))):
+            raise CaffeError(f"{self.p.source}: has {len(self._lines)} lines, had {len(turns)} at the snapshot")
+        self._turns, self._line = turns, int(place["line"])
+        if self._order is not None:
+            self._order.set_state(place["order"])
+
+    def load(self) -> tuple[np.ndarray, np.ndarray]:
+        images, labels = [], []
+        for _ in range(self.p.batch_size):
+            images.append(self._read())
+            labels.append(self._lines[self._turns[self._line]][1])
+            self._line += 1
+            if self._line == len(self._lines):
+                self._line = 0
+                if self._order is not None:
+                    self._order.shuffle(self._turns)
+        return self.transformer.transform_batch(images), np.array(labels, np.float32)
+
+
+class Window(NamedTuple):
+    """A box of an image of a window file; corners belong to it."""
+
+    image: int
+    label: int
+    x1: int
+    y1: int
+    x2: int
+    y2: int
+
+
+@layer(bottoms=0, tops=2)
+class WindowData(PrefetchingLayer):
+    """Boxes of pictures, warped to crop_size x crop_size, drawn from those that overlap an object (fg_fraction of the
+    batch, behind the others) and those that don't (label 0), as R-CNN trains.
+
+    `source` lists, a picture: "# index", path, channels, height, width, the number of boxes, and a line a box: label,
+    overlap, x1, y1, x2, y2. crop_size, mirror, mean_file and mean_value are transform_param's; scale is
+    window_data_param's own."""
+
+    def open(self, top: list[Blob]) -> None:
+        p, t = self.p, self.layer_param.transform_param
+        self._rng = Rng(context.rng().rand()) if t.mirror or t.crop_size else None
+        self._images: list[str] = []
+        self._cache: dict[int, np.ndarray] = {}
+        self._windows: tuple[list[Window], list[Window]] = ([], [])  # background, foreground
+        channels = self._read_windows(iter(read_text(p.source, "window_data_param.source").split()))
+        if not t.crop_size:
+            raise CaffeError("transform_param.crop_size: missing")
+        if p.batch_size < 1:
+            raise CaffeError(f"window_data_param.batch_size: {p.batch_size} must be 1 or more")
+        if channels != 3:
+            raise CaffeError(f"{p.source}: {channels} channels, pictures are read with 3")
+        self._mean: np.ndarray | None = None
+        if t.HasField("mean_file"):
+            mean = read_blobproto(t.mean_file)
+            self._mean = mean.reshape((1,) * (4 - mean.ndim) + mean.shape)[0]
+            self._mean_start = (self._mean.shape[2] - t.crop_size) // 2
+            if self._mean.shape[0] != 3 or min(self._mean.shape[1:]) < t.crop_size + self._mean_start:
+                raise CaffeError(f"{t.mean_file}: a mean of shape {self._mean.shape} for crops of {t.crop_size}")
+        elif t.mean_value:
+            if len(t.mean_value) not in (1, channels):
+                raise CaffeError(f"transform_param.mean_value: {len(t.mean_value)} given: one, or one a channel")
+            self._mean = np.zeros((channels, t.crop_size, t.crop_size), np.float32)
+            self._mean += np.array(t.mean_value, np.float32)[:, None, None]
+            self._mean_start = 0
+        top[0].reshape(p.batch_size, channels, t.crop_size, t.crop_size)
+        log.info("window_data_layer.cpp:187", f"output data size: {','.join(str(s) for s in top[0].shape)}")
+        top[1].reshape(p.batch_size)
+
+    def _read_windows(self, words: object) -> int:
+        """Fill the lists from the words of a window file; returns the channels of its last picture."""
+        p, channels, read = self.p, 0, 0
+        fg_threshold, bg_threshold = np.float32(p.fg_threshold), np.float32(p.bg_threshold)
+        try:
+            for mark in words:
+                index = int(next(words))
+                if mark != "#" or index != len(self._images):
+                    raise CaffeError(f"{p.source}: picture {len(self._images)}: begins with '{mark} {index}'")
+                self._images.append(p.root_folder + next(words))
+                channels = int(next(words))
+                next(words), next(words)  # height and width
+                for read in range(int(next(words))):
+                    label, overlap = int(next(words)), np.float32(next(words))
+                    box = [int(next(words)) for _ in range(4)]
+                    if overlap >= fg_threshold:
+                        if label < 1:
+                            raise CaffeError(f"{p.source}: picture {index}: box {read}: label {label} of an object")
+                        self._windows[1].append(Window(index, label, *box))
+                    elif overlap < bg_threshold:
+                        self._windows[0].append(Window(index, 0, *box))
+        except (StopIteration, ValueError):
+            where = f"{p.source}: picture {len(self._images)}, box {read}"
+            raise CaffeError(f"{where}: cut short, or something else than a number") from None
+        if not self._images:
+            raise CaffeError(f"{p.source} is empty")
+        if p.cache_images:
+            self._cache = {index: self._read(index) for index in range(len(self._images))}
+        log.info("window_data_layer.cpp:148", f"Number of images: {len(self._images)}")
+        return channels
+
+    def _read(self, index: int) -> np.ndarray:
+        if index in self._cache:
+            return self._cache[index]
+        image = read_image(self._images[index])
+        if image is None:
+            raise CaffeError(f"{self.p.source}: picture {index}: cannot read {self._images[index]}")
+        return image
+
+    def place(self) -> dict[str, np.ndarray]:
+        return {**super().place(), **({} if self._rng is None else {"windows": self._rng.state()})}
+
+    def go_to(self, place: dict[str, np.ndarray]) -> None:
+        super().go_to(place)
+        if self._rng is not None:
+            self._rng.set_state(place["windows"])
+
+    def load(self) -> tuple[np.ndarray, np.ndarray]:
+        p, t = self.p, self.layer_param.transform_param
+        crop = t.crop_size
+        data, labels = np.zeros((p.batch_size, 3, crop, crop), np.float32), np.zeros(p.batch_size, np.float32)
+        foreground = int(np.float32(p.batch_size) * np.float32(p.fg_fraction))
+        for windows, kind in zip(self._windows, ("background (overlap below bg_threshold)", "object")):
+            if not windows:
+                raise CaffeError(f"{p.source}: no {kind} box")
+        for item in range(p.batch_size):
+            windows = self._windows[item >= p.batch_size - foreground]
+            window = windows[self._rng.rand() % len(windows)]
+            mirror = bool(t.mirror and self._rng.rand() % 2)
+            pixels, top, left = self._cut(window, mirror)
+            rows, columns = slice(top, top + pixels.shape[1]), slice(left, left + pixels.shape[2])
+            if self._mean is not None:
+                start = self._mean_start
+                shifted = [slice(part.start + start, part.stop + start) for part in (rows, columns)]
+                pixels = pixels - self._mean[:, shifted[0], shifted[1]]
+            data[item, :, rows, columns] = pixels * np.float32(p.scale)
+            labels[item] = window.label
+        return data, labels
+
+    def _cut(self, window: Window, mirror: bool) -> tuple[np.ndarray, int, int]:
+        """The window's pixels, warped, float32 (3, h, w), and the row and column they start at in the crop.
+
+        context_pad widens the box so that that many pixels of the crop lie around it; crop_mode "square" makes it
+        square. What of it lies outside the picture stays 0. In float32, and rounded as C rounds, as BVLC does."""
+        crop, pad = self.layer_param.transform_param.crop_size, self.p.context_pad
+        image = self._read(window.image)
+        height, width = image.shape[:2]
+        spans = [(window.y1, window.y2, height), (window.x1, window.x2, width)]
+        sizes, starts = [crop, crop], [0, 0]
+        square = self.p.crop_mode == "square"
+        if pad > 0 or square:
+            scale = np.float32(crop) / np.float32(crop - 2 * pad)
+            halves = [np.float32((last - first + 1) / 2) for first, last, _ in spans]
+            centres = [np.float32(span[0]) + half for span, half in zip(spans, halves)]
+            if square:
+                halves = [max(halves)] * 2
+            for axis, (half, centre) in enumerate(zip(halves, centres)):
+                limit = spans[axis][2]
+                first, last = _round(centre - half * scale), _round(centre + half * scale)
+                before, after = max(0, -first), max(0, last - limit + 1)
+                # How much of the crop the part inside the picture gets, and where.
+                ratio = np.float32(crop) / np.float32(last - first + 1)
+                first, last = first + before, last - after
+                sizes[axis] = _round(np.float32(last - first + 1) * ratio)
+                turned = mirror and axis == 1
+                starts[axis] = _round(np.float32(after if turned else before) * ratio)
+                sizes[axis] = min(sizes[axis], crop - starts[axis])
+                spans[axis] = (first, last, limit)
+        for first, last, limit in spans:
+            if not 0 <= first <= last < limit:
+                where = f"{self.p.source}: picture {window.image}"
+                raise CaffeError(f"{where}: box {window[2:]} is not inside {width} x {height}")
+        (y1, y2, _), (x1, x2, _) = spans
+        if min(sizes) < 1:
+            raise CaffeError(f"{self.p.source}: picture {window.image}: box {window[2:]} leaves nothing of the crop")
+        pixels = cv2.resize(image[y1 : y2 + 1, x1 : x2 + 1], (sizes[1], sizes[0]), interpolation=cv2.INTER_LINEAR)
+        if mirror:
+            pixels = cv2.flip(pixels, 1)
+        return pixels.transpose(2, 0, 1).astype(np.float32), starts[0], starts[1]
+
+
+def _round(value: np.float32) -> int:
+    """C's round: halves away from zero."""
+    return int(math.copysign(math.floor(abs(float(value)) + 0.5), value))

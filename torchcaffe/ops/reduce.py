@@ -1,0 +1,82 @@
+"""Reduction and ArgMax: many values to few."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from torchcaffe.blob import Blob, canonical_axis
+from torchcaffe.errors import CaffeError
+from torchcaffe.layer import Layer, TorchLayer, layer
+from torchcaffe.proto import caffe_pb2
+
+SUM, ASUM, SUMSQ, MEAN = (getattr(caffe_pb2.ReductionParameter, m) for m in ("SUM", "ASUM", "SUMSQ", "MEAN"))
+
+
+@layer(bottoms=1, tops=1)
+class Reduction(TorchLayer):
+    """coeff times the SUM, ASUM (of absolute values), SUMSQ (of squares) or MEAN of everything from `axis` on."""
+
+    allows_in_place = False
+
+    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+        shape = bottom[0].shape
+        self.axis = canonical_axis(self.p.axis, len(shape))
+        top[0].reshape(*shape[: self.axis])
+
+    def compute(self, x: torch.Tensor) -> torch.Tensor:
+        shape = x.shape[: self.axis]
+        x = x.reshape(*shape, -1)
+        if self.p.operation == ASUM:
+            x = x.abs()
+        elif self.p.operation == SUMSQ:
+            x = x * x
+        y = x.mean(-1) if self.p.operation == MEAN else x.sum(-1)
+        return y * self.p.coeff
+
+
+@layer(bottoms=1, tops=1, param="argmax_param")
+class ArgMax(Layer):
+    """The top_k greatest values of an item, or along `axis`: their indices; out_max_val: with their values.
+
+    Of equal values the one with the greater index comes first. Without `axis` the top is (N, 1, top_k), or (N, 2,
+    top_k) with the indices before the values; with it, the bottom's shape with top_k for that axis: indices, or values
+    alone."""
+
+    allows_in_place = False
+
+    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+        self.axis = canonical_axis(self.p.axis, len(bottom[0].shape)) if self.p.HasField("axis") else None
+
+    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+        p, shape = self.p, list(bottom[0].shape)
+        size = math.prod(shape[1:]) if self.axis is None else shape[self.axis]
+        if not 1 <= p.top_k <= size:
+            raise CaffeError(f"top_k: {p.top_k} is not between 1 and {size}")
+        if self.axis is None:
+            # At least three axes, and as many as the bottom has.
+            shape = [shape[0], 2 if p.out_max_val else 1, p.top_k] + [1] * (len(shape) - 3)
+        else:
+            shape[self.axis] = p.top_k
+        top[0].reshape(*shape)
+
+    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+        p, x = self.p, bottom[0].t
+        axis = 1 if self.axis is None else self.axis
+        if self.axis is None:
+            x = x.reshape(x.shape[0], -1)
+        # Turned round, a stable sort puts the greater index first.
+        values, places = x.flip(axis).sort(dim=axis, descending=True, stable=True)
+        values = values.narrow(axis, 0, p.top_k)
+        indices = (x.shape[axis] - 1 - places.narrow(axis, 0, p.top_k)).to(x.dtype)
+        if not p.out_max_val:
+            top[0].t = indices.reshape(top[0].shape)
+        elif self.axis is None:
+            top[0].t = torch.stack([indices, values], 1).view(top[0].shape)
+        else:
+            top[0].t = values.clone()
+
+    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+        if propagate_down[0]:
+            raise CaffeError("propagate_down: ArgMax has no gradient")

@@ -1,0 +1,421 @@
+"""Layers that move values without changing them, and element-wise combinations of blobs."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from torchcaffe.blob import Blob, canonical_axis
+from torchcaffe.errors import CaffeError
+from torchcaffe.layer import Layer, TorchLayer, layer
+from torchcaffe.proto import caffe_pb2
+
+FLT_MAX = torch.finfo(torch.float32).max
+SUM, PROD, MAX = (getattr(caffe_pb2.EltwiseParameter, m) for m in ("SUM", "PROD", "MAX"))
+
+
+def share(bottom: Blob, top: Blob) -> None:
+    """Make the top another view of the bottom's memory, data and diff."""
+    top.share_data(bottom)
+    top.share_diff(bottom)
+
+
+@layer(bottoms=1, tops=(1, None))
+class Split(Layer):
+    """Every top is the bottom (one memory); the gradient is the sum of theirs."""
+
+    allows_in_place = False
+
+    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+        for blob in top:
+            blob.reshape(*bottom[0].shape)
+        self.forward(bottom, top)
+
+    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+        # Each time: a Parameter's blob may have been given another net's memory since.
+        for blob in top:
+            blob.share_data(bottom[0])
+
+    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+        if not propagate_down[0]:
+            return
+        # A branch without a gradient has none to add (its diff is all zero, and untouched).
+        diffs = [b.g for b in top if b.has_diff()] or [top[0].g]
+        total = diffs[0] + diffs[1] if len(diffs) > 1 else diffs[0].clone()
+        for diff in diffs[2:]:
+            total += diff
+        bottom[0].g = total
+
+
+@layer(bottoms=(1, None), tops=1)
+class Concat(Layer):
+    """The bottoms one after the other along `axis` (or the old field concat_dim)."""
+
+    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+        if self.p.HasField("axis") and self.p.HasField("concat_dim"):
+            raise CaffeError("axis: give either axis or concat_dim, not both")
+
+    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+        axes = len(bottom[0].shape)
+        if self.p.HasField("concat_dim"):
+            self.axis = self.p.concat_dim
+            if not 0 <= self.axis < axes:
+                raise CaffeError(f"concat_dim: {self.axis} is out of range for a blob of {axes} axes")
+        else:
+            self.axis = canonical_axis(self.p.axis, axes)
+        shape = list(bottom[0].shape)
+        for index, blob in enumerate(bottom[1:], 1):
+            other = list(blob.shape)
+            if len(other) != axes or any(a != b for i, (a, b) in enumerate(zip(shape, other)) if i != self.axis):
+                raise CaffeError(f"bottom {index}: shape {blob.shape} does not fit bottom 0's {bottom[0].shape}")
+        shape[self.axis] = sum(b.shape[self.axis] for b in bottom)
+        top[0].reshape(*shape)
+        if len(bottom) == 1:
+            share(bottom[0], top[0])
+
+    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+        if len(bottom) > 1:
+            top[0].t = torch.cat([b.t for b in bottom], self.axis)
+        else:
+            share(bottom[0], top[0])
+
+    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+        if len(bottom) == 1:
+            return
+        parts = top[0].g.split([b.shape[self.axis] for b in bottom], self.axis)
+        for blob, part, down in zip(bottom, parts, propagate_down):
+            if down:
+                blob.g = part
+
+
+@layer(bottoms=1, tops=(1, None))
+class Slice(Layer):
+    """The bottom cut along `axis` (or slice_dim) at slice_point, or into equal parts."""
+
+    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+        if self.p.HasField("axis") and self.p.HasField("slice_dim"):
+            raise CaffeError("axis: give either axis or slice_dim, not both")
+
+    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+        shape, points = list(bottom[0].shape), list(self.p.slice_point)
+        if self.p.HasField("slice_dim"):
+            self.axis = self.p.slice_dim
+            if not 0 <= self.axis < len(shape):
+                raise CaffeError(f"slice_dim: {self.axis} is out of range for a blob of {len(shape)} axes")
+        else:
+            self.axis = canonical_axis(self.p.axis, len(shape))
+        size = shape[self.axis]
+        if points:
+            if len(points) != len(top) - 1:
+                raise CaffeError(f"slice_point: {len(points)} given for {len(top)} tops: give one fewer than tops")
+            edges = [0, *points, size]
+            self.sizes = [b - a for a, b in zip(edges, edges[1:])]
+            if min(self.sizes) < 1:
+                raise CaffeError(f"slice_point: {points} do not cut {size} values in increasing order")
+        else:
+            if size % len(top):
+                raise CaffeError(f"axis {self.axis}: {size} values don't divide into {len(top)} tops")
+            self.sizes = [size // len(top)] * len(top)
+        for blob, part in zip(top, self.sizes):
+            shape[self.axis] = part
+            blob.reshape(*shape)
+        if len(top) == 1:
+            share(bottom[0], top[0])
+
+    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+        if len(top) > 1:
+            for blob, part in zip(top, bottom[0].t.split(self.sizes, self.axis)):
+                blob.t = part.clone()
+        else:
+            share(bottom[0], top[0])
+
+    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+        if propagate_down[0] and len(top) > 1:
+            bottom[0].g = torch.cat([b.g for b in top], self.axis)
+
+
+@layer(bottoms=1, tops=1)
+class Flatten(Layer):
+    """Axes `axis` to `end_axis` as one: the same memory.
+
+    The diff's is the top's, and the bottom's only from backward on, as in BVLC: so a Parameter layer below, whose top
+    has the parameter's own diff, gets no gradient."""
+
+    allows_in_place = False
+
+    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+        shape = bottom[0].shape
+        first = canonical_axis(self.p.axis, len(shape))
+        last = canonical_axis(self.p.end_axis, len(shape), "end_axis")
+        if first > last + 1:  # one apart makes an axis of size 1
+            raise CaffeError(f"end_axis: {self.p.end_axis} is before axis {self.p.axis}")
+        flat = math.prod(shape[first : last + 1])
+        top[0].reshape(*shape[:first], flat, *shape[last + 1 :])
+        top[0].share_data(bottom[0])
+
+    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+        top[0].share_data(bottom[0])
+
+    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+        bottom[0].share_diff(top[0])
+
+
+@layer(bottoms=1, tops=1)
+class Reshape(Layer):
+    """The axes from `axis` on (num_axes of them) replaced by `shape`: 0 keeps a size, one -1 is worked out.
+
+    Top and bottom are one memory, data and diff: nothing to do at run time."""
+
+    allows_in_place = False
+
+    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+        if list(self.p.shape.dim).count(-1) > 1:
+            raise CaffeError("shape: dim -1 is given more than once")
+
+    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+        shape, dims = bottom[0].shape, list(self.p.shape.dim)
+        start = self.p.axis if self.p.axis >= 0 else len(shape) + self.p.axis + 1
+        if not 0 <= start <= len(shape):
+            raise CaffeError(f"axis: {self.p.axis} is out of range for a blob of {len(shape)} axes")
+        if self.p.num_axes < -1:
+            raise CaffeError(f"num_axes: {self.p.num_axes} must be -1 or more")
+        end = len(shape) if self.p.num_axes == -1 else start + self.p.num_axes
+        if end > len(shape):
+            raise CaffeError(f"num_axes: {self.p.num_axes} from axis {start} is past the {len(shape)} axes of bottom 0")
+        new = []
+        for index, dim in enumerate(dims):
+            if dim == 0 and start + index >= len(shape):
+                raise CaffeError(f"shape: dim {index} is 0 (keep), but bottom 0 has {len(shape)} axes")
+            new.append(shape[start + index] if dim == 0 else dim)
+        total = math.prod(shape)
+        if -1 in new:
+            known = math.prod(d for d in new if d != -1) * math.prod(shape[:start]) * math.prod(shape[end:])
+            if not known or total % known:
+                raise CaffeError(f"shape: {total} values don't divide by the {known} of the given dims")
+            new[new.index(-1)] = total // known
+        result = (*shape[:start], *new, *shape[end:])
+        if math.prod(result) != total:
+            raise CaffeError(f"shape: {result} does not hold the {total} values of bottom 0 {shape}")
+        top[0].reshape(*result)
+        share(bottom[0], top[0])
+
+    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+        share(bottom[0], top[0])
+
+    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+        pass
+
+
+@layer(bottoms=(2, None), tops=1)
+class Eltwise(TorchLayer):
+    """PROD, SUM (with coeff) or MAX of the bottoms, element by element."""
+
+    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+        p = self.p
+        self.operation = p.operation
+        if p.coeff and len(p.coeff) != len(bottom):
+            raise CaffeError(f"coeff: {len(p.coeff)} given for {len(bottom)} bottoms: give none or one a bottom")
+        if p.coeff and p.operation == PROD:
+            raise CaffeError("coeff: only for SUM")
+        self.coeff = list(p.coeff) or [1.0] * len(bottom)
+
+    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+        for index, blob in enumerate(bottom):
+            if blob.shape != bottom[0].shape:
+                raise CaffeError(f"bottom {index}: shape {blob.shape} differs from bottom 0's {bottom[0].shape}")
+        top[0].reshape(*bottom[0].shape)
+
+    def compute(self, *xs: torch.Tensor) -> torch.Tensor:
+        y = xs[0]
+        if self.operation == SUM:
+            y = y * self.coeff[0] if self.coeff[0] != 1 else y
+            for x, coeff in zip(xs[1:], self.coeff[1:]):
+                y = torch.add(y, x, alpha=coeff)
+        elif self.operation == PROD:
+            for x in xs[1:]:
+                y = y * x
+        else:
+            y = torch.where(xs[0] > xs[1], xs[0], xs[1])
+            for x in xs[2:]:
+                y = torch.where(x > y, x, y)
+        return y
+
+    def operands(self, bottom: list[Blob], top: list[Blob]) -> list[torch.Tensor]:
+        """The bottoms' values. In place, BVLC first overwrites bottom 0 with SUM's 0 or MAX's least number."""
+        xs = [b.t for b in bottom]
+        if top[0] is bottom[0] and self.operation != PROD:
+            xs[0] = torch.full_like(xs[0], 0.0 if self.operation == SUM else -FLT_MAX)
+        return xs
+
+    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+        top[0].t = self.compute(*self.operands(bottom, top))
+
+    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+        xs = self.operands(bottom, top) if self.operation != SUM else []
+        if self.operation == MAX:
+            # The gradient goes to one bottom alone: of equals to the second of the first two, then to the earlier.
+            owner, best = torch.where(xs[0] > xs[1], 0, 1), torch.maximum(xs[0], xs[1])
+            for index, x in enumerate(xs[2:], 2):
+                owner, best = torch.where(x > best, index, owner), torch.maximum(best, x)
+        for index, (blob, down) in enumerate(zip(bottom, propagate_down)):
+            if not down:
+                continue
+            g = top[0].g  # read anew each time: in place it is bottom 0's diff from the second round on
+            if self.operation == SUM:
+                coeff = self.coeff[index]
+                blob.g = g * coeff if coeff != 1 else g.clone()
+            elif self.operation == MAX:
+                blob.g = g * (owner == index)
+            else:
+                # Without stable_prod_grad BVLC divides the product by x: the same, unless x is 0, where it gives NaN.
+                others = [x for i, x in enumerate(xs) if i != index]
+                rest = math.prod(others[1:], start=others[0]) if self.p.stable_prod_grad else top[0].t / xs[index]
+                # In place, the product of the others is formed in the diff, over g.
+                blob.g = rest * (rest if blob is top[0] else g)
+
+
+@layer(bottoms=(1, None), tops=0)
+class Silence(Layer):
+    """Takes blobs so that they are no outputs of the net; their gradient is zero."""
+
+    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+        pass
+
+    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+        pass
+
+    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+        for blob, down in zip(bottom, propagate_down):
+            if down:
+                blob.g = torch.zeros(blob.shape, device=self.device)
+
+
+@layer(bottoms=1, tops=1)
+class Tile(TorchLayer):
+    """The bottom `tiles` times after itself along `axis`."""
+
+    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+        if not self.p.HasField("tiles"):
+            raise CaffeError("tiles: missing")
+        if self.p.tiles < 1:
+            raise CaffeError(f"tiles: {self.p.tiles} must be 1 or more")
+
+    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+        shape = list(bottom[0].shape)
+        self.axis = canonical_axis(self.p.axis, len(shape))
+        shape[self.axis] *= self.p.tiles
+        self.check_in_place(bottom[0], top[0], shape)
+        top[0].reshape(*shape)
+
+    def compute(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x] * self.p.tiles, self.axis)
+
+
+@layer(bottoms=2, tops=1)
+class Crop(Layer):
+    """Bottom 0 cut to the sizes of bottom 1 from `axis` on, starting at `offset`: one for all, or one an axis."""
+
+    allows_in_place = False
+
+    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+        axes = len(bottom[0].shape)
+        start = canonical_axis(self.p.axis, axes)
+        if len(self.p.offset) > 1 and len(self.p.offset) != axes - start:
+            raise CaffeError(f"offset: {len(self.p.offset)} given for {axes - start} axes: give one, or one an axis")
+
+    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+        shape, sizes = bottom[0].shape, bottom[1].shape
+        start = canonical_axis(self.p.axis, len(shape))
+        if len(sizes) < len(shape):
+            raise CaffeError(f"bottom 1: shape {sizes} has fewer axes than bottom 0's {shape}")
+        offsets = list(self.p.offset) or [0]
+        self.cut = [slice(None)] * start
+        for i in range(start, len(shape)):
+            offset = offsets[i - start] if len(offsets) > 1 else offsets[0]
+            if shape[i] - offset < sizes[i]:
+                raise CaffeError(
+                    f"offset: {sizes[i]} values from {offset} on are more than axis {i} of bottom 0 {shape} has"
+                )
+            self.cut.append(slice(offset, offset + sizes[i]))
+        top[0].reshape(*shape[:start], *sizes[start : len(shape)])
+
+    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+        top[0].t = bottom[0].t[tuple(self.cut)].clone()
+
+    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+        if propagate_down[0]:
+            gradient = torch.zeros_like(bottom[0].t)
+            gradient[tuple(self.cut)] = top[0].g
+            bottom[0].g = gradient
+
+
+@layer(bottoms=2, tops=1)
+class BatchReindex(Layer):
+    """Items of bottom 0 in the order that the indices in bottom 1 say; an index may come often, or never."""
+
+    allows_in_place = False
+
+    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+        if len(bottom[1].shape) != 1:
+            raise CaffeError(f"bottom 1: shape {bottom[1].shape}, one axis (of indices) expected")
+        top[0].reshape(*bottom[1].shape, *bottom[0].shape[1:])
+
+    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+        index, items = bottom[1].t.to(torch.int64), bottom[0].shape[0]
+        if index.device.type != "cpu":
+            index = index.clamp(0, items - 1)  # looking would cost a synchronisation
+        elif index.numel():
+            least, most = (int(value) for value in torch.aminmax(index))
+            if least < 0 or most >= items:
+                bad = least if least < 0 else most
+                raise CaffeError(f"bottom 1: index {bad} is out of range for bottom 0's {items} items")
+        top[0].t = bottom[0].t[index]
+
+    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+        if propagate_down[1]:
+            raise CaffeError("propagate_down: bottom 1 holds indices, which have no gradient")
+        if propagate_down[0]:
+            index = bottom[1].t.to(torch.int64).clamp(0, bottom[0].shape[0] - 1)
+            bottom[0].g = torch.zeros_like(bottom[0].t).index_add_(0, index, top[0].g)
+
+
+@layer(bottoms=(2, None), tops=(1, None))
+class Filter(Layer):
+    """The items for which the last bottom, the selector, is not 0, of each of the others.
+
+    Shapes follow the selector's values; at set-up, which knows none, every item counts."""
+
+    allows_in_place = False
+    reshape_always = True
+
+    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+        if len(top) != len(bottom) - 1:
+            raise CaffeError(f"{len(top)} tops given for {len(bottom) - 1} bottoms and a selector")
+        self.chosen: torch.Tensor | None = None
+
+    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+        selector = bottom[-1]
+        if any(size != 1 for size in selector.shape[1:]):
+            raise CaffeError(f"bottom {len(bottom) - 1}: shape {selector.shape}: a selector has one value an item")
+        for index, blob in enumerate(bottom[:-1]):
+            if blob.shape[:1] != selector.shape[:1]:
+                raise CaffeError(
+                    f"bottom {index}: shape {blob.shape}, the selector has {selector.shape[:1]} values: one an item"
+                )
+        first = self.chosen is None
+        self.chosen = selector.t.reshape(-1).nonzero().view(-1)
+        count = selector.shape[0] if first else len(self.chosen)
+        for blob, source in zip(top, bottom):
+            blob.reshape(count, *source.shape[1:])
+
+    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+        for blob, source in zip(top, bottom):
+            blob.t = source.t[self.chosen]
+
+    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+        if propagate_down[-1]:
+            raise CaffeError(f"propagate_down: bottom {len(bottom) - 1} is the selector, which has no gradient")
+        for blob, target, down in zip(top, bottom, propagate_down):
+            if down:
+                target.g = torch.zeros_like(target.t).index_copy_(0, self.chosen, blob.g)

@@ -1,0 +1,141 @@
+"""What a snapshot needs beyond BVLC's two files so that the run goes on as if it had never stopped.
+
+PREFIX_iter_N.resume.npz lies beside PREFIX_iter_N.solverstate and .caffemodel, which stay as BVLC reads them. It has
+the random stream, the smoothed loss, and each layer's own place: record and random stream of data layers, carried
+states of recurrent ones. It names the two files' SHA-256: used with them alone, and damaged snapshots are found."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from torchcaffe import context, files, log
+from torchcaffe.errors import CaffeError
+
+if TYPE_CHECKING:
+    from torchcaffe.solver import Solver
+
+FORMAT = 1
+
+
+def beside(state_file: files.PathLike) -> Path:
+    """The extra state's file of a .solverstate or .solverstate.h5; of several solvers each has its own."""
+    path = Path(state_file)
+    extension = f".resume.rank{context.solver_rank}.npz" if context.solver_rank else ".resume.npz"
+    name = path.name[:-3] if path.name.endswith(".h5") else path.name
+    return path.with_name((name[: -len(".solverstate")] if name.endswith(".solverstate") else name) + extension)
+
+
+def sha256(path: files.PathLike) -> str:
+    """A file's SHA-256; models have 600 MB, so it is read in pieces. CaffeError where it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while piece := file.read(1 << 22):
+                digest.update(piece)
+    except OSError as error:
+        raise CaffeError(f"cannot read {path}: {error.strerror or error}") from error
+    return digest.hexdigest()
+
+
+def _nets(solver: Solver) -> dict[str, Any]:
+    return {"train": solver.net, **{f"test{i}": net for i, net in enumerate(solver.test_nets)}}
+
+
+def write(solver: Solver, state_file: files.PathLike, *written: files.PathLike) -> None:
+    """Write the extra state of `solver` beside the solverstate of its snapshot; checksums of the files `written`."""
+    losses, smoothed, count = solver.loss_window()
+    about = {
+        "format": FORMAT,
+        "iter": solver.iter,
+        "files": {os.path.basename(path): sha256(path) for path in written},
+        "losses_seen": count,
+    }
+    arrays = {
+        "about": np.array(json.dumps(about)),
+        "losses": np.array(losses, np.float32),
+        "smoothed_loss": np.array(smoothed, np.float32),
+        "random": context.rng().state(),
+    }
+    for place, net in _nets(solver).items():
+        for name, layer in zip(net._layer_names, net.layers):
+            for key, value in layer.state().items():
+                arrays[f"{place}/{name}/{key}"] = value
+    with files.atomic(beside(state_file)) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
+
+
+def read(path: files.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What `write` wrote: the description and the arrays. Raises CaffeError for anything else."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        about = json.loads(str(arrays.pop("about")))
+        if about["format"] != FORMAT:
+            raise CaffeError(f"{path}: format {about['format']}, {FORMAT} expected")
+        if not isinstance(about["iter"], int) or not isinstance(about["files"], dict):
+            raise KeyError("iter")
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise CaffeError(f"{path}: not the extra state of a snapshot, or damaged ({error})") from error
+    return about, arrays
+
+
+def whole(state_file: files.PathLike) -> str:
+    """Why a snapshot cannot be gone on from, "" if it can: by the extra state's checksums where there is one."""
+    try:
+        state = files.read_solverstate(state_file)
+        model = model_of(state_file, state.learned_net)
+        extra = beside(state_file)
+        if extra.is_file():
+            sums = read(extra)[0]["files"].values()  # by content: a snapshot may be renamed
+            for path in filter(None, (state_file, model)):
+                if sha256(path) not in sums:
+                    return f"{path}: not what {extra.name} says it was"
+        elif model is not None:
+            files.read_caffemodel(model)
+    except CaffeError as error:
+        return str(error)
+    return ""
+
+
+def model_of(state_file: files.PathLike, learned_net: str) -> Path | None:
+    """The weights a solverstate names: where it says, or, in a folder that was moved as a whole, beside it."""
+    if not learned_net:
+        return None
+    learned = Path(learned_net)
+    nearby = Path(state_file).parent / learned.name
+    return learned if learned.exists() or not nearby.exists() else nearby
+
+
+def restore(solver: Solver, state_file: files.PathLike) -> bool:
+    """Put `solver`, already restored from BVLC's two files, exactly where it was. False where no extra state fits."""
+    path = beside(state_file)
+    if not path.is_file():
+        return False
+    about, arrays = read(path)
+    fits = context.solver_rank > 0 or sha256(state_file) in about["files"].values()  # the root's alone has checksums
+    if about["iter"] != solver.iter or not fits:
+        log.warning("resume.py:1", f"{path} is of another snapshot: going on without it, from the first record")
+        return False
+    states: dict[tuple[str, str], dict[str, np.ndarray]] = {}
+    for name, value in arrays.items():
+        place, _, rest = name.partition("/")
+        if rest:
+            layer, _, key = rest.rpartition("/")
+            states.setdefault((place, layer), {})[key] = value
+    nets = _nets(solver)
+    try:
+        context.rng().set_state(arrays["random"])
+        solver.set_loss_window(list(arrays["losses"]), arrays["smoothed_loss"][()], int(about["losses_seen"]))
+        for (place, layer), state in states.items():
+            if place in nets and layer in nets[place].layer_dict:
+                nets[place].layer_dict[layer].set_state(state)
+    except (CaffeError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise CaffeError(f"{path}: {error}; without that file the run goes on from the first record") from error
+    return True
