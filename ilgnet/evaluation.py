@@ -1,0 +1,258 @@
+"""A test as a result: every photo's P(high), the figures, and the files that reports read."""
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from prototxt.variants import VARIANTS
+from torchcaffe import files, upgrade
+from torchcaffe.errors import CaffeError
+
+from . import caffe_log, metrics, paper, photos, tta
+from .scoring import HIGH, Scorer
+
+
+class Predictions(NamedTuple):
+    """Every record of a test set, in the LMDB's order."""
+
+    keys: list[str]
+    labels: np.ndarray
+    p_high: np.ndarray
+
+
+class Answers(NamedTuple):
+    """What a net said of every record of a test set, in the LMDB's order."""
+
+    keys: list[str]
+    labels: np.ndarray
+    rows: np.ndarray  # (n, outputs) float64
+
+    def predictions(self) -> Predictions:
+        """What a two-class net's answers say."""
+        return Predictions(self.keys, self.labels, self.rows[:, HIGH])
+
+
+def predict(scorer: Scorer, lmdb: Path | str, progress: bool = False, augment: str | None = None) -> Predictions:
+    """P(high) of every record of the LMDB, once each; with `augment` (see tta.KINDS) the mean of its views'.
+
+    CaffeError naming the record whose label is not 0 or 1, and for a net that knows no two classes."""
+    if scorer.target.label:
+        raise CaffeError(f"{scorer.net_path}: answers {scorer.target.answer}; expected a two-class net")
+    return ask(scorer, lmdb, progress, augment).predictions()
+
+
+def ask(scorer: Scorer, lmdb: Path | str, progress: bool = False, augment: str | None = None) -> Answers:
+    """The net's answers to every record of the LMDB, as `predict`, for nets of any target."""
+    from tqdm import tqdm
+
+    from torchcaffe.db import LmdbReader
+
+    spec = scorer.preprocess if augment is None else tta.Views(scorer.preprocess, augment)
+    views = 1 if augment is None else tta.KINDS[augment]
+
+    with LmdbReader(lmdb) as reader:
+        count = len(reader)
+    keys: list[str] = []
+    labels: list[int] = []
+
+    def inputs():
+        for key, label, image in photos.stream(lmdb, spec):
+            if label not in (0, 1):
+                raise CaffeError(f"{lmdb}: record '{key}': label {label}; expected 0 (low) or 1 (high)")
+            keys.append(key)
+            labels.append(label)
+            yield from image[None] if augment is None else image
+
+    rows = list(tqdm(scorer.stream_rows(inputs()), total=count * views, unit="view" if augment else "photo",
+                     disable=not progress))
+    return Answers(keys, np.array(labels), np.array(rows, dtype=np.float64).reshape(count, views, -1).mean(axis=1))
+
+
+def net_title(net: Path | str) -> str:
+    return upgrade.read_net(net).name
+
+
+def variant_of(title: str) -> str | None:
+    """The variant that a net's name says it is."""
+    return next((v.name for v in VARIANTS.values() if v.title == title), None)
+
+
+def dataset_of(source: str | None) -> str | None:
+    """The data set that a folder's name says it is: .../ava1/val_lmdb."""
+    parts = [part.lower() for part in str(source or "").replace("\\", "/").split("/")]
+    return next((name for name in ("ava1_delta1", "ava1", "ava2") if name in parts), None)
+
+
+def about(lmdb: Path | str) -> tuple[str | None, Any]:
+    """(data set, what is synthetic about it or None) from the manifest that data_prep writes beside an LMDB."""
+    folder = Path(lmdb).resolve().parent
+    if (folder / "manifest.json").is_file():
+        manifest = read_json(folder / "manifest.json")
+        if manifest.get("synthetic"):
+            return "demo", manifest["synthetic"]
+        return manifest.get("dataset"), None
+    return dataset_of(str(folder)), None
+
+
+def mean_beside(lmdb: Path | str) -> str | None:
+    """The mean.binaryproto that data_prep writes beside an LMDB, if it is there."""
+    beside = Path(lmdb).resolve().parent / "mean.binaryproto"
+    return str(beside) if beside.is_file() else None
+
+
+def from_log(path: Path | str, dataset: str | None = None) -> dict[str, Any]:
+    """The figures that a log of `caffe test`, or the last test in a training log, gives."""
+    result = caffe_log.test_result(caffe_log.read_log(path))
+    dataset = dataset or dataset_of(result["source"])
+    accuracy = result["accuracy"]
+    figures: dict[str, Any] = {"accuracy": accuracy, "loss": result["loss"], "n": accuracy["n"]}
+    if dataset in paper.RELEASED_TEST:
+        low, high = paper.RELEASED_TEST[dataset]
+        if accuracy["n"] < low + high:  # a part of the test set says nothing of the whole one
+            figures.update(first_batches=accuracy, accuracy=None, whole=low + high)
+        figures["majority_baseline"] = dict(metrics.proportion(max(low, high), low + high),
+                                            answer="high" if high > low else "low", of="the released test list")
+    return {"dataset": dataset, "log": str(path), "result": figures}
+
+
+def write_csv(path: Path | str, predictions: Predictions) -> None:
+    """key, label, p_high a photo."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["key", "label", "p_high"])
+    for key, label, p in zip(*predictions):
+        writer.writerow([key, label, f"{p:.9g}"])
+    files.write_bytes(path, text.getvalue().encode())
+
+
+def read_csv(path: Path | str) -> Predictions:
+    """What write_csv wrote. CaffeError naming file and line."""
+    keys, labels, p_high = [], [], []
+    with open(path, encoding="utf-8", newline="") as file:
+        reader = csv.reader(file)
+        if next(reader, None) != ["key", "label", "p_high"]:
+            raise CaffeError(f"{path}: line 1: expected the columns key,label,p_high")
+        for row in reader:
+            try:
+                key, label, p = row
+                keys.append(key)
+                labels.append(int(label))
+                p_high.append(float(p))
+            except ValueError:
+                raise CaffeError(f"{path}: line {reader.line_num}: expected key,label,p_high") from None
+    return Predictions(keys, np.array(labels), np.array(p_high))
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Strict JSON: what is not a number becomes null."""
+    files.write_bytes(path, (json.dumps(_plain(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode())
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_json(path: Path | str) -> Any:
+    """CaffeError when it is not JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CaffeError(f"{path}: not JSON: {error}") from None
+
+
+def lines(figures: dict[str, Any]) -> list[str]:
+    """The figures for a person to read."""
+    def share(p: dict[str, Any]) -> str:
+        value, low, high = (100 * p[key] for key in ("value", "low", "high"))
+        return f"{value:6.2f}%  (95% interval {low:.2f} to {high:.2f}, {p['n']} photos)"
+
+    a, f = figures["accuracy"], figures.get("first_batches")
+    if a:
+        out = [f"whole test set     {share(a)}"]
+    elif "whole" in figures:
+        out = [f"whole test set     not in this log: {f['n']} of {figures['whole']} photos were tested"]
+    else:
+        out = ["whole test set     no accuracy: a ranking has no threshold; --cut-on TRAIN_LMDB finds one"]
+    if f:
+        out.append(f"first {f['batches']} batches   {share(f)}: `caffe test`'s default, in batches of {f['batch']}")
+    base = figures.get("majority_baseline")
+    if base:
+        of = f" of {base['of']}" if base.get("of") else ""
+        out.append(f"majority baseline  {100 * base['value']:6.2f}%  (always answering \"{base['answer']}\"{of})")
+    if "balanced_accuracy" in figures:
+        out.append(f"balanced accuracy  {100 * figures['balanced_accuracy']:6.2f}%")
+    named = {"auc": "AUC", "average_precision": "average precision", "loss": "loss", **VOTES}
+    out += [f"{title:18} {figures[name]:.4f}" for name, title in named.items()
+            if not math.isnan(figures.get(name, math.nan))]
+    if "calibration" in figures:
+        out.append(f"calibration error  {figures['calibration']['ece']:.4f}")
+    if "confusion" in figures:
+        (ll, lh), (hl, hh) = figures["confusion"]
+        out.append(f"confusion          low photos: {ll} called low, {lh} high; "
+                   f"high photos: {hl} called low, {hh} high")
+    return out
+
+
+# figures that take what people voted (see votes.py), where it is known
+VOTES = {"spearman": "Spearman, votes", "pearson": "Pearson, votes", "emd": "EMD, votes"}
+
+
+# --- several runs of one net (seeds) ---------------------------------------------------------------------------------
+
+SPREAD = ("accuracy", "first_batches", "balanced_accuracy", "auc", "average_precision", "loss", "calibration",
+          *VOTES)
+
+
+def spread(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and spread over several evaluations' results of each figure that all of them have: {figure: spread}."""
+    found = {}
+    for name in SPREAD:
+        values = [r["result"].get(name) for r in results]
+        values = [v.get("value", v.get("ece")) if isinstance(v, dict) else v for v in values]
+        if all(v is not None and math.isfinite(v) for v in values):
+            found[name] = metrics.spread(values)
+    return found
+
+
+def groups(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Evaluations of one group and test set together, in the order of their first: {"name", "dataset", "variant",
+    "members", "spread"}. CaffeError when one group holds different nets, or tests that were not made alike."""
+    found: dict[tuple, list[dict[str, Any]]] = {}
+    for result in results:
+        if result.get("group"):
+            found.setdefault((result["group"], result.get("dataset")), []).append(result)
+    made = []
+    for (name, dataset), members in found.items():
+        for what in ("title", "tta", "preprocess"):
+            kinds = {json.dumps(m.get(what), sort_keys=True) for m in members}
+            if len(kinds) > 1:
+                raise CaffeError(f"group '{name}': its evaluations differ in {what} ({' and '.join(sorted(kinds))}): "
+                                 "they are not runs of one net")
+        made.append({"name": name, "dataset": dataset, "variant": members[0].get("variant"),
+                     "members": [m["name"] for m in members], "spread": spread(members)})
+    return made
+
+
+def group_lines(group: dict[str, Any]) -> list[str]:
+    """A group for a person to read."""
+    titles = {"accuracy": "whole test set", "first_batches": "first 50 batches", "calibration": "calibration error"}
+    out = [f"{group['name']}: {len(group['members'])} runs, mean ± standard deviation (smallest to largest)"]
+    for name, s in group["spread"].items():
+        percent = name in ("accuracy", "first_batches", "balanced_accuracy")
+        mean, sd, low, high = ((100 if percent else 1) * s[key] for key in ("mean", "sd", "min", "max"))
+        digits, unit = (2, "%") if percent else (4, "")
+        out.append(f"{titles.get(name, name.replace('_', ' ')):18} {mean:.{digits}f}{unit} ± {sd:.{digits}f} "
+                   f"({low:.{digits}f} to {high:.{digits}f})")
+    return out

@@ -1,0 +1,149 @@
+"""What is known of photos already, kept in the user's cache folder (SQLite), never among the photos.
+
+All is filed under a photo's content, so moving or renaming one costs nothing. A file is only read again when its size
+or its time of change is another.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from torchcaffe.errors import CaffeError
+
+from .scoring import Answer
+
+SCHEMA = 1
+FRESH_NS = 2 * 10**9  # a file changed so lately could change again without its time showing it: not remembered
+_TABLES = """
+CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, digest BLOB);
+CREATE TABLE IF NOT EXISTS photos (digest BLOB, version TEXT, facts TEXT, thumbnail BLOB,
+                                   PRIMARY KEY (digest, version));
+CREATE TABLE IF NOT EXISTS scores (digest BLOB, spec BLOB, p_high REAL, margin REAL, rows INTEGER, heat BLOB,
+                                   PRIMARY KEY (digest, spec));
+CREATE TABLE IF NOT EXISTS specs (spec BLOB PRIMARY KEY, about TEXT);
+"""
+
+
+class Known(NamedTuple):
+    """What the cache holds of one photo."""
+
+    facts: dict[str, Any]
+    thumbnail: bytes
+    answer: Answer
+
+
+def default_path() -> Path:
+    """photos-N.sqlite in the cache folder of this system's users."""
+    home = Path.home()
+    if sys.platform == "darwin":
+        folder = home / "Library" / "Caches"
+    elif os.name == "nt":
+        folder = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+    else:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+    return folder / "ilgnet" / f"photos-{SCHEMA}.sqlite"
+
+
+def digest(data: bytes, kind: str = "") -> bytes:
+    """A name for a content; `kind` parts what is read differently though the bytes agree."""
+    return hashlib.blake2b(data, digest_size=20, person=kind.encode()[:16]).digest()
+
+
+class Cache:
+    """The cache at `path` (None: the default one). CaffeError when the file is something else, or cannot be written."""
+
+    def __init__(self, path: Path | str | None = None):
+        self.path = Path(path) if path is not None else default_path()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._db = sqlite3.connect(str(self.path), timeout=60)
+            self._db.executescript(_TABLES)
+        except (OSError, sqlite3.Error) as error:
+            raise CaffeError(f"{self.path}: cannot be used as the cache ({error}); name another with --cache") from None
+
+    def close(self) -> None:
+        self._db.commit()
+        self._db.close()
+
+    def commit(self) -> None:
+        self._db.commit()
+
+    def file_digest(self, path: Path, found: os.stat_result) -> bytes | None:
+        """The digest of a file that has not changed since `remember_file`, or None."""
+        row = self._db.execute("SELECT size, mtime_ns, digest FROM files WHERE path = ?", (_key(path),)).fetchone()
+        return row[2] if row and row[:2] == (found.st_size, found.st_mtime_ns) else None
+
+    def remember_file(self, path: Path, found: os.stat_result, name: bytes) -> None:
+        """`found`: what stat said before the file was read."""
+        if time.time_ns() - found.st_mtime_ns > FRESH_NS:
+            self._db.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)",
+                             (_key(path), found.st_size, found.st_mtime_ns, name))
+
+    def digest_of(self, path: Path | str) -> bytes:
+        """The digest of a large file such as a caffemodel, read only when it has changed."""
+        path = Path(path)
+        try:
+            found = path.stat()
+            name = self.file_digest(path, found)
+            if name is None:
+                state = hashlib.blake2b(digest_size=20)
+                with open(path, "rb") as file:
+                    for block in iter(lambda: file.read(1 << 22), b""):
+                        state.update(block)
+                name = state.digest()
+                self.remember_file(path, found, name)
+        except OSError as error:
+            raise CaffeError(f"{path}: {error.strerror or error}") from None
+        return name
+
+    def get(self, name: bytes, version: str, spec: bytes) -> Known | None:
+        """All of a photo, or None when something is missing."""
+        row = self._db.execute(
+            "SELECT facts, thumbnail, p_high, margin, rows, heat FROM photos JOIN scores USING (digest) "
+            "WHERE digest = ? AND version = ? AND spec = ?", (name, version, spec)).fetchone()
+        if row is None:
+            return None
+        facts, thumbnail, p_high, margin, rows, heat = row
+        if heat is not None:
+            heat = np.frombuffer(heat, np.int8).reshape(rows, -1).astype(np.float32) / 127
+        return Known(json.loads(facts), thumbnail, Answer(p_high, margin, heat))
+
+    def names(self, version: str, spec: bytes) -> set[bytes]:
+        """The digests of all photos that `get` knows."""
+        return {row[0] for row in self._db.execute(
+            "SELECT digest FROM photos JOIN scores USING (digest) WHERE version = ? AND spec = ?", (version, spec))}
+
+    def put(self, name: bytes, version: str, spec: bytes, known: Known) -> None:
+        """File all of a photo. The heat map is kept in 255 steps."""
+        heat = known.answer.heat
+        self._db.execute("INSERT OR REPLACE INTO photos VALUES (?, ?, ?, ?)",
+                         (name, version, json.dumps(known.facts), known.thumbnail))
+        self._db.execute("INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?, ?)", (
+            name, spec, known.answer.p_high, known.answer.margin, None if heat is None else len(heat),
+            None if heat is None else np.rint(heat * 127).astype(np.int8).tobytes()))
+
+    def about(self, spec: bytes) -> dict[str, Any] | None:
+        """What `set_about` filed of a spec."""
+        row = self._db.execute("SELECT about FROM specs WHERE spec = ?", (spec,)).fetchone()
+        return json.loads(row[0]) if row else None
+
+    def set_about(self, spec: bytes, about: dict[str, Any]) -> None:
+        self._db.execute("INSERT OR REPLACE INTO specs VALUES (?, ?)", (spec, json.dumps(about)))
+
+
+def _key(path: Path) -> bytes:
+    return os.fsencode(os.path.abspath(path))  # names need not be text
+
+
+def combined(parts: Iterable[bytes | str | None]) -> bytes:
+    """One digest of several parts, none of which can pass for another's end."""
+    return digest(json.dumps([part.hex() if isinstance(part, bytes) else part for part in parts]).encode())

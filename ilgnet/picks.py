@@ -1,0 +1,151 @@
+"""What to do with picked photos: copies, links, rating sidecars. Nothing is ever deleted or overwritten.
+
+Each function returns what it did, or would do (dry_run), as lines for a person to read.
+"""
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.labels import Label, read_labels
+from torchcaffe.errors import CaffeError
+
+from . import evaluation, metrics, xmp
+from .preprocess import read_photo
+from .ranking import Ranked, Ranking
+from .scoring import Scorer
+
+Choices = dict[str, Label]
+
+
+def read_choices(path: Path | str) -> Choices:
+    """What the gallery exported, or any CSV of labels, by file."""
+    return {row.photo: row for row in read_labels(path, undecided=True)}
+
+
+def predict(scorer: Scorer, choices: Choices, folder: Path | str) -> evaluation.Predictions:
+    """The score of every photo that a person decided on, to be measured against the decision."""
+    decided = [row for row in choices.values() if row.label is not None]
+    paths = [Path(folder) / row.photo for row in decided]
+    p_high = scorer.stream(scorer.preprocess.photo(read_photo(path)) for path in paths)
+    return evaluation.Predictions([row.photo for row in decided], np.array([row.label for row in decided]),
+                                  np.array(list(p_high)))
+
+
+def measure(scorer: Scorer, path: Path | str, folder: Path | str | None = None, out: Path | None = None
+            ) -> dict[str, Any]:
+    """A net against the choices in a CSV (photos below `folder`, else beside it), as a result of tools/evaluate.py.
+
+    out: the result's JSON; the photos' scores are written beside it."""
+    folder = Path(path).parent if folder is None else Path(folder)
+    predictions = predict(scorer, read_choices(path), folder)
+    try:
+        figures = metrics.summary(predictions.labels, predictions.p_high)
+    except CaffeError as error:
+        raise CaffeError(f"{scorer.weights} on {path}: {error}") from None
+    title = evaluation.net_title(scorer.net_path)
+    if out is not None:
+        evaluation.write_csv(out.with_suffix(".csv"), predictions)
+    return {"dataset": "own", "synthetic": None, "picks": str(path), "photos": str(folder.resolve()),
+            "weights": scorer.weights, "net": scorer.net_path, "title": title,
+            "variant": evaluation.variant_of(title), "preprocess": scorer.preprocess.describe(), "result": figures}
+
+
+def chosen(ranking: Ranking, choices: Choices | None, top: int | None) -> list[Ranked]:
+    """The picks: those kept in `choices`, else the top ones, else the best of each group.
+
+    CaffeError for a file in `choices` that is not among the photos."""
+    if choices is None:
+        return ranking.top(len(ranking.photos) if top is None else top)
+    missing = sorted(set(choices) - {photo.name for photo in ranking.photos})
+    if missing:
+        raise CaffeError(f"picks: {missing[0]} (and {len(missing) - 1} more) is not among the photos of "
+                         f"{ranking.folder} that could be read")
+    return [photo for photo in ranking.photos if photo.name in choices and choices[photo.name].label == 1]
+
+
+def transfer(picks: Sequence[Ranked], folder: Path, to: Path, link: bool = False, dry_run: bool = False) -> list[str]:
+    """Copy the photos into `to`, or link to them, under their names below `folder`; a name that is taken is left alone.
+
+    CaffeError when `to` is inside `folder`: the next ranking would take the copies for photos."""
+    inside, target = folder.resolve(), to.resolve()
+    if inside == target or inside in target.parents:
+        raise CaffeError(f"{to}: is inside {folder}; choose a folder elsewhere for the picks")
+    done = []
+    for photo in picks:
+        place = to / photo.path.relative_to(folder)
+        if os.path.lexists(place):
+            done.append(f"left alone, already there: {place}")
+            continue
+        done.append(f"{'link' if link else 'copy'}: {photo.name} -> {place}")
+        if not dry_run:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                _link(photo.path, place) if link else _copy(photo.path, place)
+            except FileExistsError:
+                done[-1] = f"left alone, already there: {place}"
+    return done
+
+
+def _link(source: Path, place: Path) -> None:
+    os.symlink(source.resolve(), place)
+
+
+def _copy(source: Path, place: Path) -> None:
+    with open(source, "rb") as read:
+        _create(place, read)
+    with contextlib.suppress(OSError):  # a time that cannot be set is no reason to lose the copy
+        shutil.copystat(source, place)
+
+
+def _create(place: Path, read) -> None:
+    """A new file of all that `read` gives. FileExistsError where there is one; a failure leaves none behind."""
+    with open(place, "xb") as made:
+        try:
+            shutil.copyfileobj(read, made, 1 << 20)
+        except BaseException:
+            made.close()
+            os.unlink(place)  # begun by us a moment ago
+            raise
+
+
+def ratings(ranking: Ranking, choices: Choices | None, reject_below: float = 0.0) -> dict[str, int]:
+    """XMP's rating of each photo: the person's stars, or those of its percentile; -1 where the person rejected it, or
+    did not decide and its percentile is below `reject_below`."""
+    result = {}
+    for photo in ranking.photos:
+        choice = (choices or {}).get(photo.name) or Label(photo.name, None)
+        reject = photo.percentile < reject_below if choice.label is None else choice.label == 0
+        result[photo.name] = -1 if reject else choice.stars or photo.stars
+    return result
+
+
+def write_sidecars(ranking: Ranking, given: dict[str, int], style: str, dry_run: bool = False) -> list[str]:
+    """Write a rating sidecar beside each photo that nobody has rated yet: not in the photo, not in a sidecar of either
+    style. A sidecar that this program wrote and nobody has touched since gives way to a new rating."""
+    done, taken = [], {}
+    # Two photos may share a sidecar (IMG_1.CR2 and IMG_1.JPG): it is the RAW's.
+    for photo in sorted(ranking.photos, key=lambda photo: (xmp.is_plain(photo.path), photo.name)):
+        place, rating = xmp.sidecar(photo.path, style), given[photo.name]
+        if place in taken:
+            done.append(f"left alone, the sidecar is {taken[place]}'s: {photo.name}")
+            continue
+        taken[place] = photo.name
+        text = xmp.render(rating, photo.p_high, photo.percentile)
+        reason = xmp.rated_by_hand(photo.path)
+        ours = os.path.lexists(place)
+        if reason is None and ours and place.read_bytes() == text:
+            continue
+        if reason is not None:
+            done.append(f"left alone, {reason}: {photo.name}")
+            continue
+        done.append(f"rating {rating}: {place}")
+        if not dry_run:
+            xmp.write(place, text, replace=ours)
+    return done

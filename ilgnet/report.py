@@ -1,0 +1,327 @@
+"""The report: the paper's Tables 1 to 4 and Figs. 2 to 5 beside what was run here, in one file."""
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prototxt.variants import VARIANTS
+from torchcaffe import log, upgrade
+from torchcaffe.errors import CaffeError
+from torchcaffe.files import write_bytes
+from torchcaffe.proto import caffe_pb2, parse_text
+
+from . import caffe_log, evaluation, feature_maps, html, paper, photos, plots, report_tables
+
+SHEET = 6  # photos a group of the contact sheet
+# What a result may lack: a log gives an accuracy only.
+FIGURES = ("accuracy", "majority_baseline", "balanced_accuracy", "auc", "average_precision", "loss", "confusion",
+           "calibration", "first_batches")
+DRAWN = "v1bn"  # the net of Fig. 2, where no net of the report has the paper's labels
+
+
+@dataclass
+class Run:
+    """A training log under the name that the report gives it."""
+
+    name: str
+    log: caffe_log.CaffeLog
+
+
+def read_runs(given: list[str]) -> list[Run]:
+    """NAME=LOG or LOG each. CaffeError for a name given twice."""
+    runs = []
+    for text in given:
+        name, _, path = text.rpartition("=")
+        runs.append(Run(name or Path(path).stem, caffe_log.read_log(path)))
+    names = [run.name for run in runs]
+    if len(set(names)) < len(names):
+        raise CaffeError(f"--run: two runs have one name ({', '.join(names)}); write NAME=LOG")
+    return runs
+
+
+def read_evaluations(paths: list[str]) -> list[dict[str, Any]]:
+    """What tools/evaluate.py --out wrote; "folder" is added, where the photos' CSV lies."""
+    found = []
+    for path in paths:
+        result = evaluation.read_json(path)
+        if not isinstance(result, dict) or result.get("kind") != "evaluation":
+            raise CaffeError(f"{path}: not a result of tools/evaluate.py")
+        found.append(dict(result, folder=str(Path(path).resolve().parent)))
+    return found
+
+
+# --- curves ----------------------------------------------------------------------------------------------------------
+
+
+def run_plots(runs: list[Run], evaluations: list[dict[str, Any]]) -> list[tuple[str, str, plots.Plot]]:
+    """(file name, caption, plot): training loss, test loss and test accuracy, where they were logged."""
+    colours = [plots.COLOURS[i % len(plots.COLOURS)] for i in range(len(runs))]
+    found = []
+    train = [plots.Curve(r.name, r.log.loss.iterations, r.log.loss.values, c, smooth=max(5, len(r.log.loss) // 20))
+             for r, c in zip(runs, colours) if len(r.log.loss)]
+    if train:
+        found.append(("train_loss", "Training loss as logged (faint) and its running mean.",
+                      plots.curves(train, "training loss")))
+    for kind, name, caption in (("loss", "test_loss", "Loss on the test set during training."),
+                                ("accuracy", "test_accuracy", "Accuracy on the test set during training.")):
+        tests = [(r.name, r.log.test_series(kind), c) for r, c in zip(runs, colours)]
+        lines = [plots.Curve(n, s.iterations, s.values, c, dashed=True) for n, s, c in tests if s]
+        if lines:
+            level = baseline_level(evaluations) if kind == "accuracy" else None
+            found.append((name, caption, plots.curves(lines, f"test {kind}", level, percent=kind == "accuracy")))
+    return found
+
+
+def baseline_level(evaluations: list[dict[str, Any]]) -> tuple[float, str] | None:
+    """The majority baseline, where all results have the same."""
+    values = {e["result"]["majority_baseline"]["value"] for e in evaluations if e["result"].get("majority_baseline")}
+    return (values.pop(), "always the commoner class") if len(values) == 1 else None
+
+
+def run_facts(run: Run) -> dict[str, Any]:
+    """A run's row in the table of runs."""
+    log = run.log
+    accuracy = log.test_series("accuracy")
+    finite = accuracy.values[np.isfinite(accuracy.values)] if accuracy is not None else np.zeros(0)
+    seconds = log.seconds.values
+    speed = None
+    if len(seconds) > 1 and seconds[-1] > seconds[0]:
+        speed = float((log.seconds.iterations[-1] - log.seconds.iterations[0]) / (seconds[-1] - seconds[0]))
+    return {"name": run.name, "log": log.path, "iterations": int(log.loss.iterations[-1]) if len(log.loss) else None,
+            "first_lr": float(log.lr.values[0]) if len(log.lr) else None,
+            "first_loss": float(log.loss.values[0]) if len(log.loss) else None,
+            "last_loss": float(log.loss.values[-1]) if len(log.loss) else None,
+            "last_accuracy": float(finite[-1]) if len(finite) else None,
+            "best_accuracy": float(finite.max()) if len(finite) else None, "iterations_per_second": speed}
+
+
+def series(run: Run) -> dict[str, Any]:
+    """A run's numbers, for the JSON."""
+    def points(s: caffe_log.Series) -> dict[str, Any]:
+        return {"iteration": s.iterations, "value": s.values}
+
+    return dict(run_facts(run), loss=points(run.log.loss), lr=points(run.log.lr),
+                train={name: points(s) for name, s in run.log.train.items()},
+                test={str(i): {name: points(s) for name, s in net.items()} for i, net in run.log.tests.items()})
+
+
+# --- the contact sheet -----------------------------------------------------------------------------------------------
+
+
+def sheet(result: dict[str, Any], count: int = SHEET) -> list[dict[str, Any]]:
+    """The photos that the net is surest of, right and wrong, a group a class: [{"title", "right", "photos"}]."""
+    if not result.get("predictions") or not result.get("lmdb"):
+        return []
+    predictions = evaluation.read_csv(Path(result["folder"]) / result["predictions"])
+    labels, p = predictions.labels, predictions.p_high
+    groups = [("called high, rightly", True, (labels == 1) & (p > 0.5), -p),
+              ("called low, rightly", True, (labels == 0) & (p < 0.5), p),
+              ("called high, but low", False, (labels == 0) & (p > 0.5), -p),
+              ("called low, but high", False, (labels == 1) & (p < 0.5), p)]
+    found = []
+    for title, right, mask, order in groups:
+        index = np.flatnonzero(mask)
+        index = index[np.argsort(order[index], kind="stable")][:count]
+        found.append({"title": title, "right": right, "total": int(mask.sum()),
+                      "photos": [{"key": predictions.keys[i], "p_high": float(p[i])} for i in index]})
+    try:
+        pictures = photos.read_records(result["lmdb"], [ph["key"] for g in found for ph in g["photos"]])
+    except CaffeError:
+        pictures = {}  # the report may be written where the LMDB is not
+    for group in found:
+        for photo in group["photos"]:
+            photo["name"] = photo["key"].split("_", 1)[-1]
+            image = pictures.get(photo["key"])
+            photo["bgr"], photo["image"] = image, html.thumbnail(image) if image is not None else None
+    return found
+
+
+# --- Fig. 2 ----------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def net_drawing(variant: str) -> tuple[plots.Plot | None, str]:
+    """Fig. 2: a variant drawn with the paper's labels, and a sentence on it; no plot where no engine gives its shapes,
+    and the reason why."""
+    from . import drawing, engine, scoring, summary
+
+    log.set_level(2)
+    try:
+        caffe = engine.load_engine()
+    except CaffeError as error:
+        return None, f"Not drawn: {error}"
+    found = summary.summarize(caffe, upgrade.read_net(scoring.deploy_path(variant)), caffe.TEST)
+    return drawing.figure2(found, paper.labels(variant)), summary.depth_sentence(found)
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Report:
+    """What a report is made of. `features` are feature_maps.read's, `benchmark` is tools/benchmark.py's JSON."""
+
+    title: str
+    runs: list[Run] = field(default_factory=list)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    features: list[dict[str, Any]] = field(default_factory=list)
+    benchmark: dict[str, Any] | None = None
+    synthetic: bool = False
+
+    def __post_init__(self) -> None:
+        given = [*self.evaluations, *self.features]
+        self.synthetic = self.synthetic or any(e.get("synthetic") for e in given)
+        self.groups = evaluation.groups(self.evaluations)
+        variants = [e.get("variant") for e in given if e.get("variant") in VARIANTS]
+        self.variant = next((v for v in variants if paper.labels(v)), DRAWN)
+
+    def tables(self) -> dict[str, report_tables.Table]:
+        """Every table by name, those of the paper always, in the order of the page."""
+        made = []
+        if self.evaluations:
+            made.append(report_tables.results_table([dict(e, result=_whole(e)) for e in self.evaluations]))
+        if self.groups:
+            made.append(report_tables.groups_table(self.groups))
+        if self.runs:
+            made.append(report_tables.runs_table([run_facts(r) for r in self.runs]))
+        solvers, wrong = _solvers(self.runs)
+        made.append(report_tables.parameters_table(solvers, self.variant))
+        made[-1].note += wrong
+        made += report_tables.accuracy_tables(self.evaluations, self.groups)
+        made.append(report_tables.efficiency_table(self.benchmark, self.evaluations, self.groups))
+        density = [report_tables.density_table(f) for f in self.features]
+        for i, table in enumerate(density[1:], 2):
+            table.name += str(i)
+        return {table.name: table for table in made + density}
+
+
+def _whole(result: dict[str, Any]) -> dict[str, Any]:
+    """A result with every figure that there is, None for those that it lacks."""
+    return dict(dict.fromkeys(FIGURES), **result["result"])
+
+
+def _solvers(runs: list[Run]) -> tuple[list[tuple[str, Any]], str]:
+    """(name, SolverParameter) of the runs whose log prints one, and what is wrong with the others': a fork of Caffe may
+    print fields that BVLC does not know, which spoils no other part of the report."""
+    found, wrong = [], []
+    for run in runs:
+        if run.log.solver.strip():
+            try:
+                found.append((run.name, parse_text(run.log.solver, caffe_pb2.SolverParameter(), run.log.path)))
+            except CaffeError as error:
+                wrong.append(f" The solver of run {run.name} was not understood: {error}.")
+    return found, "".join(wrong)
+
+
+def read_benchmark(path: Path | str) -> dict[str, Any]:
+    """What tools/benchmark.py --out wrote."""
+    found = evaluation.read_json(path)
+    if not isinstance(found, dict) or not {"machine", "rows"} <= found.keys():
+        raise CaffeError(f"{path}: not a result of tools/benchmark.py")
+    return found
+
+
+def embedded(features: dict[str, Any]) -> list[dict[str, Any]]:
+    """The photos of Fig. 5 with their pictures inside. CaffeError naming the picture that is not there."""
+    def load(name: str) -> str:
+        path = Path(features["folder"]) / name
+        if not path.is_file():
+            raise CaffeError(f"{path}: no such picture; it belongs to {features['name']}'s result")
+        return html.data_uri(path.read_bytes(), "image/png")
+
+    return [dict(s, name=Path(s["key"]).name.split("_", 1)[-1], photo=load(s["photo"]), maps=list(map(load, s["maps"])))
+            for s in features["shown"]]
+
+
+def write(out: Path, report: Report) -> list[Path]:
+    """OUT (HTML), and beside it the same as Markdown and JSON, each table as CSV and each figure as SVG and PNG.
+    Returns their paths."""
+    tables = report.tables()
+    net_plot, net_text = net_drawing(report.variant)
+    results = [dict(e, log=e.get("log"), variant=e.get("variant"), tta=e.get("tta"), sheet=sheet(e),
+                    calibration=_calibration(e), result=_whole(e)) for e in report.evaluations]
+    curves = run_plots(report.runs, report.evaluations)
+    shown = [dict(f, shown=embedded(f), density=feature_maps.read_density(f)) for f in report.features]
+    figures = [("fig2", f"Fig. 2: {VARIANTS[report.variant].title}, labelled as in the paper", net_plot)]
+    figures += [("fig4" if name == "train_loss" else name, caption, plot) for name, caption, plot in curves]
+    figures += [(f"calibration{i}", f"Calibration of {e['name']}", e["calibration"])
+                for i, e in enumerate(results, 1) if e["calibration"]]
+    figures += [(f"density{i}", f"Active features in the last layer, {f['name']}", f["density"])
+                for i, f in enumerate(shown, 1)]
+    figures = [(name, caption, plot) for name, caption, plot in figures if plot]
+    written = [out]
+    for name, _, plot in figures:
+        plot.write(out.with_name(f"{out.stem}_{name}"))
+        written += [out.with_name(f"{out.stem}_{name}{suffix}") for suffix in (".svg", ".png")]
+    pictures = [(f"{out.stem}_fig3_{i}.png", f"Fig. 3: photos that {e['name']} labels high and low", sheet_picture(e))
+                for i, e in enumerate(results, 1) if any(p["bgr"] is not None for g in e["sheet"] for p in g["photos"])]
+    pictures = [(name, caption, _png(image)) for name, caption, image in pictures]
+    for i, f in enumerate(report.features, 1):
+        path = Path(f["folder"]) / f["figure"] if f.get("figure") else None
+        if path is not None and path.is_file():
+            pictures.append((f"{out.stem}_fig5_{i}.png", f"Fig. 5: features of {f['name']}", path.read_bytes()))
+    for name, _, data in pictures:
+        write_bytes(out.with_name(name), data)
+        written.append(out.with_name(name))
+    for name, table in tables.items():
+        write_bytes(out.with_name(f"{out.stem}_{name}.csv"), table.csv().encode())
+        written.append(out.with_name(f"{out.stem}_{name}.csv"))
+    text = html.page("report.html", title=report.title, synthetic=report.synthetic, tables=tables, results=results,
+                     curves=curves, net_plot=net_plot, net_text=net_text, net_title=VARIANTS[report.variant].title,
+                     labels_note=paper.LABELS_NOTE, features=shown)
+    write_bytes(out, text.encode())
+    plain = markdown(report, tables, [(f"{out.stem}_{name}.svg", caption) for name, caption, _ in figures]
+                     + [(name, caption) for name, caption, _ in pictures])
+    write_bytes(out.with_suffix(".md"), plain.encode())
+    evaluation.write_json(out.with_suffix(".json"), {
+        "title": report.title, "synthetic_labels": report.synthetic, "runs": [series(r) for r in report.runs],
+        "tables": [t.as_dict() for t in tables.values()], "groups": report.groups, "benchmark": report.benchmark,
+        "evaluations": [{k: v for k, v in e.items() if k != "folder"} for e in report.evaluations],
+        "features": [{k: v for k, v in f.items() if k != "folder"} for f in report.features]})
+    return written + [out.with_suffix(".md"), out.with_suffix(".json")]
+
+
+def markdown(report: Report, tables: dict[str, report_tables.Table], pictures: list[tuple[str, str]]) -> str:
+    """The report as Markdown: `pictures` are (file beside it, caption)."""
+    parts = [f"# {report.title}\n"]
+    if report.synthetic:
+        parts.append("**Synthetic labels.** These photos were not rated by people: the figures say that the software "
+                     "works, and nothing about AVA.\n")
+    parts += [table.markdown() for table in tables.values()]
+    parts += [f"{f['name']}, the paper's observation under Fig. 5: {f['claim']}\n" for f in report.features]
+    parts += [f"![{caption}]({name})\n\n{caption}\n" for name, caption in pictures]
+    return "\n".join(parts)
+
+
+def sheet_picture(result: dict[str, Any], side: int = 160) -> np.ndarray:
+    """Fig. 3 as one picture, (H, W, 3) uint8 BGR: a row a group, its title above it."""
+    import cv2
+
+    gap, head = 6, 22
+    groups = [g for g in result["sheet"] if g["photos"]]
+    image = np.full((len(groups) * (side + head + gap) + gap, SHEET * (side + gap) + gap, 3), 255, np.uint8)
+    for row, group in enumerate(groups):
+        y = gap + row * (side + head + gap)
+        cv2.putText(image, group["title"], (gap, y + head - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (40, 35, 31), 1,
+                    cv2.LINE_AA)
+        for k, photo in enumerate(group["photos"]):
+            if photo["bgr"] is not None:
+                x = gap + k * (side + gap)
+                image[y + head:y + head + side, x:x + side] = cv2.resize(photo["bgr"], (side, side),
+                                                                        interpolation=cv2.INTER_AREA)
+    return image
+
+
+def _png(bgr: np.ndarray) -> bytes:
+    import cv2
+
+    return cv2.imencode(".png", bgr)[1].tobytes()
+
+
+def _calibration(result: dict[str, Any]) -> plots.Plot | None:
+    found = result["result"].get("calibration")
+    return plots.calibration(found["bins"]) if found else None

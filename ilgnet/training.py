@@ -1,0 +1,161 @@
+"""What tools/train.py does: check every input first, then let the engine's solver run with a bar beside it."""
+from __future__ import annotations
+
+import math
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from torchcaffe import files, graph, resume, upgrade
+from torchcaffe.errors import CaffeError
+from torchcaffe.proto import caffe_pb2
+
+from . import surgery
+
+AUTO = "auto"  # --snapshot: the newest that is whole
+
+
+def check_inputs(solver: Any, solver_path: str, weights: str | None, snapshot: str | None) -> None:
+    """CaffeError, naming file and field, unless everything the run reads is there. Makes the snapshots' folder."""
+    if weights and snapshot and snapshot != AUTO:
+        raise CaffeError("--weights and --snapshot: give one; a snapshot brings its own weights")
+    if solver.max_iter <= 0:
+        raise CaffeError(f"{solver_path}: max_iter is {solver.max_iter}; nothing to train")
+    named = [("net", solver.net), ("train_net", solver.train_net), *(("test_net", path) for path in solver.test_net)]
+    nets = []
+    for field, path in named:
+        if path:
+            if not Path(path).is_file():
+                raise CaffeError(f"{solver_path}: {field}: no file {path} (relative to {Path.cwd()})")
+            nets.append((path, upgrade.read_net(path)))
+    if not nets and not (solver.HasField("net_param") or solver.HasField("train_net_param")):
+        raise CaffeError(f"{solver_path}: net is not set")
+    for path, net in nets:
+        check_sources(path, net)
+    for path in filter(None, (weights, None if snapshot == AUTO else snapshot)):
+        if not Path(path).is_file():
+            raise CaffeError(f"{path}: no such file")
+    Path(solver.snapshot_prefix).parent.mkdir(parents=True, exist_ok=True)
+
+
+def check_sources(path: str, net: Any) -> None:
+    """CaffeError unless the Data layers' LMDBs and mean files exist, in both phases."""
+    for phase in (caffe_pb2.TRAIN, caffe_pb2.TEST):
+        param = caffe_pb2.NetParameter()
+        param.CopyFrom(net)
+        param.state.phase = phase
+        for layer in graph.filter_net(param).layer:
+            where = f"{path}: layer '{layer.name}'"
+            if layer.type == "Data":
+                source = layer.data_param.source
+                if layer.data_param.backend != caffe_pb2.DataParameter.LMDB:
+                    raise CaffeError(f"{where}: data_param.backend: only LMDB is read")
+                if not (Path(source) / "data.mdb").is_file():
+                    raise CaffeError(f"{where}: data_param.source: no LMDB at {source} (relative to {Path.cwd()})")
+            mean = layer.transform_param.mean_file
+            if mean and not Path(mean).is_file():
+                raise CaffeError(f"{where}: transform_param.mean_file: no file {mean}")
+
+
+def load_weights(net: Any, weights: str) -> int:
+    """copy_from, after a check that it can be done: BVLC would abort. Returns how many layers take their weights."""
+    source = {layer.name: layer for layer in files.read_caffemodel(weights) if layer.blobs}
+    common = [name for name in net.params if name in source]
+    if not common:
+        raise CaffeError(f"{weights}: none of its layers is in the net")
+    for name in common:
+        have = [tuple(b.shape) for b in source[name].blobs]
+        want = [tuple(b.data.shape) for b in net.params[name]]
+        if len(have) != len(want) or not all(map(surgery.same_shape, have, want)):
+            raise CaffeError(f"{weights}: layer '{name}': shapes {have} do not fit the net's {want}; "
+                             "make fitting weights with tools/surgery.py")
+    net.copy_from(weights)
+    return len(common)
+
+
+def snapshots(prefix: str) -> list[Path]:
+    """The solverstates of a snapshot_prefix, the newest (by iteration) first."""
+    folder, name = Path(prefix).parent, Path(prefix).name
+    pattern = re.compile(re.escape(name) + r"_iter_(\d+)\.solverstate(\.h5)?")
+    found = [(int(match.group(1)), path) for path in folder.iterdir() if (match := pattern.fullmatch(path.name))]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def newest_snapshot(prefix: str, terminal: IO[str]) -> str | None:
+    """The newest snapshot that is whole; says which are not, and why. None where there is none."""
+    for path in snapshots(prefix):
+        why = resume.whole(path)
+        if not why:
+            print(f"going on with {path}", file=terminal)
+            return str(path)
+        print(f"not going on with {path}: {why}", file=terminal)
+    return None
+
+
+def remove_old_snapshots(prefix: str, keep: int) -> None:
+    """Leave the newest `keep` snapshots: solverstate, caffemodel and extra state of each other one go."""
+    for path in snapshots(prefix)[keep:]:
+        model = path.with_name(path.name.replace(".solverstate", ".caffemodel"))
+        for old in (resume.beside(path), path, model):  # the solverstate before the weights it names
+            old.unlink(missing_ok=True)
+
+
+class Watcher:
+    """The solver's callback before each iteration: the bar, Ctrl-C, and a loss that is no number any more.
+
+    keep: after each snapshot only so many of the newest stay (None: all). agreed: of several processes, whether any is
+    to stop."""
+
+    def __init__(self, solver: Any, settings: Any, terminal: IO[str], show: bool, keep: int | None = None,
+                 agreed: Callable[[bool], bool] = bool):
+        self.solver, self.max_iter, self.terminal, self.show = solver, settings.max_iter, terminal, show
+        self.prefix, self.every, self.keep = settings.snapshot_prefix, settings.snapshot, keep
+        self.agreed = agreed
+        self.bar: Any = None
+        self.stop = False
+        self._before = {number: signal.signal(number, self.request) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def request(self, number: int, frame: Any) -> None:
+        """First Ctrl-C: stop before the next iteration. Second: at once."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        print("stopping after this iteration, with a snapshot; Ctrl-C again stops at once", file=self.terminal)
+        self.stop = True
+
+    def __call__(self) -> None:
+        from tqdm import tqdm
+
+        done = int(self.solver.iter)
+        if self.bar is None:  # now a resumed run knows where it goes on
+            self.bar = tqdm(total=self.max_iter, initial=done, file=self.terminal, disable=not self.show, unit="it",
+                            dynamic_ncols=True)
+        else:
+            self.check_loss(done)
+            self.bar.update(1)
+            if self.every and done % self.every == 0:
+                self.tidy()
+        if self.agreed(self.stop):
+            raise KeyboardInterrupt
+
+    def check_loss(self, done: int) -> None:
+        """CaffeError when the last iteration's loss is not finite: BVLC would go on and damage its memory."""
+        net = self.solver.net
+        weights = net.blob_loss_weights
+        loss = sum(weights[name] * float(net.blobs[name].data.sum()) for name in net.outputs if weights[name])
+        if not math.isfinite(loss):
+            raise CaffeError(f"iteration {done - 1}: the loss is {loss}: training has diverged; lower base_lr")
+        if self.show:
+            self.bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+
+    def tidy(self) -> None:
+        if self.keep:
+            remove_old_snapshots(self.prefix, self.keep)
+
+    def close(self) -> None:
+        self.tidy()
+        if self.bar is not None:
+            self.bar.update(int(self.solver.iter) - self.bar.n)
+            self.bar.close()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,78 @@
+"""A net's answers against what people voted: correlations with the mean votes, the earth mover's distance, and two
+classes by a cut, for nets that learn distributions, means or rankings, and correlations alone for two-class ones."""
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep import targets
+from torchcaffe import files
+from torchcaffe.errors import CaffeError
+
+from . import evaluation, metrics, paper
+from .scoring import Scorer
+
+MEAN_CUT = 5.0  # a mean above is high (paper, section 4.1)
+
+
+def votes_beside(lmdb: Path | str) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """((N,) mean votes, (N, 10) shares) of the label LMDBs beside a photos' LMDB; None for what is not there."""
+    shares, means = (targets.read_labels(lmdb, kind) for kind in ("distribution", "mean"))
+    if means is None and shares is not None:
+        means = shares.astype(np.float64) @ np.arange(1, shares.shape[1] + 1)[:, None]
+    return None if means is None else means[:, 0].astype(np.float64), shares
+
+
+def correlations(scores: np.ndarray, means: np.ndarray) -> dict[str, float]:
+    """Spearman's and Pearson's correlation of a net's numbers with the mean votes."""
+    return {"spearman": metrics.spearman(scores, means), "pearson": metrics.pearson(scores, means)}
+
+
+def numbers(scorer: Scorer, answers: evaluation.Answers) -> np.ndarray:
+    """(n,): each answer as one number (see Scorer.number)."""
+    return np.array([scorer.number(row) for row in answers.rows])
+
+
+def find_cut(scorer: Scorer, lmdb: Path | str, progress: bool = False) -> float:
+    """The cut with the best balanced accuracy on (training) photos, for a ranking, which brings none."""
+    answers = evaluation.ask(scorer, lmdb, progress)
+    return metrics.best_cut(answers.labels, numbers(scorer, answers))
+
+
+def figures(scorer: Scorer, answers: evaluation.Answers, lmdb: Path | str, cut: float | None, batch: int,
+            ) -> dict[str, Any]:
+    """Everything for one test. `cut`: a ranking's; `batch`: of the two-class accuracy of the first 50 batches.
+
+    CaffeError for a net that learns from votes where none are beside the LMDB."""
+    means, shares = votes_beside(lmdb)
+    scores = numbers(scorer, answers)
+    if not scorer.target.label:
+        found = metrics.summary(answers.labels, scores)
+        found["first_batches"] = metrics.first_batches(answers.labels, scores, batch, paper.DEFAULT_TEST_BATCHES)
+        return {**found, **(correlations(scores, means) if means is not None else {})}
+    if means is None:
+        raise CaffeError(f"{targets.path_for(lmdb, 'mean')}: no such LMDB: the votes to measure {scorer.net_path} by; "
+                         "data_prep/prepare.py --targets mean distribution writes it")
+    found = metrics.cut_summary(answers.labels, scores, cut if scorer.target.name == "ranking" else MEAN_CUT)
+    found.update(correlations(scores, means))
+    if scorer.target.name == "distribution" and shares is not None:
+        found.update(emd=float(metrics.emd(answers.rows, shares).mean()),
+                     loss=float((metrics.emd(answers.rows, shares, 2) ** 2).mean()))
+    elif scorer.target.name == "mean":
+        found["loss"] = float(((scores - means) ** 2).mean() / 2)
+    return found
+
+
+def write_csv(path: Path | str, scorer: Scorer, answers: evaluation.Answers, lmdb: Path | str) -> None:
+    """key, label, score, mean vote a photo."""
+    means, _ = votes_beside(lmdb)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["key", "label", "score", "mean_vote"])
+    for key, label, score, mean in zip(answers.keys, answers.labels, numbers(scorer, answers), means):
+        writer.writerow([key, label, f"{score:.9g}", f"{mean:.9g}"])
+    files.write_bytes(path, text.getvalue().encode())

@@ -1,0 +1,94 @@
+"""XMP rating sidecars, as exiftool, darktable, digiKam and Adobe's programs read them: xmp:Rating, -1 (reject), 0 to 5.
+
+A person's rating is never overwritten: one in the photo itself, or any sidecar that is not, byte for byte, what this
+program writes.
+"""
+from __future__ import annotations
+
+import mmap
+import os
+import re
+from pathlib import Path
+
+from torchcaffe.files import write_bytes
+
+from . import decode
+
+STYLES = ("full", "base")  # photo.jpg.xmp (darktable, digiKam) and photo.xmp (Adobe's)
+NAMESPACE = "https://arxiv.org/abs/1610.02256#"  # of the score: the paper's name, and no page of ours
+_TEMPLATE = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
+<x:xmpmeta xmlns:x="adobe:ns:meta/">
+ <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+  <rdf:Description rdf:about=""
+    xmlns:xmp="http://ns.adobe.com/xap/1.0/"
+    xmlns:ilgnet="%s"
+    xmp:Rating="%d"
+    ilgnet:PHigh="%s"
+    ilgnet:Percentile="%s"/>
+ </rdf:RDF>
+</x:xmpmeta>
+<?xpacket end="w"?>
+"""
+_OURS = re.compile(r'xmp:Rating="(-?\d)"\s+ilgnet:PHigh="([0-9.]+)"\s+ilgnet:Percentile="([0-9.]+)"')
+# A rating in a photo: XMP's, as an attribute or an element, under Adobe's usual prefixes. Cameras write 0: not rated.
+_EMBEDDED = re.compile(rb'(?:xmp|xap):Rating\s*(?:=\s*["\']|>)\s*(-?\d+)')
+
+
+def sidecar(photo: Path, style: str) -> Path:
+    """Where a photo's sidecar lies."""
+    return photo.with_name(photo.name + ".xmp") if style == "full" else photo.with_suffix(".xmp")
+
+
+def is_plain(photo: Path) -> bool:
+    """Whether a photo is no RAW file."""
+    return photo.suffix.lower() not in decode.RAW
+
+
+def render(rating: int, p_high: float, percentile: float) -> bytes:
+    """A sidecar's content."""
+    return _rendered(rating, f"{p_high:.6f}", f"{percentile:.2f}")
+
+
+def _rendered(rating: int, p_high: str, percentile: str) -> bytes:
+    return (_TEMPLATE % (NAMESPACE, rating, p_high, percentile)).encode()
+
+
+def is_untouched(path: Path) -> bool:
+    """Whether a sidecar is what `render` makes of the figures in it: written here, and changed by nobody since."""
+    data = path.read_bytes()
+    found = _OURS.search(data.decode("utf-8", "replace"))
+    return found is not None and _rendered(int(found[1]), found[2], found[3]) == data
+
+
+def rated_by_hand(photo: Path) -> str | None:
+    """Why a photo's rating is a person's, or may be; None where nobody rated it."""
+    for style in STYLES:
+        place = sidecar(photo, style)
+        if os.path.lexists(place) and not (place.is_file() and is_untouched(place)):
+            return f"{place.name} is there already"
+    with open(photo, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        found = [int(match[1]) for match in _EMBEDDED.finditer(data)]
+    if any(found):
+        return f"rated {next(filter(None, found))} in the photo itself"
+    rating = _exif_rating(photo)
+    return f"rated {rating} in the photo itself" if rating else None
+
+
+def _exif_rating(photo: Path) -> int:
+    """EXIF's rating (tag 0x4746, Windows'), 0 where there is none or the file is none that Pillow reads."""
+    from PIL import Image
+
+    try:
+        with Image.open(photo, formats=("JPEG", "TIFF")) as header:
+            return int(header.getexif().get(0x4746) or 0)
+    except Exception:  # HEIC, RAW, ...: their EXIF rating is XMP's, looked at already
+        return 0
+
+
+def write(place: Path, text: bytes, replace: bool) -> None:
+    """Write a sidecar; only with `replace` over one that is there."""
+    if replace:
+        write_bytes(place, text)
+        return
+    with open(place, "xb") as file:
+        file.write(text)

@@ -1,0 +1,112 @@
+"""Test a net on a whole test set, every photo once, and say how sure the figures are; or read a test's log.
+
+The released accuracies are those of the first 50 batches; that figure is given beside the whole set's."""
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from ilgnet import engine, evaluation, tta, votes
+from ilgnet.preprocess import PRESETS
+from prototxt.datasets import DATASETS
+from torchcaffe.errors import CaffeError, run_main
+
+
+def from_weights(args: argparse.Namespace, weights: str, out: Path | None) -> dict[str, Any]:
+    """Score the LMDB; with `out`, write the CSV beside it."""
+    from ilgnet.scoring import Scorer
+
+    show = sys.stderr.isatty()
+    scorer = Scorer(weights, args.net, args.preset, args.mean, args.batch, args.engine, args.gpu)
+    cut = votes.find_cut(scorer, args.cut_on, show) if args.cut_on and scorer.target.name == "ranking" else None
+    answers = evaluation.ask(scorer, args.lmdb, show, args.tta)
+    dataset, synthetic = evaluation.about(args.lmdb)
+    dataset = args.dataset or dataset
+    batch = args.test_batch or (DATASETS[dataset].test_batch if dataset in DATASETS else 50)
+    try:
+        figures = votes.figures(scorer, answers, args.lmdb, cut, batch)
+    except CaffeError as error:
+        raise CaffeError(f"{weights} on {args.lmdb}: {error}") from None
+    title = evaluation.net_title(scorer.net_path)
+    result = {"dataset": dataset, "synthetic": synthetic, "lmdb": str(Path(args.lmdb).resolve()),
+              "weights": weights, "net": scorer.net_path, "title": title, "variant": evaluation.variant_of(title),
+              "target": scorer.target.name, "engine": args.engine, "preprocess": scorer.preprocess.describe(),
+              "tta": args.tta, "result": figures}
+    if out is not None:
+        csv = out.with_suffix(".csv")
+        if scorer.target.label:
+            votes.write_csv(csv, scorer, answers, args.lmdb)
+        else:
+            evaluation.write_csv(csv, answers.predictions())
+            result["predictions"] = csv.name
+    return result
+
+
+def from_picks(args: argparse.Namespace, weights: str, out: Path | None) -> dict[str, Any]:
+    """Score the photos of one's own choices; with `out`, write the CSV beside it."""
+    from ilgnet import picks
+    from ilgnet.scoring import Scorer
+
+    scorer = Scorer(weights, args.net, args.preset, args.mean, args.batch, args.engine, args.gpu)
+    return dict(picks.measure(scorer, args.picks, args.photos, out), engine=args.engine)
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = engine.main_arguments(argv)
+    parser = argparse.ArgumentParser(description=__doc__)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--weights", nargs="+", metavar="CAFFEMODEL",
+                      help="several: runs of one net that differ in their seed, for their mean and spread")
+    what.add_argument("--log", metavar="FILE", help="a log of `caffe test`, BVLC's or torchcaffe's")
+    parser.add_argument("--net", help="deploy.prototxt or a variant's name (default: the variant the weights are of)")
+    parser.add_argument("--lmdb", help="the test set, e.g. data/ava1/val_lmdb")
+    parser.add_argument("--picks", metavar="CSV", help="instead: one's own choices (file; pick, label, mean or votes)")
+    parser.add_argument("--photos", type=Path, metavar="DIR", help="--picks: where the files are (default: beside it)")
+    parser.add_argument("--mean", help="mean.binaryproto or mean.npy (default: beside the LMDB)")
+    parser.add_argument("--preset", choices=PRESETS, help="preprocessing (default: lmdb where there is a mean file)")
+    parser.add_argument("--batch", type=int, default=16, help="photos at a time (default 16); changes no figure")
+    parser.add_argument("--tta", choices=tta.KINDS, help="average over a photo and its mirror, five crops, or both")
+    parser.add_argument("--test-batch", type=int, help="batch of the 50-batch figure (default: the released one)")
+    parser.add_argument("--cut-on", metavar="LMDB", help="training photos on which to find a ranking's cut between low "
+                        "and high (other nets bring theirs)")
+    parser.add_argument("--dataset", help="which column of the paper's tables: " + ", ".join(DATASETS))
+    parser.add_argument("--name", help="what reports call this result, or all results of several weights together")
+    parser.add_argument("--group", help="reports give the mean and spread of all results with this name")
+    parser.add_argument("--out", type=Path, metavar="JSON", help="write the result and, beside it, the photos' CSV; "
+                        "of several weights OUT_WEIGHTS.json each")
+    engine.add_arguments(parser)
+    args = parser.parse_args(argv)
+    if args.weights and (args.lmdb is None) == (args.picks is None):
+        parser.error("--weights needs --lmdb, or --picks")
+    if args.lmdb and not args.mean and args.preset != "direct":
+        args.mean = evaluation.mean_beside(args.lmdb)
+    elsewhere = engine.run_elsewhere(args.engine, __file__, argv) if args.weights else None
+    if elsewhere is not None:
+        return elsewhere
+    if args.out is not None:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+    found, several = [], len(args.weights or []) > 1
+    stems = [Path(weights).stem for weights in args.weights or [args.log]]
+    if len(set(stems)) < len(stems):
+        raise CaffeError(f"--weights: two files have one name ({', '.join(stems)}): results are named after them")
+    for weights, stem in zip(args.weights or [None], stems):
+        out = args.out.with_name(f"{args.out.stem}_{stem}.json") if args.out and several else args.out
+        measure = from_picks if args.picks else from_weights
+        result = measure(args, weights, out) if weights else evaluation.from_log(args.log, args.dataset)
+        name = stem if several else args.name or stem
+        group = args.group or (args.name or result["title"] if several else None)
+        result = {"kind": "evaluation", "name": name, "group": group, **result}
+        found.append(result)
+        print("\n".join([name + ":"] * several + evaluation.lines(result["result"])))
+        if out is not None:
+            evaluation.write_json(out, result)
+            print(f"wrote {out}")
+    if several:
+        print("\n".join(line for group in evaluation.groups(found) for line in evaluation.group_lines(group)))
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

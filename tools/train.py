@@ -1,0 +1,109 @@
+"""Train a net with Caffe's solver file, on either engine; the log goes next to the snapshots."""
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from ilgnet import engine, logtee, tensorboard, training
+from torchcaffe import log, upgrade
+from torchcaffe.errors import CaffeError, run_main
+from torchcaffe.proto import caffe_pb2
+
+
+def train(args: argparse.Namespace, settings: caffe_pb2.SolverParameter, log_file: str) -> int:
+    """Solve; on Ctrl-C leave a snapshot. Returns the exit status. Of several processes the root alone says anything."""
+    parallel = start_parallel(args)
+    root = parallel is None or parallel.root()
+    show = root and sys.stderr.isatty()
+    with logtee.tee(log_file, bar=show) if root else open(os.devnull, "w") as terminal:
+        snapshot = args.snapshot
+        if snapshot == training.AUTO:
+            snapshot = training.newest_snapshot(settings.snapshot_prefix, terminal)
+        caffe = engine.load_engine(args.engine, args.gpu[0] if args.gpu else None, parallel is None)
+        solver = caffe.get_solver(args.solver)
+        if args.weights and snapshot is None:
+            count = training.load_weights(solver.net, args.weights)
+            print(f"{count} layers take their weights from {args.weights}", file=terminal)
+        if parallel:
+            parallel.join(solver)
+        watcher = training.Watcher(solver, settings, terminal, show, args.keep if root else None,
+                                   parallel.any_of_us if parallel else bool)
+        solver.add_callback(watcher, lambda: None)
+        try:
+            solver.solve(snapshot) if snapshot else solver.solve()
+        except KeyboardInterrupt:
+            watcher.close()
+            solver.snapshot()
+            print(f"stopped at iteration {solver.iter}; go on with --snapshot "
+                  f"{settings.snapshot_prefix}_iter_{solver.iter}.solverstate", file=terminal)
+            return 130
+        finally:
+            watcher.close()
+    if parallel:
+        parallel.stop()
+    return 0
+
+
+def start_parallel(args: argparse.Namespace) -> Any:
+    """torchcaffe.parallel, its group joined, where torchrun started several processes; else None."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return None
+    from torchcaffe import parallel
+
+    parallel.start(args.gpu or ())
+    return parallel
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = engine.main_arguments(argv)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--solver", required=True, metavar="PROTOTXT", help="paths in it are relative to this folder")
+    parser.add_argument("--weights", metavar="CAFFEMODEL", help="start from these (tools/surgery.py makes them)")
+    parser.add_argument("--snapshot", metavar="SOLVERSTATE", help="go on where this was taken; auto: where the "
+                        "newest whole one of the solver's snapshot_prefix was, or at --weights where there is none")
+    parser.add_argument("--keep", type=int, metavar="N", help="keep the newest N snapshots (default: all)")
+    parser.add_argument("--tensorboard", action="store_true", help="in the end, TensorBoard's event file beside the "
+                        "log (PREFIX_tensorboard/); tools/log_to_tensorboard.py --follow makes it while training")
+    engine.add_arguments(parser, several=True)
+    args = parser.parse_args(argv)
+    log.set_level(2)  # the checks say nothing unless something is wrong
+    settings = upgrade.read_solver(args.solver)
+    if args.keep is not None and args.keep < 1:
+        raise CaffeError("--keep must be 1 or more")
+    processes = max(len(args.gpu or ()), int(os.environ.get("WORLD_SIZE", "1")))
+    if processes > 1 and args.engine != "torch":
+        raise CaffeError(f"--engine {args.engine}: trains in one process, on one GPU")
+    training.check_inputs(settings, args.solver, args.weights, args.snapshot)
+    log_file = settings.snapshot_prefix + ".log"
+    if args.tensorboard:
+        tensorboard.require()
+    # from here on the log is the product; a real pycaffe's Python has no TensorBoard
+    inner = [word for word in argv if word != "--tensorboard"]
+    code = engine.run_elsewhere(args.engine, __file__, inner, quiet=False)
+    if code is None and len(args.gpu or ()) > 1 and "WORLD_SIZE" not in os.environ:
+        from torchcaffe import parallel
+
+        code = parallel.launch([str(Path(__file__).resolve()), *inner], len(args.gpu))
+    if code is None:
+        code = train_here(args, settings, log_file)
+    if args.tensorboard:
+        folder = settings.snapshot_prefix + "_tensorboard"
+        tensorboard.write(log_file, folder)
+        print(f"tensorboard --logdir {folder}")
+    return code
+
+
+def train_here(args: argparse.Namespace, settings: caffe_pb2.SolverParameter, log_file: str) -> int:
+    """Train in this process."""
+    if args.gpu is None and settings.HasField("solver_mode") and settings.solver_mode == caffe_pb2.SolverParameter.GPU:
+        print(f"{args.solver}: solver_mode GPU but --gpu not given: training on the CPU", file=sys.stderr)
+    code = train(args, settings, log_file)
+    print(f"log: {log_file}")
+    return code
+
+
+if __name__ == "__main__":
+    run_main(main)
