@@ -1,0 +1,174 @@
+"""Load every net in real BVLC Caffe, train and test, for one step, and write down what it says of shapes and numbers.
+
+Run by a Python that has pycaffe:  python check_nets.py OUT.json [VARIANT ...]   (`make bvlc` sets one up)
+The file is the golden that tests/test_prototxt.py and the engine's tests compare with.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ.setdefault("GLOG_minloglevel", "2")
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+import caffe  # noqa: E402
+import lmdb  # noqa: E402
+import numpy as np  # noqa: E402
+
+from prototxt import emit  # noqa: E402
+from prototxt.variants import VARIANTS  # noqa: E402
+from torchcaffe.proto import format_text  # noqa: E402
+
+PHOTO = np.random.RandomState(0).randint(0, 256, (3, 256, 256)).astype(np.uint8)
+SIZES = [(224, 224), (321, 481), (481, 321), (600, 400), (130, 512)]  # photos that the --spp nets must take
+UNTOUCHED = 123.0  # written into every diff before a backward pass
+
+
+def choices(variant: str) -> dict:
+    """The ways a net is generated, by name."""
+    named = dict(finetune={}, frozen=dict(trunk="frozen"), spp=dict(spp=True))
+    if VARIANTS[variant].batch_norm:
+        named["merge_bn"] = dict(merge_bn=True)
+    if VARIANTS[variant].lrn and variant != "v1":
+        named["drop_lrn"] = dict(drop_lrn=True)
+    return named
+
+
+def make_data(folder: Path) -> None:
+    """LMDBs of two photos, and their mean."""
+    datum = caffe.proto.caffe_pb2.Datum(channels=3, height=256, width=256, data=PHOTO.tobytes())
+    for name in ("train_lmdb", "val_lmdb"):
+        env = lmdb.open(str(folder / name), map_size=1 << 24)
+        with env.begin(write=True) as txn:
+            for label in (0, 1):
+                datum.label = label
+                txn.put(b"%08d" % label, datum.SerializeToString())
+        env.close()
+    mean = caffe.io.array_to_blobproto(np.full((1, 3, 256, 256), 120, np.float32))
+    (folder / "mean.binaryproto").write_bytes(mean.SerializeToString())
+
+
+def shapes(net) -> dict:
+    """Shapes of blobs by name; Split's copies left out."""
+    return {name: list(blob.data.shape) for name, blob in net.blobs.items() if "_split_" not in name}
+
+
+def parameters(net) -> int:
+    return sum(int(blob.data.size) for blobs in net.params.values() for blob in blobs)
+
+
+def set_statistics(net) -> None:
+    """A new BatchNorm knows no photo, and divides by the root of eps: let it pass everything on as it is."""
+    for layer in net.layers:
+        if layer.type == "BatchNorm":
+            layer.blobs[0].data[...] = 0
+            layer.blobs[1].data[...] = layer.blobs[2].data[...] = 1
+
+
+def load(folder: Path, name: str, net, phase: int):
+    path = folder / name
+    path.write_text(format_text(net))
+    return caffe.Net(str(path), phase)
+
+
+def check(variant: str, words: dict, folder: Path) -> dict:
+    """What BVLC says of one variant generated in one way; asserts that a step of training and testing works."""
+    choice = emit.Choice(variant, batch_size=2, source=str(folder), **words)
+    train_val = emit.train_val(choice)
+    train_val.layer[1].data_param.batch_size = 2
+
+    caffe.set_random_seed(1)
+    net = load(folder, "train.prototxt", train_val, caffe.TRAIN)
+    set_statistics(net)
+    train_outputs = sorted(net.outputs)
+    losses = {name: float(blob) for name, blob in net.forward().items()}
+    assert np.isfinite(list(losses.values())).all(), losses
+    for blob in net.blobs.values():
+        blob.diff[...] = UNTOUCHED
+    for layer in train_val.layer:
+        if layer.type == "SoftmaxWithLoss":  # backward starts from the loss's weight, which stands in its diff
+            net.blobs[layer.top[0]].diff[...] = layer.loss_weight[0] if layer.loss_weight else 1
+    net.backward()
+    touched = [n for n, b in net.blobs.items() if "_split_" not in n and n not in net.outputs
+               and not (b.diff == UNTOUCHED).all()]
+    still = [layer for layer, blobs in net.params.items() if not any(np.abs(b.diff).sum() for b in blobs)]
+    frozen = [n for n in net.blobs if "_split_" not in n and n not in touched and n not in net.outputs]
+    types = dict(zip(net._layer_names, [layer.type for layer in net.layers]))
+    learns = [name for name in net.params if types[name] != "BatchNorm"]
+    if words.get("trunk") == "frozen":
+        trained = [name for name in learns if name not in still]
+        assert all(n.startswith(("temp", "loss")) or (variant == "noinc" and "conv3x3" in n) for n in trained), trained
+    else:
+        assert not [name for name in still if name in learns], still
+        assert frozen == ["data", "label"], frozen
+    train = dict(outputs=train_outputs, parameters=parameters(net), layers_without_gradient=len(still),
+                 blobs_without_gradient=len(frozen))
+    del net
+
+    net = load(folder, "test.prototxt", train_val, caffe.TEST)
+    set_statistics(net)
+    result = net.forward()
+    test = dict(outputs=sorted(result), parameters=parameters(net))
+    assert np.isfinite([float(blob) for blob in result.values()]).all(), result
+    del net, result
+
+    net = load(folder, "deploy.prototxt", emit.deploy(choice), caffe.TEST)
+    deploy = dict(parameters=parameters(net), blobs=shapes(net),
+                  params={name: [list(b.data.shape) for b in blobs] for name, blobs in net.params.items()})
+    set_statistics(net)
+    (answer,) = net.outputs
+    assert answer == VARIANTS[variant].answer
+    for height, width in SIZES if choice.spp else SIZES[:1]:
+        net.blobs["data"].reshape(1, 3, height, width)
+        net.blobs["data"].data[...] = np.random.RandomState(1).uniform(-100, 100, (1, 3, height, width))
+        probabilities = net.forward()[answer]
+        assert probabilities.shape == (1, 2) and abs(probabilities.sum() - 1) < 1e-5
+    return dict(train=train, test=test, deploy=deploy)
+
+
+def line(value) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def dump(found: dict) -> str:
+    """JSON with one line a layer or blob, so that a change reads well in a diff. A way of generating a net lists the
+    blobs and parameters in which it differs from `finetune`; null stands for one that it has not."""
+    variants = []
+    for variant, ways in found.items():
+        base = ways["finetune"]["deploy"]
+        parts = []
+        for way, result in ways.items():
+            rows = [f'"train": {line(result["train"])}', f'"test": {line(result["test"])}']
+            deploy = result["deploy"]
+            rows.append(f'"parameters": {deploy["parameters"]}')
+            for kind in ("blobs", "params"):
+                now, before = deploy[kind], {} if way == "finetune" else base[kind]
+                changed = {k: v for k, v in now.items() if before.get(k) != v}
+                changed.update({k: None for k in before if k not in now})
+                inner = ",\n".join(f"    {line(k)}: {line(v)}" for k, v in changed.items())
+                rows.append(f'"{kind}": {{\n{inner}\n   }}' if inner else f'"{kind}": {{}}')
+            parts.append(f'  "{way}": {{\n   ' + ",\n   ".join(rows) + "\n  }")
+        variants.append(f' "{variant}": {{\n' + ",\n".join(parts) + "\n }")
+    return "{\n" + ",\n".join(variants) + "\n}\n"
+
+
+def main(out: Path, variants: list) -> None:
+    found = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_data(folder)
+        for variant in variants or VARIANTS:
+            found[variant] = {}
+            for way, words in choices(variant).items():
+                found[variant][way] = check(variant, words, folder)
+                print(variant, way, found[variant][way]["train"], flush=True)
+    out.write_text(dump(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -1,0 +1,36 @@
+"""Fixtures that all test modules share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+import torchcaffe
+
+# `import caffe` in a test means this engine (tests that want the real one start a process of their own).
+torchcaffe.install_as_caffe()
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _log_level():
+    """How much a tool logs, which it sets for its whole process, ends with the test that ran it in this one."""
+    before = os.environ.pop("GLOG_minloglevel", None)
+    yield
+    os.environ.pop("GLOG_minloglevel", None)
+    if before is not None:
+        os.environ["GLOG_minloglevel"] = before
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with AVA's real ratings, lists, logs and GoogLeNet's weights, which cannot be redistributed.
+
+    ILGNET_SHARED names it; the default is ../shared beside the checkout. Tests that need it skip where it is absent."""
+    folder = Path(os.environ.get("ILGNET_SHARED", ROOT.parent / "shared"))
+    if not (folder / "data").is_dir():
+        pytest.skip(f"real AVA lists and GoogLeNet weights are not at {folder} (set ILGNET_SHARED)")
+    return folder / "data"

@@ -1,0 +1,84 @@
+"""Data-parallel training: two processes on the CPU (gloo) against one with twice the iter_size."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import lmdb
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT
+from torchcaffe import files
+from torchcaffe.proto import caffe_pb2
+
+pytest.importorskip("torch")
+
+NET = """layer { name: "data" type: "Data" top: "data" top: "label" include { phase: TRAIN }
+  transform_param { scale: 0.01 } data_param { source: "lmdb" batch_size: %d backend: LMDB } }
+layer { name: "data" type: "Data" top: "data" top: "label" include { phase: TEST }
+  transform_param { scale: 0.01 } data_param { source: "lmdb" batch_size: 3 backend: LMDB } }
+layer { name: "conv" type: "Convolution" bottom: "data" top: "conv"
+  convolution_param { num_output: 5 kernel_size: 3 weight_filler { type: "xavier" } } }
+layer { name: "relu" type: "ReLU" bottom: "conv" top: "conv" }
+layer { name: "ip" type: "InnerProduct" bottom: "conv" top: "ip" param { lr_mult: 1 } param { lr_mult: 2 decay_mult: 0 }
+  inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }
+"""
+SOLVER = """net: "%(name)s_net.prototxt" base_lr: 0.05 lr_policy: "fixed" momentum: 0.9 weight_decay: 0.001
+max_iter: %(max_iter)d iter_size: %(iter_size)d random_seed: 3 snapshot_prefix: "%(name)s" test_iter: 2 test_interval: 5
+display: 5 snapshot: 10
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """13 photos: no multiple of any batch."""
+    rng = np.random.RandomState(1)
+    with lmdb.open(str(tmp_path / "lmdb"), map_size=1 << 22) as environment:
+        with environment.begin(write=True) as transaction:
+            for i in range(13):
+                datum = caffe_pb2.Datum(channels=3, height=8, width=8, label=i % 3)
+                datum.data = rng.randint(0, 256, 192, np.uint8).tobytes()
+                transaction.put(f"{i:08d}".encode(), datum.SerializeToString())
+    return tmp_path
+
+
+def train(folder: Path, name: str, processes: int, iter_size: int, max_iter: int = 20, *more: str, batch: int = 4):
+    (folder / f"{name}_net.prototxt").write_text(NET % batch)
+    values = {"name": name, "iter_size": iter_size, "max_iter": max_iter}
+    (folder / f"{name}.prototxt").write_text(SOLVER % values)
+    program = [str(ROOT / "tools" / "train.py"), "--solver", f"{name}.prototxt", *more]
+    many = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [sys.executable, *(many if processes > 1 else []), *program]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def weights(path: Path) -> list[np.ndarray]:
+    return [np.array(blob) for layer in files.read_caffemodel(path) for blob in layer.blobs]
+
+
+def test_two_processes_are_one_of_twice_the_iter_size(folder):
+    log = train(folder, "two", 2, 1)
+    train(folder, "one", 1, 2)
+    for two, one in zip(weights(folder / "two_iter_20.caffemodel"), weights(folder / "one_iter_20.caffemodel")):
+        assert np.linalg.norm(two - one) <= 1e-6 * np.linalg.norm(one)
+    states = [files.read_solverstate(folder / f"{name}_iter_20.solverstate") for name in ("two", "one")]
+    for two, one in zip(*(state.history for state in states)):
+        assert np.linalg.norm(two - one) <= 1e-5 * np.linalg.norm(one)
+    assert log.count("Iteration 10, Testing net") == 1 and log.count("Optimization Done.") == 1  # the root's alone
+
+
+def test_both_go_on_where_they_were(folder):
+    train(folder, "whole", 2, 1)
+    for path in folder.glob("whole_iter_10.*"):
+        path.rename(folder / path.name.replace("whole", "again"))
+    wanted = weights(folder / "whole_iter_20.caffemodel")
+    (folder / "again_iter_10.caffemodel").rename(folder / "whole_iter_10.caffemodel")  # which the solverstate names
+    train(folder, "again", 2, 1, 20, "--snapshot", "again_iter_10.solverstate")
+    for ours, theirs in zip(weights(folder / "again_iter_20.caffemodel"), wanted):
+        np.testing.assert_array_equal(ours, theirs)

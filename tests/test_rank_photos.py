@@ -1,0 +1,450 @@
+"""Ranking a folder of photos: scores and heat maps, cache, groups, picks, sidecars; the gallery is in test_gallery."""
+from __future__ import annotations
+
+import csv
+import json
+import os
+import time
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import torchcaffe
+from data_prep import labels, prepare
+from ilgnet import photo_cache, photo_checks, picks, ranking, ranking_check, scoring, xmp
+from tools import check_ranking, evaluate, rank_photos
+from torchcaffe.errors import CaffeError
+
+NET = """name: "tiny"
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 32 dim: 32 } } }
+layer { name: "conv" type: "Convolution" bottom: "data" top: "conv"
+  convolution_param { num_output: 6 kernel_size: 5 stride: 4 weight_filler { type: "xavier" } } }
+layer { name: "relu" type: "ReLU" bottom: "conv" top: "conv" }
+layer { name: "pool" type: "Pooling" bottom: "conv" top: "pool" pooling_param { pool: AVE kernel_size: 2 stride: 2 } }
+layer { name: "ip" type: "InnerProduct" bottom: "pool" top: "ip"
+  inner_product_param { num_output: 2 weight_filler { type: "xavier" } } }
+layer { name: "prob" type: "Softmax" bottom: "ip" top: "prob" }
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A small net whose score is known: the darker a photo, the lower."""
+    folder = tmp_path_factory.mktemp("model")
+    (folder / "deploy.prototxt").write_text(NET)
+    torchcaffe.set_random_seed(3)
+    net = torchcaffe.Net(str(folder / "deploy.prototxt"), torchcaffe.TEST)
+    net.params["conv"][0].data[...] = np.random.RandomState(0).rand(6, 3, 5, 5) * 0.001
+    net.params["ip"][0].data[...] = np.random.RandomState(1).rand(2, 96) * [[-1], [1]] * 0.1
+    net.save(str(folder / "tiny.caffemodel"))
+    return folder
+
+
+@pytest.fixture
+def spec(model):
+    return ranking.Spec(model / "tiny.caffemodel", model / "deploy.prototxt", batch=4)
+
+
+def scene(seed: int, size: tuple[int, int] = (120, 160)) -> np.ndarray:
+    """Sharp shapes of many sizes, uint8 BGR."""
+    rng = np.random.RandomState(seed)
+    picture = np.full(size + (3,), rng.randint(40, 200, 3), np.uint8)
+    for _ in range(60):
+        centre = tuple(int(v) for v in rng.randint(0, size[1], 2))
+        cv2.circle(picture, centre, int(rng.randint(2, 30)), tuple(int(v) for v in rng.randint(0, 256, 3)), -1)
+    return picture
+
+
+def jpeg(path: Path, picture: np.ndarray, taken: str | None = None, rating: int | None = None) -> None:
+    from PIL import Image
+
+    exif = Image.Exif()
+    if taken:
+        exif.get_ifd(0x8769)[0x9003] = taken
+    if rating is not None:
+        exif[0x4746] = rating
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture[..., ::-1]).save(path, quality=95, exif=exif)
+    os.utime(path, (1.6e9, 1.6e9))  # old enough to be remembered
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Eight photos, two of them near-duplicates, and what may lie about besides."""
+    photos = tmp_path / "photos"
+    for i in range(6):
+        jpeg(photos / ("" if i % 2 else "deep/er") / f"{i}.jpg", scene(i))
+    jpeg(photos / "same.jpg", scene(1)[3:, 2:])
+    jpeg(photos / "=1+1.jpg", scene(7))
+    (photos / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
+    (photos / "note.txt").write_text("no photo")
+    (photos / ".hidden.jpg").write_bytes(b"")
+    jpeg(tmp_path / "outside" / "o.jpg", scene(8))
+    (photos / "link.jpg").symlink_to(tmp_path / "outside" / "o.jpg")
+    (photos / "links").symlink_to(tmp_path / "outside")
+    return photos
+
+
+@pytest.fixture
+def cache(tmp_path):
+    made = photo_cache.Cache(tmp_path / "cache" / "c.sqlite")
+    yield made
+    made.close()
+
+
+# --- the net's answers ------------------------------------------------------------------------------------------------
+
+
+def test_margin_and_heat_map(model):
+    scorer = scoring.Scorer(model / "tiny.caffemodel", model / "deploy.prototxt", heat=True)
+    arrays = np.random.RandomState(0).randn(3, 3, 32, 32).astype(np.float32) * 50
+    found = scorer.answers(arrays, heat=True)
+    assert scorer.module == "conv" and "index 1 means high" in scorer.meaning
+    for answer in found:
+        assert answer.margin == pytest.approx(np.log(answer.p_high / (1 - answer.p_high)), rel=1e-3)
+    # Grad-CAM by hand: the margin is linear in the pooled maps; of 7 places, the last window of two holds one.
+    weights, maps = scorer._net.params["ip"][0].data, scorer._net.blobs["conv"].data
+    counts = np.array([2, 2, 2, 1])
+    gradient = (weights[1] - weights[0]).reshape(6, 4, 4) / np.outer(counts, counts)
+    want = np.einsum("k,nkhw->nhw", gradient.repeat(2, 1).repeat(2, 2)[:, :7, :7].mean((1, 2)), maps)
+    want /= np.abs(want).max((1, 2), keepdims=True)
+    np.testing.assert_allclose([answer.heat for answer in found], want, atol=1e-5)
+
+
+def test_a_net_with_a_layer_not_loaded_is_refused(model, folder, cache, tmp_path):
+    (tmp_path / "other.prototxt").write_text(NET.replace('"ip"', '"other"'))
+    spec = ranking.Spec(model / "tiny.caffemodel", tmp_path / "other.prototxt")
+    with pytest.raises(CaffeError, match="refusing to score"):
+        ranking.rank(folder, spec, cache)
+
+
+# --- checks -----------------------------------------------------------------------------------------------------------
+
+
+def test_blur_is_judged_in_the_sharpest_region():
+    for seed in range(5):
+        photo = scene(seed, (480, 640))
+        blurred = cv2.GaussianBlur(photo, (0, 0), 4)
+        soft = blurred.copy()
+        soft[140:340, 220:420] = photo[140:340, 220:420]
+        noise = np.random.RandomState(seed).randn(*photo.shape) * 6
+        noisy = np.clip(blurred + noise, 0, 255).astype(np.uint8)
+        found = [photo_checks.measure(picture) for picture in (photo, soft, blurred, noisy)]
+        assert ["blurred" in checks.faults for checks in found] == [False, False, True, True]
+
+
+def test_exposure():
+    photo = np.tile(np.linspace(60, 190, 160).astype(np.uint8)[None, :, None], (120, 1, 3))
+    assert [photo_checks.measure(p).faults[1:] for p in (photo, np.clip(photo.astype(int) + 120, 0, 255).astype("u1"),
+                                                         photo // 12)] == [[], ["over-exposed"], ["under-exposed"]]
+    red = np.zeros((60, 60, 3), np.uint8)
+    red[..., 2] = 255  # a saturated colour is not burnt out
+    assert photo_checks.measure(red).burnt == 0
+
+
+def test_perceptual_hash_and_distances():
+    photos = [scene(seed) for seed in range(30)]
+    hashes = [photo_checks.measure(photo).phash for photo in photos]
+    found = photo_checks.distances(hashes, hashes)
+    want = [[bin(int(a, 16) ^ int(b, 16)).count("1") for b in hashes] for a in hashes]
+    assert np.array_equal(found, want)
+    assert found[np.triu_indices(30, 1)].min() > photo_checks.SAME_BITS
+    for change in (lambda p: cv2.resize(p, None, fx=0.5, fy=0.5), lambda p: cv2.imdecode(
+            cv2.imencode(".jpg", p, [cv2.IMWRITE_JPEG_QUALITY, 30])[1], 1), lambda p: (p * 0.8).astype(np.uint8)):
+        other = [photo_checks.measure(change(photo)).phash for photo in photos]
+        assert np.diag(photo_checks.distances(hashes, other)).max() <= photo_checks.SAME_BITS
+
+
+def test_groups_against_brute_force():
+    rng = np.random.RandomState(0)
+    roots = rng.randint(0, 2, (60, 64))
+    bits = np.array([np.where(rng.rand(64) < 0.08, 1 - roots[i % 60], roots[i % 60]) for i in range(1400)])
+    hashes = [np.packbits(row).tobytes().hex() for row in bits]
+    taken = [None if i % 3 else 1000.0 + 2 * (i // 3 % 40) + 500 * (i % 60) for i in range(1400)]
+    order = list(rng.permutation(1400))
+    runs, last, number = {}, None, 0
+    for i in sorted((i for i in range(1400) if taken[i] is not None), key=lambda i: taken[i]):
+        number += last is not None and taken[i] - last > photo_checks.BURST_SECONDS
+        runs[i], last = number, taken[i]
+    want = list(range(1400))
+    for at, i in enumerate(order):
+        for j in order[:at]:
+            near = int((bits[i] != bits[j]).sum())
+            burst = i in runs and runs[i] == runs.get(j)
+            if want[j] == j and (near <= photo_checks.SAME_BITS or burst and near <= photo_checks.BURST_BITS):
+                want[i] = j
+                break
+    assert photo_checks.group(hashes, taken, order) == want
+    assert 50 < len(set(want)) < 1000
+
+
+# --- ranking and cache ------------------------------------------------------------------------------------------------
+
+
+def test_ranking(folder, spec, cache):
+    made = ranking.rank(folder, spec, cache)
+    assert len(made.photos) == 8 and made.from_cache == 0
+    unread = dict(made.unread)
+    assert set(unread) == {"broken.jpg", "link.jpg", "links"}
+    assert unread["link.jpg"] == "a link out of the folder: not followed"
+    assert unread["broken.jpg"] == "cut short: the end is missing"
+    assert [p.margin for p in made.photos] == sorted((p.margin for p in made.photos), reverse=True)
+    paths = [photo.path for photo in made.photos]
+    direct = scoring.score(paths, spec.weights, spec.net)
+    np.testing.assert_allclose([photo.p_high for photo in made.photos], direct, rtol=1e-5)
+    assert [p.percentile for p in made.photos] == [100 * (i + 0.5) / 8 for i in range(7, -1, -1)]
+    assert made.photos[0].stars == 5 and made.photos[-1].stars == 1
+    by_name = {photo.name: photo for photo in made.photos}
+    assert by_name["same.jpg"].group == by_name["1.jpg"].group and sum(not p.is_best for p in made.photos) == 1
+    top = made.top(20)
+    assert len(top) == 7 and len({photo.group for photo in top}) == 7
+    assert made.about["preprocess"]["preset"] == "direct" and made.about["heat_of"] == "conv"
+
+
+def test_second_run_loads_no_net(folder, spec, cache, model, monkeypatch):
+    first = ranking.rank(folder, spec, cache)
+    again = ranking.Spec(spec.weights, spec.net, batch=4)
+    monkeypatch.setattr(scoring, "Scorer", None)
+    (folder / "1.jpg").rename(folder / "moved.jpg")
+    jpeg(folder / "1.jpg", scene(1))  # the same bytes, a new time: read again, but known
+    os.utime(folder / "1.jpg", (1.7e9, 1.7e9))
+    second = ranking.rank(folder, again, cache)
+    assert second.from_cache == 9 and second.about == first.about and second.unread == first.unread
+    assert {p.name: p.margin for p in first.photos}.items() <= {p.name: p.margin for p in second.photos}.items()
+    jpeg(folder / "new.jpg", scene(70))
+    with pytest.raises(TypeError):  # this one does need the net
+        ranking.rank(folder, again, cache)
+
+
+def test_other_weights_or_a_changed_photo_are_scored_anew(folder, spec, cache, model, tmp_path):
+    before = {photo.name: photo.p_high for photo in ranking.rank(folder, spec, cache).photos}
+    jpeg(folder / "3.jpg", scene(99))
+    os.utime(folder / "3.jpg", (1.65e9, 1.65e9))
+    after = ranking.rank(folder, spec, cache)
+    assert after.from_cache == 7 and {p.name: p.p_high for p in after.photos}["3.jpg"] != before["3.jpg"]
+    net = torchcaffe.Net(str(spec.net), str(spec.weights), torchcaffe.TEST)
+    net.params["ip"][0].data[...] *= 2
+    net.save(str(tmp_path / "other.caffemodel"))
+    assert ranking.rank(folder, ranking.Spec(tmp_path / "other.caffemodel", spec.net), cache).from_cache == 0
+
+
+def test_a_file_changed_just_now_is_not_remembered(tmp_path, cache):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"1")
+    cache.remember_file(path, path.stat(), b"name")
+    assert cache.file_digest(path, path.stat()) is None
+    os.utime(path, (1.6e9, 1.6e9))
+    cache.remember_file(path, path.stat(), b"name")
+    assert cache.file_digest(path, path.stat()) == b"name"
+
+
+def test_a_cache_that_is_none(tmp_path):
+    (tmp_path / "c").write_text("this is not a database, it is a text of some length" * 50)
+    with pytest.raises(CaffeError, match="cannot be used as the cache"):
+        photo_cache.Cache(tmp_path / "c")
+    assert "photos" not in str(photo_cache.default_path().parent.name)
+
+
+# --- the tool ---------------------------------------------------------------------------------------------------------
+
+
+def arguments(folder, spec, tmp_path, *more):
+    return [str(v) for v in (folder, "--weights", spec.weights, "--net", spec.net, "--out", tmp_path / "out" / "g.html",
+                             "--cache", tmp_path / "c.sqlite", *more)]
+
+
+def test_tool_writes_csv_json_and_page(folder, spec, tmp_path, capsys):
+    before = {path: path.lstat().st_mtime_ns for path in folder.rglob("*")}
+    assert rank_photos.main(arguments(folder, spec, tmp_path, "--top", 3)) == 0
+    said = capsys.readouterr()
+    assert "index 1 means high" in said.out and "not read: broken.jpg" in said.err
+    assert {path: path.lstat().st_mtime_ns for path in folder.rglob("*")} == before  # nothing is written among photos
+    rows = list(csv.DictReader((tmp_path / "out" / "g.csv").open()))
+    assert tuple(rows[0]) == ranking.COLUMNS and len(rows) == 8
+    text = json.loads((tmp_path / "out" / "g.json").read_text())
+    assert [row["file"] for row in text["photos"]] == [labels.plain_cell(row["file"]) for row in rows]
+    assert "'=1+1.jpg" in {row["file"] for row in rows} and "=1+1.jpg" in {row["file"] for row in text["photos"]}
+    page = (tmp_path / "out" / "g.html").read_text()
+    assert "default-src 'none'" in page and "://" not in page.split("<body>")[0]
+    assert rank_photos.main(arguments(folder, spec, tmp_path)) == 0  # its own files it writes anew
+    (tmp_path / "out" / "g.csv").write_text("mine\n")
+    with pytest.raises(CaffeError, match="g.csv: is there, and this program did not write it"):
+        rank_photos.main(arguments(folder, spec, tmp_path))
+
+
+def test_watch_scores_what_arrives(folder, spec, tmp_path, capsys, monkeypatch):
+    waits = []
+
+    def sleep(seconds):
+        waits.append(seconds)
+        if len(waits) == 2:
+            jpeg(folder / "new.jpg", scene(50))
+        elif len(waits) == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        rank_photos.main(arguments(folder, spec, tmp_path, "--watch", 0.5))
+    assert waits == [0.5] * 4 and capsys.readouterr().out.count("wrote") == 2
+    assert "new.jpg" in (tmp_path / "out" / "g.csv").read_text()
+
+
+# --- picks ------------------------------------------------------------------------------------------------------------
+
+
+def test_copies_and_links_overwrite_nothing(folder, spec, cache, tmp_path):
+    made = ranking.rank(folder, spec, cache)
+    best = made.top(3)
+    assert len(picks.transfer(best, folder, tmp_path / "p", dry_run=True)) == 3 and not (tmp_path / "p").exists()
+    taken = tmp_path / "p" / best[0].path.relative_to(folder)
+    taken.parent.mkdir(parents=True)
+    taken.write_text("mine")
+    said = picks.transfer(best, folder, tmp_path / "p")
+    assert taken.read_text() == "mine" and said[0].startswith("left alone") and len(said) == 3
+    for photo in best[1:]:
+        copy = tmp_path / "p" / photo.path.relative_to(folder)
+        assert copy.read_bytes() == photo.path.read_bytes() and copy.stat().st_mtime == photo.path.stat().st_mtime
+    picks.transfer(best, folder, tmp_path / "l", link=True)
+    assert all((tmp_path / "l" / photo.path.relative_to(folder)).resolve() == photo.path.resolve() for photo in best)
+    for inside in (folder, folder / "deep" / "picks"):
+        with pytest.raises(CaffeError, match="choose a folder elsewhere"):
+            picks.transfer(best, folder, inside)
+
+
+def test_picks_of_the_gallery(folder, spec, cache, tmp_path):
+    made = ranking.rank(folder, spec, cache)
+    (tmp_path / "picks.csv").write_text("file,pick,stars\n'=1+1.jpg,keep,2\n3.jpg,reject,\n5.jpg,,4\n")
+    choices = picks.read_choices(tmp_path / "picks.csv")
+    assert [photo.name for photo in picks.chosen(made, choices, None)] == ["=1+1.jpg"]
+    given = picks.ratings(made, choices, reject_below=100)
+    assert (given["=1+1.jpg"], given["3.jpg"], given["1.jpg"]) == (2, -1, -1)
+    assert picks.ratings(made, choices)["5.jpg"] == 4
+    (tmp_path / "picks.csv").write_text("file,pick\n../outside/o.jpg,keep\n")
+    with pytest.raises(CaffeError, match="picks.csv:2: file: ../outside/o.jpg is not below"):
+        picks.read_choices(tmp_path / "picks.csv")
+    (tmp_path / "picks.csv").write_text("file,pick\nother.jpg,keep\n")
+    with pytest.raises(CaffeError, match="other.jpg .* is not among the photos"):
+        picks.chosen(made, picks.read_choices(tmp_path / "picks.csv"), None)
+
+
+def test_evaluate_against_picks(folder, spec, tmp_path, capsys):
+    rows = [f"{name},{pick}" for name, pick in (("1.jpg", "keep"), ("3.jpg", "reject"), ("5.jpg", "keep"),
+                                                ("deep/er/2.jpg", "reject"), ("same.jpg", ""))]
+    (tmp_path / "picks.csv").write_text("\n".join(["file,pick", *rows]) + "\n")
+    command = [str(v) for v in ("--weights", spec.weights, "--net", spec.net, "--picks", tmp_path / "picks.csv",
+                                "--photos", folder, "--out", tmp_path / "e.json")]
+    assert evaluate.main(command) == 0
+    found = json.loads((tmp_path / "e.json").read_text())["result"]
+    paths = [folder / row.partition(",")[0] for row in rows[:4]]
+    p_high, kept = np.array(scoring.score(paths, spec.weights, spec.net)), np.array([1, 0, 1, 0])
+    assert found["n"] == 4 and found["accuracy"]["value"] == np.mean((p_high > 0.5) == kept)
+    assert found["auc"] == np.mean([a > b for a in p_high[kept == 1] for b in p_high[kept == 0]])
+    with pytest.raises(SystemExit):
+        evaluate.main(command[:4])
+    assert "--lmdb, or --picks" in capsys.readouterr().err
+
+
+def test_weights_that_are_not_there(folder, cache, tmp_path):
+    with pytest.raises(CaffeError, match="none.caffemodel: No such file"):
+        ranking.rank(folder, ranking.Spec(tmp_path / "none.caffemodel"), cache)
+
+
+def rating_in(path: Path) -> int:
+    """As a photo manager reads it: by an XML parser."""
+    text = path.read_text(encoding="utf-8")
+    root = ElementTree.fromstring(text)
+    found = root.find(".//{http://www.w3.org/1999/02/22-rdf-syntax-ns#}Description")
+    return int(found.get("{http://ns.adobe.com/xap/1.0/}Rating"))
+
+
+def test_sidecars_never_overwrite_a_person(folder, spec, cache):
+    jpeg(folder / "exif.jpg", scene(20), rating=3)
+    jpeg(folder / "xmp.jpg", scene(21))
+    data = (folder / "xmp.jpg").read_bytes()
+    (folder / "xmp.jpg").write_bytes(data[:-2] + b'<x xmp:Rating="4"/>' + data[-2:])
+    jpeg(folder / "camera.jpg", scene(22))
+    data = (folder / "camera.jpg").read_bytes()
+    (folder / "camera.jpg").write_bytes(data[:-2] + b"<xmp:Rating>0</xmp:Rating>" + data[-2:])
+    (folder / "5.xmp").write_text("somebody's")
+    made = ranking.rank(folder, spec, cache)
+    given = picks.ratings(made, None, reject_below=20)
+    assert picks.write_sidecars(made, given, "full", dry_run=True) and not list(folder.rglob("*.jpg.xmp"))
+    said = picks.write_sidecars(made, given, "full")
+    alone = {line.rpartition(": ")[2] for line in said if line.startswith("left alone")}
+    assert alone == {"exif.jpg", "xmp.jpg", "5.jpg"} and (folder / "5.xmp").read_text() == "somebody's"
+    for photo in made.photos:
+        place = xmp.sidecar(photo.path, "full")
+        assert place.exists() == (photo.name not in alone)
+        if photo.name not in alone:
+            assert rating_in(place) == given[photo.name]
+    assert -1 in given.values() and picks.write_sidecars(made, given, "full")[3:] == []  # nothing new to say
+    # our own gives way; one that a person's program has touched does not
+    place = folder / "3.jpg.xmp"
+    person = folder / "1.jpg.xmp"
+    person.write_text(person.read_text().replace('xmp:Rating="', 'xmp:Rating="1" old="'))
+    picks.write_sidecars(made, dict.fromkeys(given, 2), "full")
+    assert rating_in(place) == 2 and rating_in(person) == 1
+
+
+def test_raw_and_jpeg_share_a_sidecar():
+    made = [Path("IMG.JPG"), Path("IMG.CR2")]
+    assert {xmp.sidecar(path, "base") for path in made} == {Path("IMG.xmp")}
+    assert sorted(made, key=xmp.is_plain)[0] == Path("IMG.CR2")
+
+
+# --- one's own labels -------------------------------------------------------------------------------------------------
+
+
+def test_labels(tmp_path):
+    path = tmp_path / "l.csv"
+    path.write_text("\ufefffile,label\nb a.jpg,high\n'=x.jpg,0\nc/d.jpg,\n", encoding="utf-8")
+    assert [(r.photo, r.label) for r in labels.read_labels(path)] == [("b a.jpg", 1), ("=x.jpg", 0)]
+    assert labels.read_labels(path, undecided=True)[2] == labels.Label("c/d.jpg", None)
+    path.write_text("votes,file\n0 0 0 0 9 1 0 0 0 0,a.jpg\n0 0 0 0 9 0 0 0 0 0,b.jpg\n")
+    assert [(r.label, r.mean) for r in labels.read_labels(path)] == [(1, 5.1), (0, 5.0)]
+    path.write_text("file,mean\na.jpg,3.4\nb.jpg,3.6\n")
+    assert [r.label for r in labels.read_labels(path, cut=3.5)] == [0, 1]
+    for text, message in (("file\na\n", "line 1: expected"), ("file,label\na,2\n", "l.csv:2: label: '2'"),
+                          ("file,label\na,1\na,0\n", "l.csv:3: file: a was already on line 2"),
+                          ("file,label\n/etc/a.jpg,1\n", "not below"), ("file,votes\na,1 x\n", "not vote counts"),
+                          ("file,votes\na,0 0\n", "not vote counts"), ("file,mean\na,nan\n", "not a number"),
+                          ("file,label\n", "no labelled photos"), ('file,label\n"a\nb",1\n', "cannot be printed")):
+        path.write_text(text)
+        with pytest.raises(CaffeError, match=message):
+            labels.read_labels(path)
+    for cell in ("=1", "+1", "-1", "@a", "'=", "''", "plain", "a=1", ""):
+        assert labels.plain_cell(labels.safe_cell(cell)) == cell
+
+
+def test_own_labels_to_lmdbs(folder, tmp_path, capsys):
+    rows = [f"{'' if i % 2 else 'deep/er/'}{i}.jpg,{('reject', 'keep')[i % 3 == 0]}" for i in range(6)]
+    (tmp_path / "mine.csv").write_text("\n".join(["file,pick", *rows, "same.jpg,"]) + "\n")
+    out = tmp_path / "own"
+    assert prepare.main(["--labels", str(tmp_path / "mine.csv"), "--images", str(folder), "--out", str(out),
+                         "--held-out", "0.4"]) == 0
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["dataset"] == "own"
+    assert (manifest["train"]["low"], manifest["train"]["high"]) == (2, 1)
+    assert (manifest["val"]["low"], manifest["val"]["high"]) == (2, 1)
+    lines = [line for half in ("train", "val") for line in (out / f"{half}.txt").read_text().splitlines()]
+    assert sorted(lines) == sorted(row.replace(",keep", " 1").replace(",reject", " 0") for row in rows)
+
+
+# --- spoilt copies ----------------------------------------------------------------------------------------------------
+
+
+def test_pairs(model, tmp_path, capsys):
+    for i in range(4):
+        jpeg(tmp_path / "good" / f"{i}.jpg", scene(i) // 2)
+    command = [str(v) for v in (tmp_path / "good", "--weights", model / "tiny.caffemodel", "--net",
+                                model / "deploy.prototxt", "--stops", 1, "--least", 0)]
+    assert check_ranking.main(command) == 0
+    said = capsys.readouterr().out
+    # this net likes light: every over-exposed copy ranks above its original
+    assert "over-exposed-1       0.00% of 4 copies" in said and "blurred-0.006" in said
+    assert check_ranking.main(command[:-1] + ["0.95"]) == 1
+    value = np.full((1, 1, 3), 118, np.uint8)  # middle grey, 18% of the light: two stops more are 72%, sRGB's 220
+    assert abs(int(ranking_check.over_exposed(value, 2)[0, 0, 0]) - 220) <= 1

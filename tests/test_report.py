@@ -1,0 +1,320 @@
+"""The report: complete, strict about its input, and asking nothing of any network."""
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from ilgnet import caffe_log, evaluation, html, metrics, plots, report, report_tables
+from prototxt.variants import VARIANTS
+from tools import plot_log
+from tools import report as report_tool
+from torchcaffe.errors import CaffeError
+
+LOG = """I1123 10:00:00.0 1 solver.cpp:347] Iteration 0, Testing net (#0)
+I1123 10:00:00.0 1 solver.cpp:414]     Test net output #0: accuracy = 0.5
+I1123 10:00:00.0 1 solver.cpp:414]     Test net output #1: loss = 0.7 (* 1 = 0.7 loss)
+"""
+
+
+def write_log(path, losses):
+    path.write_text(LOG + "".join(
+        f"I1123 10:00:{i:02d}.0 1 solver.cpp:239] Iteration {i} (1 iter/s, 1s/1 iters), loss = {loss}\n"
+        for i, loss in enumerate(losses)))
+    return path
+
+
+def write_result(folder, name="a<b>", **more):
+    """An evaluation whose first photo is certainly wrong."""
+    labels, p = np.array([0, 1, 0, 1]), np.array([0.99, 0.9, 0.2, 0.6])
+    evaluation.write_csv(folder / "r.csv", evaluation.Predictions([f"{i:08d}_p{i}.jpg" for i in range(4)], labels, p))
+    figures = metrics.summary(labels, p)
+    figures["first_batches"] = metrics.first_batches(labels, p, 2, 1)
+    result = {"kind": "evaluation", "name": name, "dataset": "ava1", "variant": "v1bn", "title": "ILGNet-Inc.V1-BN",
+              "weights": "w.caffemodel", "net": "n.prototxt", "engine": "torch", "lmdb": str(folder / "gone_lmdb"),
+              "preprocess": {"preset": "lmdb", "warp": [256, 256], "crop": [224, 224], "channel_mean_bgr": [1, 2, 3]},
+              "predictions": "r.csv", "result": figures, **more}
+    evaluation.write_json(folder / "r.json", result)
+    return folder / "r.json"
+
+
+def make(tmp_path, *more):
+    log = write_log(tmp_path / "run.log", [1, 0.5, "nan", 0.25])
+    out = tmp_path / "report.html"
+    assert report_tool.main(["--run", f"first & best={log}", "--eval", str(write_result(tmp_path)), "--out", str(out),
+                             *more]) == 0
+    return out
+
+
+class Links(HTMLParser):
+    """Collects what a browser would fetch, and checks that tags are closed in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.links, self.open, self.tags = [], [], set()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        self.links += [v for k, v in attributes if k in ("src", "href", "srcset", "action", "data", "poster")]
+        if tag not in ("meta", "link", "img", "br", "source", "input"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_offline_and_well_formed(tmp_path):
+    page = make(tmp_path).read_text()
+    parser = Links()
+    parser.feed(page)
+    assert not parser.open and parser.links and all(link.startswith("data:") for link in parser.links)
+    assert not parser.tags & {"script", "iframe", "object", "form"}
+    assert "default-src 'none'; img-src data:" in page and 'name="viewport"' in page
+    assert "http://" not in page and "https://" not in page and "@import" not in page and "url(" not in page
+    assert "a&lt;b&gt;" in page and "a<b>" not in page and "first &amp; best" in page
+
+
+def test_says_what_it_should(tmp_path):
+    out = make(tmp_path)
+    page = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", out.read_text()))
+    assert "Synthetic labels" not in page
+    assert "75.00 %" in page  # three of four
+    assert "ILGNet-Inc.V1-BN 81.68 % 75.00 % 30.1 % – 95.4 % 50.00 %" in page and "80.71 % not run" in page  # Table 2
+    assert "A-Lamp [45] 82.50 %" in page and "85.50 % not run not run" in page
+    assert "called high, but low (1 in all) P(high) 0.990 p0.jpg" in page
+    result = json.loads(out.with_suffix(".json").read_text())
+    assert result["runs"][0]["loss"]["value"] == [1, 0.5, None, 0.25]
+    assert result["evaluations"][0]["result"]["accuracy"]["correct"] == 3
+    assert "folder" not in result["evaluations"][0]
+    for name in ("fig2", "fig4", "test_loss", "test_accuracy", "calibration1"):
+        assert (tmp_path / f"report_{name}.png").read_bytes().startswith(b"\x89PNG")
+        ElementTree.fromstring((tmp_path / f"report_{name}.svg").read_bytes())
+
+
+def test_without_a_run_every_cell_says_so(tmp_path):
+    """All of the paper's tables and figures are there, whatever was run."""
+    log = write_log(tmp_path / "run.log", [1, 0.5])
+    out = tmp_path / "report.html"
+    assert report_tool.main(["--run", str(log), "--out", str(out)]) == 0
+    text = out.read_text()
+    for name in ("Table 1", "Table 2", "Table 3", "Table 4", "Fig. 2", "Fig. 3", "Fig. 4", "Fig. 5"):
+        assert f"<h2>{name}" in text
+    assert text.count('<p class="missing"><em>not run</em>') == 3  # results, Fig. 3 and Fig. 5
+    tables = {t["name"]: t for t in json.loads(out.with_suffix(".json").read_text())["tables"]}
+    for name in ("table2", "table3", "table4"):
+        for row in tables[name]["rows"]:
+            cells = [c["text"] for c in row]
+            ours = cells[0] in {v.title for v in VARIANTS.values()}
+            assert (cells.count("not run") > 0) == ours, cells
+
+
+def published(shared):
+    """Rows of the paper's tables as its text prints them: {method: numbers}, a dash as None."""
+    text = (shared.parent / "paper" / "ilgnet.txt").read_text()
+    found = {}
+    for table, end in (("Table 2 The", "Table 3 The"), ("Table 3 The", "Table 4 The"), ("Table 4 The", "Fig. 4")):
+        part = text[text.index(table):text.index(end, text.index(table))]
+        pattern = r"^(\S.*?)\s*((?: (?:\d+(?:\.\d+)?(?:%| days|s)|–))+)$"
+        found[table[:7]] = {
+            re.sub(r" ?\[", " [", m.group(1)): [None if w == "–" else float(re.sub("[^0-9.]", "", w))
+                                               for w in re.sub(" days", "days", m.group(2)).split()]
+            for m in re.finditer(pattern, part, re.M)}
+    return found
+
+
+def test_every_published_row_is_there_with_its_figures(shared):
+    rows = published(shared)
+    assert [len(rows[name]) for name in ("Table 2", "Table 3", "Table 4")] == [16, 14, 4]
+    ours = {t.name: t for t in (*report_tables.accuracy_tables([], []), report_tables.efficiency_table(None, [], []))}
+    columns = {"Table 2": ("table2", (1, 4)), "Table 3": ("table3", (1,)), "Table 4": ("table4", (1, 3, 5))}
+    for title, (name, indices) in columns.items():
+        found = {re.sub(r"\s", "", row[0].text): [row[i].numbers[0] if row[i].numbers else None for i in indices]
+                 for row in ours[name].rows}
+        order = [re.sub(r"\s", "", method) for method in rows[title]]
+        assert [method for method in found if method in order] == order  # in the paper's order, too
+        for method, figures in rows[title].items():
+            assert found[re.sub(r"\s", "", method)] == figures, method
+
+
+def test_table_1_is_as_printed(shared):
+    text = (shared.parent / "paper" / "ilgnet.txt").read_text()
+    table = report_tables.parameters_table([])
+    for row in table.rows:
+        first, rest = row[0].text.split("_")[0], row[0].text.split("_")[-1]
+        printed = re.search(rf"^{first}(?:_ ?{rest})? (\S+) (\S+) (\S+)$", text, re.M).groups()
+        assert [p.strip('"') for p in printed] == [
+            c.text if not c.numbers else f"{c.numbers[0]:.5f}".rstrip("0").rstrip(".") for c in row[1:4]]
+
+
+def test_table_1_has_the_runs_own_solver(tmp_path):
+    start = "I1123 10:00:00.0 1 solver.cpp:44] Initializing solver from parameters: \n"
+    for name, text in (("good", "base_lr: 0.02\nlr_policy: \"fixed\"\n"), ("fork", "base_lr: 1\nnew_field: 3\n")):
+        log = write_log(tmp_path / f"{name}.log", [1])
+        log.write_text(start + text + log.read_text())
+    out = tmp_path / "r.html"
+    assert report_tool.main(["--run", str(tmp_path / "good.log"), "--run", str(tmp_path / "fork.log"), "--out",
+                             str(out)]) == 0
+    rows = {r[0]: r[1:] for r in csv.reader(io.StringIO((tmp_path / "r_table1.csv").read_text()))}
+    assert rows["parameter"][-1] == "run good" and rows["base_lr"][-1] == "0.02" and rows["lr_policy"][-1] == "fixed"
+    assert rows["stepsize"][-1] == "–" and "The solver of run fork was not understood" in out.read_text()
+
+
+def test_table_4_from_a_benchmark(tmp_path):
+    row = {"variant": "full", "batch": 16, "engine": "torchcaffe", "trunk": "finetune"}
+    rows = [dict(row, task="train", median_s=0.2), dict(row, task="test", median_s=0.16),
+            dict(row, task="test1", batch=1, median_s=0.02), dict(row, task="test", engine="bvlc", median_s=9)]
+    machine = {"cpu": "x", "threads": 2, "gpu": None, "sgemm_flops": 1e11, "copy_bytes_per_s": 1e10}
+    evaluation.write_json(tmp_path / "b.json", {"machine": machine, "rows": rows})
+    out = tmp_path / "r.html"
+    assert report_tool.main(["--benchmark", str(tmp_path / "b.json"), "--out", str(out)]) == 0
+    # 475,000 iterations of 48 photos at 0.2 s for 16
+    assert "Full GoogLeNetV1-BN,82.36,not run,16,3.29861,0.84,0.02,0.01" in (tmp_path / "r_table4.csv").read_text()
+    (tmp_path / "b.json").write_text("[]")
+    with pytest.raises(CaffeError, match="not a result of tools/benchmark.py"):
+        report_tool.main(["--benchmark", str(tmp_path / "b.json")])
+
+
+def test_runs_of_one_group_give_mean_and_spread(tmp_path):
+    paths = []
+    for i, accuracy in enumerate((0.8, 0.81, 0.85)):
+        result = {"kind": "evaluation", "name": f"seed{i}", "group": "v1bn", "dataset": "ava2", "variant": "v1bn",
+                  "title": "ILGNet-Inc.V1-BN", "result": {"accuracy": metrics.proportion(int(accuracy * 1000), 1000)}}
+        evaluation.write_json(tmp_path / f"{i}.json", result)
+        paths += ["--eval", str(tmp_path / f"{i}.json")]
+    assert report_tool.main([*paths, "--out", str(tmp_path / "r.html")]) == 0
+    cells = (tmp_path / "r_table3.csv").read_text().split("ILGNet-Inc.V1-BN,")[1].split("\n")[0].split(",")
+    assert cells[:4] == ["85.5", "82", "80", "85"] and cells[4] == "–"  # no 50 batches: no such mean
+    assert "82.00 ± 2.65 % (3 runs, 80.00 – 85.00 %)" in (tmp_path / "r.md").read_text()
+    evaluation.write_json(tmp_path / "2.json", dict(result, title="ILGNet-Inc.V3"))
+    with pytest.raises(CaffeError, match="group 'v1bn': its evaluations differ in title"):
+        report_tool.main([*paths, "--out", str(tmp_path / "r.html")])
+
+
+def test_a_ranking_has_correlations_and_no_accuracy(tmp_path):
+    result = {"kind": "evaluation", "name": "ranked", "dataset": "ava2", "result": {
+        "n": 7, "accuracy": None, "auc": 0.9, "spearman": 0.81, "pearson": 0.75}}
+    evaluation.write_json(tmp_path / "e.json", result)
+    assert report_tool.main(["--eval", str(tmp_path / "e.json"), "--out", str(tmp_path / "r.html")]) == 0
+    rows = dict(csv.reader(io.StringIO((tmp_path / "r_results.csv").read_text())))
+    assert rows["Spearman's correlation with the votes"] == "0.81" and rows["whole test set"] == "not run"
+    assert rows["photos tested"] == "7" and "earth mover's distance from the votes" not in rows
+
+
+def test_markdown_and_csv(tmp_path):
+    out = make(tmp_path)
+    text = out.with_suffix(".md").read_text()
+    for name in re.findall(r"\]\(([^)]+)\)", text):
+        assert (tmp_path / name).is_file(), name
+    assert "| ILGNet-Inc.V1-BN | 81.68 % | 75.00 % (30.1 % – 95.4 %) |" in text
+    rows = list(csv.reader(io.StringIO((tmp_path / "report_table2.csv").read_text())))
+    assert len({len(row) for row in rows}) == 1
+    assert rows[0][:5] == ["method", "δ = 0: paper", "here, whole test set", "here, whole test set, from",
+                           "here, whole test set, to"]
+    assert next(r for r in rows if r[0] == "ILGNet-Inc.V1-BN")[1:3] == ["81.68", "75"]
+
+
+def test_synthetic_labels_are_announced(tmp_path):
+    write_log(tmp_path / "run.log", [1])
+    assert "Synthetic labels" in make(tmp_path, "--synthetic").read_text()
+    path = write_result(tmp_path, synthetic="demo")
+    assert report_tool.main(["--eval", str(path), "--out", str(tmp_path / "x.html")]) == 0
+    assert "Synthetic labels" in (tmp_path / "x.html").read_text()
+
+
+def test_refusals(tmp_path):
+    log = str(write_log(tmp_path / "run.log", [1]))
+    with pytest.raises(CaffeError, match="two runs have one name"):
+        report_tool.main(["--run", log, "--run", log])
+    with pytest.raises(CaffeError, match="nothing to report"):
+        report_tool.main([])
+    for text, message in (("{}", "not a result of tools/evaluate.py"), ("{", "not JSON")):
+        (tmp_path / "x.json").write_text(text)
+        with pytest.raises(CaffeError, match=message):
+            report_tool.main(["--eval", str(tmp_path / "x.json")])
+    (tmp_path / "r.csv").write_text("key,label,p_high\na,b\n")
+    with pytest.raises(CaffeError, match=r"r\.csv: line 2"):
+        evaluation.read_csv(tmp_path / "r.csv")
+
+
+def test_released_logs_beside_their_baseline(shared, tmp_path):
+    found = [evaluation.from_log(shared / "ava" / "results" / f"{name}_result.txt") for name in ("AVA1", "AVA2")]
+    text = ["\n".join(evaluation.lines(f["result"])) for f in found]
+    assert "81.68%  (95% interval 80.12 to 83.15, 2500 photos)" in text[0] and "80.00%" in text[0]
+    assert "whole test set     not in this log: 2500 of 20000 photos were tested" in text[0]
+    assert "85.50%  (95% interval 84.03 to 86.85, 2400 photos)" in text[1] and "50.21%" in text[1]
+    for name, f in zip(("a1", "a2"), found):
+        evaluation.write_json(tmp_path / f"{name}.json", {"kind": "evaluation", "name": name, **f})
+    assert report_tool.main(["--eval", str(tmp_path / "a1.json"), "--eval", str(tmp_path / "a2.json"), "--out",
+                             str(tmp_path / "r.html")]) == 0
+    rows = {r[0]: r[1:] for r in csv.reader(io.StringIO((tmp_path / "r_results.csv").read_text()))}
+    assert rows["whole test set"][0] == rows["whole test set"][3] == "not run"
+    fifty = [float(v) for v in rows["first 50 batches, as the authors tested"]]
+    assert np.round(fifty, 2).tolist() == [81.68, 80.12, 83.15, 85.5, 84.03, 86.85]
+    assert rows["always the commoner class"][0] == "80"
+
+
+def test_plot_log(tmp_path):
+    log = write_log(tmp_path / "run.log", [1, 0.5])
+    assert plot_log.main([str(log)]) == 0
+    assert sorted(p.name for p in tmp_path.glob("*.svg")) == [
+        "run_test_accuracy.svg", "run_test_loss.svg", "run_train_loss.svg"]
+
+
+def test_plots_are_reproducible_and_take_bad_values():
+    curve = plots.Curve("x", np.arange(50), np.where(np.arange(50) % 7, 1.0, np.nan), smooth=5)
+    first, again = (plots.curves([curve], "loss", (0.5, "baseline")) for _ in range(2))
+    assert first == again and first.light != first.dark
+    plots.curves([plots.Curve("nan", np.arange(3), np.full(3, np.inf))], "loss")
+
+
+def test_smoothed_is_the_trailing_mean():
+    values = np.array([1.0, np.nan, 3, 5, 7])
+    np.testing.assert_allclose(plots.smoothed(values, 2), [1, 1, 3, 4, 6])
+    assert np.isnan(plots.smoothed(np.array([np.nan]), 3)[0])
+
+
+def test_numbers_for_people():
+    assert html.percent(0.8168) == "81.68 %" and html.percent(None) == "–" and html.number(float("nan")) == "–"
+
+
+def test_runs_of_several_logs_share_a_plot(tmp_path):
+    runs = report.read_runs([f"a={write_log(tmp_path / 'a.log', [1])}", f"b={write_log(tmp_path / 'b.log', [2])}"])
+    assert [name for name, _, _ in report.run_plots(runs, [])] == ["train_loss", "test_loss", "test_accuracy"]
+    assert isinstance(runs[0].log, caffe_log.CaffeLog) and report.run_facts(runs[0])["best_accuracy"] == 0.5
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine")
+def test_fits_a_phone_and_a_desk_in_a_browser(tmp_path):
+    """No sideways scrolling, no console message, no request to any network, at 390 and 1280 pixels."""
+    out = make(tmp_path)
+    widths = (390, 1280)
+    # The page lets no script run, so a page around it measures: its frames have the screens' widths.
+    frames = "".join(f"<iframe src='{out.name}' style='width:{w}px;height:900px;border:0'></iframe>" for w in widths)
+    around = tmp_path / "around.html"
+    around.write_text(frames + "<img src='http://127.0.0.1:9/control.png'><script>onload=()=>{document.title=[...document.querySelectorAll('iframe')].map(f=>"
+                      "f.contentDocument.documentElement).map(d=>d.scrollWidth+' '+d.clientWidth).join(' ')}</script>")
+    requests = tmp_path / "requests.json"
+    done = subprocess.run(
+        ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync", "--no-first-run", f"--log-net-log={requests}",
+         "--allow-file-access-from-files", "--enable-logging=stderr", "--dump-dom", "--virtual-time-budget=5000",
+         "--window-size=1400,1000", f"--user-data-dir={tmp_path / 'profile'}", around.as_uri()],
+        capture_output=True, text=True, timeout=300)
+    title = re.search(r"<title>([\d ]+)</title>", done.stdout)
+    assert title, done.stderr[-500:]
+    measured = list(map(int, title.group(1).split()))
+    for width, content, visible in zip(widths, measured[::2], measured[1::2]):
+        assert content <= visible and width - 20 <= visible <= width  # less the scroll bar
+    assert len(measured) == 4 and "CONSOLE" not in done.stderr
+    # Chromium's own requests have no origin; the page around asks for one picture, so that a request would be seen
+    asked = [line for line in requests.read_text().splitlines()
+             if re.search(r'"url":"(http|ws)', line) and re.search(r'"initiator":"(?!not an origin)', line)]
+    assert asked and all("127.0.0.1:9/control.png" in line for line in asked)

@@ -1,0 +1,214 @@
+"""A run that goes on from a snapshot is bit for bit the run that was never interrupted (torchcaffe/resume.py)."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import cv2
+import h5py
+import lmdb
+import numpy as np
+import pytest
+
+from torchcaffe import files, resume
+from torchcaffe.errors import CaffeError
+from torchcaffe.proto import caffe_pb2
+
+caffe = pytest.importorskip("torchcaffe")
+pytest.importorskip("torch")
+
+LMDB = """layer { name: "data" type: "Data" top: "data" top: "label" include { phase: %s }
+  transform_param { crop_size: 9 mirror: true }
+  data_param { source: "lmdb" batch_size: 4 backend: LMDB } }
+"""
+IMAGES = """layer { name: "data" type: "ImageData" top: "data" top: "label"
+  transform_param { crop_size: 9 mirror: true }
+  image_data_param { source: "list.txt" batch_size: 4 shuffle: true rand_skip: 3 } }
+"""
+HDF5 = """layer { name: "data" type: "HDF5Data" top: "data" top: "label"
+  hdf5_data_param { source: "h5.txt" batch_size: 4 shuffle: true } }
+"""
+WINDOWS = """layer { name: "data" type: "WindowData" top: "data" top: "label"
+  transform_param { crop_size: 9 mirror: true }
+  window_data_param { source: "windows.txt" batch_size: 4 fg_threshold: 0.5 bg_threshold: 0.5 fg_fraction: 0.5 } }
+"""
+DUMMY = """layer { name: "data" type: "DummyData" top: "data" top: "label" dummy_data_param {
+  shape { dim: 4 dim: 3 dim: 9 dim: 9 } shape { dim: 4 }
+  data_filler { type: "gaussian" } data_filler { type: "constant" value: 1 } } }
+"""
+NET = """layer { name: "conv" type: "Convolution" bottom: "data" top: "conv"
+  convolution_param { num_output: 5 kernel_size: 3 weight_filler { type: "xavier" } } }
+layer { name: "bn" type: "BatchNorm" bottom: "conv" top: "conv" }
+layer { name: "drop" type: "Dropout" bottom: "conv" top: "conv" }
+layer { name: "ip" type: "InnerProduct" bottom: "conv" top: "ip"
+  inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }
+"""
+RECURRENT = """layer { name: "data" type: "DummyData" top: "x" top: "cont" top: "wanted" dummy_data_param {
+  shape { dim: 3 dim: 2 dim: 4 } shape { dim: 3 dim: 2 } shape { dim: 3 dim: 2 dim: 5 }
+  data_filler { type: "gaussian" } data_filler { type: "constant" value: 1 } data_filler { type: "gaussian" } } }
+layer { name: "lstm" type: "LSTM" bottom: "x" bottom: "cont" top: "y"
+  recurrent_param { num_output: 5 weight_filler { type: "uniform" min: -0.1 max: 0.1 } } }
+layer { name: "loss" type: "EuclideanLoss" bottom: "y" bottom: "wanted" top: "loss" }
+"""
+NETS = {"lmdb": LMDB % "TRAIN" + LMDB % "TEST" + NET, "images": IMAGES + NET, "hdf5": HDF5 + NET,
+        "windows": WINDOWS + NET, "dummy": DUMMY + NET, "recurrent": RECURRENT}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """11 photos as an LMDB, a list, HDF5 and windows: no multiple of a batch."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.RandomState(1)
+    photos = rng.randint(0, 256, (11, 12, 12, 3), np.uint8)
+    with lmdb.open("lmdb", map_size=1 << 22) as environment, environment.begin(write=True) as transaction:
+        for i, photo in enumerate(photos):
+            datum = caffe_pb2.Datum(channels=3, height=12, width=12, label=i % 3)
+            datum.data = photo.transpose(2, 0, 1).tobytes()
+            transaction.put(f"{i:08d}".encode(), datum.SerializeToString())
+    for i, photo in enumerate(photos):
+        cv2.imwrite(f"{i}.png", photo)
+    Path("list.txt").write_text("".join(f"{i}.png {i % 3}\n" for i in range(11)))
+    Path("windows.txt").write_text("".join(
+        f"# {i}\n{i}.png\n3\n12\n12\n2\n1 0.9 1 1 8 9\n0 0.1 0 2 7 11\n" for i in range(11)))
+    for part in range(2):
+        with h5py.File(f"{part}.h5", "w") as file:
+            file["data"] = rng.standard_normal((7, 3, 9, 9)).astype(np.float32)
+            file["label"] = rng.randint(0, 3, 7).astype(np.float32)
+    Path("h5.txt").write_text("0.h5\n1.h5\n")
+    return tmp_path
+
+
+def solver(net: str, prefix: str, **more):
+    """A solver of NETS[net] with dropout, momentum and a smoothed loss."""
+    text = {"base_lr": 0.01, "momentum": 0.9, "lr_policy": '"step"', "stepsize": 5, "gamma": 0.5, "random_seed": 7,
+            "average_loss": 3, "snapshot_prefix": f'"{prefix}"', "max_iter": 100, **more}
+    if net == "lmdb":
+        text |= {"test_iter": 2, "test_interval": 4, "test_initialization": "false"}
+    Path("net.prototxt").write_text(NETS[net])
+    Path("solver.prototxt").write_text('net: "net.prototxt"\n' + "".join(f"{k}: {v}\n" for k, v in text.items()))
+    return caffe.get_solver("solver.prototxt")
+
+
+def weights(made) -> list[np.ndarray]:
+    return [blob.data.copy() for blobs in made.net.params.values() for blob in blobs]
+
+
+@pytest.mark.parametrize("net", sorted(NETS))
+@pytest.mark.parametrize("type_, form", [("SGD", "BINARYPROTO"), ("Adam", "HDF5")])
+def test_a_resumed_run_is_the_uninterrupted_one(net, type_, form, folder):
+    more = {"type": f'"{type_}"', "snapshot_format": form, **({"momentum2": 0.99} if type_ == "Adam" else {})}
+    whole = solver(net, "whole", **more)
+    whole.step(6)
+    whole.snapshot()
+    losses = []
+    for _ in range(7):
+        whole.step(1)
+        losses.append(float(whole.net.blobs["loss"].data))
+    caffe.set_random_seed(99)  # a new process has another past
+    state = "whole_iter_6.solverstate" + (".h5" if form == "HDF5" else "")
+    again = solver(net, "again", random_seed=8, **{k: v for k, v in more.items()})
+    again.restore(state)
+    for loss in losses:
+        again.step(1)
+        assert float(again.net.blobs["loss"].data) == loss
+    for ours, wanted in zip(weights(again), weights(whole)):
+        np.testing.assert_array_equal(ours, wanted)
+    again.snapshot(), whole.snapshot()
+    for (name, ours), wanted in zip(*(resume.read(f"{p}_iter_13.resume.npz")[1].items() for p in ("again", "whole"))):
+        np.testing.assert_array_equal(ours, wanted[1], err_msg=name)
+
+
+def test_the_smoothed_loss_goes_on(folder, capfd):
+    """Run on its own, a window starts anew with every call of step; resumed, it goes on in the run that was cut."""
+    one = solver("lmdb", "one", max_iter=9, snapshot=5, display=1)
+    one.solve()
+
+    def shown() -> list[str]:
+        return re.findall(r"iter/s.*loss = (\S+)", capfd.readouterr().err)
+
+    wanted = shown()
+    two = solver("lmdb", "one", max_iter=9, display=1)
+    two.solve("one_iter_5.solverstate")
+    assert len(wanted) == 9 and shown() == wanted[5:]
+
+
+def test_without_the_extra_state_as_bvlc_does(folder):
+    made = solver("lmdb", "x")
+    first = []
+    for _ in range(2):
+        made.step(1)
+        first.append(made.net.blobs["label"].data.tolist())
+    made.snapshot()
+    Path("x_iter_2.resume.npz").unlink()
+    again = solver("lmdb", "x")
+    again.restore("x_iter_2.solverstate")
+    again.step(1)
+    assert again.net.blobs["label"].data.tolist() == first[0]
+
+
+def test_extra_state_of_another_snapshot_is_left_alone(folder, capfd):
+    made = solver("lmdb", "x")
+    made.step(2)
+    made.snapshot()
+    made.step(1)
+    made.snapshot()
+    shutil.copy("x_iter_2.resume.npz", "x_iter_3.resume.npz")
+    again = solver("lmdb", "y")
+    again.restore("x_iter_3.solverstate")
+    assert "is of another snapshot" in capfd.readouterr().err
+    again.step(1)
+    assert again.net.blobs["label"].data.tolist() == [0, 1, 2, 0]
+
+
+@pytest.mark.parametrize("harm, says", [
+    (lambda d: (d / "x_iter_2.resume.npz").write_bytes(b"PK no zip"), "x_iter_2.resume.npz: not the extra state"),
+    (lambda d: (d / "x_iter_2.resume.npz").write_bytes((d / "x_iter_2.resume.npz").read_bytes()[:-300]), "damaged"),
+    (lambda d: np.savez(d / "x_iter_2.resume.npz", about=np.array([{}], object)), "not the extra state"),
+    (lambda d: np.savez(d / "x_iter_2.resume.npz", about=np.array('{"format": 9}')), "format 9"),
+])
+def test_bad_extra_state(harm, says, folder):
+    made = solver("lmdb", "x")
+    made.step(2)
+    made.snapshot()
+    assert resume.whole("x_iter_2.solverstate") == ""
+    harm(folder)
+    assert says in resume.whole("x_iter_2.solverstate")
+    with pytest.raises(CaffeError, match=says):
+        solver("lmdb", "y").restore("x_iter_2.solverstate")
+
+
+def test_a_damaged_snapshot_is_found(folder):
+    made = solver("lmdb", "x")
+    made.step(2)
+    made.snapshot()
+    model = folder / "x_iter_2.caffemodel"
+    data = bytearray(model.read_bytes())
+    data[len(data) // 2] ^= 1
+    model.write_bytes(data)
+    assert "x_iter_2.caffemodel: not what x_iter_2.resume.npz says" in resume.whole("x_iter_2.solverstate")
+    model.unlink()
+    assert "x_iter_2.caffemodel" in resume.whole("x_iter_2.solverstate")
+    Path("x_iter_2.resume.npz").unlink()
+    assert "x_iter_2.caffemodel" in resume.whole("x_iter_2.solverstate")
+
+
+def test_the_record_that_was_next_is_gone(folder):
+    made = solver("lmdb", "x")
+    made.step(1)
+    made.snapshot()
+    del made
+    with lmdb.open("lmdb", map_size=1 << 22) as environment, environment.begin(write=True) as transaction:
+        transaction.delete(b"00000004")
+    with pytest.raises(CaffeError, match="x_iter_1.resume.npz: LMDB lmdb: no record '00000004'"):
+        solver("lmdb", "y").restore("x_iter_1.solverstate")
+
+
+def test_bvlc_reads_the_two_files_as_ever(folder):
+    made = solver("lmdb", "x")
+    made.step(1)
+    made.snapshot()
+    state = files.read_solverstate("x_iter_1.solverstate")
+    assert state.iter == 1 and state.learned_net == "x_iter_1.caffemodel"
