@@ -7,12 +7,11 @@ import multiprocessing
 import os
 import threading
 
+import lmdb
 import pytest
 
 from torchcaffe import db
 from torchcaffe.errors import CaffeError
-
-lmdb = pytest.importorskip("lmdb")
 
 
 def make(folder, records):
@@ -97,6 +96,28 @@ def test_threads_and_forks(folder):
     child.join()
     assert child.exitcode == 0
     reader.close()
+
+
+def test_opening_while_another_thread_lets_go(folder):
+    """A reader must never be given the environment that is being closed with its last one."""
+    failures = []
+
+    def come_and_go():
+        try:
+            for _ in range(300):
+                reader = db.LmdbReader(folder)
+                assert reader.next()[0] == KEYS[0]
+                del reader  # without close
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=come_and_go) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures, failures[0]
+    assert not db._environments
 
 
 def test_errors_name_the_folder(folder, tmp_path):

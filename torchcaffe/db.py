@@ -7,19 +7,19 @@ import threading
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Union
+from typing import Union
 
 from torchcaffe.errors import CaffeError
 
 PathLike = Union[str, "os.PathLike[str]"]
 
 # A train and a test net may read one database, and python-lmdb refuses to open a path twice in one process.
-_environments: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
-_lock = threading.Lock()
+_environments: dict[str, _Environment] = {}
+_lock = threading.RLock()  # a reader that is garbage may be let go of at any point of the thread that holds it
 
 
 class _Environment:
-    """An lmdb.Environment that closes when its last reader lets go of it."""
+    """An lmdb.Environment and who reads it; it closes with its last reader."""
 
     def __init__(self, path: str):
         import lmdb
@@ -27,13 +27,27 @@ class _Environment:
         # No lock file: the folder may be read-only, and a forked worker may go on reading. So nobody may write
         # to a database that is being read; our writer finishes a database elsewhere before it takes its name.
         self.lmdb = lmdb.open(path, readonly=True, lock=False, create=False)
+        self.path = path
+        self.readers: set[object] = set()
+        self.closed = False
 
-    def __del__(self) -> None:
-        if hasattr(self, "lmdb"):
-            self.lmdb.close()
+    def release(self, reader: object) -> None:
+        """Let go of the database on behalf of one reader."""
+        with _lock:
+            self.readers.discard(reader)
+            if not self.readers:
+                self.close()
+
+    def close(self) -> None:
+        """Close the database and forget it."""
+        self.closed = True
+        self.lmdb.close()
+        if _environments.get(self.path) is self:
+            del _environments[self.path]
 
 
-def _open(path: PathLike) -> _Environment:
+def _open(path: PathLike, reader: object) -> _Environment:
+    """The environment of a database, to be released on behalf of `reader`."""
     try:
         import lmdb
     except ImportError as error:
@@ -48,20 +62,28 @@ def _open(path: PathLike) -> _Environment:
         kind = "a LevelDB; only LMDB is read" if (folder / "CURRENT").exists() else "no LMDB: it holds no data.mdb"
         raise CaffeError(f"cannot open LMDB {path}: the folder is {kind}")
     with _lock:
-        environment = _environments.get(str(folder))
         try:
-            if environment is None:
-                # LMDB takes an empty file for a database yet to be made.
-                if data.stat().st_size == 0:
-                    raise CaffeError(f"cannot open LMDB {path}: data.mdb is empty")
-                environment = _Environment(str(folder))
-                pages = environment.lmdb.info()["last_pgno"] + 1
-                # LMDB maps the file: reading past its end would kill the process.
-                if pages * environment.lmdb.stat()["psize"] > data.stat().st_size:
-                    raise CaffeError(f"cannot open LMDB {path}: data.mdb is truncated")
-                _environments[str(folder)] = environment
+            while True:
+                environment = _environments.get(str(folder)) or _checked_environment(path, folder)
+                environment.readers.add(reader)
+                if not environment.closed:  # by the end of a garbage reader, just now
+                    return environment
         except (lmdb.Error, OSError) as error:
             raise CaffeError(f"cannot open LMDB {path}: {error}") from error
+
+
+def _checked_environment(path: PathLike, folder: Path) -> _Environment:
+    """A database opened anew, and entered in `_environments`."""
+    size = (folder / "data.mdb").stat().st_size
+    # LMDB takes an empty file for a database yet to be made.
+    if size == 0:
+        raise CaffeError(f"cannot open LMDB {path}: data.mdb is empty")
+    environment = _Environment(str(folder))
+    # LMDB maps the file: reading past its end would kill the process.
+    if (environment.lmdb.info()["last_pgno"] + 1) * environment.lmdb.stat()["psize"] > size:
+        environment.close()
+        raise CaffeError(f"cannot open LMDB {path}: data.mdb is truncated")
+    _environments[str(folder)] = environment
     return environment
 
 
@@ -74,7 +96,10 @@ class LmdbReader:
 
     def __init__(self, path: PathLike):
         self.path = path
-        self._environment = _open(path)
+        token = object()
+        self._environment = _open(path, token)
+        self._release = weakref.finalize(self, self._environment.release, token)
+        self._release.atexit = False  # other threads may still read then
         self._transaction = self._environment.lmdb.begin(buffers=False)
         self._count = self._transaction.stat()["entries"]
         self._cursor = self._transaction.cursor()
@@ -119,7 +144,7 @@ class LmdbReader:
         """Let go of the database; the environment closes with its last reader."""
         self._cursor.close()
         self._transaction.abort()
-        del self._environment
+        self._release()
 
     def __enter__(self) -> LmdbReader:
         return self
