@@ -59,12 +59,12 @@ def has_nccl() -> bool:
 
 class NCCL:
     """pycaffe's class for several GPUs. As in BVLC's CPU build it can be made and does nothing: it has no bcast and no
-    new_uid, and has_nccl() is False. Raises TypeError for other arguments than a solver and a uid."""
+    new_uid, and has_nccl() is False. Raises TypeError for other arguments than a solver (or None) and a uid."""
 
     def __init__(self, solver: Any, uid: str | bytes):
         from torchcaffe.solver import Solver
 
-        if not isinstance(solver, Solver) or not isinstance(uid, (str, bytes)):
+        if not isinstance(solver, (Solver, type(None))) or not isinstance(uid, (str, bytes)):
             raise TypeError(f"NCCL takes a solver and a uid, not {solver!r}, {uid!r}")
 
 
