@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
+import torchcaffe as caffe
 from tests.bvlc import compare
+from torchcaffe.ops import norm
 from torchcaffe.proto import caffe_pb2, parse_text
-
-caffe = pytest.importorskip("torchcaffe")
-torch = pytest.importorskip("torch")
-norm = pytest.importorskip("torchcaffe.ops.norm")
 
 SHAPE = (4, 3, 5, 7)
 

@@ -108,7 +108,7 @@ def test_a_crash_of_real_caffe_is_a_reason_and_the_next_job_runs():
 @live
 @pytest.mark.parametrize("name", ["sgd_momentum", "adam", "hdf5"])
 def test_real_caffe_goes_on_from_our_snapshot(name, tmp_path):
-    caffe = pytest.importorskip("torchcaffe")
+    import torchcaffe as caffe
     run_caffe.run_train(caffe, solvers.snapshot_job(name, str(tmp_path)))
     with Engine("bvlc") as engine:
         value, got = engine.call("train", solvers.resume_job(name, str(tmp_path)))

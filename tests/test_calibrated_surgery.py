@@ -8,16 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-caffe = pytest.importorskip("torchcaffe")
-pytest.importorskip("torch")
-
-from ilgnet import engine  # noqa: E402
-from prototxt import emit  # noqa: E402
-from tests.bvlc.compare import error  # noqa: E402
-from tools import surgery  # noqa: E402
-from torchcaffe import upgrade  # noqa: E402
-from torchcaffe.files import write_blobproto  # noqa: E402
-from torchcaffe.proto import format_text  # noqa: E402
+import torchcaffe as caffe
+from ilgnet import engine
+from prototxt import emit
+from tests.bvlc.compare import error
+from tools import surgery
+from torchcaffe import upgrade
+from torchcaffe.files import write_blobproto
+from torchcaffe.proto import format_text
 
 CROP, BATCH, COUNT = 96, 16, 32  # photos of each set: calibration and held out
 

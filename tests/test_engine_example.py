@@ -6,12 +6,11 @@ import importlib.util
 
 import numpy as np
 import pytest
+import torch
 
+import torchcaffe as caffe
 from tests.bvlc import compare
 from tests.conftest import ROOT
-
-caffe = pytest.importorskip("torchcaffe")
-torch = pytest.importorskip("torch")
 
 FOLDER = ROOT / "docs" / "examples"
 

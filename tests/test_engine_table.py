@@ -6,10 +6,8 @@ import re
 
 import pytest
 
+import torchcaffe as caffe
 from tests.bvlc import compare, engine_table, layers
-
-caffe = pytest.importorskip("torchcaffe")
-pytest.importorskip("torch")
 
 AGAIN = "python -m tests.bvlc.engine_table writes the table anew"
 

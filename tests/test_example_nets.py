@@ -15,7 +15,9 @@ FILLED = json.loads((GOLDENS / "filled.json").read_text())
 
 @pytest.fixture(scope="module")
 def caffe():
-    return pytest.importorskip("torchcaffe")
+    import torchcaffe as caffe
+
+    return caffe
 
 
 @pytest.mark.parametrize("name", example_nets.EXAMPLES)

@@ -63,7 +63,7 @@ def test_verdict():
 
 @pytest.mark.parametrize("variant", ["v1bn", "noinc", "v4"])
 def test_figure_2_has_every_layer_in_one_block(variant):
-    caffe = pytest.importorskip("torchcaffe")
+    import torchcaffe as caffe
     found = summary.summarize(caffe, upgrade.read_net(Path(emit.ROOT) / variant / "deploy.prototxt"), caffe.TEST)
     nodes = drawing.blocks(found, paper.labels(variant))
     titles = [node.lines[0] for node in nodes]

@@ -231,7 +231,6 @@ def released(source):
 @pytest.mark.parametrize("name", ["v0", "v1", "v1_double"])
 def test_converts_old_files(name, tmp_path, monkeypatch):
     """What real Caffe reads from an old file is what the converted one holds, in the current format."""
-    pytest.importorskip("torch")
     monkeypatch.setenv("GLOG_minloglevel", "2")
     net, source, target = tmp_path / "deploy.prototxt", GOLDENS / f"{name}.caffemodel", tmp_path / "ours.caffemodel"
     net.write_text(DEPLOY % 2)
@@ -249,7 +248,6 @@ def test_converts_old_files(name, tmp_path, monkeypatch):
 
 
 def test_refuses_weights_of_another_net(tmp_path, monkeypatch):
-    pytest.importorskip("torch")
     monkeypatch.setenv("GLOG_minloglevel", "2")
     (tmp_path / "v1").mkdir()
     net, source, target = tmp_path / "v1" / "deploy.prototxt", GOLDENS / "v1.caffemodel", tmp_path / "ours.caffemodel"

@@ -77,7 +77,7 @@ def test_blobs_in_the_net_are_not_written_twice(tmp_path):
 
 
 def h5_contents(path):
-    h5py = pytest.importorskip("h5py")
+    import h5py
     found = {}
     with h5py.File(path, "r") as file:
 
@@ -116,7 +116,6 @@ def test_hdf5_as_bvlc_lays_it_out(tmp_path):
 
 def test_hdf5_with_slashes_in_names(tmp_path):
     """BVLC cannot write those at all; ours nests groups."""
-    pytest.importorskip("h5py")
     one, two = np.ones((2, 3), np.float32), np.arange(4, dtype=np.float32)
     net = net_of(**{"a": 0, "a/b": 0, "c/d/e": 0, "bare": 0})
     files.write_caffemodel(tmp_path / "w.caffemodel.h5", net, {"a": [one], "a/b": [two, one], "c/d/e": [two]})
@@ -350,7 +349,7 @@ def test_every_truncation_is_an_error_or_shorter(tmp_path, name):
 
 
 def test_hdf5_damage(tmp_path):
-    h5py = pytest.importorskip("h5py")
+    import h5py
     path = tmp_path / "w.h5"
     with h5py.File(path, "w") as file:
         file.create_dataset("data/fc/0", shape=(1 << 15, 1 << 16), dtype="f4")  # 8 GB on paper, nothing on disk

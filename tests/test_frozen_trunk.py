@@ -8,13 +8,11 @@ import lmdb
 import numpy as np
 import pytest
 
-caffe = pytest.importorskip("torchcaffe")
-pytest.importorskip("torch")
-
-from prototxt import emit  # noqa: E402
-from solvers import table1  # noqa: E402
-from torchcaffe.files import write_blobproto  # noqa: E402
-from torchcaffe.proto import caffe_pb2, format_text  # noqa: E402
+import torchcaffe as caffe
+from prototxt import emit
+from solvers import table1
+from torchcaffe.files import write_blobproto
+from torchcaffe.proto import caffe_pb2, format_text
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ import pytest
 from ilgnet import gallery, html, photo_checks, picks, ranking
 from tests import chromium
 
-pytest.importorskip("websocket", reason="websocket-client is not installed")
 pytestmark = pytest.mark.skipif(chromium.PROGRAM is None, reason="no Chromium here")
 
 EVIL = "</script><script>document.title='run'</script><b onmouseover=alert(1)>.jpg"

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
+import torchcaffe as caffe
 from tests.bvlc import layers
 from tests.bvlc.make_shuffle_goldens import GOLDEN, ROW
 from tests.bvlc.run_caffe import run_layer
-
-caffe = pytest.importorskip("torchcaffe")
 
 
 def test_order_is_bvlcs(monkeypatch):

@@ -105,7 +105,7 @@ def test_oversample():
 
 
 def test_load_image(tmp_path):
-    cv2 = pytest.importorskip("cv2")
+    import cv2
     loaded = np.load(GOLDENS / "loaded.npz")
 
     def read(name, color=True):

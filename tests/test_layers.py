@@ -9,15 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+import torchcaffe as caffe
 from tests.bvlc import compare, layers
 from tests.bvlc.run_caffe import draw, draw_params, inside, run_layer, write_files
-
-torch = pytest.importorskip("torch")
-caffe = pytest.importorskip("torchcaffe")
-from torchcaffe.layer import TorchLayer, registry  # noqa: E402
-from torchcaffe.ops.hdf5 import LibcRand  # noqa: E402
-from torchcaffe.proto import caffe_pb2, parse_text  # noqa: E402
+from torchcaffe.layer import TorchLayer, registry
+from torchcaffe.ops.hdf5 import LibcRand
+from torchcaffe.proto import caffe_pb2, parse_text
 
 HERE = Path(__file__).resolve().parent / "bvlc"
 PLAIN = [row for row in layers.ROWS if not row.fails and row.bottoms and not row.reads and row.type != "Python"]

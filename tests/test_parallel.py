@@ -14,8 +14,6 @@ from tests.conftest import ROOT
 from torchcaffe import files
 from torchcaffe.proto import caffe_pb2
 
-pytest.importorskip("torch")
-
 NET = """layer { name: "data" type: "Data" top: "data" top: "label" include { phase: TRAIN }
   transform_param { scale: 0.01 } data_param { source: "lmdb" batch_size: %d backend: LMDB } }
 layer { name: "data" type: "Data" top: "data" top: "label" include { phase: TEST }

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 
+import torchcaffe as caffe
 from tests.bvlc import make_detector_goldens
 
-caffe = pytest.importorskip("torchcaffe")
 GOLDEN = Path(__file__).resolve().parent / "bvlc" / "goldens" / "detector.npz"
 
 

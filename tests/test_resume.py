@@ -12,12 +12,10 @@ import lmdb
 import numpy as np
 import pytest
 
+import torchcaffe as caffe
 from torchcaffe import files, resume
 from torchcaffe.errors import CaffeError
 from torchcaffe.proto import caffe_pb2
-
-caffe = pytest.importorskip("torchcaffe")
-pytest.importorskip("torch")
 
 LMDB = """layer { name: "data" type: "Data" top: "data" top: "label" include { phase: %s }
   transform_param { crop_size: 9 mirror: true }

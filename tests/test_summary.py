@@ -10,16 +10,14 @@ import cv2
 import numpy as np
 import pytest
 
-caffe = pytest.importorskip("torchcaffe")
-pytest.importorskip("torch")
-
-from ilgnet import drawing, engine, summary  # noqa: E402
-from prototxt import emit  # noqa: E402
-from prototxt.variants import VARIANTS  # noqa: E402
-from tools import summarize  # noqa: E402
-from torchcaffe import upgrade  # noqa: E402
-from torchcaffe.errors import CaffeError  # noqa: E402
-from torchcaffe.proto import caffe_pb2  # noqa: E402
+import torchcaffe as caffe
+from ilgnet import drawing, engine, summary
+from prototxt import emit
+from prototxt.variants import VARIANTS
+from tools import summarize
+from torchcaffe import upgrade
+from torchcaffe.errors import CaffeError
+from torchcaffe.proto import caffe_pb2
 
 ROOT = Path(__file__).resolve().parents[1]
 

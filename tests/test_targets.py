@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+import torchcaffe as caffe
 from data_prep import targets as labels
 from data_prep.ratings import Rating
 from ilgnet import engine, evaluation, metrics, votes
@@ -24,9 +25,6 @@ from torchcaffe.errors import CaffeError
 from torchcaffe.net_spec import NetSpec
 from torchcaffe.net_spec import layers as L
 from torchcaffe.proto import caffe_pb2, format_text
-
-caffe = pytest.importorskip("torchcaffe")
-pytest.importorskip("torch")
 
 GOLDENS = ROOT / "tests" / "bvlc" / "goldens" / "targets"
 LEARNED = [name for name, target in TARGETS.items() if target.label]

@@ -3,12 +3,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing import event_accumulator as reader
 
 from ilgnet import tensorboard
 from tools import log_to_tensorboard
 from torchcaffe.errors import CaffeError
-
-reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 
 
 def line(i, loss):

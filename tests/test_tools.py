@@ -84,7 +84,6 @@ def write_solver(folder, net="plain", lr=0.01, max_iter=30, mode="CPU"):
 @pytest.fixture(scope="module")
 def trained(folder):
     """Weights of plain after 30 iterations."""
-    pytest.importorskip("torch")
     assert train.main(["--solver", write_solver(folder, mode="GPU")]) == 0
     (folder / "first.log").write_text((folder / "run" / "x.log").read_text())
     return folder / "run" / "x_iter_30.caffemodel"
@@ -383,7 +382,7 @@ def test_visualize_takes_photos_without_labels(trained, folder):
 
 def test_tensorboard_reads_a_run(trained, folder):
     """TensorBoard's own reader finds what the log says, and NumPy's view of the weights."""
-    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    from tensorboard.backend.event_processing import event_accumulator as reader
     assert train.main(["--solver", write_solver(folder, max_iter=12), "--tensorboard"]) == 0
     found = reader.EventAccumulator(str(folder / "run" / "x_tensorboard"), {reader.HISTOGRAMS: 0}).Reload()
     tags = found.Tags()

@@ -18,7 +18,7 @@ def spec(tmp_path, mean=None, size=(224, 200)):
 
 
 def test_views_are_pycaffes_oversample(tmp_path):
-    io = pytest.importorskip("torchcaffe").io
+    from torchcaffe import io
     views = tta.Views(spec(tmp_path), "both").warped(RECORD)
     theirs = io.oversample([RECORD.transpose(1, 2, 0).astype(np.float32)], np.array([224, 200])).transpose(0, 3, 1, 2)
     assert views.shape == (10, 3, 224, 200)

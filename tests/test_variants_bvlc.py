@@ -8,13 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
+import torchcaffe as caffe
 from prototxt import emit
 from prototxt.variants import VARIANTS
 from tests.bvlc import compare, whole_nets
 from tests.conftest import ROOT
-
-caffe = pytest.importorskip("torchcaffe")
-pytest.importorskip("torch")
 
 GOLDENS = ROOT / "tests" / "bvlc" / "goldens" / "variants"
 SPREAD = json.loads((GOLDENS / "spread.json").read_text())
