@@ -210,16 +210,15 @@ class Net:
         return create(own, self.device)
 
     def _set_loss_weights(self, layer: Layer, lp: caffe_pb2.LayerParameter, tops: list[Blob]) -> None:
-        weights = list(lp.loss_weight)
+        # A loss without one has a single loss_weight, 1: with two tops BVLC then wants the other, too.
+        weights = list(lp.loss_weight) or [1.0] * layer.is_loss
         if weights and len(weights) != len(tops):
-            raise CaffeError(f"loss_weight: {len(weights)} given for {len(tops)} top(s): give none or one a top")
-        if not weights:
-            weights = [0.0] * len(tops)
-            if layer.is_loss and tops:
-                weights[0] = 1.0
-        layer.loss_weights = weights
+            given = f"{len(lp.loss_weight)} given" if lp.loss_weight else "none given"
+            alternative = "" if layer.is_loss else "none or "
+            raise CaffeError(f"loss_weight: {given} for {len(tops)} top(s): give {alternative}one a top")
+        layer.loss_weights = weights or [0.0] * len(tops)
         self._loss_tops.append([])
-        for index, (blob, weight) in enumerate(zip(tops, weights)):
+        for index, (blob, weight) in enumerate(zip(tops, layer.loss_weights)):
             if weight:
                 # As in BVLC the weight lives in the top's diff, where backward finds it.
                 blob.g = torch.full(blob.shape, weight, device=self.device)

@@ -222,7 +222,8 @@ class PReLU(TorchLayer):
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         self._check(bottom)
         filler = self.p.filler if self.p.HasField("filler") else caffe_pb2.FillerParameter(type="constant", value=0.25)
-        shape = () if self.p.channel_shared else bottom[0].shape[1:2]
+        channels = bottom[0].channels  # refuses more than four axes, as BVLC does
+        shape = () if self.p.channel_shared else (channels,)
         if not self.blobs:
             self.add_blob(shape, filler)
         if self.blobs[0].count != math.prod(shape):
