@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from torchcaffe import log
-from torchcaffe.errors import CaffeError
+from torchcaffe.errors import CaffeError, WorkerLost
 
 ENGINES = ("torch", "bvlc")
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,10 +79,13 @@ def run_elsewhere(engine: str, script: str, argv: list[str], quiet: bool = True)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         threads = int(os.environ.get("OPENBLAS_NUM_THREADS") or os.cpu_count() or 1)
-        return subprocess.call(command, env=bvlc.bvlc_env({"PYTHONPATH": str(ROOT)}, threads=threads, quiet=quiet),
+        code = subprocess.call(command, env=bvlc.bvlc_env({"PYTHONPATH": str(ROOT)}, threads=threads, quiet=quiet),
                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
     finally:
         signal.signal(signal.SIGINT, before)
+    if code < 0:
+        raise WorkerLost(f"real Caffe's process was ended by {signal.Signals(-code).name}")
+    return code
 
 
 def _has_pycaffe() -> bool:

@@ -75,7 +75,8 @@ class HDF5Data(Layer):
 
     def state(self) -> dict[str, np.ndarray]:
         at = np.array([self._file, self._row, self._offset])
-        return {"at": at, "files": self._file_order, "rows": self._row_order, "libc": np.array(_libc._state)}
+        order = {"files": self._file_order.copy(), "rows": self._row_order.copy()}  # which are shuffled where they are
+        return {"at": at, **order, "libc": np.array(_libc._state)}
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
         if len(state["files"]) != len(self._files):
