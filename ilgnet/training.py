@@ -82,6 +82,8 @@ def snapshots(prefix: str) -> list[Path]:
 
 def _numbered(prefix: str) -> list[tuple[int, Path]]:
     folder, name = Path(prefix).parent, Path(prefix).name
+    if not folder.is_dir():  # it has vanished: who writes there next says so
+        return []
     pattern = re.compile(re.escape(name) + r"_iter_(\d+)\.solverstate(\.h5)?")
     found = [(int(match.group(1)), path) for path in folder.iterdir() if (match := pattern.fullmatch(path.name))]
     return sorted(found, reverse=True)

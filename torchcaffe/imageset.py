@@ -25,7 +25,7 @@ from tqdm import tqdm
 from torchcaffe import log
 from torchcaffe.db import LmdbReader
 from torchcaffe.errors import CaffeError
-from torchcaffe.files import atomic, write_blobproto, write_bytes
+from torchcaffe.files import atomic, publish, write_blobproto, write_bytes
 from torchcaffe.lmdb_writer import BATCH, LmdbWriter, records, restore_unused_bytes
 from torchcaffe.proto import caffe_pb2
 
@@ -205,8 +205,7 @@ def convert_imageset(
             result.size, result.sha256 = (partial / "data.mdb").stat().st_size, sha256(partial / "data.mdb")
             write_bytes(partial / JOB, _json({"job": job, "result": asdict(result)}))
         (partial / FAULTS).unlink(missing_ok=True)
-        os.rename(partial, out)
-        _sync_folder(out.parent)
+        publish(partial, out)
     return _finished(out, job)
 
 
@@ -417,11 +416,3 @@ def _read_json(path: Path) -> dict:
         return json.loads(path.read_bytes())
     except (OSError, ValueError):
         return {}
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

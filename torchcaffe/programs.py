@@ -10,6 +10,7 @@ import numpy as np
 
 from torchcaffe import context, log, upgrade
 from torchcaffe.errors import CaffeError
+from torchcaffe.files import publish
 from torchcaffe.flags import Flag, describe, parse
 from torchcaffe.proto import caffe_pb2
 
@@ -185,7 +186,7 @@ def extract_features(argv: list[str]) -> int:
         if counts[index] % 1000:
             writers[index].commit()
         writers[index].close()
-        partial[index].rename(folders[index])
+        publish(partial[index], folders[index])
         log.error(
             "extract_features.cpp:176", f"Extracted features of {counts[index]} query images for feature blob {name}"
         )
