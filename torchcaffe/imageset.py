@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from torchcaffe import log
+from torchcaffe import log, pictures
 from torchcaffe.db import LmdbReader
 from torchcaffe.errors import CaffeError
 from torchcaffe.files import atomic, publish, write_blobproto, write_bytes
@@ -81,8 +81,9 @@ def decode_datum(datum: caffe_pb2.Datum) -> np.ndarray | None:
     """A Datum's C x H x W values: uint8, or float32 where it holds floats. None for a picture that does not decode."""
     if datum.encoded:
         # Like BVLC's DecodeDatumNative: as stored, so a grey JPEG has one channel.
-        picture = cv2.imdecode(np.frombuffer(datum.data, np.uint8), cv2.IMREAD_UNCHANGED)
-        if picture is None:
+        try:
+            picture = pictures.decode(datum.data, cv2.IMREAD_UNCHANGED)
+        except CaffeError:
             return None
         return picture[None] if picture.ndim == 2 else picture.transpose(2, 0, 1)
     values = np.frombuffer(datum.data, np.uint8) if datum.data else np.array(datum.float_data, np.float32)
@@ -128,16 +129,12 @@ class Options:
 def read_photo(path: Path, label: int, options: Options) -> tuple[bytes, str]:
     """A photo as a serialized Datum, and what is wrong with it ("": nothing). No bytes: it is unusable."""
     try:
-        fault = "cut short: the end is missing" if is_file_cut_short(path) else ""
         # As BVLC: three channels (or one), turned upright by EXIF's orientation. Not imdecode: of a JPEG that is cut
         # short it gives nothing, or something else than imread's picture with a grey rest.
-        picture = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE if options.gray else cv2.IMREAD_COLOR)
-    except OSError as error:
-        return b"", (error.strerror or str(error)).lower()
-    except cv2.error as error:  # more pixels than OpenCV takes
-        return b"", "not decoded: " + " ".join(str(error).split())
-    if picture is None:
-        return b"", "not a picture, or broken" if path.stat().st_size else "empty file"
+        picture = pictures.read(path, cv2.IMREAD_GRAYSCALE if options.gray else cv2.IMREAD_COLOR)
+        fault = "cut short: the end is missing" if is_file_cut_short(path) else ""
+    except CaffeError as error:
+        return b"", str(error)
     if options.resize:
         height, width = options.resize
         picture = cv2.resize(picture, (width, height))
@@ -232,7 +229,11 @@ def _convert(root: Path, photos: list[Photo], partial: Path, options: Options, w
 
     def read(number: int) -> tuple[int, bytes, str]:
         photo = photos[number]
-        return (number, *read_photo(root / photo.name, photo.label, options))
+        try:
+            path = pictures.inside(root, photo.name)
+        except CaffeError as error:
+            return number, b"", str(error)
+        return (number, *read_photo(path, photo.label, options))
 
     # Full-size pictures are kept few; small ones as many as are decoded while a transaction is written.
     ahead = min(32 * workers, 512) if options.resize or options.encode else 2 * workers
