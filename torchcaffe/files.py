@@ -7,11 +7,13 @@ cost no 600 MB; they are written field by field, so that no message of that size
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 import os
 import re
 import secrets
 import struct
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,6 +124,60 @@ def is_hdf5(path: PathLike) -> bool:
             return file.read(len(_HDF5_SIGNATURE)) == _HDF5_SIGNATURE
     except OSError as error:
         raise CaffeError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+# -- NumPy's files -------------------------------------------------------------------------------------------------
+
+
+def read_npy(path: PathLike) -> np.ndarray:
+    """The array of a .npy file. No pickle, and no memory for more than the file holds. Raises CaffeError."""
+    try:
+        with open(path, "rb") as file:
+            return _npy(file, os.fstat(file.fileno()).st_size)
+    except OSError as error:
+        raise CaffeError(f"cannot read {path}: {error.strerror or error}") from error
+    except _NOT_NUMPY as error:
+        raise CaffeError(f"{path}: not an array of NumPy's, or damaged: {_words(error)}") from error
+
+
+def read_npz(path: PathLike) -> dict[str, np.ndarray]:
+    """The arrays of a .npz file that np.savez wrote, which compresses nothing. As `read_npy`."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = {}
+            for entry in archive.infolist():
+                if entry.compress_type != zipfile.ZIP_STORED:
+                    raise ValueError(f"{entry.filename} is compressed")
+                with archive.open(entry) as file:
+                    found[entry.filename[: -len(".npy")]] = _npy(file, entry.file_size)
+            return found
+    except OSError as error:
+        raise CaffeError(f"cannot read {path}: {error.strerror or error}") from error
+    except (*_NOT_NUMPY, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise CaffeError(f"{path}: not arrays of NumPy's, or damaged: {_words(error)}") from error
+
+
+# What NumPy raises over a head that is none: it evaluates it as a literal.
+_NOT_NUMPY = (ValueError, TypeError, KeyError, EOFError, SyntaxError, RecursionError, MemoryError, AttributeError)
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _npy(file: Any, size: int) -> np.ndarray:
+    version = np.lib.format.read_magic(file)
+    read_head = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+    if read_head is None:
+        raise ValueError(f"version {version}")
+    shape, fortran, dtype = read_head(file)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects")
+    bytes_ = math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or bytes_ > size:
+        raise ValueError(f"its head says {shape} {dtype}, more than the file holds")
+    data = file.read(bytes_)
+    return np.frombuffer(data, dtype, math.prod(shape)).reshape(shape, order="F" if fortran else "C").copy()
 
 
 # -- BlobProto on the wire -----------------------------------------------------------------------------------------
@@ -494,6 +550,8 @@ def _hdf5(path: PathLike, mode: str) -> Iterator[Any]:
         raise CaffeError(f"{path}: HDF5 files need the h5py package") from error
     try:
         with h5py.File(str(path), mode) as file:
+            if mode == "r":
+                check_links(file)
             yield file
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, MemoryError) as error:
         text = " ".join(str(error).split())
@@ -514,12 +572,36 @@ def _write_hdf5(
 
 def _array(dataset: Any, limit: int) -> np.ndarray:
     """A dataset as float32. A few bytes can declare any size: `limit` bytes is what the file can hold at most."""
+    check_own(dataset)
     if dataset.dtype.kind not in "fiu":
         raise ValueError(f"{dataset.name} does not hold numbers")
     if dataset.size * dataset.dtype.itemsize > limit:
         raise ValueError(f"{dataset.name} says {dataset.size} values, more than the file can hold")
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(dataset[()], np.float32)
+
+
+def check_own(dataset: Any) -> None:
+    """ValueError for a dataset whose values are in other files: a file from a stranger must not name those to read."""
+    if dataset.external or dataset.is_virtual:
+        raise ValueError(f"{dataset.name} keeps its values in other files")
+
+
+def check_links(file: Any) -> None:
+    """ValueError where an HDF5 file links to another one."""
+    import h5py
+
+    def visit(group: Any, depth: int) -> None:
+        if depth > 32:
+            raise ValueError(f"groups are nested too deep at {group.name}")
+        for key in group:
+            link = group.get(key, getlink=True)
+            if isinstance(link, h5py.ExternalLink):
+                raise ValueError(f"{group.name}/{key} links to another file, {link.filename}")
+            if isinstance(link, h5py.HardLink) and group.get(key, getclass=True) is h5py.Group:
+                visit(group[key], depth + 1)
+
+    visit(file, 0)
 
 
 def _limit(path: PathLike) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,17 +95,16 @@ def write(solver: Solver, state_file: files.PathLike, written: dict[str, files.P
         np.savez(file, **arrays)
 
 
-def read(path: files.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def read(path: files.PathLike) -> tuple[dict[str, Any], Places]:
     """What `write` wrote: the description and the arrays. Raises CaffeError for anything else."""
+    arrays = files.read_npz(path)
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
         about = json.loads(str(arrays.pop("about")))
         if about["format"] != FORMAT:
             raise CaffeError(f"{path}: format {about['format']}, {FORMAT} expected")
         if not isinstance(about["iter"], int) or not isinstance(about["files"], dict):
             raise KeyError("iter")
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CaffeError(f"{path}: not the extra state of a snapshot, or damaged ({error})") from error
     return about, arrays
 
