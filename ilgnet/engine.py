@@ -96,7 +96,7 @@ def _has_pycaffe() -> bool:
     return True
 
 
-def without_data(net: Any, phase: int, batch: int = 1) -> Any:
+def without_data(net: Any, phase: int, batch: int = 1, source: str = "net") -> Any:
     """The net of one phase with its data layers replaced by Input layers, so that it loads without its LMDB.
 
     net: an upgraded NetParameter. A data layer's first top becomes (batch, 3, crop, crop), its others (batch,). A net
@@ -119,7 +119,7 @@ def without_data(net: Any, phase: int, batch: int = 1) -> Any:
             continue
         crop = layer.transform_param.crop_size or layer.memory_data_param.height
         if not crop:
-            raise CaffeError(f"layer '{layer.name}': transform_param.crop_size is not set, so the net's input size is "
+            raise CaffeError(f"{source}: layer '{layer.name}': transform_param.crop_size is not set, so its size is "
                              "unknown; give its deploy.prototxt")
         made = result.layer.add(name=layer.name, type="Input", top=layer.top)
         for i in range(len(layer.top)):
@@ -139,10 +139,13 @@ def prototxt_file(net: Any) -> Iterator[str]:
         yield path
 
 
-def make_net(caffe: Any, net: Any, phase: int) -> Any:
-    """A Net of `caffe` from a NetParameter."""
+def make_net(caffe: Any, net: Any, phase: int, source: str = "net") -> Any:
+    """A Net of `caffe` from a NetParameter; `source` names it in errors."""
     with prototxt_file(net) as path:
-        return caffe.Net(path, phase)
+        try:
+            return caffe.Net(path, phase)
+        except CaffeError as error:
+            raise CaffeError(str(error).replace(path, source)) from None
 
 
 def arrays(net: Any) -> dict[str, list[np.ndarray]]:

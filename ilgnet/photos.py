@@ -35,7 +35,7 @@ def decode(key: str, value: bytes, where: Path | str) -> tuple[int, np.ndarray]:
             raise CaffeError(f"{where}: record '{key}': its encoded photo is broken: {error}") from None
         return datum.label, image.transpose(2, 0, 1)
     shape = (datum.channels, datum.height, datum.width)
-    if len(datum.data) != int(np.prod(shape)) or datum.channels != 3:
+    if min(shape) < 1 or len(datum.data) != shape[0] * shape[1] * shape[2] or datum.channels != 3:
         raise CaffeError(f"{where}: record '{key}': {len(datum.data)} bytes do not make a 3-channel photo of {shape}")
     return datum.label, np.frombuffer(datum.data, dtype=np.uint8).reshape(shape)
 

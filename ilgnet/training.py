@@ -101,19 +101,24 @@ def newest_snapshot(prefix: str, terminal: IO[str]) -> str | None:
 
 
 def remove_old_snapshots(prefix: str, keep: int, done: int) -> None:
-    """Leave the newest `keep` snapshots up to iteration `done`: solverstate, caffemodel and extra state of each other
-    one before it go. Those after it are not of this run, which fell back behind them."""
+    """Leave the newest `keep` snapshots up to iteration `done`: solverstate, caffemodel and extra states (of several
+    processes each has one) of those before go. Those after it are not of this run, which fell back behind them."""
     for number, path in _numbered(prefix):
         if number > done:
             continue
         keep -= 1
         if keep >= 0:
             continue
-        stem = path.name[: path.name.index(".solverstate")]
-        model = path.with_name(path.name.replace(".solverstate", ".caffemodel"))
-        extra = path.parent.glob(glob.escape(stem) + ".resume*.npz")  # each process of several has one
-        for old in (path, *extra, model):  # what says that the others are there goes first
-            old.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)  # what says that the others are there goes first
+    folder, name = Path(prefix).parent, Path(prefix).name
+    for extra in folder.glob(glob.escape(name) + "_iter_*.resume*.npz"):
+        stem = extra.name[: extra.name.index(".resume")]
+        number = stem[len(name) + len("_iter_") :]
+        if number.isdigit() and int(number) <= done and not list(folder.glob(glob.escape(stem) + ".solverstate*")):
+            # Also those that a kill has left half written, or half removed: so the extra state goes last.
+            for model in (f"{stem}.caffemodel", f"{stem}.caffemodel.h5"):
+                (folder / model).unlink(missing_ok=True)
+            extra.unlink(missing_ok=True)
 
 
 class Stopped(Exception):

@@ -43,7 +43,7 @@ layer { name: "ip" type: "InnerProduct" bottom: "conv" top: "ip"
   inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }
 layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }
 """
-ITERATIONS = 60
+ITERATIONS = 30
 Job = Callable[[Path], int]
 
 
@@ -144,8 +144,8 @@ def contents(folder: Path) -> dict[str, bytes]:
     return found
 
 
-def kill(job: Job, work: Path, name: str, kills: int, seed: int) -> dict:
-    """Let one run end, kill `kills` others once each and start them again. Returns the figures."""
+def kill(job: Job, work: Path, name: str, kills: int, seed: int, until: float) -> dict:
+    """Let one run end, kill `kills` others once each, or until that time, and start them again. Returns the figures."""
     first = work / f"{name}-whole"
     first.mkdir()
     status, seconds = finished(job, first)
@@ -155,7 +155,7 @@ def kill(job: Job, work: Path, name: str, kills: int, seed: int) -> dict:
     draw = random.Random(seed)
     figures = {"kills": 0, "by_clock": 0, "at_a_write": 0, "same_bytes": 0, "lost": [], "seconds": round(seconds, 2)}
     attempt = 0
-    while figures["kills"] < kills:
+    while figures["kills"] < kills and time.monotonic() < until:
         folder = work / f"{name}-{attempt}"
         folder.mkdir()
         at_write = attempt % 2 == 1
@@ -228,22 +228,23 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, required=True, help="a folder with room; it is emptied first")
     parser.add_argument("--training", type=int, default=100, metavar="KILLS")
     parser.add_argument("--data", type=int, default=50, metavar="KILLS")
+    parser.add_argument("--minutes", type=float, default=1e6, help="end after so many, whatever the kills")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(argv)
     cv2.setNumThreads(0)  # a process that forks must have no threads
     shutil.rmtree(args.work, ignore_errors=True)
     args.work.mkdir(parents=True)
-    work, figures = args.work.resolve(), {}
+    work, figures, until = args.work.resolve(), {}, time.monotonic() + 60 * args.minutes
     if args.training:
         make_training(work)
-        figures["training"] = kill(training, work, "training", args.training, args.seed)
+        figures["training"] = kill(training, work, "training", args.training, args.seed, until)
         print("training", json.dumps(figures["training"]), flush=True)
         if os.geteuid() == 0 and sys.platform == "linux":
             figures.update(full_disk(work))
             print(json.dumps({k: figures[k] for k in ("full_disk", "folder_gone")}), flush=True)
     if args.data:
         make_photos(work)
-        figures["data"] = kill(preparation, work, "data", args.data, args.seed)
+        figures["data"] = kill(preparation, work, "data", args.data, args.seed, until)
         print("data", json.dumps(figures["data"]), flush=True)
     (work / "crash.json").write_text(json.dumps(figures, indent=1) + "\n")
     lost = any(figures[name]["lost"] for name in ("training", "data") if name in figures)

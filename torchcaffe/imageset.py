@@ -28,6 +28,7 @@ from torchcaffe.errors import CaffeError
 from torchcaffe.files import atomic, publish, write_blobproto, write_bytes
 from torchcaffe.lmdb_writer import BATCH, LmdbWriter, records, restore_unused_bytes
 from torchcaffe.proto import caffe_pb2
+from torchcaffe.transform import datum_image, parse_datum
 
 JOB = "imageset.json"  # in the LMDB's folder: what was asked, and what came of it
 FAULTS = "faults.jsonl"  # there while it is written: photos left out or damaged so far
@@ -75,21 +76,6 @@ def encode_datum(picture: np.ndarray, label: int) -> bytes:
     datum = caffe_pb2.Datum(channels=channels, height=height, width=width, label=label, encoded=False)
     datum.data = np.ascontiguousarray(planes).tobytes()
     return datum.SerializeToString()
-
-
-def decode_datum(datum: caffe_pb2.Datum) -> np.ndarray | None:
-    """A Datum's C x H x W values: uint8, or float32 where it holds floats. None for a picture that does not decode."""
-    if datum.encoded:
-        # Like BVLC's DecodeDatumNative: as stored, so a grey JPEG has one channel.
-        try:
-            picture = pictures.decode(datum.data, cv2.IMREAD_UNCHANGED)
-        except CaffeError:
-            return None
-        return picture[None] if picture.ndim == 2 else picture.transpose(2, 0, 1)
-    values = np.frombuffer(datum.data, np.uint8) if datum.data else np.array(datum.float_data, np.float32)
-    if values.size != datum.channels * datum.height * datum.width:
-        return None
-    return values.reshape(datum.channels, datum.height, datum.width)
 
 
 def is_cut_short(data: bytes) -> bool:
@@ -154,10 +140,16 @@ def read_photo(path: Path, label: int, options: Options) -> tuple[bytes, str]:
 def read_list(path: Path | str) -> list[Photo]:
     """convert_imageset's list: a file name and a label (a whole number) a line, parted by the last space."""
     photos = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig").splitlines(), 1):
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise CaffeError(f"{path}: not a text file (byte {error.start} is not UTF-8)") from None
+    for number, line in enumerate(lines, 1):
         name, _, word = line.rstrip().rpartition(" ")
         try:
             photos.append(Photo(name, int(word)))
+            if not -(1 << 31) <= photos[-1].label < 1 << 31:  # a Datum holds no more
+                name = ""
         except ValueError:
             name = ""
         if not name:
@@ -312,18 +304,18 @@ def compute_image_mean(lmdb: Path | str, workers: int | None = None) -> np.ndarr
     """The mean of an LMDB's Datums, float32, C x H x W: summed in float32 in key order, as BVLC does (a sum above 2^24,
     so beyond 65,793 bright pictures, loses digits; so did the released means)."""
 
-    def read(record: tuple[bytes, bytes]) -> tuple[bytes, np.ndarray | None]:
-        key, value = record
-        return key, decode_datum(caffe_pb2.Datum.FromString(value))
+    def read(record: tuple[bytes, bytes]) -> tuple[str, np.ndarray]:
+        where = f"{lmdb}: record {record[0].decode(errors='replace')}"
+        try:
+            return where, datum_image(parse_datum(record[1]))
+        except CaffeError as error:
+            raise CaffeError(f"{where}: {error}") from None
 
     workers = workers or os.cpu_count() or 1
     total: np.ndarray | None = None
     number = 0
     with progress_of(_entries(lmdb), f"mean of {Path(lmdb).name}") as progress, _one_opencv_thread():
-        for key, values in in_order(read, records(lmdb), workers, 8 * workers):
-            where = f"{lmdb}: record {key.decode(errors='replace')}"
-            if values is None:
-                raise CaffeError(f"{where}: data: does not decode to a picture of the size it states")
+        for where, values in in_order(read, records(lmdb), workers, 8 * workers):
             if total is None:
                 total = np.zeros(values.shape, np.float32)
             if values.shape != total.shape:

@@ -80,10 +80,11 @@ def _encoding(values: dict, photos: list) -> str:
 def _check_sizes(out: str) -> None:
     """BVLC compares the lengths of the Datums' data."""
     from torchcaffe.lmdb_writer import records
+    from torchcaffe.transform import parse_datum
 
     first = None
     for key, value in records(out):
-        length = len(caffe_pb2.Datum.FromString(value).data)
+        length = len(parse_datum(value).data)
         first = length if first is None else first
         if length != first:
             shutil.rmtree(out)

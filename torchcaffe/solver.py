@@ -115,6 +115,10 @@ class Solver:
             raise CaffeError(f"{self.source}: average_loss: {p.average_loss} must be 1 or more")
         if p.iter_size < 1:
             raise CaffeError(f"{self.source}: iter_size: {p.iter_size} must be 1 or more")
+        try:
+            learning_rate(p, 0)
+        except CaffeError as error:
+            raise CaffeError(f"{self.source}: {error}") from None
         if p.snapshot and p.snapshot_prefix:
             folder = Path(p.snapshot_prefix).parent
             if not folder.is_dir():
@@ -573,7 +577,10 @@ class Solver:
                         f"{path}: history {k * count + index}: {values.shape}, {blob.shape} expected"
                     )
         if state.learned_net:
-            self.net.copy_from(resume.model_of(path, state.learned_net))
+            try:
+                self.net.copy_from(resume.model_of(path, state.learned_net))
+            except CaffeError as error:
+                raise CaffeError(f"{path}: learned_net: {error}") from None
         if not files.is_hdf5(path):
             log.info("sgd_solver.cpp:336", f"{type(self).__name__}: restoring history")
         self._iter = state.iter
