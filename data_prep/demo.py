@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from data_prep import scenes
 from data_prep.splits import Entry, write_list
+from torchcaffe import pictures
 from torchcaffe.errors import CaffeError, run_main
 from torchcaffe.files import write_bytes
 
@@ -193,9 +194,10 @@ def painted(seed: int, number: int) -> tuple[str, np.ndarray]:
 
 def photographed(path: Path) -> tuple[str, np.ndarray]:
     """A photograph, levels drawn out to the full range, cropped so that what draws the eye is on a third."""
-    data = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if data is None:
-        raise CaffeError(f"{path}: not a picture, or broken")
+    try:
+        data = pictures.read(path, cv2.IMREAD_COLOR)
+    except CaffeError as error:
+        raise CaffeError(f"{path}: {error}") from None
     shrink = LONG / 0.85 / max(data.shape[:2])
     data = cv2.resize(data, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA if shrink < 1 else cv2.INTER_CUBIC)
     picture = data[..., ::-1].astype(np.float32) / 255

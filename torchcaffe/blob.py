@@ -15,6 +15,7 @@ import torch
 
 from torchcaffe import context
 from torchcaffe.errors import CaffeError
+from torchcaffe.memory import check_fits
 
 # BVLC keeps sizes in an int; a larger blob aborts there.
 MAX_COUNT = (1 << 31) - 1
@@ -161,6 +162,8 @@ class Blob:
         count = math.prod(shape)
         if count > MAX_COUNT:
             raise CaffeError(f"blob shape {shape}: more than {MAX_COUNT} values")
+        if self.device == "cpu":
+            check_fits(count, f"blob shape {shape}")
         self._shape, self._count = shape, count
 
     # -- what layers use ---------------------------------------------------------------------------------------------

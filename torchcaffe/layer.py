@@ -64,6 +64,8 @@ class Layer:
     no_force_backward: Sequence[int] = ()
     # Backward only reads and writes its own bottoms' values through `bottom.t`, so the layer may work in place.
     allows_in_place = True
+    # The parameters that its forward changes in training (running statistics).
+    written_by_forward: Sequence[int] = ()
     # Its shapes or values come from outside the bottoms, so reshape must run before every forward.
     reshape_always = False
 

@@ -174,6 +174,8 @@ class BatchNorm(Layer):
     Three blobs: running sums of mean and variance, and the scale factor both are divided by when used. The running
     variance takes the unbiased estimate, m / (m - 1)."""
 
+    written_by_forward = (0, 1, 2)
+
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         p = self.p
         self.use_global = p.use_global_stats if p.HasField("use_global_stats") else self.phase == caffe_pb2.TEST
@@ -246,6 +248,8 @@ class BN(Layer):
     Four blobs of shape (1, channels): slope, bias, running mean and variance (momentum is the share that stays; the
     variance is not corrected for the batch's size). In TRAIN by the batch's statistics, unless frozen; in TEST by the
     running ones."""
+
+    written_by_forward = (2, 3)
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         p = self.p
