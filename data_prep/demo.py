@@ -1,10 +1,10 @@
 """A demo set: a folder like AVA's (AVA.txt, images/) whose labels are known because its faults were made.
 
 `python data_prep/demo.py --out data/demo` paints scenes; `--photos DIR` takes real photographs. Of each it makes good
-versions (clean, level, well exposed, subject on a third) and bad ones (blur, noise, heavy JPEG, tilt, wrong exposure,
-colour cast, cluttered crop). The votes are drawn around a score that falls with the faults' severity: synthetic, as
-DEMO.json says, which also lists what was done to each photo. All versions of a source are in one of lists/train.txt and
-lists/val.txt: a net that knows a test photo's sister has not learnt to judge."""
+versions (clean, level, well exposed, subject on a third) and bad ones, which have faults besides (blur, noise, heavy
+JPEG, tilt, wrong exposure, colour cast, cluttered crop). The votes are drawn around a score that falls with the faults'
+severity: synthetic, as DEMO.json says, which also lists what was done to each photo. All versions of a source are in
+one of lists/train.txt and lists/val.txt: a net that knows a test photo's sister has not learnt to judge."""
 
 from __future__ import annotations
 
@@ -183,27 +183,28 @@ def spoil(rng: Random, picture: np.ndarray) -> tuple[np.ndarray, dict[str, float
     return picture, done, 4.4 - 2.6 * (level - 0.3) - 0.25 * (len(names) - 1)
 
 
-def finish(rng: Random, picture: np.ndarray) -> tuple[np.ndarray, float]:
-    """A good version and its score, 5.6 to 7.6: the more contrast and colour it has, the higher."""
-    level = rng.rand()
-    picture = 0.5 + (picture - 0.5) * (1 + 0.15 * level)
+def finish(rng: Random, picture: np.ndarray) -> np.ndarray:
+    """What a photographer does to a picture, more or less of it: contrast, colour, sharpness, a vignette. Good and bad
+    versions get it alike, so that nothing but its fault tells a bad one."""
+    contrast, colour, sharpness, vignette = rng.rand(4)
+    picture = 0.5 + (picture - 0.5) * (1 + 0.15 * contrast)
     grey = picture.mean(2, keepdims=True)
-    picture = grey + (picture - grey) * (0.95 + 0.45 * level)
-    picture = picture + 0.4 * (picture - cv2.GaussianBlur(picture, (0, 0), 1.2))
+    picture = grey + (picture - grey) * (0.95 + 0.45 * colour)
+    picture = picture + 0.4 * sharpness * (picture - cv2.GaussianBlur(picture, (0, 0), 1.2))
     height, width = picture.shape[:2]
     away = scenes.distance(height, width, width / 2, height / 2) / np.hypot(width / 2, height / 2)
-    picture = np.clip(picture * (1 - 0.25 * away[..., None] ** 2.5), 0, 1)
-    return picture, 5.6 + 2 * float(np.clip((vividness(picture) - 0.2) / 0.4, 0, 1))
+    return np.clip(picture * (1 - 0.25 * vignette * away[..., None] ** 2.5), 0, 1).astype(np.float32)
 
 
-def vividness(picture: np.ndarray) -> float:
-    """Contrast (standard deviation of luma) + colourfulness (Hasler and Suesstrunk, "Measuring colourfulness in natural
-    images", 2003), of values from 0 to 1. Most photographs and scenes lie between 0.2 and 0.6."""
+def praise(picture: np.ndarray) -> float:
+    """A good version's score, 5.4 to 7.8: the more contrast (standard deviation of luma) and colourfulness (Hasler and
+    Suesstrunk, "Measuring colourfulness in natural images", 2003) it has, the higher."""
     red, green, blue = np.moveaxis(picture, 2, 0)
     opponents = np.stack([red - green, (red + green) / 2 - blue])
     spread, centre = opponents.std((1, 2)), opponents.mean((1, 2))
-    luma = cv2.cvtColor(picture.astype(np.float32), cv2.COLOR_RGB2GRAY)
-    return float(luma.std() + np.hypot(*spread) + 0.3 * np.hypot(*centre))
+    luma = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    vividness = luma.std() + np.hypot(*spread) + 0.3 * np.hypot(*centre)  # 0.2 to 0.55 in most photographs and scenes
+    return 5.4 + 2.4 * float(np.clip((vividness - 0.2) / 0.35, 0, 1))
 
 
 # -- sources -------------------------------------------------------------------------------------------------------
@@ -267,10 +268,9 @@ def make_versions(
     made = []
     for version, (image_id, is_good) in enumerate(zip(ids, good)):
         rng = Random([seed, number, version + 1])
-        copy = picture[:, ::-1].copy() if rng.rand() < 0.5 else picture.copy()
+        copy = finish(rng, picture[:, ::-1] if rng.rand() < 0.5 else picture)
         if is_good:
-            copy, score = finish(rng, copy)
-            faults: dict[str, float] = {}
+            faults, score = {}, praise(copy)
         else:
             copy, faults, score = spoil(rng, copy)
         path = images / f"{image_id}.jpg"

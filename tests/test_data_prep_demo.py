@@ -118,8 +118,9 @@ def test_more_light_is_more_light():
 def test_the_votes_of_good_photos_follow_what_is_in_them():
     picture = scenes.mountains(np.random.RandomState(2), 90, 120).clip(0, 1).astype(np.float32)
     grey = picture.mean(2, keepdims=True).repeat(3, 2)
-    scores = [demo.finish(np.random.RandomState(0), p)[1] for p in (0.5 + (grey - 0.5) / 2, grey, picture)]
-    assert 5.6 <= scores[0] < scores[1] < scores[2] <= 7.6
+    more = [picture * (1 - share) + grey * share for share in (1, 0.5, 0)] + [(1.5 * picture - 0.25).clip(0, 1)]
+    scores = [demo.praise(p) for p in more]
+    assert 5.4 <= scores[0] < scores[1] < scores[2] < scores[3] <= 7.8
 
 
 @pytest.mark.parametrize("score", [1.8, 4.5, 5.6, 7.6])
