@@ -195,6 +195,7 @@ class Net:
         self._outputs = [blob_ids[name] for name in sorted(available)]
         for name in sorted(available):
             log.info("net.cpp:244", f"This network produces output {name}")
+        self._fused = [self._layers_after(i) for i in range(len(self._layers))]
         self._index()
         log.info("net.cpp:257", "Network initialization done.")
 
@@ -291,6 +292,17 @@ class Net:
                 if not self._bottom_needs[i][j]:
                     skip.add(blob_id)
 
+    def _layers_after(self, i: int) -> list[Layer]:
+        """The layers after layer i that it can do together with its own work: they come next, work in place on its only
+        top, and keep nothing that a backward pass needs."""
+        top, following = self._layer_tops[i], []
+        for j in range(i + 1, len(self._layers)):
+            in_place = len(top) == 1 and self._layer_bottoms[j] == self._layer_tops[j] == top
+            if not in_place or self._needs_backward[j] and self._layers[j].keeps_for_backward:
+                break
+            following.append(self._layers[j])
+        return following[: self._layers[i].fuses(following)]
+
     def _index(self) -> None:
         """pycaffe's dictionaries."""
         self.blobs: OrderedDict[str, Blob] = OrderedDict(zip(self._blob_names, self._blob_list))
@@ -356,6 +368,8 @@ class Net:
     def run_forward(self, start: int, end: int) -> torch.Tensor | None:
         """Layers start..end; returns the weighted loss they produced, left on its device (None: no loss)."""
         loss: torch.Tensor | None = None
+        watched = self.debug_info or self._before_forward or self._after_forward
+        done = start - 1
         with torch.no_grad():
             for i in range(start, end + 1):
                 for callback in self._before_forward:
@@ -363,7 +377,14 @@ class Net:
                 layer, bottoms, tops = self._layers[i], self._bottoms[i], self._tops[i]
                 try:
                     self._reshape_layer(i)
-                    layer.forward(bottoms, tops)
+                    following = () if watched else self._fused[i]
+                    if i <= done:
+                        continue  # the layer before did this one's work
+                    if following and i + len(following) <= end:
+                        layer.forward_fused(following, bottoms, tops)
+                        done = i + len(following)
+                    else:
+                        layer.forward(bottoms, tops)
                 except CaffeError as error:
                     raise self._located(i, error) from None
                 for blob, _ in self._loss_tops[i]:

@@ -557,6 +557,7 @@ class SGDSolver(Solver):
                 for blob, buffer in zip(blobs, buffers):
                     buffer.mul_(p.momentum)
                     blob.t.sub_(buffer)
+                    blob.data_memory._written()
                 continue
             scale = torch.tensor(p.iter_size / (local * clip), dtype=torch.float32, device=blobs[0].device)
             torch._fused_sgd_(

@@ -51,6 +51,8 @@ class Neuron(TorchLayer):
 class ReLU(Neuron):
     """max(x, 0) + negative_slope * min(x, 0)."""
 
+    keeps_for_backward = False
+
     def compute(self, x: torch.Tensor) -> torch.Tensor:
         return F.leaky_relu(x, self.p.negative_slope) if self.p.negative_slope else F.relu(x)
 

@@ -234,9 +234,7 @@ class BatchNorm(Layer):
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         x = bottom[0].t
         if self.use_global:
-            factor = self.blobs[2].t
-            factor = torch.where(factor == 0, torch.zeros_like(factor), 1.0 / factor)
-            mean, variance = self.blobs[0].t * factor, self.blobs[1].t * factor
+            mean, variance = self._running()
         else:
             mean, variance = _moments(x)
             m = x.numel() // self.channels
@@ -251,6 +249,19 @@ class BatchNorm(Layer):
         if top[0].data_memory.host is not None:
             self._normalised = self._normalised.clone()
         top[0].t = self._normalised
+
+    def _running(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The running mean and variance."""
+        factor = self.blobs[2].t
+        factor = torch.where(factor == 0, torch.zeros_like(factor), 1.0 / factor)
+        return self.blobs[0].t * factor, self.blobs[1].t * factor
+
+    def scaling(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        if not self.use_global:
+            return None
+        mean, variance = self._running()
+        factor = 1.0 / (variance + self.p.eps).sqrt()
+        return factor, -mean * factor
 
     @staticmethod
     def _update(blob: Blob, value: torch.Tensor, keep: float, scale: float) -> None:
@@ -316,6 +327,13 @@ class BN(Layer):
         self._root = _channel_view((variance + self.p.eps).sqrt(), dim)
         self._normalised = (x - _channel_view(mean, dim)).div_(self._root)
         top[0].t = torch.addcmul(_channel_view(bias, dim), self._normalised, _channel_view(slope, dim))
+
+    def scaling(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        if not self.fixed:
+            return None
+        slope, bias, mean, variance = (blob.t.view(-1) for blob in self.blobs)
+        factor = slope / (variance + self.p.eps).sqrt()
+        return factor, bias - mean * factor
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         g, y = top[0].g, self._normalised
@@ -386,6 +404,12 @@ class Scale(_Broadcast):
         if self.p.HasField("filler"):
             return self.p.filler
         return caffe_pb2.FillerParameter(type="constant", value=1.0)  # the identity
+
+    def scaling(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        if len(self.layer_param.bottom) != 1 or self.axis != 1 or len(self.blobs[0].shape) != 1:
+            return None
+        scale = self.blobs[0].t
+        return scale, self.blobs[1].t if len(self.blobs) > 1 else torch.zeros_like(scale)
 
     def compute(self, x: torch.Tensor, s: torch.Tensor, b: torch.Tensor | None = None) -> torch.Tensor:
         s = s.view(self.stretched)
