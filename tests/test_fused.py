@@ -94,7 +94,8 @@ def test_shared_weights(net):
 
 def test_weights_that_a_solver_updates(tmp_path):
     loss = 'layer { name: "l" type: "Reduction" bottom: "p" top: "l" loss_weight: 1 include { phase: TRAIN } }'
-    (tmp_path / "net.prototxt").write_text(NET % ("false", "true") + loss)
+    layers = (NET % ("false", "true")).replace('"n"', '"n" batch_norm_param { use_global_stats: true }')
+    (tmp_path / "net.prototxt").write_text(layers + loss)
     (tmp_path / "solver.prototxt").write_text(
         f'net: "{tmp_path}/net.prototxt" base_lr: 0.1 momentum: 0.9 lr_policy: "fixed" random_seed: 1 '
         "test_iter: 1 test_interval: 100 test_initialization: false")
@@ -103,7 +104,8 @@ def test_weights_that_a_solver_updates(tmp_path):
     assert len(net._fused[1]) == 3
     for of in (net, solver.net):
         of.blobs["x"].data[...] = np.random.RandomState(0).randn(2, 3, 7, 6)
-    solver.step(1)  # the running statistics are there from now on
+    for blob in solver.net.params["n"]:
+        blob.data[...] = 1
     before = assert_same(net)
     for _ in range(2):
         solver.step(1)
