@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from torchcaffe import context
+from torchcaffe import context, files
 from torchcaffe.errors import CaffeError
 
 # BVLC keeps sizes in an int; a larger blob aborts there.
@@ -274,7 +274,13 @@ class Parameter(Blob):
 
     def load(self, values: np.ndarray) -> None:
         """Copy values in (same count)."""
-        self.t.copy_(torch.from_numpy(np.array(values, np.float32)).view(self._shape))
+        tensor = self.t
+        on_cpu = tensor.device.type == "cpu"
+        array = tensor.view(-1).numpy() if on_cpu else np.empty(self._count, np.float32)
+        for start, piece in files.pieces(np.asarray(values)):
+            array[start : start + piece.size] = piece
+        if not on_cpu:
+            tensor.copy_(torch.from_numpy(array).view(self._shape))
         self.data_memory._written()
 
     def reshape(self, *shape: int) -> None:
