@@ -19,6 +19,7 @@ from torchcaffe.blob import Blob, BlobVec, Parameter, shape_text
 from torchcaffe.errors import CaffeError
 from torchcaffe.layer import Layer, check_counts, registry
 from torchcaffe.memory import keep_freed_memory
+from torchcaffe.ops.linear import PRECISIONS
 from torchcaffe.proto import caffe_pb2, format_text
 
 TRAIN, TEST = caffe_pb2.TRAIN, caffe_pb2.TEST
@@ -412,6 +413,16 @@ class Net:
                 for callback in self._after_backward:
                     callback(i)
 
+    def release(self) -> None:
+        """Let go of what the last passes computed, so that the next ones find that much memory free. What a user holds
+        stays, and what layers without bottoms made, which need not make it again."""
+        kept = {id(blob.diff_memory) for tops in self._loss_tops for blob, _ in tops}
+        kept |= {id(b.data_memory) for bottoms, tops in zip(self._bottoms, self._tops) if not bottoms for b in tops}
+        for blob in self._blob_list:
+            for memory in (blob.data_memory, blob.diff_memory):
+                if id(memory) not in kept and memory.host is None:
+                    memory.tensor = None
+
     def _forward(self, start: int, end: int) -> float:
         """Layers start..end by number; the loss."""
         self._check_range(start, end)
@@ -600,6 +611,22 @@ class Net:
         if not files.is_hdf5(path):
             raise CaffeError(f"{path}: not an HDF5 file")
         self.copy_from(path)
+
+    def reduce_weights(self, precision: str, least: int = 1 << 24) -> list[str]:
+        """From now on compute inner products that have `least` weights or more with these rounded to "bf16", or to
+        "int8" with a scale an output; returns the layers' names. For scoring: a forward pass has a half or a quarter to
+        read, while the blobs stay as they are. CaffeError outside of the TEST phase, or on a GPU."""
+        if precision not in PRECISIONS:
+            raise CaffeError(f"{self.source}: precision '{precision}': one of {', '.join(PRECISIONS)} expected")
+        if self.phase != TEST or self.device != "cpu":
+            raise CaffeError(f"{self.source}: precision '{precision}' is for nets of the TEST phase on a CPU")
+        chosen = [
+            name for name, layer in zip(self._layer_names, self._layers)
+            if layer.type == "InnerProduct" and layer.blobs[0].count >= least
+        ]
+        for name in chosen:
+            self.layer_dict[name].precision = precision
+        return chosen
 
     def to_proto(self) -> caffe_pb2.NetParameter:
         """The net as BVLC writes it into a caffemodel (filtered, split), without its blobs."""
