@@ -155,3 +155,38 @@ def test_the_same_memory_is_stamped_anew_by_every_change():
     stamps.append(memory.stamp())
     assert None not in stamps and len(set(stamps)) == len(stamps)
     assert Memory(torch.zeros(4)).stamp() != Memory(torch.zeros(4)).stamp()
+
+
+def test_what_is_computed_in_its_own_place():
+    memory = Memory(torch.zeros(4))
+    assert memory.owned()
+    held = memory.tensor
+    assert not memory.owned()
+    held = held[1:]  # a part of it
+    assert not memory.owned()
+    del held
+    assert memory.owned()
+    memory.touch((4,), "cpu")
+    assert not memory.owned()
+
+
+def test_gradients_that_are_shared_are_not_overwritten(tmp_path):
+    # Eltwise hands one gradient to both branches, and Concat parts of one.
+    (tmp_path / "net.prototxt").write_text("""force_backward: true
+layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 1 dim: 2 dim: 3 dim: 4 } } }
+layer { name: "a" type: "Power" bottom: "x" top: "a" }
+layer { name: "b" type: "Power" bottom: "x" top: "b" power_param { scale: -1 } }
+layer { name: "ra" type: "ReLU" bottom: "a" top: "a" }
+layer { name: "rb" type: "ReLU" bottom: "b" top: "b" }
+layer { name: "c" type: "Concat" bottom: "a" bottom: "b" top: "c" }
+layer { name: "d" type: "Power" bottom: "c" top: "d" }
+layer { name: "rd" type: "ReLU" bottom: "d" top: "d" }
+layer { name: "s" type: "Eltwise" bottom: "c" bottom: "d" top: "s" }""")
+    net = caffe.Net(str(tmp_path / "net.prototxt"), caffe.TRAIN)
+    x = np.random.RandomState(0).randn(1, 2, 3, 4).astype(np.float32)
+    net.blobs["x"].data[...] = x
+    net.run_forward(0, len(net.layers) - 1)
+    net.blobs["s"].diff[...] = 1
+    net.run_backward(len(net.layers) - 1, 0)
+    assert (net.blobs["c"].diff == 1 + (net.blobs["c"].data > 0)).all()
+    np.testing.assert_array_equal(net.blobs["x"].diff, np.where(x > 0, 2, -2))

@@ -24,9 +24,10 @@ MAX_COUNT = (1 << 31) - 1
 MAX_AXES = 32
 
 _serials = itertools.count()
-_memory = SimpleNamespace(host=np.empty(0))
-# What getrefcount says of an array that nobody but its Memory refers to.
-_UNHELD = sys.getrefcount(_memory.host)
+_memory = SimpleNamespace(tensor=torch.empty(1))
+# What getrefcount says of an object that nobody but its Memory refers to, and torch of the storage of such a tensor.
+_UNHELD = sys.getrefcount(_memory.tensor)
+_UNSHARED = torch._C._storage_Use_Count(_memory.tensor.untyped_storage()._cdata)
 
 
 class Memory:
@@ -102,6 +103,17 @@ class Memory:
         if self.host is not None and sys.getrefcount(self.host) > _UNHELD:
             return None
         return self._serial, self._changes, self.tensor._version
+
+    def owned(self) -> bool:
+        """Whether nobody but this memory has the tensor, or a part of it, so that what is to replace it may be computed
+        in its place. For whoever asks: don't hold it in a variable."""
+        return (
+            self.host is None
+            and self.tensor is not None
+            and self.tensor.device.type == "cpu"
+            and sys.getrefcount(self.tensor) == _UNHELD
+            and torch._C._storage_Use_Count(self.tensor.untyped_storage()._cdata) == _UNSHARED
+        )
 
     def stand_in(self, tensor: torch.Tensor) -> None:
         """Have the values of this tensor, without copying it unless somebody asks before the next write."""

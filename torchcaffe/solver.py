@@ -198,10 +198,17 @@ class Solver:
         return nets
 
     def _prepare(self) -> None:
-        """History arrays, made when the first update needs them (a restored run fills them from the file)."""
+        """Gradient and history arrays of what learns (those of the rest are made when something asks for them).
+
+        They stay for life, so they come before the first activations: among these they would cut the memory that is
+        freed and taken again into pieces."""
         self._history: list[list[torch.Tensor | None]] = [[None] * self.slots for _ in self.net.learnable]
         self._rates = [1.0 if m is None else m for m in self.net.lr_mults]
         self._decays = [1.0 if m is None else m for m in self.net.decay_mults]
+        for index, blob in enumerate(self.net.learnable):
+            if self._rates[index]:
+                blob.grad_buffer()
+                self.history(index)
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
@@ -507,7 +514,7 @@ class Solver:
                 if self._rates[index] == 0 and not values.any():
                     self._history[index][k] = None
                     continue
-                self._history[index][k] = torch.tensor(values, device=blob.device).view(blob.shape)
+                self.history(index)[k].copy_(torch.tensor(values, device=blob.device).view(blob.shape))
         self.restored()
         resume.restore(self, path)
 

@@ -58,11 +58,11 @@ class LRN(TorchLayer):
             return root.sqrt().mul_(root)
         return scale.pow(self.p.beta)
 
-    def pieces(self, *tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    def pieces(self, *tensors: torch.Tensor | None) -> Iterator[tuple[torch.Tensor, ...]]:
         """A scratch of (pixels, near + channels + near), zero at both ends, and each tensor's (pixels, channels),
-        a piece at a time. The tensors are dense, with channels last."""
+        a piece at a time. The tensors (None are left out) are dense, with channels last."""
         channels, near = tensors[0].shape[1], self.size // 2
-        rows = [t.permute(0, 2, 3, 1).view(-1, channels) for t in tensors]
+        rows = [t.permute(0, 2, 3, 1).view(-1, channels) for t in tensors if t is not None]
         step = max(1, LRN_PIECE // channels if tensors[0].device.type == "cpu" else len(rows[0]))
         scratch = rows[0].new_zeros(min(step, len(rows[0])), channels + 2 * near)
         for piece in zip(*(r.split(step) for r in rows)):
@@ -78,23 +78,29 @@ class LRN(TorchLayer):
             total.add_(flat[i : count + i])
         return total.as_strided((rows, width - self.size + 1), (width, 1))
 
+    def scale_across(self, padded: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """What is raised to -beta, across channels, of (pixels, channels); padded: the scratch."""
+        torch.mul(values, values, out=padded.narrow(1, self.size // 2, values.shape[1]))
+        k = values.new_tensor(self.p.k)
+        return torch.add(k, self.window_sums(padded), alpha=self.p.alpha / self.size)
+
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
-        p, x = self.p, bottom[0].t
+        x = bottom[0].t
         if not self.across:
             self._scale = self.scale_within(x)
             top[0].t = x / self.power(self._scale)
             return
         x = x.contiguous(memory_format=torch.channels_last)
-        self._scale, y, k = torch.empty_like(x), torch.empty_like(x), x.new_tensor(p.k)
-        in_place = top[0] is bottom[0]
-        for padded, values, scale, result in self.pieces(x, self._scale, y):
-            torch.mul(values, values, out=padded.narrow(1, self.size // 2, x.shape[1]))
-            torch.add(k, self.window_sums(padded), alpha=p.alpha / self.size, out=scale)
-            power = self.power(scale)
-            if in_place:
-                torch.reciprocal(power.square_(), out=result)
+        y = torch.empty_like(x)
+        # Not kept unless x will be gone: working the scale out again takes less than it would of memory.
+        self._scale = torch.empty_like(x) if top[0] is bottom[0] else None
+        for padded, values, result, *kept in self.pieces(x, y, self._scale):
+            scale = self.scale_across(padded, values)
+            if kept:
+                kept[0].copy_(scale)
+                torch.reciprocal(self.power(scale).square_(), out=result)
             else:
-                torch.div(values, power, out=result)
+                torch.div(values, self.power(scale), out=result)
         top[0].t = y
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
@@ -112,10 +118,10 @@ class LRN(TorchLayer):
         # dx = g s^-beta - (2 alpha beta / n) x (sum of g y / s over n channels)
         x, g, y = (t.contiguous(memory_format=torch.channels_last) for t in (x, g, y))
         down, factor = torch.empty_like(x), -2.0 * p.alpha * p.beta / self.size
-        in_place = top[0] is bottom[0]
-        for padded, values, diff, answer, scale, result in self.pieces(x, g, y, self._scale, down):
+        for padded, values, diff, answer, result, *kept in self.pieces(x, g, y, down, self._scale):
+            scale = kept[0] if kept else self.scale_across(padded, values)
             power = self.power(scale)
-            if in_place:  # s^-beta was written over g, then multiplied by itself
+            if kept:  # in place, s^-beta was written over g, then multiplied by itself
                 diff = direct = power.square_().reciprocal_()
             else:
                 direct = torch.div(diff, power, out=power)
