@@ -73,13 +73,16 @@ class InnerProduct(Layer):
         x, w = bottom[0].t.reshape(-1, self.inputs), self.blobs[0].t.view(self.matrix)
         w = w if self.p.transpose else w.t()
         if self.precision is not None:
-            y = self._product(x, w)
-            top[0].t = (y.add_(self.blobs[1].t.view(-1)) if len(self.blobs) > 1 else y).view(top[0].shape)
-            return
-        y = torch.addmm(self.blobs[1].t.view(-1), x, w) if len(self.blobs) > 1 else x @ w
+            y = self._rounded_product(x, w)
+        elif w.device.type == "cpu" and not self.p.transpose and len(x) > 2:
+            y = (w.t() @ x.t()).t().contiguous()  # MKL reads the weights up to twice as fast this way round
+        else:
+            y = x @ w
+        if len(self.blobs) > 1:
+            y.add_(self.blobs[1].t.view(-1))
         top[0].t = y.view(top[0].shape)
 
-    def _product(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    def _rounded_product(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         """x (N, inputs) times w (inputs, outputs), w rounded to `precision` and x to bfloat16."""
         stamp = self.precision, self.blobs[0].data_memory.stamp()
         if stamp[1] is None or stamp != self._reduced_of:
