@@ -117,6 +117,28 @@ def map_file(path: PathLike) -> mmap.mmap:
         raise CaffeError(f"cannot read {path}: {error.strerror or error}") from error
 
 
+def pieces(values: np.ndarray, size: int = 1 << 18) -> Iterator[tuple[int, np.ndarray]]:
+    """(start, values[start : start + size]) of an array seen as flat, of any type.
+
+    Where it is a view of a file's map, the pages that were read are let go: they would count as the process's memory,
+    as much again as the weights they are copied to."""
+    base: Any = values
+    while isinstance(base, np.ndarray):
+        base = base.base
+    base = base.obj if isinstance(base, memoryview) else base
+    flat = values.reshape(-1)
+    released = 0
+    for start in range(0, flat.size, size):
+        yield start, flat[start : start + size]
+        if isinstance(base, mmap.mmap) and hasattr(base, "madvise"):
+            first = flat.__array_interface__["data"][0] - np.frombuffer(base, np.uint8).__array_interface__["data"][0]
+            end = (first + min(start + size, flat.size) * flat.itemsize) // mmap.PAGESIZE * mmap.PAGESIZE
+            released = max(released, first // mmap.PAGESIZE * mmap.PAGESIZE)
+            if end > released:
+                base.madvise(mmap.MADV_DONTNEED, released, end - released)
+                released = end
+
+
 def is_hdf5(path: PathLike) -> bool:
     """Whether the file at `path` begins as HDF5 files do."""
     try:

@@ -68,6 +68,8 @@ class Layer:
     written_by_forward: Sequence[int] = ()
     # Its shapes or values come from outside the bottoms, so reshape must run before every forward.
     reshape_always = False
+    # Backward uses what forward kept in the layer itself, not in the blobs.
+    keeps_for_backward = True
 
     def __init__(self, layer_param: caffe_pb2.LayerParameter, device: str | None = None):
         self.layer_param = layer_param
@@ -106,6 +108,18 @@ class Layer:
         """From the tops' diffs: overwrite the bottoms' diffs, add to the parameters' diffs."""
         if any(propagate_down):
             raise CaffeError(f"layer type {self.type} cannot backpropagate")
+
+    def scaling(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """(factor, shift), a value a channel each, where all the layer does is x * factor + shift; else None."""
+        return None
+
+    def fuses(self, following: Sequence[Layer]) -> int:
+        """How many of the layers that come next, and work in place on this one's only top, forward_fused can do."""
+        return 0
+
+    def forward_fused(self, following: Sequence[Layer], bottom: list[Blob], top: list[Blob]) -> None:
+        """Compute the top's data as after the layers that follow."""
+        raise CaffeError(f"layer type {self.type} does no other layer's work")
 
     # -- help for subclasses -----------------------------------------------------------------------------------------
 

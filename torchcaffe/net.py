@@ -19,6 +19,7 @@ from torchcaffe.blob import Blob, BlobVec, Parameter, shape_text
 from torchcaffe.errors import CaffeError
 from torchcaffe.layer import Layer, check_counts, registry
 from torchcaffe.memory import keep_freed_memory
+from torchcaffe.ops.linear import PRECISIONS
 from torchcaffe.proto import caffe_pb2, format_text
 
 TRAIN, TEST = caffe_pb2.TRAIN, caffe_pb2.TEST
@@ -195,6 +196,7 @@ class Net:
         self._outputs = [blob_ids[name] for name in sorted(available)]
         for name in sorted(available):
             log.info("net.cpp:244", f"This network produces output {name}")
+        self._fused = [self._layers_after(i) for i in range(len(self._layers))]
         self._index()
         log.info("net.cpp:257", "Network initialization done.")
 
@@ -290,6 +292,17 @@ class Net:
                 if not self._bottom_needs[i][j]:
                     skip.add(blob_id)
 
+    def _layers_after(self, i: int) -> list[Layer]:
+        """The layers after layer i that it can do together with its own work: they come next, work in place on its only
+        top, and keep nothing that a backward pass needs."""
+        top, following = self._layer_tops[i], []
+        for j in range(i + 1, len(self._layers)):
+            in_place = len(top) == 1 and self._layer_bottoms[j] == self._layer_tops[j] == top
+            if not in_place or self._needs_backward[j] and self._layers[j].keeps_for_backward:
+                break
+            following.append(self._layers[j])
+        return following[: self._layers[i].fuses(following)]
+
     def _index(self) -> None:
         """pycaffe's dictionaries."""
         self.blobs: OrderedDict[str, Blob] = OrderedDict(zip(self._blob_names, self._blob_list))
@@ -355,6 +368,8 @@ class Net:
     def run_forward(self, start: int, end: int) -> torch.Tensor | None:
         """Layers start..end; returns the weighted loss they produced, left on its device (None: no loss)."""
         loss: torch.Tensor | None = None
+        watched = self.debug_info or self._before_forward or self._after_forward
+        done = start - 1
         with torch.no_grad():
             for i in range(start, end + 1):
                 for callback in self._before_forward:
@@ -362,7 +377,14 @@ class Net:
                 layer, bottoms, tops = self._layers[i], self._bottoms[i], self._tops[i]
                 try:
                     self._reshape_layer(i)
-                    layer.forward(bottoms, tops)
+                    following = () if watched else self._fused[i]
+                    if i <= done:
+                        continue  # the layer before did this one's work
+                    if following and i + len(following) <= end:
+                        layer.forward_fused(following, bottoms, tops)
+                        done = i + len(following)
+                    else:
+                        layer.forward(bottoms, tops)
                 except CaffeError as error:
                     raise self._located(i, error) from None
                 for blob, _ in self._loss_tops[i]:
@@ -389,6 +411,16 @@ class Net:
                         self._log_backward(i)
                 for callback in self._after_backward:
                     callback(i)
+
+    def release(self) -> None:
+        """Let go of what the last passes computed, so that the next ones find that much memory free. What a user holds
+        stays, and what layers without bottoms made, which need not make it again."""
+        kept = {id(blob.diff_memory) for tops in self._loss_tops for blob, _ in tops}
+        kept |= {id(b.data_memory) for bottoms, tops in zip(self._bottoms, self._tops) if not bottoms for b in tops}
+        for blob in self._blob_list:
+            for memory in (blob.data_memory, blob.diff_memory):
+                if id(memory) not in kept and memory.host is None:
+                    memory.tensor = None
 
     def _forward(self, start: int, end: int) -> float:
         """Layers start..end by number; the loss."""
@@ -578,6 +610,22 @@ class Net:
         if not files.is_hdf5(path):
             raise CaffeError(f"{path}: not an HDF5 file")
         self.copy_from(path)
+
+    def reduce_weights(self, precision: str, least: int = 1 << 24) -> list[str]:
+        """From now on compute inner products that have `least` weights or more with these rounded to "bf16", or to
+        "int8" with a scale an output; returns the layers' names. For scoring: a forward pass has a half or a quarter to
+        read, while the blobs stay as they are. CaffeError outside of the TEST phase, or on a GPU."""
+        if precision not in PRECISIONS:
+            raise CaffeError(f"{self.source}: precision '{precision}': one of {', '.join(PRECISIONS)} expected")
+        if self.phase != TEST or self.device != "cpu":
+            raise CaffeError(f"{self.source}: precision '{precision}' is for nets of the TEST phase on a CPU")
+        chosen = [
+            name for name, layer in zip(self._layer_names, self._layers)
+            if layer.type == "InnerProduct" and layer.blobs[0].count >= least
+        ]
+        for name in chosen:
+            self.layer_dict[name].precision = precision
+        return chosen
 
     def to_proto(self) -> caffe_pb2.NetParameter:
         """The net as BVLC writes it into a caffemodel (filtered, split), without its blobs."""

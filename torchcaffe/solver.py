@@ -206,10 +206,17 @@ class Solver:
         return nets
 
     def _prepare(self) -> None:
-        """History arrays, made when the first update needs them (a restored run fills them from the file)."""
+        """Gradient and history arrays of what learns (those of the rest are made when something asks for them).
+
+        They stay for life, so they come before the first activations: among these they would cut the memory that is
+        freed and taken again into pieces."""
         self._history: list[list[torch.Tensor | None]] = [[None] * self.slots for _ in self.net.learnable]
         self._rates = [1.0 if m is None else m for m in self.net.lr_mults]
         self._decays = [1.0 if m is None else m for m in self.net.decay_mults]
+        for index, blob in enumerate(self.net.learnable):
+            if self._rates[index]:
+                blob.grad_buffer()
+                self.history(index)
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
@@ -239,6 +246,8 @@ class Solver:
             statistics = self._statistics()
             for blob in self.net.learnable:
                 blob.clear_diff()
+            if self.net.device == "cpu":
+                self.net.release()
             due = p.test_interval and self.iter % p.test_interval == 0 and (self.iter > 0 or p.test_initialization)
             if due and context.solver_rank == 0:
                 self.test_all()
@@ -592,7 +601,7 @@ class Solver:
                 if self._rates[index] == 0 and not values.any():
                     self._history[index][k] = None
                     continue
-                self._history[index][k] = torch.tensor(values, device=blob.device).view(blob.shape)
+                self.history(index)[k].copy_(torch.tensor(values, device=blob.device).view(blob.shape))
         self.restored()
         resume.restore(self, path)
 
@@ -644,6 +653,7 @@ class SGDSolver(Solver):
                 for blob, buffer in zip(blobs, buffers):
                     buffer.mul_(p.momentum)
                     blob.t.sub_(buffer)
+                    blob.data_memory._written()
                 continue
             scale = torch.tensor(p.iter_size / (local * clip), dtype=torch.float32, device=blobs[0].device)
             torch._fused_sgd_(
