@@ -17,6 +17,7 @@ from torchcaffe.blob import Parameter
 from torchcaffe.errors import CaffeError
 from torchcaffe.net import Net
 from torchcaffe.proto import caffe_pb2, format_text
+from torchcaffe.recording import Recording, cuda_graph
 
 PathLike = Union[str, Path]
 registry: dict[str, type[Solver]] = {}
@@ -98,6 +99,7 @@ class Solver:
         self._stopped = False
         self._timer = time.perf_counter()
         self._last_display = 0
+        self._recording = Recording(None if self.net.device == "cpu" else cuda_graph)
         self._prepare()
         log.info("solver.cpp:57", "Solver scaffolding done.")
 
@@ -390,8 +392,24 @@ class Solver:
         if self.p.display and self.iter % self.p.display == 0:
             log.info("sgd_solver.cpp:112", f"Iteration {self.iter}, lr = {rate:g}")
         with torch.no_grad():
-            self.update(rate, self._clip_scale())
+            self._update(rate, self._clip_scale())
         self._iter += 1
+
+    def _update(self, rate: float, clip: float) -> None:
+        """update(), recorded on a GPU."""
+        blobs = self.net.learnable
+        memories = [blob.diff_memory for blob in blobs] + [blob.data_memory for blob in blobs]
+        places = [memory.place() for memory in memories]
+        histories = [0 if array is None else array.data_ptr() for slots in self._history for array in slots]
+        key = (self.constants(rate, clip), [blob.diff_memory.fresh for blob in blobs], places, histories)
+        if self._recording.ready(key):
+            self._recording.run(memories, lambda: self.update(rate, clip))
+        else:
+            self.update(rate, clip)
+
+    def constants(self, rate: float, clip: float) -> tuple[float, ...]:
+        """The numbers of an update that change from one to the next."""
+        return rate, clip
 
     def _clip_scale(self) -> float:
         """clip_gradients: the factor that brings the L2 norm of all summed gradients down to the limit."""
@@ -558,7 +576,8 @@ class SGDSolver(Solver):
                     buffer.mul_(p.momentum)
                     blob.t.sub_(buffer)
                 continue
-            scale = torch.tensor(p.iter_size / (local * clip), dtype=torch.float32, device=blobs[0].device)
+            # (Not torch.tensor, which would wait for a GPU.)
+            scale = torch.full((), p.iter_size / (local * clip), dtype=torch.float32, device=blobs[0].device)
             torch._fused_sgd_(
                 [b.t for b in blobs],
                 [b.g for b in blobs],
@@ -641,6 +660,9 @@ class AdamSolver(SGDSolver):
 
     type = "Adam"
     slots = 2
+
+    def constants(self, rate: float, clip: float) -> tuple[float, ...]:
+        return rate, clip, self.iter
 
     def change(self, gradient: torch.Tensor, history: list[torch.Tensor], rate: float) -> torch.Tensor:
         (mean, squares), b1, b2, t = history, self.p.momentum, self.p.momentum2, self.iter + 1

@@ -47,6 +47,8 @@ class HDF5Data(Layer):
 
     shuffle: the files' order and the rows' within each, anew each round (random_seed has no say in it, as in BVLC)."""
 
+    recordable = False
+
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         p = self.p
         if self.layer_param.HasField("transform_param"):
@@ -155,6 +157,8 @@ class HDF5Data(Layer):
 class HDF5Output(Layer):
     """Writes its bottoms to file_name as the datasets "data" and "label", with four axes each. The file is made at
     set-up; it takes one forward pass."""
+
+    recordable = False
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         self._access("w")
