@@ -33,6 +33,11 @@ class Input(Layer):
         if len(shapes):
             for index, blob in enumerate(top):
                 blob.reshape(*shapes[index if len(shapes) > 1 else 0].dim)
+        self._places: list[int] = []
+
+    def feed(self, top: list[Blob]) -> bool:
+        before, self._places = self._places, [blob.t.data_ptr() for blob in top]
+        return self._places == before
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         """The program may have reshaped the blobs: left as they are."""
@@ -215,7 +220,7 @@ class PrefetchingLayer(Layer):
 
     def transformed(self, items: Sequence[Any]) -> np.ndarray | Packed:
         """A batch of Datums or images through the transformer, in several threads where there are cores for them."""
-        workers = min(os.cpu_count() or 1, 8)
+        workers = min((os.cpu_count() or 1) - 1, 8)
         if self._workers is None and workers > 1:
             self._workers = ThreadPoolExecutor(workers, thread_name_prefix=f"transform-{self.layer_param.name}")
         return (self.transformer.pack if self.packs else self.transformer.transform_batch)(items, pool=self._workers)
