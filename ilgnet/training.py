@@ -146,7 +146,9 @@ class Watcher:
         if not math.isfinite(loss):
             raise CaffeError(f"iteration {done - 1}: the loss is {loss}: training has diverged; lower base_lr")
         if self.show:
-            self.bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+            waiting = getattr(self.solver, "waiting", 0)
+            self.bar.set_postfix_str(f"loss={loss:.4g}" + f", waiting for data {waiting:.0%}" * (waiting >= 0.01),
+                                     refresh=False)
 
     def tidy(self) -> None:
         if self.keep:

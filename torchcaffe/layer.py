@@ -67,6 +67,7 @@ class Layer:
     # A pass may be recorded on a GPU and replayed without the layer being asked (see recording.py). False for layers
     # whose forward or backward does anything on the host that differs from pass to pass, or reads from the device.
     recordable = True
+    waited = 0.0  # seconds that passes have waited for what feed() brings
     # What feed() brings stays in one place: set where the net is recorded.
     fixed = False
     # Its shapes or values come from outside the bottoms, so reshape must run before every forward.

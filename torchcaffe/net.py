@@ -590,6 +590,11 @@ class Net:
         """Call function(layer index) after each layer's backward."""
         self._after_backward.append(function)
 
+    @property
+    def waited(self) -> float:
+        """Seconds that passes have waited for data layers so far, with nothing else to compute."""
+        return sum(layer.waited for layer in self._layers)
+
     # -- weights -----------------------------------------------------------------------------------------------------
 
     def copy_from(self, path: PathLike) -> None:

@@ -99,6 +99,8 @@ class Solver:
         self._stopped = False
         self._timer = time.perf_counter()
         self._last_display = 0
+        self._waited = 0.0  # seconds, at the last display
+        self.waiting = 0.0  # the share of the time between the last two displays in which the train net had no data
         self._recording = Recording(None if self.net.device == "cpu" else cuda_graph)
         self._prepare()
         log.info("solver.cpp:57", "Solver scaffolding done.")
@@ -297,11 +299,16 @@ class Solver:
         now = time.perf_counter()
         lapse = now - self._timer
         rate = (self.iter - self._last_display) / (lapse or 1.0)
+        waited, self._waited = self._waited, self.net.waited
+        # (In its first iteration a run has no batch ahead.)
+        self.waiting = (self._waited - waited) / lapse if self.iter > self._last_display else 0.0
         loss = self.smoothed_loss
         log.info(
             "solver.cpp:239",
             f"Iteration {self.iter} ({rate:g} iter/s, {lapse:g}s/{self.p.display} iters), loss = {loss:g}",
         )
+        if self.waiting >= 0.01:
+            log.warning("solver.py:1", f"Waiting for data {self.waiting:.0%} of the time: records come too slowly")
         self._timer, self._last_display = now, self.iter
         self._log_outputs("solver.cpp:258", "    Train net output", self.net, None)
 

@@ -195,7 +195,6 @@ class PrefetchingLayer(Layer):
         self.open(top)
         self.transformer.init_rand(rng)
         self.thread_seed = rng.rand()
-        self.waited = 0.0
         self.packs = False
         self._thread: ThreadPoolExecutor | None = None
         self._workers: ThreadPoolExecutor | None = None
