@@ -75,12 +75,22 @@ def load_weights(net: Any, weights: str) -> int:
     return len(common)
 
 
+_STATE = re.compile(r"(.*)_iter_(\d+)\.solverstate(\.h5)?")
+
+
 def snapshots(prefix: str) -> list[Path]:
     """The solverstates of a snapshot_prefix, the newest (by iteration) first."""
     folder, name = Path(prefix).parent, Path(prefix).name
-    pattern = re.compile(re.escape(name) + r"_iter_(\d+)\.solverstate(\.h5)?")
-    found = [(int(match.group(1)), path) for path in folder.iterdir() if (match := pattern.fullmatch(path.name))]
+    found = [(int(match.group(2)), path) for path in folder.iterdir()
+             if (match := _STATE.fullmatch(path.name)) and match.group(1) == name]
     return [path for _, path in sorted(found, reverse=True)]
+
+
+def iteration_of(snapshot: str, prefix: str) -> int:
+    """The iteration that a solverstate's name says, AUTO's being the newest; 0 where there is none."""
+    newest = snapshots(prefix)[:1] if snapshot == AUTO else [Path(snapshot)]
+    match = _STATE.fullmatch(newest[0].name) if newest else None
+    return int(match.group(2)) if match else 0
 
 
 def newest_snapshot(prefix: str, terminal: IO[str]) -> str | None:
