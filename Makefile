@@ -121,7 +121,7 @@ define train
 	mkdir -p out/snapshots
 	$(if $(SNAPSHOT),,$(if $(filter none,$(WEIGHTS)),,$(PY) tools/surgery.py --weights "$(WEIGHTS)" \
 	  --net prototxt/$(VARIANT)/train_val$(2).prototxt --out out/snapshots/$(1)_$(VARIANT)_init.caffemodel))
-	$(PY) tools/train.py --solver solvers/$(1)/$(VARIANT).prototxt $(COMPUTE) $(if $(SNAPSHOT),--snapshot $(SNAPSHOT),\
+	$(PY) tools/train.py --solver solvers/$(1)/$(VARIANT).prototxt --estimate $(COMPUTE) $(if $(SNAPSHOT),--snapshot $(SNAPSHOT),\
 	  $(if $(filter none,$(WEIGHTS)),,--weights out/snapshots/$(1)_$(VARIANT)_init.caffemodel))
 endef
 

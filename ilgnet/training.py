@@ -75,6 +75,9 @@ def load_weights(net: Any, weights: str) -> int:
     return len(common)
 
 
+_STATE = re.compile(r"(.*)_iter_(\d+)\.solverstate(\.h5)?")
+
+
 def snapshots(prefix: str) -> list[Path]:
     """The solverstates of a snapshot_prefix, the newest (by iteration) first."""
     return [path for _, path in _numbered(prefix)]
@@ -84,9 +87,16 @@ def _numbered(prefix: str) -> list[tuple[int, Path]]:
     folder, name = Path(prefix).parent, Path(prefix).name
     if not folder.is_dir():  # it has vanished: who writes there next says so
         return []
-    pattern = re.compile(re.escape(name) + r"_iter_(\d+)\.solverstate(\.h5)?")
-    found = [(int(match.group(1)), path) for path in folder.iterdir() if (match := pattern.fullmatch(path.name))]
+    found = [(int(match.group(2)), path) for path in folder.iterdir()
+             if (match := _STATE.fullmatch(path.name)) and match.group(1) == name]
     return sorted(found, reverse=True)
+
+
+def iteration_of(snapshot: str, prefix: str) -> int:
+    """The iteration that a solverstate's name says, AUTO's being the newest; 0 where there is none."""
+    newest = snapshots(prefix)[:1] if snapshot == AUTO else [Path(snapshot)]
+    match = _STATE.fullmatch(newest[0].name) if newest else None
+    return int(match.group(2)) if match else 0
 
 
 def newest_snapshot(prefix: str, terminal: IO[str]) -> str | None:
@@ -169,7 +179,9 @@ class Watcher:
         if not math.isfinite(loss):
             raise Diverged(f"iteration {done - 1}: the loss is {loss}: training has diverged; lower base_lr")
         if self.show:
-            self.bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+            waiting = getattr(self.solver, "waiting", 0)
+            self.bar.set_postfix_str(f"loss={loss:.4g}" + f", waiting for data {waiting:.0%}" * (waiting >= 0.01),
+                                     refresh=False)
 
     def tidy(self) -> None:
         if self.keep:

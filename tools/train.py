@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ilgnet import engine, logtee, tensorboard, training
+from ilgnet import engine, estimate, logtee, tensorboard, training
 from torchcaffe import log, signals, upgrade
 from torchcaffe.errors import CaffeError, run_main
 from torchcaffe.proto import caffe_pb2
@@ -79,6 +79,8 @@ def main(argv: list[str] | None = None) -> int:
                         "before the first that is not finite, and say where it came from")
     parser.add_argument("--tensorboard", action="store_true", help="in the end, TensorBoard's event file beside the "
                         "log (PREFIX_tensorboard/); tools/log_to_tensorboard.py --follow makes it while training")
+    parser.add_argument("--estimate", action="store_true", help="first time a few iterations of a copy, and print how "
+                        "long the whole schedule will take on this machine")
     engine.add_arguments(parser, several=True)
     args = parser.parse_args(argv)
     log.set_level(2)  # the checks say nothing unless something is wrong
@@ -97,6 +99,10 @@ def main(argv: list[str] | None = None) -> int:
     # from here on the log is the product; a real pycaffe's Python has no TensorBoard
     inner = [word for word in argv if word != "--tensorboard"]
     code = engine.run_elsewhere(args.engine, __file__, inner, quiet=False)
+    if code is None and args.estimate and "WORLD_SIZE" not in os.environ:
+        measured = estimate.measure(args.solver, args.engine, args.gpu[0] if args.gpu else None)
+        done = training.iteration_of(args.snapshot, settings.snapshot_prefix) if args.snapshot else 0
+        print("\n".join(estimate.lines(settings, measured, done)), flush=True)
     if code is None and len(args.gpu or ()) > 1 and "WORLD_SIZE" not in os.environ:
         from torchcaffe import parallel
 

@@ -36,13 +36,15 @@ class Memory:
 
     tensor: the values on the compute device, None as long as they are all zero.
     host: the NumPy array handed to the user, None as long as nobody asked.
+    own: the tensor stays the same for life (parameters), so that values are always copied into it.
     fresh: the values count as zero and may be overwritten without reading them (parameter diffs after a clear)."""
 
-    __slots__ = ("tensor", "host", "fresh", "_host_newer", "_device_newer", "_stand_in", "_serial", "_changes")
+    __slots__ = ("tensor", "host", "own", "fresh", "_host_newer", "_device_newer", "_stand_in", "_serial", "_changes")
 
     def __init__(self, tensor: torch.Tensor | None = None):
         self.tensor = tensor
         self.host: np.ndarray | None = None
+        self.own = False
         self.fresh = False
         self._host_newer = False  # on a GPU: the user may have written to `host`
         self._device_newer = False  # on a GPU: `host` is older than `tensor`
@@ -63,7 +65,7 @@ class Memory:
             tensor.copy_(self._stand_in)
             self._written()
         elif self._host_newer:
-            tensor.copy_(torch.from_numpy(self.host).view(tensor.shape))
+            self.upload()
         self.fresh = self._host_newer = False
         self._stand_in = None
         return tensor if tensor.shape == shape else tensor.reshape(shape)
@@ -73,9 +75,9 @@ class Memory:
         self._changes += 1
         self.fresh = False
         self._stand_in = None
-        if self.host is None:
+        if self.host is None and not self.own:
             self.tensor = tensor
-        elif self.host.size != tensor.numel():
+        elif self.tensor.numel() != tensor.numel():
             self._drop_host()
             self.tensor = tensor
         else:
@@ -88,8 +90,9 @@ class Memory:
         tensor = self.get(shape, device)
         self._changes += 1
         if self.host is None:
-            # Always a copy of its own: the tensor may be another blob's too (a gradient passed through).
-            self.tensor = tensor.detach().clone(memory_format=torch.contiguous_format).reshape(shape)
+            # A copy of its own, as the tensor may be another blob's too (a gradient passed through).
+            if not self.own:
+                self.tensor = tensor.detach().clone(memory_format=torch.contiguous_format).reshape(shape)
             self.host = self.tensor.numpy() if self.tensor.device.type == "cpu" else self.tensor.cpu().numpy()
         elif self._device_newer:
             np.copyto(self.host.reshape(-1), self.tensor.reshape(-1).cpu().numpy())
@@ -122,8 +125,32 @@ class Memory:
 
     def pin(self) -> None:
         """Make this contiguous tensor the array for life (parameters): no copy on the first touch."""
+        self.own = True
         if self.tensor.device.type == "cpu":
             self.host = self.tensor.numpy()
+
+    def upload(self) -> None:
+        """On a GPU: bring there what the user may have written to `host`."""
+        if self._host_newer and not self.fresh and self._stand_in is None:
+            self.tensor.copy_(torch.from_numpy(self.host).view(self.tensor.shape))
+            self._host_newer = False
+
+    def place(self) -> int:
+        """The address of a tensor that values are copied into; 0 where a new one is adopted each time."""
+        return self.tensor.data_ptr() if self.tensor is not None and (self.own or self.host is not None) else 0
+
+    def state(self) -> tuple[bool, torch.Tensor | None]:
+        """What the values count as, beside the tensor."""
+        return self.fresh, self._stand_in
+
+    def restate(self, state: tuple[bool, torch.Tensor | None]) -> None:
+        """Let the values count as state() said."""
+        self.fresh, self._stand_in = state
+
+    def replayed(self, state: tuple[bool, torch.Tensor | None]) -> None:
+        """The tensor has been written to by a recording, which left the memory in this state."""
+        self.restate(state)
+        self._written()
 
     def _written(self) -> None:
         """After every write into the tensor, since not all of torch's ways to write count up its version."""

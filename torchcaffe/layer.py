@@ -66,6 +66,12 @@ class Layer:
     allows_in_place = True
     # The parameters that its forward changes in training (running statistics).
     written_by_forward: Sequence[int] = ()
+    # A pass may be recorded on a GPU and replayed without the layer being asked (see recording.py). False for layers
+    # whose forward or backward does anything on the host that differs from pass to pass, or reads from the device.
+    recordable = True
+    waited = 0.0  # seconds that passes have waited for what feed() brings
+    # The net's passes are recorded: what feed() brings stays in one place, and nothing is kept for the next pass.
+    recorded = False
     # Its shapes or values come from outside the bottoms, so reshape must run before every forward.
     reshape_always = False
     # Backward uses what forward kept in the layer itself, not in the blobs.
@@ -103,6 +109,11 @@ class Layer:
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         """Compute the tops' data."""
         raise CaffeError(f"layer type {self.type} has no forward")
+
+    def feed(self, top: list[Blob]) -> bool:
+        """Before each forward, which a recording replays without the host: bring what comes from the host (records,
+        random numbers) to the device. Returns whether it lies where the last pass's did, in the same shapes."""
+        return True
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         """From the tops' diffs: overwrite the bottoms' diffs, add to the parameters' diffs."""
@@ -151,8 +162,22 @@ class Layer:
         if bottom[0].count != bottom[1].count:
             raise CaffeError(f"bottoms 0 and 1 differ in size: {bottom[0].shape} and {bottom[1].shape}")
 
+    def hold(self, old: torch.Tensor | None, new: torch.Tensor) -> torch.Tensor:
+        """`new`, for feed(): in the place of `old`, what it brought before, where that must stay and can."""
+        if not self.recorded:
+            return new
+        if old is None or old.shape != new.shape or old.dtype != new.dtype:
+            return new.clone()
+        return old.copy_(new)
+
     def close(self) -> None:
         """Let go of threads and files (data layers)."""
+
+
+def to_device(values: np.ndarray, device: str) -> torch.Tensor:
+    """An array as a tensor on the device; to a GPU by way of page-locked memory, without waiting for it."""
+    tensor = torch.from_numpy(values)
+    return tensor if device == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _given_blob(stored: caffe_pb2.BlobProto, index: int, device: str) -> Parameter:

@@ -15,12 +15,13 @@ import torch
 
 import torchcaffe.ops  # noqa: F401  (registers every layer type)
 from torchcaffe import context, files, graph, log, upgrade
-from torchcaffe.blob import Blob, BlobVec, Parameter, shape_text
+from torchcaffe.blob import Blob, BlobVec, Memory, Parameter, shape_text
 from torchcaffe.errors import CaffeError
 from torchcaffe.layer import Layer, check_counts, registry
 from torchcaffe.memory import keep_freed_memory
 from torchcaffe.ops.linear import PRECISIONS
 from torchcaffe.proto import caffe_pb2, format_text
+from torchcaffe.recording import Recorder, Recording, cuda_graph
 
 TRAIN, TEST = caffe_pb2.TRAIN, caffe_pb2.TEST
 PathLike = Union[str, Path]
@@ -198,6 +199,7 @@ class Net:
             log.info("net.cpp:244", f"This network produces output {name}")
         self._fused = [self._layers_after(i) for i in range(len(self._layers))]
         self._index()
+        self.record_with(None if self.device == "cpu" else cuda_graph)
         log.info("net.cpp:257", "Network initialization done.")
 
     def _make_layer(self, lp: caffe_pb2.LayerParameter) -> Layer:
@@ -367,6 +369,31 @@ class Net:
 
     def run_forward(self, start: int, end: int) -> torch.Tensor | None:
         """Layers start..end; returns the weighted loss they produced, left on its device (None: no loss)."""
+        fed, forward = start, self._recorded_forward
+        if self._records(start, end):
+            memories = self._memories("data", params=True) + self._memories("diff", params=False)
+            if forward.ready(self._recording_key(memories)):
+                while fed <= end and self._feed(fed):
+                    fed += 1
+                if fed > end:
+                    loss = forward.run(memories, lambda: self._forward_layers(start, end, fed))
+                    return None if loss is None else loss.clone()  # the next pass overwrites it
+                fed += 1  # what layer `fed` has brought lies elsewhere now
+                forward.forget()
+        else:
+            forward.forget()
+        self._recorded_backward.clear()
+        return self._forward_layers(start, end, fed)
+
+    def _feed(self, i: int) -> bool:
+        """Layer i's feed."""
+        try:
+            return self._layers[i].feed(self._tops[i])
+        except CaffeError as error:
+            raise self._located(i, error) from None
+
+    def _forward_layers(self, start: int, end: int, fed: int) -> torch.Tensor | None:
+        """run_forward's work; layers in front of `fed` have been fed."""
         loss: torch.Tensor | None = None
         watched = self.debug_info or self._before_forward or self._after_forward
         done = start - 1
@@ -380,6 +407,8 @@ class Net:
                     following = () if watched else self._fused[i]
                     if i <= done:
                         continue  # the layer before did this one's work
+                    if i >= fed:
+                        layer.feed(tops)
                     if following and i + len(following) <= end:
                         layer.forward_fused(following, bottoms, tops)
                         done = i + len(following)
@@ -398,6 +427,18 @@ class Net:
 
     def run_backward(self, start: int, end: int) -> None:
         """Layers start down to end, those that need it."""
+        if self._records(end, start) and self._recorded_forward.made:
+            memories = self._memories("diff", params=True)
+            # Gradients are written, or in further passes of an iteration added to what is there.
+            fresh = tuple(blob.diff_memory.fresh for blob in self.learnable)
+            backward = self._recorded_backward.setdefault(fresh, Recording(self._recorder))
+            if backward.ready(self._recording_key(memories)):
+                backward.run(memories, lambda: self._backward_layers(start, end))
+                return
+        self._backward_layers(start, end)
+
+    def _backward_layers(self, start: int, end: int) -> None:
+        """run_backward's work."""
         with torch.no_grad():
             for i in range(start, end - 1, -1):
                 for callback in self._before_backward:
@@ -414,13 +455,39 @@ class Net:
 
     def release(self) -> None:
         """Let go of what the last passes computed, so that the next ones find that much memory free. What a user holds
-        stays, and what layers without bottoms made, which need not make it again."""
+        stays, and what layers without bottoms made, which need not make it again. A recorded pass needs its memory."""
+        if self._recordable:
+            return
         kept = {id(blob.diff_memory) for tops in self._loss_tops for blob, _ in tops}
         kept |= {id(b.data_memory) for bottoms, tops in zip(self._bottoms, self._tops) if not bottoms for b in tops}
         for blob in self._blob_list:
             for memory in (blob.data_memory, blob.diff_memory):
                 if id(memory) not in kept and memory.host is None:
                     memory.tensor = None
+
+    def record_with(self, recorder: Recorder | None) -> None:
+        """Record whole passes, and replay them; None: don't. Nets on a GPU do, by CUDA graphs."""
+        self._recorder = recorder
+        self._recorded_forward, self._recorded_backward = Recording(recorder), {}
+        self._recordable = recorder is not None and all(layer.recordable for layer in self._layers)
+        for layer in self._layers:
+            layer.recorded = self._recordable
+
+    def _records(self, first: int, last: int) -> bool:
+        """Whether a pass over these layers may be recorded: a whole one, with nobody to look on."""
+        callbacks = self._before_forward, self._after_forward, self._before_backward, self._after_backward
+        whole = first == 0 and last == len(self._layers) - 1
+        return self._recordable and whole and not self.debug_info and not any(callbacks)
+
+    def _memories(self, of: str, params: bool) -> list[Memory]:
+        """All blobs' memories of "data" or "diff"; `params`: the parameters', too."""
+        field = of + "_memory"
+        found = [getattr(blob, field) for blob in self._blob_list]
+        return found + [getattr(b, field) for layer in self._layers for b in layer.blobs] if params else found
+
+    def _recording_key(self, memories: list[Memory]) -> tuple:
+        """What must be as it was for a recording to hold: all shapes, and where arrays are that stay in place."""
+        return (*(blob.shape for blob in self._blob_list), *(memory.place() for memory in memories))
 
     def _forward(self, start: int, end: int) -> float:
         """Layers start..end by number; the loss."""
@@ -555,6 +622,11 @@ class Net:
     def after_backward(self, function: Callable[[int], None]) -> None:
         """Call function(layer index) after each layer's backward."""
         self._after_backward.append(function)
+
+    @property
+    def waited(self) -> float:
+        """Seconds that passes have waited for data layers so far, with nothing else to compute."""
+        return sum(layer.waited for layer in self._layers)
 
     # -- weights -----------------------------------------------------------------------------------------------------
 

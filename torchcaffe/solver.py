@@ -17,6 +17,7 @@ from torchcaffe.blob import Parameter
 from torchcaffe.errors import CaffeError, Diverged
 from torchcaffe.net import Net
 from torchcaffe.proto import caffe_pb2, format_text
+from torchcaffe.recording import Recording, cuda_graph
 
 PathLike = Union[str, Path]
 registry: dict[str, type[Solver]] = {}
@@ -102,6 +103,9 @@ class Solver:
         self._at_start: tuple[int, resume.Places] | None = None
         self._timer = time.perf_counter()
         self._last_display = 0
+        self._waited = 0.0  # seconds, at the last display
+        self.waiting = 0.0  # the share of the time between the last two displays in which the train net had no data
+        self._recording = Recording(None if self.net.device == "cpu" else cuda_graph)
         self._prepare()
         log.info("solver.cpp:57", "Solver scaffolding done.")
 
@@ -373,11 +377,16 @@ class Solver:
         now = time.perf_counter()
         lapse = now - self._timer
         rate = (self.iter - self._last_display) / (lapse or 1.0)
+        waited, self._waited = self._waited, self.net.waited
+        # (In its first iteration a run has no batch ahead.)
+        self.waiting = (self._waited - waited) / lapse if self.iter > self._last_display else 0.0
         loss = self.smoothed_loss
         log.info(
             "solver.cpp:239",
             f"Iteration {self.iter} ({rate:g} iter/s, {lapse:g}s/{self.p.display} iters), loss = {loss:g}",
         )
+        if self.waiting >= 0.01:
+            log.warning("solver.py:1", f"Waiting for data {self.waiting:.0%} of the time: records come too slowly")
         self._timer, self._last_display = now, self.iter
         self._log_outputs("solver.cpp:258", "    Train net output", self.net, None)
 
@@ -468,8 +477,24 @@ class Solver:
         if self.p.display and self.iter % self.p.display == 0:
             log.info("sgd_solver.cpp:112", f"Iteration {self.iter}, lr = {rate:g}")
         with torch.no_grad():
-            self.update(rate, self._clip_scale())
+            self._update(rate, self._clip_scale())
         self._iter += 1
+
+    def _update(self, rate: float, clip: float) -> None:
+        """update(), recorded on a GPU."""
+        blobs = self.net.learnable
+        memories = [blob.diff_memory for blob in blobs] + [blob.data_memory for blob in blobs]
+        places = [memory.place() for memory in memories]
+        histories = [0 if array is None else array.data_ptr() for slots in self._history for array in slots]
+        key = (self.constants(rate, clip), [blob.diff_memory.fresh for blob in blobs], places, histories)
+        if self._recording.ready(key):
+            self._recording.run(memories, lambda: self.update(rate, clip))
+        else:
+            self.update(rate, clip)
+
+    def constants(self, rate: float, clip: float) -> tuple[float, ...]:
+        """The numbers of an update that change from one to the next."""
+        return rate, clip
 
     def _clip_scale(self) -> float:
         """clip_gradients: the factor that brings the L2 norm of all summed gradients down to the limit."""
@@ -655,7 +680,8 @@ class SGDSolver(Solver):
                     blob.t.sub_(buffer)
                     blob.data_memory._written()
                 continue
-            scale = torch.tensor(p.iter_size / (local * clip), dtype=torch.float32, device=blobs[0].device)
+            # (Not torch.tensor, which would wait for a GPU.)
+            scale = torch.full((), p.iter_size / (local * clip), dtype=torch.float32, device=blobs[0].device)
             torch._fused_sgd_(
                 [b.t for b in blobs],
                 [b.g for b in blobs],
@@ -738,6 +764,9 @@ class AdamSolver(SGDSolver):
 
     type = "Adam"
     slots = 2
+
+    def constants(self, rate: float, clip: float) -> tuple[float, ...]:
+        return rate, clip, self.iter
 
     def change(self, gradient: torch.Tensor, history: list[torch.Tensor], rate: float) -> torch.Tensor:
         (mean, squares), b1, b2, t = history, self.p.momentum, self.p.momentum2, self.iter + 1

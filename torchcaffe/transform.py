@@ -23,6 +23,15 @@ class Placement(NamedTuple):
     w_off: int
 
 
+class Packed(NamedTuple):
+    """A batch as it was decoded, for a device that crops, mirrors and takes the mean off itself (ops/data.py).
+
+    pixels: (N, C, H, W) uint8; placements: (N, 3) int64, a Placement each."""
+
+    pixels: np.ndarray
+    placements: np.ndarray
+
+
 class DataTransformer:
     """Makes a layer's input of an image: (pixel - mean) * scale, cropped and mirrored.
 
@@ -37,7 +46,7 @@ class DataTransformer:
         self._scale = np.float32(param.scale)
         self._mean: np.ndarray | None = None
         self._mirrored_mean: np.ndarray | None = None
-        self._mean_values = np.asarray(param.mean_value, np.float32)
+        self._mean_values = np.array(param.mean_value, np.float32)
         if param.HasField("mean_file"):
             if len(param.mean_value):
                 raise CaffeError("transform_param: mean_file and mean_value cannot both be given")
@@ -48,6 +57,13 @@ class DataTransformer:
             mean = mean.reshape((1,) * (4 - mean.ndim) + mean.shape)[0]
             self._mean = np.ascontiguousarray(mean, np.float32)
             self._mirrored_mean = np.ascontiguousarray(mean[:, :, ::-1])
+
+    @property
+    def mean(self) -> np.ndarray | None:
+        """What is subtracted, float32: (C, H, W) for the whole image, (C, 1, 1) or (1, 1, 1); None: nothing."""
+        if self._mean is None and len(self._mean_values):
+            return self._mean_values[:, None, None]
+        return self._mean
 
     def init_rand(self, rng: Rng) -> None:
         """Seed the transformer's own stream with one draw of `rng`; no draw when nothing is left to chance."""
@@ -141,9 +157,25 @@ class DataTransformer:
 
         pool: an executor that decodes and computes; the draws stay in order. Raises CaffeError when the shapes differ.
         """
-        run = map if pool is None else pool.map
-        images = list(run(self.image, items))
-        placements = [self.draw(*self._check(image)[1:]) for image in images]
+        return self._placed(*self._drawn(items, pool), out, pool)
+
+    def pack(self, items: Sequence[Any], pool: Executor | None = None) -> Packed | np.ndarray:
+        """What `transform_batch` takes, with the same draws, left for the device to crop; transformed here (float32)
+        where the images are not all bytes of one shape."""
+        images, placements = self._drawn(items, pool)
+        if any(image.dtype != np.uint8 or image.shape != images[0].shape for image in images):
+            return self._placed(images, placements, None, pool)
+        return Packed(np.stack(images), np.array(placements, np.int64))
+
+    def _drawn(self, items: Sequence[Any], pool: Executor | None) -> tuple[list[np.ndarray], list[Placement]]:
+        """The items' images, checked, and where chance places them."""
+        images = list((map if pool is None else pool.map)(self.image, items))
+        return images, [self.draw(*self._check(image)[1:]) for image in images]
+
+    def _placed(
+        self, images: list[np.ndarray], placements: list[Placement], out: np.ndarray | None, pool: Executor | None
+    ) -> np.ndarray:
+        """The images' crops as one batch."""
         shapes = {self.infer_shape(image) for image in images}
         if len(shapes) > 1 or (out is not None and shapes != {out.shape[1:]}):
             expected = out.shape[1:] if out is not None else self.infer_shape(images[0])
@@ -151,7 +183,7 @@ class DataTransformer:
             raise CaffeError(f"an image becomes {_sizes(wrong)} in a batch of {_sizes(expected)}")
         if out is None:
             out = np.empty((len(images),) + shapes.pop(), np.float32)
-        for _ in run(self.apply, images, placements, out):
+        for _ in (map if pool is None else pool.map)(self.apply, images, placements, out):
             pass
         return out
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 import numpy as np
 import torch
@@ -14,9 +17,9 @@ from torchcaffe.blob import Blob
 from torchcaffe.db import LmdbReader
 from torchcaffe.errors import CaffeError
 from torchcaffe.filler import fill
-from torchcaffe.layer import Layer, layer
+from torchcaffe.layer import Layer, layer, to_device
 from torchcaffe.proto import caffe_pb2
-from torchcaffe.transform import DataTransformer, parse_datum
+from torchcaffe.transform import DataTransformer, Packed, parse_datum
 
 
 @layer(bottoms=0, tops=(1, None))
@@ -30,6 +33,11 @@ class Input(Layer):
         if len(shapes):
             for index, blob in enumerate(top):
                 blob.reshape(*shapes[index if len(shapes) > 1 else 0].dim)
+        self._places: list[int] = []
+
+    def feed(self, top: list[Blob]) -> bool:
+        before, self._places = self._places, [blob.t.data_ptr() for blob in top]
+        return self._places == before
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         """The program may have reshaped the blobs: left as they are."""
@@ -41,6 +49,8 @@ class Input(Layer):
 @layer(bottoms=0, tops=(1, None))
 class DummyData(Layer):
     """Blobs filled by fillers: constants once, random ones again in every forward."""
+
+    recordable = False
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         p, tops = self.p, len(top)
@@ -63,6 +73,7 @@ class DummyData(Layer):
             blob.reshape(*shape)
             if filler.type == "constant":
                 self._fill(blob, filler)
+        self.recordable = all(filler.type == "constant" for filler in self._fillers)
 
     def _fill(self, blob: Blob, filler: caffe_pb2.FillerParameter) -> None:
         values = np.empty(blob.shape, np.float32)
@@ -83,6 +94,7 @@ class MemoryData(Layer):
     """Batches of arrays that the program gives (Net.set_input_arrays), over and over."""
 
     reshape_always = True
+    recordable = False
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         p = self.p
@@ -137,11 +149,39 @@ class MemoryData(Layer):
         self._position = (self._position + self._batch) % len(self._data)
 
 
+class Batch(NamedTuple):
+    """A batch on its way into a net: tensors (the records, and labels where there are any) on the net's device; where
+    the layer reads on from behind it; the event after which a GPU has it."""
+
+    tensors: list[torch.Tensor]
+    place: dict[str, np.ndarray]
+    arrived: torch.cuda.Event | None
+
+
+def place_crops(
+    pixels: torch.Tensor, placements: torch.Tensor, size: Sequence[int], mean: torch.Tensor | None, scale: float
+) -> torch.Tensor:
+    """DataTransformer's arithmetic on a Packed batch, where it lies, bit for bit: float32 (N, C, *size).
+
+    mean: (C, H, W), or what can be stretched to it."""
+    count, channels = pixels.shape[:2]
+    mirror, top, left = placements.unbind(1)
+    steps = [torch.arange(n, device=pixels.device) for n in (count, channels, *size)]
+    rows, columns = top[:, None] + steps[2], left[:, None] + steps[3]
+    columns = torch.where(mirror[:, None] != 0, columns.flip(1), columns)
+    index = (steps[0][:, None, None, None], steps[1][:, None, None], rows[:, None, :, None], columns[:, None, None, :])
+    out = pixels[index].to(torch.float32)
+    if mean is not None:
+        out -= mean if mean.shape[1:] == (1, 1) else mean[index[1:]]
+    return out if scale == 1 else out.mul_(scale)
+
+
 class PrefetchingLayer(Layer):
-    """Base of layers that make batches ahead, in a thread of their own.
+    """Base of layers that make batches ahead, in a thread of their own, which also starts their way to a GPU.
 
     Subclasses give open(top) -> the shape of one item, and load() -> (data, labels), which runs in the thread; and
-    place() and go_to(place), where the next load() begins, for a run that goes on from a snapshot."""
+    place() and go_to(place), where the next load() begins, for a run that goes on from a snapshot.
+    waited: seconds that passes have waited for batches so far, on a GPU those in which it had nothing else to do."""
 
     reshape_always = True
     prefetch = 4
@@ -155,17 +195,34 @@ class PrefetchingLayer(Layer):
         self.open(top)
         self.transformer.init_rand(rng)
         self.thread_seed = rng.rand()
-        self._pool: ThreadPoolExecutor | None = None
-        self._ahead: deque[Future] = deque()
+        self.packs = False
+        self._thread: ThreadPoolExecutor | None = None
+        self._workers: ThreadPoolExecutor | None = None
+        self._ahead: deque[Future[Batch]] = deque()
         self._reached = self.place()  # behind the last batch that forward gave; load() is ahead of it
+        self._held: list[torch.Tensor] = []
+        if self.device != "cpu":
+            self.pack_for_device()
+
+    def pack_for_device(self) -> None:
+        """Let images go to the device as bytes, to be cropped there. Before the first batch."""
+        mean = self.transformer.mean
+        self.packs, self._mean = True, None if mean is None else to_device(mean.copy(), self.device)
 
     def open(self, top: list[Blob]) -> None:
         """Open the source and give the tops their shapes."""
         raise CaffeError(f"layer type {self.type} has no open")
 
-    def load(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """The next batch: float32 (N, C, H, W) and labels."""
+    def load(self) -> tuple[np.ndarray | Packed, np.ndarray]:
+        """The next batch: float32 (N, C, H, W), or what `transformed` gives, and labels."""
         raise CaffeError(f"layer type {self.type} has no load")
+
+    def transformed(self, items: Sequence[Any]) -> np.ndarray | Packed:
+        """A batch of Datums or images through the transformer, in several threads where there are cores for them."""
+        workers = min((os.cpu_count() or 1) - 1, 8)
+        if self._workers is None and workers > 1:
+            self._workers = ThreadPoolExecutor(workers, thread_name_prefix=f"transform-{self.layer_param.name}")
+        return (self.transformer.pack if self.packs else self.transformer.transform_batch)(items, pool=self._workers)
 
     def place(self) -> dict[str, np.ndarray]:
         """Where the next load() begins."""
@@ -183,29 +240,68 @@ class PrefetchingLayer(Layer):
         self.go_to(state)
         self._reached = self.place()
 
-    def _load(self) -> tuple[tuple[np.ndarray, np.ndarray | None], dict[str, np.ndarray]]:
-        return self.load(), self.place()
+    def _load(self) -> Batch:
+        data, labels = self.load()
+        arrays = [labels, *data] if isinstance(data, Packed) else [labels, data]
+        if self.device == "cpu":
+            return Batch([torch.from_numpy(array) for array in arrays], self.place(), None)
+        with torch.cuda.stream(self._stream):  # beside the net's own work
+            tensors = [to_device(array, self.device) for array in arrays]
+            return Batch(tensors, self.place(), self._stream.record_event())
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         """Shapes are the source's."""
 
-    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(1, thread_name_prefix=f"prefetch-{self.layer_param.name}")
+    def feed(self, top: list[Blob]) -> bool:
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"prefetch-{self.layer_param.name}")
+            self._stream = torch.cuda.Stream(self.device) if self.device != "cpu" else None
         while len(self._ahead) <= self.prefetch:
-            self._ahead.append(self._pool.submit(self._load))
-        (data, labels), self._reached = self._ahead.popleft().result()
-        top[0].reshape(*data.shape)
-        top[0].t = torch.from_numpy(data).to(self.device)
+            self._ahead.append(self._thread.submit(self._load))
+        batch = self._wait(self._ahead.popleft())
+        if batch.arrived is not None:
+            stream = torch.cuda.current_stream(self.device)
+            stream.wait_event(batch.arrived)
+            for tensor in batch.tensors:
+                tensor.record_stream(stream)
+        self._reached = batch.place
+        before, shapes = self._held, [blob.shape for blob in top]
+        same = len(before) == len(batch.tensors)
+        self._held = [self.hold(old, new) for old, new in zip(before if same else [None] * 3, batch.tensors)]
+        labels, data = self._held[:2]
+        crop = self.layer_param.transform_param.crop_size
+        top[0].reshape(*data.shape[:2], *((crop, crop) if crop else data.shape[2:]))
         if len(top) > 1:
             top[1].reshape(*labels.shape)
-            top[1].t = torch.from_numpy(labels).to(self.device)
+        stays = same and all(old is new for old, new in zip(before, self._held))
+        return stays and shapes == [blob.shape for blob in top]
+
+    def _wait(self, future: Future[Batch]) -> Batch:
+        """The next batch, and how long there was nothing to compute before it was there into `waited`."""
+        if not future.done():
+            if self.device != "cpu":
+                torch.cuda.current_stream(self.device).synchronize()  # until then there is something
+            start = time.perf_counter()
+            future.exception()
+            self.waited += time.perf_counter() - start
+        return future.result()
+
+    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+        labels, data, *placements = self._held
+        if placements:
+            data = place_crops(data, *placements, top[0].shape[2:], self._mean, self.layer_param.transform_param.scale)
+        top[0].t = data
+        if len(top) > 1:
+            top[1].t = labels
 
     def close(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-            self._pool = None
+        if self._thread is not None:
+            self._thread.shutdown(wait=True, cancel_futures=True)
+            self._thread = None
             self._ahead.clear()
+        if self._workers is not None:
+            self._workers.shutdown()
+            self._workers = None
 
 
 @layer(bottoms=0, tops=(1, 2))
@@ -260,9 +356,9 @@ class Data(PrefetchingLayer):
         self._offset += 1
         return self.reader.next()
 
-    def load(self) -> tuple[np.ndarray, np.ndarray]:
+    def load(self) -> tuple[np.ndarray | Packed, np.ndarray]:
         records = [self._next() for _ in range(self.p.batch_size)]
         datums = [self._located(key, lambda value=value: parse_datum(value)) for key, value in records]
         where = b"..".join((records[0][0], records[-1][0]))
-        data = self._located(where, lambda: self.transformer.transform_batch(datums))
+        data = self._located(where, lambda: self.transformed(datums))
         return data, np.array([d.label for d in datums], np.float32)

@@ -48,6 +48,8 @@ class HDF5Data(Layer):
 
     shuffle: the files' order and the rows' within each, anew each round (random_seed has no say in it, as in BVLC)."""
 
+    recordable = False
+
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         p = self.p
         if self.layer_param.HasField("transform_param"):
@@ -164,6 +166,8 @@ class HDF5Output(Layer):
     """Writes its bottoms to file_name as the datasets "data" and "label", with four axes each. The file is made at
     set-up; it takes one forward pass. A file that is there and none of HDF5's is left alone: the name may be a
     stranger's."""
+
+    recordable = False
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         name = self.p.file_name

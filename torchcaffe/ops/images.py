@@ -17,6 +17,7 @@ from torchcaffe.files import read_blobproto
 from torchcaffe.layer import layer
 from torchcaffe.ops.data import PrefetchingLayer
 from torchcaffe.rng import Rng
+from torchcaffe.transform import Packed
 
 
 def read_text(path: str, field: str) -> str:
@@ -100,7 +101,7 @@ class ImageData(PrefetchingLayer):
         if self._order is not None:
             self._order.set_state(place["order"])
 
-    def load(self) -> tuple[np.ndarray, np.ndarray]:
+    def load(self) -> tuple[np.ndarray | Packed, np.ndarray]:
         images, labels = [], []
         for _ in range(self.p.batch_size):
             images.append(self._read())
@@ -110,7 +111,7 @@ class ImageData(PrefetchingLayer):
                 self._line = 0
                 if self._order is not None:
                     self._order.shuffle(self._turns)
-        return self.transformer.transform_batch(images), np.array(labels, np.float32)
+        return self.transformed(images), np.array(labels, np.float32)
 
 
 class Window(NamedTuple):

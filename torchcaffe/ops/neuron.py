@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torchcaffe import context
 from torchcaffe.blob import Blob
 from torchcaffe.errors import CaffeError
-from torchcaffe.layer import TorchLayer, layer
+from torchcaffe.layer import TorchLayer, layer, to_device
 from torchcaffe.proto import caffe_pb2
 
 
@@ -87,16 +87,22 @@ class Dropout(Neuron):
         self.ratio = self.p.dropout_ratio
         if not 0 < self.ratio < 1 and self.ratio != 0:
             raise CaffeError(f"dropout_ratio: {self.ratio} is not between 0 and 1")
-        self.mask = None
+        self.mask = self._kept = None
+
+    def feed(self, top: list[Blob]) -> bool:
+        if self.phase != caffe_pb2.TRAIN:
+            return True
+        before = self._kept
+        kept = context.rng().bernoulli(top[0].count, 1.0 - self.ratio)
+        self._kept = self.hold(before, to_device(kept, self.device))
+        return self._kept is before
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         if self.phase != caffe_pb2.TRAIN:
             if top[0] is not bottom[0]:
                 top[0].t = bottom[0].t.clone()
             return
-        kept = context.rng().bernoulli(bottom[0].count, 1.0 - self.ratio)
-        scale = float(1.0 / (1.0 - self.ratio))
-        self.mask = torch.from_numpy(kept).to(self.device, torch.float32).view(bottom[0].shape).mul_(scale)
+        self.mask = self._kept.to(torch.float32).view(bottom[0].shape).mul_(float(1.0 / (1.0 - self.ratio)))
         top[0].t = bottom[0].t * self.mask
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:

@@ -189,6 +189,8 @@ def _rows(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
 def _moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and (biased) variance a channel, from one reading of x."""
     rows = _rows(x)
+    if len(rows) == 1:
+        return torch.batch_norm_update_stats(rows[0], None, None, 1.0)
     means, variances = (torch.stack(v).double() for v in zip(*(torch.batch_norm_update_stats(r, None, None, 1.0)
                                                                for r in rows)))
     weight = torch.tensor([len(r) for r in rows], dtype=torch.float64, device=x.device)[:, None] / sum(map(len, rows))

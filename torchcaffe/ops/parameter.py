@@ -23,13 +23,6 @@ class Parameter(Layer):
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         # Each time: the blob may have been given another net's memory since. Not at set-up: as in BVLC, a loss_weight,
         # which is put in the top's diff there, is lost.
-        self._diff = self.blobs[0].grad_buffer()
+        self.blobs[0].grad_buffer()
         top[0].share_data(self.blobs[0])
         top[0].share_diff(self.blobs[0])
-
-    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
-        memory = self.blobs[0].diff_memory
-        if memory.tensor is not self._diff and memory.tensor.data_ptr() != self._diff.data_ptr():
-            # On a GPU the top has adopted a tensor; a parameter's diff stays where it is.
-            self._diff.copy_(memory.tensor.view(self._diff.shape))
-            memory.tensor = self._diff

@@ -54,6 +54,7 @@ class Pooling(Layer):
                 raise CaffeError(f"pad: {self.pad} must be smaller than the kernel {self.kernel}")
         if len(top) > 1 and p.pool != MAX:
             raise CaffeError("top 1: only MAX pooling has a mask")
+        self.recordable = p.pool != STOCHASTIC or self.phase != caffe_pb2.TRAIN
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         if len(bottom[0].shape) != 4:

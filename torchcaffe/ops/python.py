@@ -22,6 +22,7 @@ class Python(Layer):
     layer, so that no attribute it sets meets one of the engine's."""
 
     reshape_always = True
+    recordable = False
 
     def __init__(self, layer_param: caffe_pb2.LayerParameter, device: str | None = None):
         super().__init__(layer_param, device)

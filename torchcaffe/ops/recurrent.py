@@ -82,6 +82,7 @@ class Recurrent(Layer):
     Gradients don't flow through the states of other passes, exposed or not."""
 
     allows_in_place = False
+    recordable = False  # the carried states are other tensors in each pass
     no_force_backward = (1,)
     states = 0  # how many blobs are carried from step to step
     gates = 0  # how many times num_output values x is mapped to

@@ -388,6 +388,7 @@ class Filter(Layer):
 
     allows_in_place = False
     reshape_always = True
+    recordable = False
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         if len(top) != len(bottom) - 1:
