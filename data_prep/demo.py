@@ -92,12 +92,14 @@ def jpeg(rng: Random, picture: np.ndarray, severity: float) -> np.ndarray:
     return cv2.resize(cv2.imdecode(data, cv2.IMREAD_COLOR), (width, height)).astype(np.float32) / 255
 
 
+def to_light(value: np.ndarray) -> np.ndarray:
+    """Values from 0 to 1 in linear light (sRGB's curve, IEC 61966-2-1)."""
+    return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+
+
 def expose(picture: np.ndarray, stops: float) -> np.ndarray:
-    """More light by so many stops (less, below 0), in linear light (sRGB's curve, IEC 61966-2-1), clipped as by a
-    sensor. Values from 0 to 1 in any shape."""
-    value = np.clip(picture, 0, 1)
-    light = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4) * 2**stops
-    light = np.minimum(light, 1)
+    """More light by so many stops (less, below 0), clipped as by a sensor. Values from 0 to 1 in any shape."""
+    light = np.minimum(to_light(np.clip(picture, 0, 1)) * 2**stops, 1)
     return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055).astype(np.float32)
 
 

@@ -13,6 +13,7 @@ VERSION = 1  # raise it when a figure changes, so that caches forget
 SIDE = 1024  # pixels: sharpness is judged on the photo at this size at most
 TILE = 48
 SHARP = 0.47  # below: blurred, even in the sharpest region
+WHITE = 250  # a pixel without detail: all channels at or above it. One alone is a saturated colour, a red flower's
 BURNT, CRUSHED = 0.20, 0.40  # a larger share of pixels without detail: over-, under-exposed
 BRIGHT, DARK = 0.80, 0.12  # mean brightness: the same, where nothing is clipped
 SAME_BITS = 10  # of 64: photos whose hashes differ by no more are near-duplicates
@@ -53,9 +54,8 @@ def measure(bgr: np.ndarray) -> Checks:
         size = (max(1, round(bgr.shape[1] * SIDE / longer)), max(1, round(bgr.shape[0] * SIDE / longer)))
         bgr = cv2.resize(bgr, size, interpolation=cv2.INTER_AREA)
     grey = cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY)
-    # Burnt: all channels at the top. One alone is a saturated colour, such as a red flower's.
     return Checks(round(sharpness(grey), 4), round(float(grey.mean()) / 255, 4),
-                  round(float((bgr.min(axis=2) >= 250).mean()), 4), round(float((grey <= 5).mean()), 4),
+                  round(float((bgr.min(axis=2) >= WHITE).mean()), 4), round(float((grey <= 5).mean()), 4),
                   perceptual_hash(grey))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from data_prep import demo
 from torchcaffe.errors import CaffeError
 
-from . import decode, metrics, ranking
+from . import decode, metrics, photo_checks, ranking
 from .photo_cache import Cache
 
 LONG = 1024  # pixels at most on the longer side of what is ranked: it need not be more
@@ -24,9 +24,12 @@ def blurred(bgr: np.ndarray, share: float) -> np.ndarray:
     return cv2.GaussianBlur(bgr, (0, 0), share * max(bgr.shape[:2]))
 
 
-def over_exposed(bgr: np.ndarray, stops: float) -> np.ndarray:
-    """More light by so many stops, in linear light, clipped where the sensor would."""
-    return demo.to_bytes(demo.expose(bgr.astype(np.float32) / 255, stops))
+def over_exposed(bgr: np.ndarray, share: float) -> np.ndarray:
+    """More light, clipped where the sensor would, until that share of the pixels is burnt out (see photo_checks). So
+    many stops for all would not do: they are what a dark photo wanted."""
+    brightest = max(float(np.quantile(bgr.min(axis=2), 1 - share)), 1)  # the darkest value that shall burn
+    stops = np.log2(demo.to_light(np.array([photo_checks.WHITE, brightest]) / 255))
+    return demo.to_bytes(demo.expose(bgr.astype(np.float32) / 255, max(stops[0] - stops[1], 0)))
 
 
 KINDS = {"blurred": blurred, "over-exposed": over_exposed}

@@ -440,11 +440,13 @@ def test_pairs(model, tmp_path, capsys):
     for i in range(4):
         jpeg(tmp_path / "good" / f"{i}.jpg", scene(i) // 2)
     command = [str(v) for v in (tmp_path / "good", "--weights", model / "tiny.caffemodel", "--net",
-                                model / "deploy.prototxt", "--stops", 1, "--least", 0)]
+                                model / "deploy.prototxt", "--burnt", 0.3, "--least", 0)]
     assert check_ranking.main(command) == 0
     said = capsys.readouterr().out
     # this net likes light: every over-exposed copy ranks above its original
-    assert "over-exposed-1       0.00% of 4 copies" in said and "blurred-0.006" in said
+    assert "over-exposed-0.3     0.00% of 4 copies" in said and "blurred-0.006" in said
     assert check_ranking.main(command[:-1] + ["0.95"]) == 1
-    value = np.full((1, 1, 3), 118, np.uint8)  # middle grey, 18% of the light: two stops more are 72%, sRGB's 220
-    assert abs(int(ranking_check.over_exposed(value, 2)[0, 0, 0]) - 220) <= 1
+    for share in (0.1, 0.3):  # whatever the photo's own light was
+        burnt = [photo_checks.measure(ranking_check.over_exposed(scene(i) // k, share)).burnt for i, k in
+                 ((0, 1), (1, 1), (2, 2))]
+        assert burnt == pytest.approx([share] * 3, abs=0.05)
