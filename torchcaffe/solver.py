@@ -15,6 +15,7 @@ import torch
 from torchcaffe import context, files, log, resume, upgrade
 from torchcaffe.blob import Parameter
 from torchcaffe.errors import CaffeError
+from torchcaffe.memory import return_freed_memory
 from torchcaffe.net import Net
 from torchcaffe.proto import caffe_pb2, format_text
 
@@ -96,6 +97,7 @@ class Solver:
         # Asked after every iteration and before every test batch: "stop", "snapshot" or None.
         self.requested_action: Callable[[], str | None] = lambda: None
         self._stopped = False
+        self._begun = 0  # iterations of this process
         self._timer = time.perf_counter()
         self._last_display = 0
         self._prepare()
@@ -238,6 +240,10 @@ class Solver:
                 blob.clear_diff()
             if self.net.device == "cpu":
                 self.net.release()
+                if self._begun == 1:
+                    # What the first iteration made for life lies among its activations, and they find other places now.
+                    return_freed_memory()
+                self._begun += 1
             due = p.test_interval and self.iter % p.test_interval == 0 and (self.iter > 0 or p.test_initialization)
             if due and context.solver_rank == 0:
                 self.test_all()
