@@ -97,7 +97,6 @@ class Solver:
         # Asked after every iteration and before every test batch: "stop", "snapshot" or None.
         self.requested_action: Callable[[], str | None] = lambda: None
         self._stopped = False
-        self._begun = 0  # iterations of this process
         self._timer = time.perf_counter()
         self._last_display = 0
         self._prepare()
@@ -204,6 +203,7 @@ class Solver:
 
         They stay for life, so they come before the first activations: among these they would cut the memory that is
         freed and taken again into pieces."""
+        self._begun = 0  # iterations of this process
         self._history: list[list[torch.Tensor | None]] = [[None] * self.slots for _ in self.net.learnable]
         self._rates = [1.0 if m is None else m for m in self.net.lr_mults]
         self._decays = [1.0 if m is None else m for m in self.net.decay_mults]
