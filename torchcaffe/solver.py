@@ -12,10 +12,9 @@ from typing import Any, Callable, Union
 import numpy as np
 import torch
 
-from torchcaffe import context, files, log, resume, upgrade
+from torchcaffe import context, files, log, memory, resume, upgrade
 from torchcaffe.blob import Parameter
 from torchcaffe.errors import CaffeError
-from torchcaffe.memory import return_freed_memory
 from torchcaffe.net import Net
 from torchcaffe.proto import caffe_pb2, format_text
 
@@ -242,7 +241,7 @@ class Solver:
                 self.net.release()
                 if self._begun == 1:
                     # What the first iteration made for life lies among its activations, and they find other places now.
-                    return_freed_memory()
+                    memory.return_freed_memory()
                 self._begun += 1
             due = p.test_interval and self.iter % p.test_interval == 0 and (self.iter > 0 or p.test_initialization)
             if due and context.solver_rank == 0:
