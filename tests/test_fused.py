@@ -170,6 +170,35 @@ def test_what_is_computed_in_its_own_place():
     assert not memory.owned()
 
 
+def test_what_comes_out_of_layers_is_their_blobs_alone(net):
+    # Else nothing would be computed in place any more, which no result shows.
+    net.run_forward(0, 1)
+    assert net.blobs["c"].data_memory.owned()
+    net.run_forward(2, len(net.layers) - 1)
+    assert net.blobs["c"].data_memory.owned() and net.blobs["p"].data_memory.owned()
+
+
+def test_a_concatenation_and_its_parts_are_in_memory_once(tmp_path):
+    (tmp_path / "net.prototxt").write_text("""
+layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 2 dim: 3 dim: 4 } } }
+layer { name: "a" type: "Power" bottom: "x" top: "a" power_param { shift: 1 } }
+layer { name: "b" type: "Power" bottom: "x" top: "b" power_param { shift: 2 } }
+layer { name: "c" type: "Concat" bottom: "a" bottom: "b" bottom: "x" top: "c" }
+layer { name: "d" type: "ReLU" bottom: "c" top: "c" }""")
+    net = caffe.Net(str(tmp_path / "net.prototxt"), caffe.TEST)
+    x = np.random.RandomState(0).randn(2, 2, 3, 4).astype(np.float32)
+    held, join = net.blobs["b"].data, net._layer_names.index("c")
+    net.blobs["x"].data[...] = x
+    for _ in range(2):
+        net.run_forward(0, join)
+        a, b, c = (net.blobs[name].data_memory.tensor.untyped_storage().data_ptr() for name in "abc")
+        assert a == c != b
+        net.run_forward(join + 1, join + 1)  # in place of c, but a stays as it is
+        np.testing.assert_array_equal(net.blobs["a"].t.numpy(), x + 1)
+        np.testing.assert_array_equal(held, x + 2)
+    np.testing.assert_array_equal(net.blobs["c"].data, np.maximum(np.concatenate([x + 1, x + 2, x], 1), 0))
+
+
 def test_gradients_that_are_shared_are_not_overwritten(tmp_path):
     # Eltwise hands one gradient to both branches, and Concat parts of one.
     (tmp_path / "net.prototxt").write_text("""force_backward: true

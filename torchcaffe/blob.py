@@ -68,7 +68,7 @@ class Memory:
             self.upload()
         self.fresh = self._host_newer = False
         self._stand_in = None
-        return tensor if tensor.shape == shape else tensor.reshape(shape)
+        return shaped(tensor, shape)
 
     def set(self, tensor: torch.Tensor) -> None:
         """Adopt a tensor, or copy it where a user holds a view."""
@@ -161,6 +161,11 @@ class Memory:
     def _drop_host(self) -> None:
         self.host = None
         self._host_newer = self._device_newer = False
+
+
+def shaped(tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """tensor.reshape(shape), which leaves alone what has the shape: a view would share its storage (see `owned`)."""
+    return tensor if tensor.shape == tuple(shape) else tensor.reshape(shape)
 
 
 class Blob:

@@ -13,6 +13,13 @@ from torchcaffe.errors import CaffeError
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
+def return_freed_memory() -> None:
+    """Have glibc return what is free now, in the middle of the heap, too. It will be mapped anew: not for every day."""
+    libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(ctypes.c_size_t(0))
+
+
 def keep_freed_memory() -> None:
     """Have glibc keep freed memory instead of returning it to the system.
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from torchcaffe import log
-from torchcaffe.blob import Blob, canonical_axis
+from torchcaffe.blob import Blob, canonical_axis, shaped
 from torchcaffe.errors import CaffeError
 from torchcaffe.layer import Layer, layer
 
@@ -174,7 +174,7 @@ class BaseConvolution(_Windowed):
             if source is target and self.one_by_one:
                 product_in_place(target, None if bias is None else bias.view(-1, *(1,) * self.axes))
                 continue
-            target.t = self.convolve(self.as_batch(source.t), weight, bias).reshape(target.shape)
+            target.t = shaped(self.convolve(self.as_batch(source.t), weight, bias), target.shape)
 
     def convolve(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """The layer's arithmetic on (N, channels, *spatial)."""
@@ -229,7 +229,7 @@ class BaseConvolution(_Windowed):
             )
             if down:
                 lost = source is target and self.one_by_one
-                source.g = torch.zeros_like(source.t) if lost else dx.reshape(source.shape)
+                source.g = torch.zeros_like(source.t) if lost else shaped(dx, source.shape)
             if want_weight:
                 self.blobs[0].accumulate(dw)
             if want_bias:
@@ -262,7 +262,7 @@ class Convolution(BaseConvolution):
             weight, bias = self.blobs[0].t, self.blobs[1].t if len(self.blobs) > 1 else None
         y = self.convolve(self.as_batch(bottom[0].t), weight, bias)
         # Not oneDNN's own convolution with ReLU, which makes 0 of NaN.
-        top[0].t = (y.relu_() if relu else y).reshape(top[0].shape)
+        top[0].t = shaped(y.relu_() if relu else y, top[0].shape)
 
     def _fold(self, scaling: Sequence[Layer]) -> tuple[torch.Tensor, torch.Tensor]:
         """Weight and bias of this layer with the scaling ones that follow."""

@@ -31,6 +31,7 @@ class LRN(TorchLayer):
         if self.size % 2 == 0:
             raise CaffeError(f"local_size: {self.size} must be odd")
         self.across = p.norm_region == caffe_pb2.LRNParameter.ACROSS_CHANNELS
+        self._k = torch.tensor(p.k, device=self.device)
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         if len(bottom[0].shape) != 4:
@@ -81,8 +82,7 @@ class LRN(TorchLayer):
     def scale_across(self, padded: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """What is raised to -beta, across channels, of (pixels, channels); padded: the scratch."""
         torch.mul(values, values, out=padded.narrow(1, self.size // 2, values.shape[1]))
-        k = values.new_tensor(self.p.k)
-        return torch.add(k, self.window_sums(padded), alpha=self.p.alpha / self.size)
+        return torch.add(self._k, self.window_sums(padded), alpha=self.p.alpha / self.size)
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         x = bottom[0].t

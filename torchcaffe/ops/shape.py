@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -75,16 +76,23 @@ class Concat(Layer):
             share(bottom[0], top[0])
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
-        if len(bottom) > 1:
-            top[0].t = torch.cat([b.t for b in bottom], self.axis)
-        else:
+        if len(bottom) == 1:
             share(bottom[0], top[0])
+            return
+        y = torch.cat([b.t for b in bottom], self.axis)
+        for blob, part in zip(bottom, self.parts(y, bottom)):
+            if blob.data_memory.owned():
+                blob.t = part  # the same values, which need not be in memory twice
+        top[0].t = y
+
+    def parts(self, joined: torch.Tensor, bottom: list[Blob]) -> Sequence[torch.Tensor]:
+        """The bottoms' parts of what the top holds."""
+        return joined.split([b.shape[self.axis] for b in bottom], self.axis)
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         if len(bottom) == 1:
             return
-        parts = top[0].g.split([b.shape[self.axis] for b in bottom], self.axis)
-        for blob, part, down in zip(bottom, parts, propagate_down):
+        for blob, part, down in zip(bottom, self.parts(top[0].g, bottom), propagate_down):
             if down:
                 blob.g = part
 
