@@ -1,6 +1,6 @@
 """Bad input, a table a kind of file: every tool that reads it ends with one line that names the file, and status 2.
 
-`python -m tests.test_bad_input` prints what each says (docs/robustness.md has that list)."""
+`python -m tests.test_bad_input` prints what each says, with --bvlc how real Caffe's programs end on the same files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import contextlib
 import io
 import os
 import re
+import signal
 import struct
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +23,7 @@ import numpy as np
 import pytest
 
 from data_prep import check_ava, make_lmdb, mean, prepare, ratings, splits
-from ilgnet import decode, evaluation, ranking
+from ilgnet import bvlc, decode, evaluation, ranking
 from tools import evaluate, export_onnx, merge_bn, plot_log, rank_photos, summarize, surgery, train
 from torchcaffe import cli, files, imageset, wire
 from torchcaffe import io as caffe_io
@@ -591,20 +594,58 @@ def test_csv_of_keys_that_would_be_formulas(tmp_path):
     assert evaluation.read_csv(tmp_path / "x.csv").keys == keys
 
 
+# -- real Caffe on the same files --------------------------------------------------------------------------------------
+
+BVLC = {
+    ("net", "torchcaffe time"): lambda f, bad: ("caffe", "time", "-model", bad, "-phase", "TEST", "-iterations", "1"),
+    ("solver", "torchcaffe train"): lambda f, bad: ("caffe", "train", "-solver", bad),
+    ("caffemodel", "torchcaffe test"): lambda f, bad: (
+        "caffe", "test", "-model", f / "train.prototxt", "-weights", bad, "-iterations", "1"),
+    ("caffemodel", "upgrade_net_proto_binary"): lambda f, bad: ("upgrade_net_proto_binary", bad, f / "out"),
+    ("solverstate", "torchcaffe train"): lambda f, bad: (
+        "caffe", "train", "-solver", f / "solver.prototxt", "-snapshot", bad),
+    ("LMDB", "torchcaffe test"): lambda f, bad: (
+        "caffe", "test", "-model", net_on(f, bad), "-weights", f / "net.caffemodel", "-iterations", "3"),
+    ("LMDB", "compute_image_mean"): lambda f, bad: ("compute_image_mean", bad, f / "o.binaryproto"),
+    ("mean", "torchcaffe test"): lambda f, bad: (
+        "caffe", "test", "-model", net_on(f, f / "lmdb", f'mean_file: "{bad}"'), "-weights", f / "net.caffemodel"),
+    ("list", "convert_imageset"): lambda f, bad: ("convert_imageset", "-backend", "lmdb", f"{f}/photos/", bad, f / "o"),
+}
+
+
+def bvlc_ends(folder: Path, program: str, *words: object) -> str:
+    """How real Caffe ends on a file: with a signal, an exit status, or as if nothing were wrong."""
+    try:
+        done = bvlc.bvlc_binary(program, *map(str, words), check=False, cwd=folder, timeout=60)
+    except subprocess.TimeoutExpired:
+        return "hangs (60 s)"
+    if done.returncode < 0:
+        return f"ended by {signal.Signals(-done.returncode).name}: {bvlc.fatal_line(done.stderr)[:160]}"
+    return f"exit status {done.returncode}" if done.returncode else "goes on"
+
+
 def main() -> None:
-    """Print the tables."""
+    """Print the tables: what each reader says; with --bvlc how real Caffe's programs end on the same files."""
+    counts: dict[str, int] = {}
     for table, name, reader in CASES:
+        if sys.argv[1:] == ["--bvlc"] and (table, reader) not in BVLC:
+            continue
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place).resolve()
             os.chdir(folder)
             good(folder)
             bad, readers, make, _ = TABLES[table]
-            try:
-                said = readers[reader](folder, make(folder, bad[name][0]))
-            except BaseException as error:
-                said = f"!!! {type(error).__name__}: {str(error)[-400:]}"
+            path = make(folder, bad[name][0])
+            if sys.argv[1:] == ["--bvlc"]:
+                said = bvlc_ends(folder, *BVLC[table, reader](folder, path))
+                kind = said.partition(":")[0]
+                counts[kind] = counts.get(kind, 0) + 1
+            else:
+                said = readers[reader](folder, path)
             os.chdir("/")
         print(f"{table} | {name} | {reader} | {said.replace(f'{folder}/', '')}", flush=True)
+    if counts:
+        print(counts)
 
 
 if __name__ == "__main__":
