@@ -616,7 +616,8 @@ BVLC = {
 def bvlc_ends(folder: Path, program: str, *words: object) -> str:
     """How real Caffe ends on a file: with a signal, an exit status, or as if nothing were wrong."""
     try:
-        done = bvlc.bvlc_binary(program, *map(str, words), check=False, cwd=folder, timeout=60)
+        done = bvlc.bvlc_binary(program, *map(str, words), check=False, cwd=folder, timeout=60,
+                                errors="replace")
     except subprocess.TimeoutExpired:
         return "hangs (60 s)"
     if done.returncode < 0:
