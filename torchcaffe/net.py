@@ -663,7 +663,7 @@ class Net:
 
 
 # What a layer may raise, PyTorch's refusals among it.
-_TROUBLE = (CaffeError, RuntimeError, ArithmeticError, MemoryError)
+_TROUBLE = (CaffeError, RuntimeError, ArithmeticError, MemoryError, IndexError, ValueError)
 
 
 def _of_layer(where: str, layer: Layer | None, bottoms: list[Blob], error: Exception) -> Exception:
