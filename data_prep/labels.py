@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -53,7 +53,10 @@ def read_labels(path: Path | str, cut: float = CUT, undecided: bool = False) -> 
     except UnicodeDecodeError as error:
         raise CaffeError(f"{path}: not a text file (byte {error.start} is not UTF-8)") from None
     reader = csv.DictReader(io.StringIO(text, newline=""))
-    columns = [name.strip().lower() for name in reader.fieldnames or []]
+    try:
+        columns = [" ".join(name.split()).lower() for name in reader.fieldnames or []]
+    except csv.Error as error:
+        raise CaffeError(f"{path}:1: {error}") from None
     reader.fieldnames = columns
     kind = next((name for name in ("label", "pick", "mean", "votes") if name in columns), None)
     if "file" not in columns or kind is None:
@@ -61,16 +64,16 @@ def read_labels(path: Path | str, cut: float = CUT, undecided: bool = False) -> 
                          f"found {', '.join(columns) or 'nothing'}")
     found: list[Label] = []
     line_of: dict[str, int] = {}
-    for row in reader:
+    for row in _rows(reader, path):
         where = f"{path}:{reader.line_num}"
         photo, value = plain_cell((row["file"] or "").strip()), (row[kind] or "").strip()
         if not photo:
             raise CaffeError(f"{where}: file: empty")
+        if not photo.isprintable():  # a line end would break the lists that are written of it
+            raise CaffeError(f"{where}: file: {photo!r} holds characters that cannot be printed")
         if photo in line_of:
             raise CaffeError(f"{where}: file: {photo} was already on line {line_of[photo]}")
         line_of[photo] = reader.line_num
-        if not photo.isprintable():  # a line end would break the lists that are written of it
-            raise CaffeError(f"{where}: file: {photo!r} holds characters that cannot be printed")
         if PurePosixPath(photo).is_absolute() or ".." in PurePosixPath(photo).parts or "\\" in photo:
             raise CaffeError(f"{where}: file: {photo} is not below the images folder (write folders with /)")
         if value or undecided:
@@ -79,6 +82,14 @@ def read_labels(path: Path | str, cut: float = CUT, undecided: bool = False) -> 
     if not found:
         raise CaffeError(f"{path}: no labelled photos in it")
     return found
+
+
+def _rows(reader: csv.DictReader, path: Path) -> Iterator[dict]:
+    """The rows; what is no CSV at all is a CaffeError, too."""
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise CaffeError(f"{path}:{reader.line_num}: {error}") from None
 
 
 def _label(photo: str, kind: str, value: str, cut: float, where: str) -> Label:

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from torchcaffe import pictures
 from torchcaffe.errors import CaffeError
 from torchcaffe.imageset import is_cut_short
 
@@ -129,9 +130,13 @@ def _plain(data: bytes, path: Path | str, flip: int = 1) -> Photo:
     if is_cut_short(data):
         raise CaffeError(f"{path}: cut short: the end is missing")
     try:
+        size = pictures.size(data)
+    except CaffeError as error:
+        raise CaffeError(f"{path}: {error}") from None
+    check_size(*size, path)
+    try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as header:  # reads no pixels
             width, height = header.size
-            check_size(width, height, path)
             jpeg = header.format in ("JPEG", "MPO")
             # Not getexif() of a PNG: where there is no EXIF it decodes the whole picture to look behind it.
             exif = header.getexif() if jpeg or header.format == "TIFF" else _exif(header.info.get("exif"))

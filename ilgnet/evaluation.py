@@ -137,17 +137,16 @@ def read_csv(path: Path | str) -> Predictions:
     keys, labels, p_high = [], [], []
     with open(path, encoding="utf-8", newline="") as file:
         reader = csv.reader(file)
-        if next(reader, None) != ["key", "label", "p_high"]:
-            raise CaffeError(f"{path}: line 1: expected the columns key,label,p_high")
-        for row in reader:
-            try:
-                key, label, p = row
+        try:
+            if next(reader, None) != ["key", "label", "p_high"]:
+                raise CaffeError(f"{path}: line 1: expected the columns key,label,p_high")
+            for key, label, p in reader:
                 keys.append(plain_cell(key))
                 labels.append(int(label))
                 p_high.append(float(p))
-            except ValueError:
-                raise CaffeError(f"{path}: line {reader.line_num}: expected key,label,p_high") from None
-    return Predictions(keys, np.array(labels), np.array(p_high))
+            return Predictions(keys, np.array(labels, np.int64), np.array(p_high))
+        except (ValueError, OverflowError, csv.Error):  # of what is no text, too
+            raise CaffeError(f"{path}: line {reader.line_num}: expected key,label,p_high") from None
 
 
 def write_json(path: Path | str, value: Any) -> None:

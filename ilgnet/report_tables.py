@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from data_prep.labels import safe_cell
 from prototxt.datasets import DATASETS
 from prototxt.variants import VARIANTS
 from solvers import table1
@@ -67,7 +68,7 @@ class Table:
             values: list[str] = []
             for cell, three in zip(row, triple):
                 numbers = [f"{n:.6g}" for n in cell.numbers]
-                given = numbers or [cell.text + (f" ({cell.small})" if cell.small else "")]
+                given = numbers or [safe_cell(cell.text + (f" ({cell.small})" if cell.small else ""))]
                 values += (given + ["", ""])[:3] if three else given[:1]
             writer.writerow(values)
         return text.getvalue()

@@ -1,6 +1,6 @@
 """Bad input, a table a kind of file: every tool that reads it ends with one line that names the file, and status 2.
 
-`python -m tests.test_bad_input` prints what each says (docs/robustness.md has that list)."""
+`python -m tests.test_bad_input` prints what each says, with --bvlc how real Caffe's programs end on the same files."""
 
 from __future__ import annotations
 
@@ -8,20 +8,26 @@ import contextlib
 import io
 import os
 import re
+import signal
 import struct
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import cv2
+import h5py
 import lmdb
 import numpy as np
 import pytest
 
 from data_prep import check_ava, make_lmdb, mean, prepare, ratings, splits
+from ilgnet import bvlc, decode, evaluation, ranking
 from tools import evaluate, export_onnx, merge_bn, plot_log, rank_photos, summarize, surgery, train
-from torchcaffe import cli, files, wire
-from torchcaffe.errors import named
+from torchcaffe import cli, files, imageset, wire
+from torchcaffe import io as caffe_io
+from torchcaffe.errors import CaffeError, named
 from torchcaffe.proto import caffe_pb2
 
 GOOD_NET = """layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 8 dim: 8 } } }
@@ -435,20 +441,212 @@ def test_bad_input(table, name, reader, folder):
     assert not (folder / "owned").exists()
 
 
+# -- photos: what is wrong with one, or None: it is read ---------------------------------------------------------------
+
+PICTURE = np.random.RandomState(1).randint(0, 256, (60, 80, 3), np.uint8)
+
+
+def encoded(picture: np.ndarray, kind: str = ".png", *options: int) -> bytes:
+    return cv2.imencode(kind, picture, options)[1].tobytes()
+
+
+def pillow(mode: str, kind: str, **options) -> bytes:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(PICTURE[..., ::-1]).convert(mode).save(file, kind, **options)
+    return file.getvalue()
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG whose head says so; of its pixels there are few."""
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBB", 13, b"IHDR", width, height, 8, 2, 0, 0, 0) + bytes(60)
+
+
+def tiff_bomb() -> bytes:
+    entries = [(256, 4, 1, 100_000), (257, 4, 1, 100_000), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1)]
+    head = b"II*\0" + struct.pack("<IH", 8, len(entries))
+    return head + b"".join(struct.pack("<HHII", *entry) for entry in entries) + bytes(4)
+
+
+PHOTOS = {
+    "0_bytes.jpg": (b"", "empty"),
+    "text.jpg": (b"no picture", "not a picture"),
+    "html.jpg": (b"<html>404</html>", "not a picture"),
+    "head_only.jpg": (encoded(PICTURE, ".jpg")[:60], "cut short|broken"),
+    "bomb.png": (bomb(60_000, 60_000), "60000 x 60000 pixels"),
+    "bomb.tif": (tiff_bomb(), "100000 x 100000 pixels"),
+    "bomb.webp": (b"RIFF\x40\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + b"\xff" * 6 + bytes(60),
+                  "16777216 x 16777216 pixels"),
+    "0x0.png": (bomb(0, 0), "0 x 0|broken"),
+    "1x1.png": (encoded(PICTURE[:1, :1]), None),
+    "30000_wide.png": (encoded(np.zeros((2, 30_000, 3), np.uint8)), None),
+    "cmyk.jpg": (pillow("CMYK", "JPEG"), None),
+    "16_bit.png": (encoded(PICTURE.astype(np.uint16) * 257), None),
+    "palette.png": (pillow("P", "PNG"), None),
+    "palette.bmp": (pillow("P", "BMP"), None),
+    "alpha.png": (pillow("RGBA", "PNG"), None),
+    "grey_alpha.png": (pillow("LA", "PNG"), None),
+    "one_bit.png": (pillow("1", "PNG"), None),
+    "grey.jpg": (pillow("L", "JPEG"), None),
+    "progressive.jpg": (pillow("RGB", "JPEG", progressive=True), None),
+    "=cmd|calc!A1.jpg": (encoded(PICTURE, ".jpg"), None),
+    "<script>alert(1)</script>.png".replace("/", "\u2215"): (encoded(PICTURE), None),
+    " spaces and \u00fcml\u00e4uts \U0001f4f7.jpg": (encoded(PICTURE, ".jpg"), None),
+    "new\nline.jpg": (encoded(PICTURE, ".jpg"), None),
+    "-rf.jpg": (encoded(PICTURE, ".jpg"), None),
+}
+PHOTO_READERS = {
+    "convert_imageset": lambda path: imageset_says(path),
+    "rank_photos.py": lambda path: decode.read(path) and "",
+    "check_ava.py": lambda path: check_ava.look_at(path.parent, path.name).fault,
+}
+
+
+def imageset_says(path: Path) -> str:
+    data, fault = imageset.read_photo(path, 1, imageset.Options((8, 8)))
+    return "" if data else fault
+
+
+@pytest.mark.parametrize("reader", PHOTO_READERS)
+@pytest.mark.parametrize("name", PHOTOS, ids=[f"photo{i}" for i in range(len(PHOTOS))])
+def test_photos(name, reader, tmp_path):
+    data, says = PHOTOS[name]
+    (tmp_path / name).write_bytes(data)
+    try:
+        said = PHOTO_READERS[reader](tmp_path / name)
+    except CaffeError as error:
+        said = str(error)
+    if says is None:
+        assert said == ""
+    else:
+        assert re.search(says, said) and "\n" not in said, said
+
+
+@pytest.mark.parametrize("link", ["link.jpg", "folder/link.jpg"])
+def test_links_out_of_the_folder(link, tmp_path):
+    """Neither a photo nor a folder that lies elsewhere is read through a link, nor by a name with .. in it."""
+    images, outside = tmp_path / "images", tmp_path / "outside"
+    images.mkdir(), outside.mkdir()
+    (outside / "secret.jpg").write_bytes(encoded(PICTURE, ".jpg"))
+    (images / "1.jpg").write_bytes(encoded(PICTURE, ".jpg"))
+    (images / "inner.jpg").symlink_to(images / "1.jpg")
+    if "/" in link:
+        (images / "folder").symlink_to(outside)
+        link = "folder/secret.jpg"
+    else:
+        (images / link).symlink_to(outside / "secret.jpg")
+    names = ["1.jpg", "inner.jpg", link, "../outside/secret.jpg"]
+    made = imageset.convert_imageset(images, [(name, 1) for name in names], tmp_path / "lmdb", imageset.Options((8, 8)))
+    assert made.records == 2
+    assert [tuple(item) for item in made.skipped] == [(n, f"leads out of {images}") for n in names[2:]]
+    found, passed = ranking.find(images)
+    assert [item.name for item in found] == ["1.jpg", "inner.jpg"] and len(passed) == 1 and "a link" in passed[0][1]
+    assert check_ava.look_at(images, link).fault == f"leads out of {images}"
+
+
+def test_an_image_layer_and_load_image_check_sizes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("bomb.png").write_bytes(bomb(60_000, 60_000))
+    Path("list.txt").write_text("bomb.png 0\n")
+    Path("net.prototxt").write_text('layer { name: "d" type: "ImageData" top: "x" top: "y" image_data_param { source: '
+                                    '"list.txt" batch_size: 1 } }')
+    said = run(cli._main, "time", "-model", "net.prototxt")
+    assert "net.prototxt: layer 'd' (ImageData): list.txt: line 1:" in said and "60000 x 60000 pixels" in said
+    with pytest.raises(CaffeError, match="bomb.png: 60000 x 60000 pixels"):
+        caffe_io.load_image("bomb.png")
+
+
+def test_what_a_stranger_s_net_may_not_write(tmp_path, monkeypatch):
+    """HDF5Output's file name comes from the net: no file of another kind gives way to it."""
+    monkeypatch.chdir(tmp_path)
+    Path("precious").write_text("mine")
+    Path("net.prototxt").write_text(SMALL + 'layer { name: "out" type: "HDF5Output" bottom: "data" bottom: "data" '
+                                    'hdf5_output_param { file_name: "precious" } }')
+    assert "precious is there, and no HDF5 file" in run(cli._main, "time", "-model", "net.prototxt")
+    assert Path("precious").read_text() == "mine"
+
+
+@pytest.mark.parametrize("spoil", ["external link", "external storage", "virtual"])
+def test_hdf5_that_names_other_files(spoil, tmp_path):
+    with h5py.File(tmp_path / "other.h5", "w") as other:
+        other["secret"] = np.ones(4, np.float32)
+    path = tmp_path / "x.caffemodel.h5"
+    with h5py.File(path, "w") as file:
+        group = file.create_group("data/ip")
+        if spoil == "external link":
+            group["0"] = h5py.ExternalLink("other.h5", "secret")
+        elif spoil == "external storage":
+            group.create_dataset("0", (4,), "f4", external=[(str(tmp_path / "other.h5"), 0, 16)])
+        else:
+            layout = h5py.VirtualLayout((4,), "f4")
+            layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "secret", (4,))
+            group.create_virtual_dataset("0", layout)
+    with pytest.raises(CaffeError, match="x.caffemodel.h5: .*other"):
+        files.read_caffemodel(path)
+
+
+def test_csv_of_keys_that_would_be_formulas(tmp_path):
+    keys = ["=cmd|calc", "+1", "-1", "@x", "'=y", "plain"]
+    evaluation.write_csv(tmp_path / "x.csv", evaluation.Predictions(keys, np.ones(6, int), np.ones(6)))
+    cells = [line.split(",")[0] for line in (tmp_path / "x.csv").read_text().splitlines()[1:]]
+    assert not [cell for cell in cells if cell[0] in "=+-@"]
+    assert evaluation.read_csv(tmp_path / "x.csv").keys == keys
+
+
+# -- real Caffe on the same files --------------------------------------------------------------------------------------
+
+BVLC = {
+    ("net", "torchcaffe time"): lambda f, bad: ("caffe", "time", "-model", bad, "-phase", "TEST", "-iterations", "1"),
+    ("solver", "torchcaffe train"): lambda f, bad: ("caffe", "train", "-solver", bad),
+    ("caffemodel", "torchcaffe test"): lambda f, bad: (
+        "caffe", "test", "-model", f / "train.prototxt", "-weights", bad, "-iterations", "1"),
+    ("caffemodel", "upgrade_net_proto_binary"): lambda f, bad: ("upgrade_net_proto_binary", bad, f / "out"),
+    ("solverstate", "torchcaffe train"): lambda f, bad: (
+        "caffe", "train", "-solver", f / "solver.prototxt", "-snapshot", bad),
+    ("LMDB", "torchcaffe test"): lambda f, bad: (
+        "caffe", "test", "-model", net_on(f, bad), "-weights", f / "net.caffemodel", "-iterations", "3"),
+    ("LMDB", "compute_image_mean"): lambda f, bad: ("compute_image_mean", bad, f / "o.binaryproto"),
+    ("mean", "torchcaffe test"): lambda f, bad: (
+        "caffe", "test", "-model", net_on(f, f / "lmdb", f'mean_file: "{bad}"'), "-weights", f / "net.caffemodel"),
+    ("list", "convert_imageset"): lambda f, bad: ("convert_imageset", "-backend", "lmdb", f"{f}/photos/", bad, f / "o"),
+}
+
+
+def bvlc_ends(folder: Path, program: str, *words: object) -> str:
+    """How real Caffe ends on a file: with a signal, an exit status, or as if nothing were wrong."""
+    try:
+        done = bvlc.bvlc_binary(program, *map(str, words), check=False, cwd=folder, timeout=60,
+                                errors="replace")
+    except subprocess.TimeoutExpired:
+        return "hangs (60 s)"
+    if done.returncode < 0:
+        return f"ended by {signal.Signals(-done.returncode).name}: {bvlc.fatal_line(done.stderr)[:160]}"
+    return f"exit status {done.returncode}" if done.returncode else "goes on"
+
+
 def main() -> None:
-    """Print the tables."""
+    """Print the tables: what each reader says; with --bvlc how real Caffe's programs end on the same files."""
+    counts: dict[str, int] = {}
     for table, name, reader in CASES:
+        if sys.argv[1:] == ["--bvlc"] and (table, reader) not in BVLC:
+            continue
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place).resolve()
             os.chdir(folder)
             good(folder)
             bad, readers, make, _ = TABLES[table]
-            try:
-                said = readers[reader](folder, make(folder, bad[name][0]))
-            except BaseException as error:
-                said = f"!!! {type(error).__name__}: {str(error)[-400:]}"
+            path = make(folder, bad[name][0])
+            if sys.argv[1:] == ["--bvlc"]:
+                said = bvlc_ends(folder, *BVLC[table, reader](folder, path))
+                kind = said.partition(":")[0]
+                counts[kind] = counts.get(kind, 0) + 1
+            else:
+                said = readers[reader](folder, path)
             os.chdir("/")
         print(f"{table} | {name} | {reader} | {said.replace(f'{folder}/', '')}", flush=True)
+    if counts:
+        print(counts)
 
 
 if __name__ == "__main__":

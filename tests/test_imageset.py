@@ -275,7 +275,7 @@ def test_mean_of_floats_and_its_faults(tmp_path):
     one = caffe_pb2.Datum(channels=1, height=1, width=2, float_data=[0.5, 3])
     two = caffe_pb2.Datum(channels=1, height=1, width=2, data=b"\x01\xff")
     assert compute_image_mean(write("a", one, two)).tolist() == [[[0.75, 129]]]
-    with pytest.raises(CaffeError, match="b: record 1: data: does not decode"):
+    with pytest.raises(CaffeError, match="b: record 1: datum: 2 values"):
         compute_image_mean(write("b", two, caffe_pb2.Datum(channels=1, height=1, width=3, data=b"\x01\xff")))
     with pytest.raises(CaffeError, match=r"c: record 1: data: \(1, 2, 1\), but the first record is \(1, 1, 2\)"):
         compute_image_mean(write("c", two, caffe_pb2.Datum(channels=1, height=2, width=1, data=b"\x01\xff")))

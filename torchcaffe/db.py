@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Union
+from typing import Any, Union
 
+from torchcaffe import lmdb_check
 from torchcaffe.errors import CaffeError
 
 PathLike = Union[str, "os.PathLike[str]"]
@@ -78,11 +79,11 @@ def _checked_environment(path: PathLike, folder: Path) -> _Environment:
     # LMDB takes an empty file for a database yet to be made.
     if size == 0:
         raise CaffeError(f"cannot open LMDB {path}: data.mdb is empty")
+    try:
+        lmdb_check.check(folder / "data.mdb")
+    except lmdb_check.Damaged as error:
+        raise CaffeError(f"cannot open LMDB {path}: {error}") from None
     environment = _Environment(str(folder))
-    # LMDB maps the file: reading past its end would kill the process.
-    if (environment.lmdb.info()["last_pgno"] + 1) * environment.lmdb.stat()["psize"] > size:
-        environment.close()
-        raise CaffeError(f"cannot open LMDB {path}: data.mdb is truncated")
     _environments[str(folder)] = environment
     return environment
 
@@ -103,7 +104,7 @@ class LmdbReader:
         self._transaction = self._environment.lmdb.begin(buffers=False)
         self._count = self._transaction.stat()["entries"]
         self._cursor = self._transaction.cursor()
-        if not self._cursor.first():
+        if not self._go(self._cursor.first):
             self.close()
             raise CaffeError(f"LMDB {path} holds no records")
 
@@ -113,13 +114,13 @@ class LmdbReader:
 
     def next(self) -> tuple[bytes, bytes]:
         """The record under the cursor, (key, value), which then moves on."""
-        record = self._cursor.item()
+        record = self._go(self._cursor.item)
         self.skip()
         return record
 
     def skip(self) -> None:
         """Move on without reading."""
-        if not self._cursor.next():
+        if not self._go(self._cursor.next):
             self._cursor.first()
 
     def key(self) -> bytes:
@@ -138,7 +139,17 @@ class LmdbReader:
     def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
         """Every record once, in key order, wherever the cursor stands."""
         with self._transaction.cursor() as cursor:
-            yield from cursor
+            more = self._go(cursor.first)
+            while more:
+                yield self._go(cursor.item)
+                more = self._go(cursor.next)
+
+    def _go(self, step: Callable[[], Any]) -> Any:
+        """A step of a cursor; of what only shows there, a CaffeError."""
+        try:
+            return step()
+        except Exception as error:  # lmdb.Error, of a package that may be absent
+            raise CaffeError(f"LMDB {self.path}: {error}") from error
 
     def close(self) -> None:
         """Let go of the database; the environment closes with its last reader."""

@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import struct
+import tokenize
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -180,7 +181,8 @@ def read_npz(path: PathLike) -> dict[str, np.ndarray]:
 
 
 # What NumPy raises over a head that is none: it evaluates it as a literal.
-_NOT_NUMPY = (ValueError, TypeError, KeyError, EOFError, SyntaxError, RecursionError, MemoryError, AttributeError)
+_NOT_NUMPY = (ValueError, TypeError, KeyError, EOFError, SyntaxError, RecursionError, MemoryError, AttributeError,
+              tokenize.TokenError)  # fmt: skip
 
 
 def _words(error: Exception) -> str:

@@ -16,7 +16,7 @@ import torch
 import torchcaffe.ops  # noqa: F401  (registers every layer type)
 from torchcaffe import context, files, graph, log, upgrade
 from torchcaffe.blob import Blob, BlobVec, Memory, Parameter, shape_text
-from torchcaffe.errors import CaffeError
+from torchcaffe.errors import CaffeError, named
 from torchcaffe.layer import Layer, check_counts, registry
 from torchcaffe.memory import keep_freed_memory
 from torchcaffe.ops.linear import PRECISIONS
@@ -96,6 +96,7 @@ class Net:
         memory = 0
 
         for layer_id, lp in enumerate(param.layer):
+            layer, bottoms = None, []
             where = f"{source}: layer '{lp.name}' ({lp.type})"
             try:
                 if not lp.HasField("phase"):
@@ -105,7 +106,7 @@ class Net:
                 log.info("layer_factory.hpp:77", f"Creating layer {lp.name}")
                 layer = self._make_layer(lp)
                 log.info("net.cpp:86", f"Creating Layer {lp.name}")
-                bottoms, tops, bottom_ids, top_ids, needs = [], [], [], [], []
+                tops, bottom_ids, top_ids, needs = [], [], [], []
                 for index, name in enumerate(lp.bottom):
                     if name not in available:
                         raise CaffeError(
@@ -183,8 +184,8 @@ class Net:
                 if needs_backward:
                     for blob_id in top_ids:
                         blob_needs[blob_id] = True
-            except CaffeError as error:
-                raise CaffeError(f"{where}: {error}") from None
+            except _TROUBLE as error:
+                raise _of_layer(where, layer, bottoms, error) from error
 
         self._prune_backward(blob_needs)
         if param.force_backward:
@@ -344,8 +345,10 @@ class Net:
 
     # -- running it --------------------------------------------------------------------------------------------------
 
-    def _located(self, i: int, error: CaffeError) -> CaffeError:
-        return CaffeError(f"{self.source}: layer '{self._layer_names[i]}' ({self._layers[i].type}): {error}")
+    def _located(self, i: int, error: Exception) -> Exception:
+        layer = self._layers[i]
+        where = f"{self.source}: layer '{self._layer_names[i]}' ({layer.type})"
+        return _of_layer(where, layer, self._bottoms[i], error)
 
     def _reshape_layer(self, i: int) -> None:
         layer, bottoms = self._layers[i], self._bottoms[i]
@@ -364,8 +367,8 @@ class Net:
             for i in range(len(self._layers)):
                 try:
                     self._reshape_layer(i)
-                except CaffeError as error:
-                    raise self._located(i, error) from None
+                except _TROUBLE as error:
+                    raise self._located(i, error) from error
 
     def run_forward(self, start: int, end: int) -> torch.Tensor | None:
         """Layers start..end; returns the weighted loss they produced, left on its device (None: no loss)."""
@@ -414,8 +417,8 @@ class Net:
                         done = i + len(following)
                     else:
                         layer.forward(bottoms, tops)
-                except CaffeError as error:
-                    raise self._located(i, error) from None
+                except _TROUBLE as error:
+                    raise self._located(i, error) from error
                 for blob, _ in self._loss_tops[i]:
                     term = torch.dot(blob.t.reshape(-1), blob.g.reshape(-1))
                     loss = term if loss is None else loss + term
@@ -446,8 +449,8 @@ class Net:
                 if self._needs_backward[i]:
                     try:
                         self._layers[i].backward(self._tops[i], self._bottom_needs[i], self._bottoms[i])
-                    except CaffeError as error:
-                        raise self._located(i, error) from None
+                    except _TROUBLE as error:
+                        raise self._located(i, error) from error
                     if self.debug_info:
                         self._log_backward(i)
                 for callback in self._after_backward:
@@ -776,6 +779,21 @@ class Net:
         """Stop data layers' threads (also done when the net is garbage collected)."""
         for layer in self._layers:
             layer.close()
+
+
+# What a layer may raise, PyTorch's refusals among it.
+_TROUBLE = (CaffeError, RuntimeError, ArithmeticError, MemoryError, IndexError, ValueError)
+
+
+def _of_layer(where: str, layer: Layer | None, bottoms: list[Blob], error: Exception) -> Exception:
+    """What a layer raised, as an error that says which one it was. Exceptions of users' own layers stay theirs."""
+    if not isinstance(error, CaffeError) and hasattr(layer, "user"):
+        raise error
+    text = " ".join(str(error).split())
+    found = named(error)
+    if found is not None:
+        return type(found)(f"{where}: {found}")
+    return CaffeError(f"{where}: cannot be computed on bottoms of {[b.shape for b in bottoms]}: {text[:300]}")
 
 
 def _constructor_arguments(*args: Any, **kwargs: Any) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def parse_text(text: str, message, source: str):
     except text_format.ParseError as error:
         position, reason = _POSITION.match(_one_line(error)).groups()
         raise CaffeError(f"{source}:{position}: {reason}" if position else f"{source}: {reason}") from None
-    except (ValueError, RecursionError) as error:  # text that is not UTF-8, numbers out of range, in some releases
+    except (ValueError, RecursionError, SystemError) as error:  # no UTF-8, numbers out of range, in some releases
         raise CaffeError(f"{source}: {_one_line(error)}") from None
     if not message.IsInitialized():
         missing = ", ".join(message.FindInitializationErrors())
