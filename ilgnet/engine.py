@@ -31,13 +31,12 @@ def add_arguments(parser: Any, several: bool = False) -> None:
                         help="torch: torchcaffe (default); bvlc: a real pycaffe (make bvlc sets one up)")
     parser.add_argument("--gpu", type=gpu_list if several else int, metavar="N[,N...]" if several else "N",
                         help="compute on CUDA device N (default: on the CPU)"
-                        + ("; on several, each with its own batches and the mean of all gradients" if several else ""))
+                        + ("; on several, a process each: in training with its own batches, and the mean of all "
+                           "gradients, in testing with its share of the photos" if several else ""))
 
 
-def load_engine(name: str = "torch", gpu: int | None = None, choose: bool = True) -> Any:
-    """The module that is `caffe`, in CPU mode or on device `gpu`. CaffeError when it cannot be had.
-
-    choose=False leaves the device as it is."""
+def load_engine(name: str = "torch", gpu: int | None = None) -> Any:
+    """The module that is `caffe`, in CPU mode or on device `gpu`. CaffeError when it cannot be had."""
     if name == "torch":
         try:
             import torchcaffe as caffe
@@ -54,8 +53,6 @@ def load_engine(name: str = "torch", gpu: int | None = None, choose: bool = True
             raise CaffeError(f"engine bvlc: no pycaffe in this Python ({error}); {bvlc.HOW}") from error
     else:
         raise CaffeError(f"engine '{name}': choose one of {', '.join(ENGINES)}")
-    if not choose:
-        return caffe
     if gpu is None:
         caffe.set_mode_cpu()
     else:
