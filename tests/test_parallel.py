@@ -111,17 +111,15 @@ def test_testing_and_ranking_in_turns_are_the_same(tmp_path):
     for count in (1, 2):
         many = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if count == 2 else []
         net = ["--weights", "w.caffemodel", "--net", "deploy.prototxt", "--batch", "1"]  # batches round differently
-        for tool, words, made in (
-            ("evaluate.py", ["--lmdb", "lmdb", "--preset", "direct", "--out"], ["test{}.csv", "test{}.json"]),
-            ("rank_photos.py", ["photos", "--cache", f"{count}.sqlite", "--out"], ["rank{}.html", "rank{}.csv"]),
+        for tool, words, out in (
+            ("evaluate.py", ["--lmdb", "lmdb", "--preset", "direct"], f"test{count}.json"),
+            ("rank_photos.py", ["photos", "--cache", f"{count}.sqlite"], f"rank{count}.html"),
         ):
-            out = made[0].format(count).replace(".csv", ".json")
-            command = [sys.executable, *many, str(ROOT / "tools" / tool), *net, *words, out]
+            command = [sys.executable, *many, str(ROOT / "tools" / tool), *net, *words, "--out", out]
             done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
             assert done.returncode == 0, done.stderr
-            printed = done.stdout.replace(out.split(".")[0], "")
-            texts = [(tmp_path / name.format(count)).read_text().replace(f"test{count}", "") for name in made]
-            found[count, tool] = printed, *texts
+            texts = [done.stdout, *((tmp_path / out).with_suffix(suffix).read_text() for suffix in (".csv", ".json"))]
+            found[count, tool] = [text.replace(out.split(".")[0], "") for text in texts]
     for tool in ("evaluate.py", "rank_photos.py"):
         assert found[1, tool] == found[2, tool]
     assert "7 photos (0 known already), 1 not read" in found[2, "rank_photos.py"][0]
