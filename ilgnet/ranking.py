@@ -20,6 +20,7 @@ from typing import Any, Callable, NamedTuple
 import numpy as np
 
 from data_prep import labels
+from torchcaffe import context
 from torchcaffe.errors import CaffeError
 from torchcaffe.files import write_bytes
 
@@ -61,7 +62,8 @@ class Spec:
         nets = [scoring.deploy_path(self.net)] if self.net is not None else map(scoring.deploy_path, VARIANTS)
         return photo_cache.combined((
             cache.digest_of(self.weights), *(cache.digest_of(net) for net in nets), self.preset,
-            cache.digest_of(self.mean) if self.mean is not None else None, self.engine, str(scoring.VERSION)))
+            cache.digest_of(self.mean) if self.mean is not None else None, self.engine, context.precision,
+            str(scoring.VERSION)))
 
     def about(self) -> dict[str, Any]:
         """For reports."""

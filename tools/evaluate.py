@@ -89,6 +89,7 @@ def main(argv: list[str] | None = None) -> int:
         elsewhere = processes.launch(args, __file__, argv)
     if elsewhere is not None:
         return elsewhere
+    engine.set_precision(args)
     processes.start(args)
     if not processes.root():
         args.out = None

@@ -91,6 +91,7 @@ def main(argv: list[str] | None = None) -> int:
         return elsewhere
     warnings.filterwarnings("ignore", module="PIL")  # of headers that are odd: who cannot be read is told anyway
     paths = outputs(args.out)
+    engine.set_precision(args)
     processes.start(args)
     spec = ranking.Spec(args.weights, args.net, args.preset, args.mean, args.batch, args.engine, args.gpu)
     cache = photo_cache.Cache(args.cache)

@@ -64,6 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.keep is not None and args.keep < 1:
         raise CaffeError("--keep must be 1 or more")
     processes.wanted(args)
+    engine.set_precision(args)
     training.check_inputs(settings, args.solver, args.weights, args.snapshot)
     log_file = settings.snapshot_prefix + ".log"
     if args.tensorboard:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 import torchcaffe.ops  # noqa: F401  (registers every layer type)
-from torchcaffe import context, files, graph, log, upgrade
+from torchcaffe import context, files, graph, log, precision, upgrade
 from torchcaffe.blob import Blob, BlobVec, Memory, Parameter, shape_text
 from torchcaffe.errors import CaffeError
 from torchcaffe.layer import Layer, check_counts, registry
@@ -380,6 +380,7 @@ class Net:
         except CaffeError as error:
             raise self._located(i, error) from None
 
+    @precision.applied
     def _forward_layers(self, start: int, end: int, fed: int) -> torch.Tensor | None:
         """run_forward's work; layers in front of `fed` have been fed."""
         loss: torch.Tensor | None = None
@@ -416,6 +417,7 @@ class Net:
                 return
         self._backward_layers(start, end)
 
+    @precision.applied
     def _backward_layers(self, start: int, end: int) -> None:
         """run_backward's work."""
         with torch.no_grad():
