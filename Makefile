@@ -12,6 +12,7 @@ GPU ?=
 WEIGHTS ?= weights/bvlc_googlenet.caffemodel
 SNAPSHOT ?=
 SEED ?= 0
+HOURS ?= 1
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -20,7 +21,7 @@ ILGNETS := v1 v1bn v3 v4 noinc
 VARIANTS := $(ILGNETS) third two_thirds full
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bvlc parity nets ava1-data ava1-delta1-data ava2-data ava1-train ava1-delta1-train \
+.PHONY: help setup demo test fuzz crash bvlc parity nets ava1-data ava1-delta1-data ava2-data ava1-train ava1-delta1-train \
         ava2-train ava1-test ava1-delta1-test ava2-test report benchmark clean
 
 help:  ## print this list
@@ -56,6 +57,12 @@ nets: $(STAMP)  ## write every committed prototxt below prototxt/ and solvers/ a
 
 bvlc: $(STAMP)  ## set up real BVLC Caffe (Debian 11's, as root on a Debian machine) for ENGINE=bvlc and parity
 	$(PY) tools/setup_bvlc.py
+
+fuzz: $(STAMP)  ## feed every reader made-up input for HOURS (1), with limits on time and memory
+	$(PY) -m tests.fuzz --hours $(HOURS)
+
+crash: $(STAMP)  ## kill training and data preparation at random points, fill their disk, and compare what comes of it
+	$(PY) -m tests.crash --work $(OUT)/crash
 
 parity: $(STAMP)  ## run both engines live on the same scripts and print where they differ
 	$(PY) -m tests.bvlc.parity --out $(OUT)/parity

@@ -19,6 +19,7 @@ import numpy as np
 
 from data_prep import splits
 from data_prep.ratings import read_ratings
+from torchcaffe import pictures
 from torchcaffe.errors import CaffeError, run_main
 from torchcaffe.files import write_bytes
 from torchcaffe.imageset import in_order, is_file_cut_short, progress_of
@@ -40,13 +41,12 @@ def look_at(images: Path, photo: str) -> Seen:
     """Read a photo as far as it can be read."""
     path = images / photo
     try:
+        pictures.inside(images, photo)
+        picture = pictures.read(path, cv2.IMREAD_COLOR)
         data = path.read_bytes()
         cut = is_file_cut_short(path)
-        picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    except (OSError, cv2.error) as error:
+    except (OSError, CaffeError) as error:
         return Seen(photo, " ".join(str(error).split()))
-    if picture is None:
-        return Seen(photo, "not a picture, or broken" if data else "empty file")
     small = cv2.resize(picture, (32, 32), interpolation=cv2.INTER_AREA)
     waves = cv2.dct(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY).astype(np.float32))[:8, 1:9]
     return Seen(

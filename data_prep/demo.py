@@ -1,10 +1,10 @@
 """A demo set: a folder like AVA's (AVA.txt, images/) whose labels are known because its faults were made.
 
 `python data_prep/demo.py --out data/demo` paints scenes; `--photos DIR` takes real photographs. Of each it makes good
-versions (clean, level, well exposed, subject on a third) and bad ones (blur, noise, heavy JPEG, tilt, wrong exposure,
-colour cast, cluttered crop). The votes are drawn around a score that falls with the faults' severity: synthetic, as
-DEMO.json says, which also lists what was done to each photo. All versions of a source are in one of lists/train.txt and
-lists/val.txt: a net that knows a test photo's sister has not learnt to judge."""
+versions (clean, level, well exposed, subject on a third) and bad ones, which have faults besides (blur, noise, heavy
+JPEG, tilt, wrong exposure, colour cast, cluttered crop). The votes are drawn around a score that falls with the faults'
+severity: synthetic, as DEMO.json says, which also lists what was done to each photo. All versions of a source are in
+one of lists/train.txt and lists/val.txt: a net that knows a test photo's sister has not learnt to judge."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from data_prep import scenes
 from data_prep.splits import Entry, write_list
+from torchcaffe import pictures
 from torchcaffe.errors import CaffeError, run_main
 from torchcaffe.files import write_bytes
 
@@ -91,12 +92,25 @@ def jpeg(rng: Random, picture: np.ndarray, severity: float) -> np.ndarray:
     return cv2.resize(cv2.imdecode(data, cv2.IMREAD_COLOR), (width, height)).astype(np.float32) / 255
 
 
+def expose(picture: np.ndarray, stops: float) -> np.ndarray:
+    """More light by so many stops (less, below 0), in linear light (sRGB's curve, IEC 61966-2-1), clipped as by a
+    sensor. Values from 0 to 1 in any shape."""
+    value = np.clip(picture, 0, 1)
+    light = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4) * 2**stops
+    light = np.minimum(light, 1)
+    return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055).astype(np.float32)
+
+
 @fault
-def exposure(rng: Random, picture: np.ndarray, severity: float) -> np.ndarray:
-    """Far too dark, or burnt out."""
-    if rng.rand() < 0.5:
-        return np.clip(picture, 0, 1) ** (1.5 + severity) * (0.45 - 0.2 * severity)
-    return picture * (1.7 + 1.1 * severity) + 0.1 + 0.15 * severity
+def over_exposure(rng: Random, picture: np.ndarray, severity: float) -> np.ndarray:
+    """Burnt out, by 1 to 3 stops."""
+    return expose(picture, 1 + 2 * severity)
+
+
+@fault
+def under_exposure(rng: Random, picture: np.ndarray, severity: float) -> np.ndarray:
+    """Far too dark, by 2 to 4 stops."""
+    return expose(picture, -2 - 2 * severity)
 
 
 @fault
@@ -148,36 +162,50 @@ def clutter(rng: Random, picture: np.ndarray, severity: float) -> np.ndarray:
 
 COMPOSING = ("tilt", "clutter")  # subtle to a net that sees 256 x 256 pixels: never the only fault
 TECHNICAL = tuple(name for name in FAULTS if name not in COMPOSING)
+RANGE = ("over_exposure", "under_exposure", "haze")  # one at most: two undo each other, or leave nothing
 
 
 def spoil(rng: Random, picture: np.ndarray) -> tuple[np.ndarray, dict[str, float], float]:
     """A bad version, its faults with their severities, and its score: 4.4 for slight faults down to 1.8."""
     level = rng.uniform(0.3, 1)
-    names = list(rng.permutation(TECHNICAL)[: 1 + (rng.rand() < 0.7)])
+    names = [str(name) for name in rng.permutation(TECHNICAL)[: 1 + (rng.rand() < 0.7)]]
     if names == ["cast"]:  # it could pass for a sunset
         names.append("haze")
-    elif {"haze", "exposure"} <= set(names):  # nothing would be left
-        names = ["exposure"]
+    elif set(names) <= set(RANGE):
+        names = names[:1]
     names += [name for name in COMPOSING if rng.rand() < 0.4]
-    order = ("clutter", "tilt", "blur", "cast", "haze", "exposure", "grain", "jpeg")  # lens first, file last
+    # as light meets them in a camera: lens, sensor, processing, file
+    order = ("clutter", "tilt", "blur", "over_exposure", "under_exposure", "cast", "haze", "grain", "jpeg")
     done = {}
     for name in sorted(names, key=order.index):
         severity = float(np.clip(level + rng.uniform(-0.1, 0.1), 0, 1))
         picture = np.clip(FAULTS[name](rng, picture, severity), 0, 1)
-        done[str(name)] = round(severity, 3)
+        done[name] = round(severity, 3)
     return picture, done, 4.4 - 2.6 * (level - 0.3) - 0.25 * (len(names) - 1)
 
 
-def finish(rng: Random, picture: np.ndarray) -> tuple[np.ndarray, float]:
-    """A good version and its score, 5.6 to 7.6: the more light, colour and contrast, the higher."""
-    level = rng.rand()
-    picture = 0.5 + (picture - 0.5) * (1 + 0.15 * level)
+def finish(rng: Random, picture: np.ndarray) -> np.ndarray:
+    """What a photographer does to a picture, more or less of it: contrast, colour, sharpness, a vignette. Good and bad
+    versions get it alike, so that nothing but its fault tells a bad one."""
+    contrast, colour, sharpness, vignette = rng.rand(4)
+    picture = 0.5 + (picture - 0.5) * (1 + 0.15 * contrast)
     grey = picture.mean(2, keepdims=True)
-    picture = grey + (picture - grey) * (0.95 + 0.45 * level)
-    picture = picture + 0.4 * (picture - cv2.GaussianBlur(picture, (0, 0), 1.2))
+    picture = grey + (picture - grey) * (0.95 + 0.45 * colour)
+    picture = picture + 0.4 * sharpness * (picture - cv2.GaussianBlur(picture, (0, 0), 1.2))
     height, width = picture.shape[:2]
     away = scenes.distance(height, width, width / 2, height / 2) / np.hypot(width / 2, height / 2)
-    return np.clip(picture * (1 - 0.25 * away[..., None] ** 2.5), 0, 1), 5.6 + 2 * level
+    return np.clip(picture * (1 - 0.25 * vignette * away[..., None] ** 2.5), 0, 1).astype(np.float32)
+
+
+def praise(picture: np.ndarray) -> float:
+    """A good version's score, 5.4 to 7.8: the more contrast (standard deviation of luma) and colourfulness (Hasler and
+    Suesstrunk, "Measuring colourfulness in natural images", 2003) it has, the higher."""
+    red, green, blue = np.moveaxis(picture, 2, 0)
+    opponents = np.stack([red - green, (red + green) / 2 - blue])
+    spread, centre = opponents.std((1, 2)), opponents.mean((1, 2))
+    luma = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    vividness = luma.std() + np.hypot(*spread) + 0.3 * np.hypot(*centre)  # 0.2 to 0.55 in most photographs and scenes
+    return 5.4 + 2.4 * float(np.clip((vividness - 0.2) / 0.35, 0, 1))
 
 
 # -- sources -------------------------------------------------------------------------------------------------------
@@ -193,9 +221,10 @@ def painted(seed: int, number: int) -> tuple[str, np.ndarray]:
 
 def photographed(path: Path) -> tuple[str, np.ndarray]:
     """A photograph, levels drawn out to the full range, cropped so that what draws the eye is on a third."""
-    data = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if data is None:
-        raise CaffeError(f"{path}: not a picture, or broken")
+    try:
+        data = pictures.read(path, cv2.IMREAD_COLOR)
+    except CaffeError as error:
+        raise CaffeError(f"{path}: {error}") from None
     shrink = LONG / 0.85 / max(data.shape[:2])
     data = cv2.resize(data, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA if shrink < 1 else cv2.INTER_CUBIC)
     picture = data[..., ::-1].astype(np.float32) / 255
@@ -241,10 +270,9 @@ def make_versions(
     made = []
     for version, (image_id, is_good) in enumerate(zip(ids, good)):
         rng = Random([seed, number, version + 1])
-        copy = picture[:, ::-1].copy() if rng.rand() < 0.5 else picture.copy()
+        copy = finish(rng, picture[:, ::-1] if rng.rand() < 0.5 else picture)
         if is_good:
-            copy, score = finish(rng, copy)
-            faults: dict[str, float] = {}
+            faults, score = {}, praise(copy)
         else:
             copy, faults, score = spoil(rng, copy)
         path = images / f"{image_id}.jpg"

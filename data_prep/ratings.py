@@ -68,8 +68,8 @@ def read_ratings(path: Path | str) -> list[Rating]:
         values = []
         for field, word in zip(FIELDS, words):
             # str.isdigit alone would let other scripts' digits and superscripts through.
-            if not (word.isascii() and word.isdigit()):
-                raise CaffeError(f"{where}: {field}: {word!r} is not a whole number")
+            if not (word.isascii() and word.isdigit() and len(word) <= 18):
+                raise CaffeError(f"{where}: {field}: {word[:40]!r} is not a whole number, or too large")
             values.append(int(word))
         rating = Rating(values[1], tuple(values[2:12]), (values[12], values[13]), values[14])
         if rating.voters == 0:

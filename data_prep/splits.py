@@ -19,6 +19,7 @@ import numpy as np
 
 from data_prep.ratings import Rating, read_ratings
 from torchcaffe.errors import CaffeError, run_main
+from torchcaffe.files import write_bytes
 
 DATASETS = ("ava1", "ava1_delta1", "ava2")
 RELEASED_THRESHOLDS = (4.4653, 6.3077)  # AVA2: the highest low mean and the lowest high mean of the released lists
@@ -125,7 +126,7 @@ def read_list(path: Path | str) -> list[Entry]:
 
 def write_list(path: Path | str, photos: Sequence[Entry]) -> None:
     """Write a train.txt or val.txt."""
-    Path(path).write_bytes("".join(f"{photo} {value}\n" for photo, value in photos).encode())
+    write_bytes(path, "".join(f"{photo} {value}\n" for photo, value in photos).encode())
 
 
 def split_by_lists(folder: Path | str, ratings: Sequence[Rating]) -> Split:

@@ -19,6 +19,7 @@ from data_prep.ratings import Rating
 from data_prep.splits import Entry
 from torchcaffe.db import LmdbReader
 from torchcaffe.errors import CaffeError
+from torchcaffe.files import publish
 from torchcaffe.imageset import sha256
 from torchcaffe.lmdb_writer import BATCH, LmdbWriter
 from torchcaffe.proto import caffe_pb2
@@ -77,7 +78,7 @@ def write_labels(photos: Path | str, kind: str, rated: Mapping[str, Rated], clas
     out = path_for(photos, kind)
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    writer = LmdbWriter(partial, sync=False)
+    writer = LmdbWriter(partial)
     for number, key in enumerate(keys(photos), 1):
         photo = key.decode().partition("_")[2]
         values = KINDS[kind](rated[photo])
@@ -89,7 +90,7 @@ def write_labels(photos: Path | str, kind: str, rated: Mapping[str, Rated], clas
     entries = writer.entries
     writer.close()
     shutil.rmtree(out, ignore_errors=True)
-    partial.rename(out)
+    publish(partial, out)
     return {"records": entries, "data_mdb_sha256": sha256(out / "data.mdb")}
 
 

@@ -6,6 +6,7 @@ real Caffe's Python too, so at its top level it imports the standard library and
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import time
@@ -22,10 +23,12 @@ def photos(batch: int, size: int) -> np.ndarray:
     return (np.random.RandomState(0).randint(0, 256, (batch, 3, size, size)) - 117).astype(np.float32)
 
 
-def caffe_forward(caffe: Any, spec: dict[str, Any]) -> Run:
+def caffe_forward(caffe: Any, spec: dict[str, Any], precision: str | None = None) -> Run:
     """pycaffe's API: a deploy net's forward pass."""
     net = caffe.Net(spec["net"], caffe.TEST)
     net.copy_from(spec["weights"])
+    if precision:
+        net.reduce_weights(precision)
     x = photos(spec["batch"], spec["size"])
     name = net.inputs[0]
     net.blobs[name].reshape(*x.shape)
@@ -55,7 +58,16 @@ def caffe_train(caffe: Any, spec: dict[str, Any]) -> Run:
     return run
 
 
-def torchcaffe(spec: dict[str, Any]) -> Run:
+def caffe_load(caffe: Any, spec: dict[str, Any]) -> Run:
+    """pycaffe's API: a caffemodel's weights into a deploy net."""
+    net = caffe.Net(spec["net"], caffe.TEST)
+    return lambda: net.copy_from(spec["weights"])
+
+
+CAFFE_TASKS = {"train": caffe_train, "frozen": caffe_train, "load": caffe_load}
+
+
+def torchcaffe(spec: dict[str, Any], precision: str | None = None) -> Run:
     import torch
 
     import torchcaffe as caffe
@@ -64,13 +76,15 @@ def torchcaffe(spec: dict[str, Any]) -> Run:
     if spec["gpu"] is not None:
         caffe.set_device(spec["gpu"])
         caffe.set_mode_gpu()
-    return (caffe_train if spec["train"] else caffe_forward)(caffe, spec)
+    if spec["task"] in CAFFE_TASKS:
+        return CAFFE_TASKS[spec["task"]](caffe, spec)
+    return caffe_forward(caffe, spec, precision)
 
 
 def bvlc(spec: dict[str, Any]) -> Run:
     import caffe
 
-    return (caffe_train if spec["train"] else caffe_forward)(caffe, spec)
+    return CAFFE_TASKS.get(spec["task"], caffe_forward)(caffe, spec)
 
 
 def opencv(spec: dict[str, Any]) -> Run:
@@ -108,7 +122,7 @@ def pytorch(spec: dict[str, Any]) -> Run:
     device = "cpu" if spec["gpu"] is None else f"cuda:{spec['gpu']}"
     model = PlainNet(spec["net"], spec["weights"]).to(device)
     x = torch.from_numpy(photos(spec["batch"], spec["size"])).to(device)
-    if not spec["train"]:
+    if spec["task"] != "train":
         model.eval()
 
         def forward() -> np.ndarray:
@@ -134,6 +148,8 @@ def pytorch(spec: dict[str, Any]) -> Run:
 KINDS: dict[str, Callable[[dict[str, Any]], Run]] = {
     f.__name__: f for f in (torchcaffe, bvlc, opencv, onnxruntime, pytorch)
 }
+for _precision in ("bf16", "int8"):
+    KINDS[f"torchcaffe-{_precision}"] = functools.partial(torchcaffe, precision=_precision)
 
 
 def peak_memory() -> int:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from torchcaffe import context, log
-from torchcaffe.errors import CaffeError
+from torchcaffe.errors import CaffeError, WorkerLost
 
 ENGINES = ("torch", "bvlc")
 ROOT = Path(__file__).resolve().parents[1]
@@ -86,10 +86,13 @@ def run_elsewhere(engine: str, script: str, argv: list[str], quiet: bool = True)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         threads = int(os.environ.get("OPENBLAS_NUM_THREADS") or os.cpu_count() or 1)
-        return subprocess.call(command, env=bvlc.bvlc_env({"PYTHONPATH": str(ROOT)}, threads=threads, quiet=quiet),
+        code = subprocess.call(command, env=bvlc.bvlc_env({"PYTHONPATH": str(ROOT)}, threads=threads, quiet=quiet),
                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
     finally:
         signal.signal(signal.SIGINT, before)
+    if code < 0:
+        raise WorkerLost(f"real Caffe's process was ended by {signal.Signals(-code).name}")
+    return code
 
 
 def _has_pycaffe() -> bool:
@@ -100,7 +103,7 @@ def _has_pycaffe() -> bool:
     return True
 
 
-def without_data(net: Any, phase: int, batch: int = 1) -> Any:
+def without_data(net: Any, phase: int, batch: int = 1, source: str = "net") -> Any:
     """The net of one phase with its data layers replaced by Input layers, so that it loads without its LMDB.
 
     net: an upgraded NetParameter. A data layer's first top becomes (batch, 3, crop, crop), its others (batch,). A net
@@ -123,7 +126,7 @@ def without_data(net: Any, phase: int, batch: int = 1) -> Any:
             continue
         crop = layer.transform_param.crop_size or layer.memory_data_param.height
         if not crop:
-            raise CaffeError(f"layer '{layer.name}': transform_param.crop_size is not set, so the net's input size is "
+            raise CaffeError(f"{source}: layer '{layer.name}': transform_param.crop_size is not set, so its size is "
                              "unknown; give its deploy.prototxt")
         made = result.layer.add(name=layer.name, type="Input", top=layer.top)
         for i in range(len(layer.top)):
@@ -143,10 +146,13 @@ def prototxt_file(net: Any) -> Iterator[str]:
         yield path
 
 
-def make_net(caffe: Any, net: Any, phase: int) -> Any:
-    """A Net of `caffe` from a NetParameter."""
+def make_net(caffe: Any, net: Any, phase: int, source: str = "net") -> Any:
+    """A Net of `caffe` from a NetParameter; `source` names it in errors."""
     with prototxt_file(net) as path:
-        return caffe.Net(path, phase)
+        try:
+            return caffe.Net(path, phase)
+        except CaffeError as error:
+            raise CaffeError(str(error).replace(path, source)) from None
 
 
 def arrays(net: Any) -> dict[str, list[np.ndarray]]:

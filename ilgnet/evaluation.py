@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from data_prep.labels import plain_cell, safe_cell
 from prototxt.variants import VARIANTS
 from torchcaffe import files, upgrade
 from torchcaffe.errors import CaffeError
@@ -131,7 +132,7 @@ def write_csv(path: Path | str, predictions: Predictions) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["key", "label", "p_high"])
     for key, label, p in zip(*predictions):
-        writer.writerow([key, label, f"{p:.9g}"])
+        writer.writerow([safe_cell(key), label, f"{p:.9g}"])
     files.write_bytes(path, text.getvalue().encode())
 
 
@@ -145,7 +146,7 @@ def read_csv(path: Path | str) -> Predictions:
         for row in reader:
             try:
                 key, label, p = row
-                keys.append(key)
+                keys.append(plain_cell(key))
                 labels.append(int(label))
                 p_high.append(float(p))
             except ValueError:

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from data_prep.labels import safe_cell
 from torchcaffe import files
 from torchcaffe.errors import CaffeError
+from torchcaffe.pictures import inside
 
 from . import evaluation, metrics, paper, photos, plots, preprocess
 from .scoring import Scorer
@@ -199,7 +201,7 @@ def write(out: Path, found: Features, facts: dict[str, Any]) -> dict[str, Any]:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["key", "label", "p_high", *("+".join(stage.blobs) for stage in found.stages)])
     for key, label, p, row in zip(found.keys, found.labels, found.p_high, found.density):
-        writer.writerow([key, "" if label < 0 else label, f"{p:.9g}", *(f"{d:.6g}" for d in row)])
+        writer.writerow([safe_cell(key), "" if label < 0 else label, f"{p:.9g}", *(f"{d:.6g}" for d in row)])
     files.write_bytes(out.with_suffix(".csv"), text.getvalue().encode())
     result = {
         "kind": "features", **facts, "photos": len(found.keys), "densities": out.with_suffix(".csv").name,
@@ -257,7 +259,7 @@ def read_density(result: dict[str, Any]) -> plots.Plot | None:
     """density_plot of what `read` found; None without labels of both classes. CaffeError for a broken CSV."""
     if result["stages"][-1]["comparison"] is None:
         return None
-    path = Path(result["folder"]) / result["densities"]
+    path = inside(result["folder"], result["densities"])
     try:
         with open(path, encoding="utf-8", newline="") as file:
             rows = list(csv.reader(file))[1:]

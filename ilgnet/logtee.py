@@ -6,11 +6,12 @@ child process on the other end of a pipe, which no full buffer can stall.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -32,8 +33,8 @@ def tee(path: Path | str, bar: bool = False) -> Iterator[IO[str]]:
     if child == 0:
         try:
             os.close(write_end)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer; its last lines are still to come
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)  # they are for the trainer; its last lines are still to come
             _copy(read_end, log, terminal, bar)
         finally:
             os._exit(0)
@@ -43,7 +44,7 @@ def tee(path: Path | str, bar: bool = False) -> Iterator[IO[str]]:
     os.close(write_end)
     python_stderr, sys.stderr = sys.stderr, os.fdopen(os.dup(2), "w", buffering=1, errors="replace")
     try:
-        with os.fdopen(os.dup(terminal), "w", buffering=1, errors="replace") as real:
+        with io.TextIOWrapper(_Terminal(terminal), errors="replace", write_through=True) as real:
             yield real
     finally:
         sys.stderr.close()
@@ -51,6 +52,39 @@ def tee(path: Path | str, bar: bool = False) -> Iterator[IO[str]]:
         os.dup2(terminal, 2)  # closes the pipe's last end: the child sees the end and stops
         os.close(terminal)
         os.waitpid(child, 0)
+
+
+class _Terminal(io.RawIOBase):
+    """The real stderr. One that was closed takes what it is told in silence: a run does not end with its terminal."""
+
+    def __init__(self, fd: int):
+        self._fd = os.dup(fd)
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def isatty(self) -> bool:
+        return os.isatty(self._fd)
+
+    def write(self, data: bytes) -> int:
+        data = bytes(data)
+        _write(self._fd, data)
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._fd)
+        super().close()
+
+
+def teller(terminal: IO[str]) -> Callable[[str], None]:
+    """What a signal's handler says. It may run within a print, which a second one would break: so it writes past it."""
+    words = {"stop": "stopping after this iteration, with a snapshot; the same again stops at once\n",
+             "snapshot": "a snapshot comes after this iteration\n", "none": ""}
+    return lambda effect: _write(terminal.fileno(), words[effect].encode())
 
 
 def _copy(source: int, log: int, terminal: int, bar: bool) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from torchcaffe import pictures
 from torchcaffe.db import LmdbReader
 from torchcaffe.errors import CaffeError
 from torchcaffe.proto import caffe_pb2
@@ -29,12 +30,13 @@ def decode(key: str, value: bytes, where: Path | str) -> tuple[int, np.ndarray]:
     if datum.encoded:
         import cv2
 
-        image = cv2.imdecode(np.frombuffer(datum.data, dtype=np.uint8), cv2.IMREAD_COLOR) if datum.data else None
-        if image is None:
-            raise CaffeError(f"{where}: record '{key}': its encoded photo is broken")
+        try:
+            image = pictures.decode(datum.data, cv2.IMREAD_COLOR)
+        except CaffeError as error:
+            raise CaffeError(f"{where}: record '{key}': its encoded photo is broken: {error}") from None
         return datum.label, image.transpose(2, 0, 1)
     shape = (datum.channels, datum.height, datum.width)
-    if len(datum.data) != int(np.prod(shape)) or datum.channels != 3:
+    if min(shape) < 1 or len(datum.data) != shape[0] * shape[1] * shape[2] or datum.channels != 3:
         raise CaffeError(f"{where}: record '{key}': {len(datum.data)} bytes do not make a 3-channel photo of {shape}")
     return datum.label, np.frombuffer(datum.data, dtype=np.uint8).reshape(shape)
 
@@ -66,6 +68,8 @@ def files_in(folder: Path | str) -> list[Path]:
     if not Path(folder).is_dir():
         raise CaffeError(f"{folder}: no such folder")
     found = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    for path in found:
+        pictures.inside(folder, path.relative_to(folder).as_posix())
     if not found:
         raise CaffeError(f"{folder}: no pictures in it ({', '.join(SUFFIXES)})")
     return found

@@ -145,7 +145,7 @@ def write_sidecars(ranking: Ranking, given: dict[str, int], style: str, dry_run:
         if reason is not None:
             done.append(f"left alone, {reason}: {photo.name}")
             continue
-        done.append(f"rating {rating}: {place}")
+        done.append(f"rate {rating}: {place}")
         if not dry_run:
             xmp.write(place, text, replace=ours)
     return done

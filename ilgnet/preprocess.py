@@ -60,10 +60,9 @@ class Preprocess:
 def read_mean(path: Path | str) -> np.ndarray:
     """A mean as (3, H, W) or (3, 1, 1) float32, from .binaryproto or .npy."""
     if str(path).endswith(".npy"):
-        try:
-            mean = np.load(str(path), allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise CaffeError(f"{path}: not a mean file: {error}") from None
+        mean = files.read_npy(path)
+        if mean.dtype.kind not in "fiu":
+            raise CaffeError(f"{path}: holds {mean.dtype}, not numbers")
     else:
         mean = files.read_blobproto(path)
     mean = np.array(mean, dtype=np.float32)

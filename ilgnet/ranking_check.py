@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from data_prep import demo
 from torchcaffe.errors import CaffeError
 
 from . import decode, metrics, ranking
@@ -24,26 +25,22 @@ def blurred(bgr: np.ndarray, share: float) -> np.ndarray:
 
 
 def over_exposed(bgr: np.ndarray, stops: float) -> np.ndarray:
-    """More light by so many stops, in linear light (sRGB's curve, IEC 61966-2-1), clipped where the sensor would."""
-    value = bgr.astype(np.float32) / 255
-    light = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4) * 2 ** stops
-    light = np.minimum(light, 1)
-    value = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
-    return np.rint(value * 255).astype(np.uint8)
+    """More light by so many stops, in linear light, clipped where the sensor would."""
+    return demo.to_bytes(demo.expose(bgr.astype(np.float32) / 255, stops))
 
 
 KINDS = {"blurred": blurred, "over-exposed": over_exposed}
 
 
-def held_out(demo: Path | str) -> set[str]:
+def held_out(folder: Path | str) -> set[str]:
     """The names of a demo set's source photos of which no version was trained on."""
-    demo = Path(demo)
+    folder = Path(folder)
     try:
-        photos = json.loads((demo / "DEMO.json").read_bytes())["photos"]
-        words = (demo / "lists" / "val.txt").read_text().split()
+        photos = json.loads((folder / "DEMO.json").read_bytes())["photos"]
+        words = (folder / "lists" / "val.txt").read_text().split()
         return {photos[name[:-len(".jpg")]]["source"] for name in words[::2]}
     except (OSError, ValueError, KeyError) as error:
-        raise CaffeError(f"{demo}: not a demo set of data_prep/demo.py ({error})") from None
+        raise CaffeError(f"{folder}: not a demo set of data_prep/demo.py ({error})") from None
 
 
 def make_set(paths: Sequence[Path], folder: Path, strengths: dict[str, Sequence[float]]) -> None:

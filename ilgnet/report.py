@@ -12,6 +12,7 @@ from prototxt.variants import VARIANTS
 from torchcaffe import log, upgrade
 from torchcaffe.errors import CaffeError
 from torchcaffe.files import write_bytes
+from torchcaffe.pictures import inside
 from torchcaffe.proto import caffe_pb2, parse_text
 
 from . import caffe_log, evaluation, feature_maps, html, paper, photos, plots, report_tables
@@ -116,7 +117,7 @@ def sheet(result: dict[str, Any], count: int = SHEET) -> list[dict[str, Any]]:
     """The photos that the net is surest of, right and wrong, a group a class: [{"title", "right", "photos"}]."""
     if not result.get("predictions") or not result.get("lmdb"):
         return []
-    predictions = evaluation.read_csv(Path(result["folder"]) / result["predictions"])
+    predictions = evaluation.read_csv(inside(result["folder"], result["predictions"]))
     labels, p = predictions.labels, predictions.p_high
     groups = [("called high, rightly", True, (labels == 1) & (p > 0.5), -p),
               ("called low, rightly", True, (labels == 0) & (p < 0.5), p),
@@ -228,7 +229,7 @@ def read_benchmark(path: Path | str) -> dict[str, Any]:
 def embedded(features: dict[str, Any]) -> list[dict[str, Any]]:
     """The photos of Fig. 5 with their pictures inside. CaffeError naming the picture that is not there."""
     def load(name: str) -> str:
-        path = Path(features["folder"]) / name
+        path = inside(features["folder"], name)
         if not path.is_file():
             raise CaffeError(f"{path}: no such picture; it belongs to {features['name']}'s result")
         return html.data_uri(path.read_bytes(), "image/png")
@@ -261,7 +262,7 @@ def write(out: Path, report: Report) -> list[Path]:
                 for i, e in enumerate(results, 1) if any(p["bgr"] is not None for g in e["sheet"] for p in g["photos"])]
     pictures = [(name, caption, _png(image)) for name, caption, image in pictures]
     for i, f in enumerate(report.features, 1):
-        path = Path(f["folder"]) / f["figure"] if f.get("figure") else None
+        path = inside(f["folder"], f["figure"]) if f.get("figure") else None
         if path is not None and path.is_file():
             pictures.append((f"{out.stem}_fig5_{i}.png", f"Fig. 5: features of {f['name']}", path.read_bytes()))
     for name, _, data in pictures:

@@ -46,7 +46,7 @@ class Scorer:
             # Without a loss, Caffe's backward pass does nothing unless it is forced to.
             param = upgrade.read_net(self.net_path)
             param.force_backward = True
-            self._net = engines.make_net(caffe, param, caffe.TEST)
+            self._net = engines.make_net(caffe, param, caffe.TEST, self.net_path)
         else:
             self._net = caffe.Net(self.net_path, caffe.TEST)
         missing = surgery.unloaded(engines.arrays(self._net), source)

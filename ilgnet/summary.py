@@ -60,16 +60,16 @@ class Summary:
         return sum(row.multiply_adds for row in self.rows)
 
 
-def summarize(caffe: Any, net: Any, phase: int) -> Summary:
+def summarize(caffe: Any, net: Any, phase: int, source: str = "net") -> Summary:
     """The Summary of an upgraded NetParameter in one phase (its data layers need no data), by an engine's shapes.
 
     Multiply-adds are those of convolutions and inner products for one photo, which is how papers count them.
     Parameters are all learned or estimated values: BatchNorm's statistics, too."""
-    param = engine.without_data(net, phase)
+    param = engine.without_data(net, phase, source=source)
     for layer in param.layer:  # only shapes are wanted: a net with 150 million random weights takes seconds to fill
         layer.convolution_param.ClearField("weight_filler")
         layer.inner_product_param.ClearField("weight_filler")
-    made = engine.make_net(caffe, param, phase)
+    made = engine.make_net(caffe, param, phase, source)
     shapes = {name: tuple(blob.data.shape) for name, blob in made.blobs.items()}
     blobs = {name: [tuple(blob.data.shape) for blob in found] for name, found in made.params.items()}
     fields: dict[str, Field] = {}

@@ -1,15 +1,15 @@
 """What tools/train.py does: check every input first, then let the engine's solver run with a bar beside it."""
 from __future__ import annotations
 
+import glob
 import math
 import re
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 from torchcaffe import files, graph, resume, upgrade
-from torchcaffe.errors import CaffeError
+from torchcaffe.errors import CaffeError, Diverged
 from torchcaffe.proto import caffe_pb2
 
 from . import surgery
@@ -80,10 +80,16 @@ _STATE = re.compile(r"(.*)_iter_(\d+)\.solverstate(\.h5)?")
 
 def snapshots(prefix: str) -> list[Path]:
     """The solverstates of a snapshot_prefix, the newest (by iteration) first."""
+    return [path for _, path in _numbered(prefix)]
+
+
+def _numbered(prefix: str) -> list[tuple[int, Path]]:
     folder, name = Path(prefix).parent, Path(prefix).name
+    if not folder.is_dir():  # it has vanished: who writes there next says so
+        return []
     found = [(int(match.group(2)), path) for path in folder.iterdir()
              if (match := _STATE.fullmatch(path.name)) and match.group(1) == name]
-    return [path for _, path in sorted(found, reverse=True)]
+    return sorted(found, reverse=True)
 
 
 def iteration_of(snapshot: str, prefix: str) -> int:
@@ -104,34 +110,47 @@ def newest_snapshot(prefix: str, terminal: IO[str]) -> str | None:
     return None
 
 
-def remove_old_snapshots(prefix: str, keep: int) -> None:
-    """Leave the newest `keep` snapshots: solverstate, caffemodel and extra state of each other one go."""
-    for path in snapshots(prefix)[keep:]:
-        model = path.with_name(path.name.replace(".solverstate", ".caffemodel"))
-        for old in (resume.beside(path), path, model):  # the solverstate before the weights it names
-            old.unlink(missing_ok=True)
+def remove_old_snapshots(prefix: str, keep: int, done: int) -> None:
+    """Leave the newest `keep` snapshots up to iteration `done`: solverstate, caffemodel and extra states (of several
+    processes each has one) of those before go. Those after it are not of this run, which fell back behind them."""
+    for number, path in _numbered(prefix):
+        if number > done:
+            continue
+        keep -= 1
+        if keep >= 0:
+            continue
+        path.unlink(missing_ok=True)  # what says that the others are there goes first
+    folder, name = Path(prefix).parent, Path(prefix).name
+    for extra in folder.glob(glob.escape(name) + "_iter_*.resume*.npz"):
+        stem = extra.name[: extra.name.index(".resume")]
+        number = stem[len(name) + len("_iter_") :]
+        if number.isdigit() and int(number) <= done and not list(folder.glob(glob.escape(stem) + ".solverstate*")):
+            # Also those that a kill has left half written, or half removed: so the extra state goes last.
+            for model in (f"{stem}.caffemodel", f"{stem}.caffemodel.h5"):
+                (folder / model).unlink(missing_ok=True)
+            extra.unlink(missing_ok=True)
+
+
+class Stopped(Exception):
+    """A signal asked the training to stop."""
+
+
+_ACTIONS = (None, "snapshot", "stop")
 
 
 class Watcher:
-    """The solver's callback before each iteration: the bar, Ctrl-C, and a loss that is no number any more.
+    """The solver's callback before each iteration: the bar, signals, and a loss that is no number any more.
 
-    keep: after each snapshot only so many of the newest stay (None: all). agreed: of several processes, whether any is
-    to stop."""
+    keep: after each snapshot only so many of the newest stay (None: all). agreed: of several processes, the greatest
+    value that any gives. look_every: iterations from one look at the loss, for which a GPU must have got so far, to the
+    next. Raises Stopped where a signal says so."""
 
-    def __init__(self, solver: Any, settings: Any, terminal: IO[str], show: bool, keep: int | None = None,
-                 agreed: Callable[[bool], bool] = bool):
+    def __init__(self, solver: Any, settings: Any, asked: Callable[[], str | None], terminal: IO[str], show: bool,
+                 keep: int | None = None, agreed: Callable[[int], int] = int, look_every: int = 1):
         self.solver, self.max_iter, self.terminal, self.show = solver, settings.max_iter, terminal, show
         self.prefix, self.every, self.keep = settings.snapshot_prefix, settings.snapshot, keep
-        self.agreed = agreed
+        self.asked, self.agreed, self.look_every = asked, agreed, look_every
         self.bar: Any = None
-        self.stop = False
-        self._before = {number: signal.signal(number, self.request) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def request(self, number: int, frame: Any) -> None:
-        """First Ctrl-C: stop before the next iteration. Second: at once."""
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        print("stopping after this iteration, with a snapshot; Ctrl-C again stops at once", file=self.terminal)
-        self.stop = True
 
     def __call__(self) -> None:
         from tqdm import tqdm
@@ -141,20 +160,26 @@ class Watcher:
             self.bar = tqdm(total=self.max_iter, initial=done, file=self.terminal, disable=not self.show, unit="it",
                             dynamic_ncols=True)
         else:
-            self.check_loss(done)
+            if done % self.look_every == 0:
+                self.check_loss(done)
             self.bar.update(1)
             if self.every and done % self.every == 0:
                 self.tidy()
-        if self.agreed(self.stop):
-            raise KeyboardInterrupt
+        action = _ACTIONS[self.agreed(_ACTIONS.index(self.asked()))]
+        if action == "snapshot":
+            self.solver.snapshot()
+            self.tidy()
+        elif action == "stop":
+            raise Stopped
 
     def check_loss(self, done: int) -> None:
-        """CaffeError when the last iteration's loss is not finite: BVLC would go on and damage its memory."""
+        """Diverged when the last iteration's loss is not finite: BVLC would go on and damage its memory. (torchcaffe's
+        solver has looked before its update.)"""
         net = self.solver.net
         weights = net.blob_loss_weights
         loss = sum(weights[name] * float(net.blobs[name].data.sum()) for name in net.outputs if weights[name])
         if not math.isfinite(loss):
-            raise CaffeError(f"iteration {done - 1}: the loss is {loss}: training has diverged; lower base_lr")
+            raise Diverged(f"iteration {done - 1}: the loss is {loss}: training has diverged; lower base_lr")
         if self.show:
             waiting = getattr(self.solver, "waiting", 0)
             self.bar.set_postfix_str(f"loss={loss:.4g}" + f", waiting for data {waiting:.0%}" * (waiting >= 0.01),
@@ -162,12 +187,10 @@ class Watcher:
 
     def tidy(self) -> None:
         if self.keep:
-            remove_old_snapshots(self.prefix, self.keep)
+            remove_old_snapshots(self.prefix, self.keep, int(self.solver.iter))
 
     def close(self) -> None:
         self.tidy()
         if self.bar is not None:
             self.bar.update(int(self.solver.iter) - self.bar.n)
             self.bar.close()
-        for number, handler in self._before.items():
-            signal.signal(number, handler)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from data_prep import targets
+from data_prep.labels import safe_cell
 from torchcaffe import files
 from torchcaffe.errors import CaffeError
 
@@ -74,5 +75,5 @@ def write_csv(path: Path | str, scorer: Scorer, answers: evaluation.Answers, lmd
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["key", "label", "score", "mean_vote"])
     for key, label, score, mean in zip(answers.keys, answers.labels, numbers(scorer, answers), means):
-        writer.writerow([key, label, f"{score:.9g}", f"{mean:.9g}"])
+        writer.writerow([safe_cell(key), label, f"{score:.9g}", f"{mean:.9g}"])
     files.write_bytes(path, text.getvalue().encode())

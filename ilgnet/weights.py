@@ -203,7 +203,7 @@ def convert(model: Released, source: Path, target: Path, net_path: Path) -> str:
         layer.convolution_param.ClearField("weight_filler")
         layer.inner_product_param.ClearField("weight_filler")
     caffe = engines.load_engine()
-    made = engines.make_net(caffe, net, caffe.TEST)
+    made = engines.make_net(caffe, net, caffe.TEST, str(net_path))
     params = engines.arrays(made)
     missing = surgery.unloaded(params, layers)
     other = [layer.name for layer in layers if layer.blobs and layer.name not in params]

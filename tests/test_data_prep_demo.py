@@ -100,6 +100,29 @@ def test_every_fault_shows_and_grows(name):
     assert 0.005 < change[0] < change[1]
 
 
+def test_faults_do_not_undo_each_other():
+    """A photo may be burnt and blurred, but not burnt and dark; a colour cast never stands alone."""
+    picture = scenes.mountains(np.random.RandomState(2), 90, 120).clip(0, 1).astype(np.float32)
+    found = [set(demo.spoil(np.random.RandomState(seed), picture)[1]) for seed in range(300)]
+    assert all(len(names & set(demo.RANGE)) <= 1 and names - set(demo.COMPOSING) - {"cast"} for names in found)
+    assert {name for names in found for name in names} == set(demo.FAULTS)
+    assert {"cast", "over_exposure"} in [names - set(demo.COMPOSING) for names in found]
+
+
+def test_more_light_is_more_light():
+    """A stop doubles the light of what is not clipped: middle grey, 18 % of it, becomes 36 %, in sRGB 0.637."""
+    assert demo.expose(np.array([0.0, 118 / 255, 0.9]), 1) == pytest.approx([0, 0.637, 1], abs=2e-3)
+    assert demo.expose(demo.expose(np.linspace(0, 1, 50), -3), 3) == pytest.approx(np.linspace(0, 1, 50), abs=1e-5)
+
+
+def test_the_votes_of_good_photos_follow_what_is_in_them():
+    picture = scenes.mountains(np.random.RandomState(2), 90, 120).clip(0, 1).astype(np.float32)
+    grey = picture.mean(2, keepdims=True).repeat(3, 2)
+    more = [picture * (1 - share) + grey * share for share in (1, 0.5, 0)] + [(1.5 * picture - 0.25).clip(0, 1)]
+    scores = [demo.praise(p) for p in more]
+    assert 5.4 <= scores[0] < scores[1] < scores[2] < scores[3] <= 7.8
+
+
 @pytest.mark.parametrize("score", [1.8, 4.5, 5.6, 7.6])
 def test_votes(score):
     rng = np.random.RandomState(0)

@@ -373,6 +373,35 @@ def test_hdf5_damage(tmp_path):
 # -- writing -------------------------------------------------------------------------------------------------------
 
 
+def resident_file_pages() -> int:
+    """How many bytes of mapped files count as this process's memory."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("RssFile:")[1].split()[0]) * 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells what memory is resident")
+def test_a_file_read_in_pieces_stays_out_of_memory(tmp_path):
+    values = np.arange(8 << 20, dtype=np.float32).reshape(2, 4, 1 << 20)
+    files.write_caffemodel(tmp_path / "w.caffemodel", net_of(a=1, b=1), {"a": [values], "b": [values[0]]})
+    layers = by_layer(files.read_caffemodel(tmp_path / "w.caffemodel"))
+    before, most = resident_file_pages(), 0
+    copy = np.zeros(values.size, np.float32)
+    for start, piece in files.pieces(layers["a"][0], 100_001):
+        copy[start : start + piece.size] = piece
+        most = max(most, resident_file_pages())
+    np.testing.assert_array_equal(copy, values.reshape(-1))
+    assert most - before < values.nbytes / 4
+    np.testing.assert_array_equal(layers["a"][0], values)  # whose pages come back when they are read again
+    np.testing.assert_array_equal(layers["b"][0], values[0])
+
+
+def test_pieces_of_an_array_that_is_no_file():
+    for values in (np.arange(10.0).reshape(2, 5)[:, ::2], np.ones(()), np.ones((0, 3))):
+        found = list(files.pieces(values, 4))
+        assert [start for start, _ in found] == list(range(0, values.size, 4))
+        np.testing.assert_array_equal(np.concatenate([p for _, p in found] or [[]]), values.reshape(-1))
+
+
 def test_more_than_two_gigabytes_is_refused(tmp_path):
     big = np.broadcast_to(np.float32(1), (1 << 15, 1 << 14))  # 2 GB on paper
     pieces = [b"", wire.head(5, 4 * big.size), range(4 * big.size)]  # what has a length, only that is asked for

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.skipif(chromium.PROGRAM is None, reason="no Chromium he
 EVIL = "</script><script>document.title='run'</script><b onmouseover=alert(1)>.jpg"
 ABOUT = {"net": "v1", "title": "ILGNet-Inc.V1", "meaning": "index 1 means high", "heat_of": "inception_4a/output",
          "preprocess": {"preset": "lmdb", "warp": [256, 256], "crop": [224, 224]}, "engine": "torch"}
+SIZES = {3: (320, 480), 4: (960, 320)}  # upright and wide ones; the others are 640 x 480
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def page_file(tmp_path_factory):
     rng = np.random.RandomState(0)
     photos = []
     for i in range(12):
-        picture = cv2.resize(rng.randint(0, 256, (6, 8, 3)).astype(np.uint8), (640, 480))
+        picture = cv2.resize(rng.randint(0, 256, (6, 8, 3)).astype(np.uint8), SIZES.get(i, (640, 480)))
         checks = photo_checks.measure(picture)
         if i == 2:
             checks = photos[1].checks
@@ -35,7 +36,7 @@ def page_file(tmp_path_factory):
         margin = 8.0 - 1.5 * i
         photos.append(ranking.Ranked(
             name, folder / name.replace("/", "_"), float(1 / (1 + np.exp(-margin))), margin,
-            rng.uniform(-1, 1, (14, 14)).astype(np.float32), html.small_jpeg(picture, 256), 640, 480,
+            rng.uniform(-1, 1, (14, 14)).astype(np.float32), html.small_jpeg(picture, 256), *SIZES.get(i, (640, 480)),
             1.6e9 + 60 * i, checks))
     ranking.set_order(photos)
     made = ranking.Ranking("holiday", photos, [("broken.jpg", "empty file")], ABOUT)
@@ -149,6 +150,10 @@ def test_fits(page_file, tmp_path, width):
         assert page.value("document.documentElement.scrollWidth") <= width
         page.press("Enter")
         assert page.value("large.getBoundingClientRect().right") <= width
+        for name, (wide, high) in (("0.jpg", (640, 480)), ("3.jpg", SIZES[3]), ("4.jpg", SIZES[4])):
+            page.value(f"open(byFile.get('{name}'))")  # the heat map's box is the picture's, not a wider one
+            box = page.value("(r => r.width / r.height)(large.querySelector('.frame').getBoundingClientRect())")
+            assert box == pytest.approx(wide / high, rel=0.01), name
         assert page.errors == []
     finally:
         page.close()

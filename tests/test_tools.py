@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from ilgnet import bvlc, caffe_log, evaluation, score
+from tests import chromium
 from tools import evaluate, log_to_tensorboard, merge_bn, report, surgery, train, visualize
 from torchcaffe import files, upgrade
 from torchcaffe.errors import CaffeError
@@ -369,6 +370,40 @@ def test_visualize(trained, folder, capsys):
                         "gone", "--out", str(out)])
     with pytest.raises(CaffeError, match="not an ILGNet"):
         visualize.main(["--weights", str(trained), "--net", str(net), "--photos", str(folder / "photos")])
+
+
+@pytest.fixture(scope="module")
+def whole_report(trained, folder, evaluated):
+    """A page with everything that a report can have."""
+    features, benchmark, page = folder / "f.json", folder / "b.json", folder / "whole" / "r.html"
+    assert visualize.main(["--weights", str(trained), "--net", str(folder / "plain_deploy.prototxt"), "--lmdb",
+                           str(folder / "val_lmdb"), "--blobs", "conv", "pool", "--out", str(features)]) == 0
+    row = {"variant": "v1bn", "task": "test", "batch": 16, "engine": "torchcaffe", "median_s": 0.3}
+    machine = {"cpu": "a processor", "threads": 2, "gpu": None, "sgemm_flops": 1e11}
+    evaluation.write_json(benchmark, {"machine": machine, "rows": [row]})
+    assert report.main(["--run", f"plain={folder / 'run' / 'x.log'}", "--eval", str(evaluated), "--features",
+                        str(features), "--benchmark", str(benchmark), "--out", str(page)]) == 0
+    return page
+
+
+@pytest.mark.skipif(chromium.PROGRAM is None, reason="no Chromium here")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_report_in_a_browser(whole_report, tmp_path, width):
+    """No sideways scrolling, no message in the console, no request, every picture shown, and nothing missing."""
+    page = chromium.Page(tmp_path, width, 900)
+    try:
+        page.open(whole_report)
+        assert page.value("document.documentElement.scrollWidth") <= width
+        pictures = page.value("[...document.images].map(i => [i.naturalWidth, i.getBoundingClientRect().width])")
+        assert len(pictures) > 20 and all(natural > 0 and shown > 40 for natural, shown in pictures)
+        headings = page.value("[...document.querySelectorAll('h2')].map(h => h.textContent.split(':')[0])")
+        assert [h for h in headings if h.startswith(("Table", "Fig."))] == [
+            "Table 1", "Table 2", "Table 3", "Table 4", "Fig. 2", "Fig. 3", "Fig. 4", "Fig. 5"]
+        assert page.value("document.querySelectorAll('p.missing').length") == 0
+        assert page.errors == []
+        assert [url for url in page.requests if not url.startswith("data:")] == [whole_report.as_uri()]
+    finally:
+        page.close()
 
 
 def test_visualize_takes_photos_without_labels(trained, folder):

@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     net = upgrade.read_net(args.net)
     if not net.layer:
         raise CaffeError(f"{args.net}: no layer in it")
-    found = summary.summarize(caffe, net, caffe.TRAIN if args.phase == "train" else caffe.TEST)
+    found = summary.summarize(caffe, net, caffe.TRAIN if args.phase == "train" else caffe.TEST, args.net)
     print(summary.table(found), end="")
     if args.svg:
         files.write_bytes(args.svg, drawing.svg(found).encode())

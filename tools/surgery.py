@@ -36,14 +36,14 @@ def operate(args: argparse.Namespace) -> surgery.Report:
     images = images_for(net, args.calibrate, args.images, args.mean) if args.calibrate else None
     if args.seed is not None:
         caffe.set_random_seed(args.seed)
-    train_net = engine.without_data(net, caffe.TRAIN)
-    train = engine.make_net(caffe, train_net, caffe.TRAIN)
+    train_net = engine.without_data(net, caffe.TRAIN, source=args.net)
+    train = engine.make_net(caffe, train_net, caffe.TRAIN, args.net)
     report = surgery.transplant(train_net, engine.arrays(train), source)
     if not report.count("copied"):
         raise CaffeError(f"nothing was copied: no layer of {args.weights} fits one of the same name in {args.net}")
     if images is not None:
-        test_net = engine.without_data(net, caffe.TEST)
-        test = engine.make_net(caffe, test_net, caffe.TEST)
+        test_net = engine.without_data(net, caffe.TEST, source=args.net)
+        test = engine.make_net(caffe, test_net, caffe.TEST, args.net)
         surgery.share(train, test)
         change, count = surgery.calibrate_on(test, test_net, report, images)
         surgery.share(test, train)

@@ -6,13 +6,13 @@ import os
 import sys
 
 from ilgnet import engine, estimate, logtee, processes, tensorboard, training
-from torchcaffe import log, upgrade
+from torchcaffe import log, signals, upgrade
 from torchcaffe.errors import CaffeError, run_main
 from torchcaffe.proto import caffe_pb2
 
 
 def train(args: argparse.Namespace, settings: caffe_pb2.SolverParameter, log_file: str) -> int:
-    """Solve; on Ctrl-C leave a snapshot. Returns the exit status. Of several processes the root alone says anything."""
+    """Solve; stopped by a signal, leave a snapshot. Returns the exit status. Of several processes the root talks."""
     parallel = processes.start(args)
     root = parallel is None or parallel.root()
     show = root and sys.stderr.isatty()
@@ -27,17 +27,24 @@ def train(args: argparse.Namespace, settings: caffe_pb2.SolverParameter, log_fil
             print(f"{count} layers take their weights from {args.weights}", file=terminal)
         if parallel:
             parallel.join(solver)
-        watcher = training.Watcher(solver, settings, terminal, show, args.keep if root else None,
-                                   parallel.any_of_us if parallel else bool)
+        if args.debug_nan:
+            solver.debug_nan = True
+        told = signals.Signals(args.sigint_effect, args.sighup_effect, logtee.teller(terminal))
+        watcher = training.Watcher(solver, settings, told, terminal, show, args.keep if root else None,
+                                   parallel.any_of_us if parallel else int,
+                                   look_every=settings.display or 100 if args.gpu is not None else 1)
         solver.add_callback(watcher, lambda: None)
         try:
-            solver.solve(snapshot) if snapshot else solver.solve()
-        except KeyboardInterrupt:
-            watcher.close()
+            with told:
+                solver.solve(snapshot) if snapshot else solver.solve()
+        except training.Stopped:
             solver.snapshot()
             print(f"stopped at iteration {solver.iter}; go on with --snapshot "
                   f"{settings.snapshot_prefix}_iter_{solver.iter}.solverstate", file=terminal)
-            return 130
+            return told.status
+        except KeyboardInterrupt:
+            print("stopped at once, without a snapshot; go on from the last with --snapshot auto", file=terminal)
+            return told.status
         finally:
             watcher.close()
     if parallel:
@@ -53,6 +60,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--snapshot", metavar="SOLVERSTATE", help="go on where this was taken; auto: where the "
                         "newest whole one of the solver's snapshot_prefix was, or at --weights where there is none")
     parser.add_argument("--keep", type=int, metavar="N", help="keep the newest N snapshots (default: all)")
+    parser.add_argument("--sigint-effect", choices=signals.EFFECTS, default="stop",
+                        help="Ctrl-C: stop with a snapshot (default; again: at once), take a snapshot, or do nothing")
+    parser.add_argument("--sighup-effect", choices=signals.EFFECTS, default="snapshot",
+                        help="a hangup: the same (default snapshot). SIGTERM always stops")
+    parser.add_argument("--debug-nan", action="store_true", help="look at every gradient before each update: stop "
+                        "before the first that is not finite, and say where it came from")
     parser.add_argument("--tensorboard", action="store_true", help="in the end, TensorBoard's event file beside the "
                         "log (PREFIX_tensorboard/); tools/log_to_tensorboard.py --follow makes it while training")
     parser.add_argument("--estimate", action="store_true", help="first time a few iterations of a copy, and print how "
@@ -63,6 +76,8 @@ def main(argv: list[str] | None = None) -> int:
     settings = upgrade.read_solver(args.solver)
     if args.keep is not None and args.keep < 1:
         raise CaffeError("--keep must be 1 or more")
+    if args.debug_nan and args.engine != "torch":
+        raise CaffeError(f"--engine {args.engine}: only torch has --debug-nan")
     processes.wanted(args)
     engine.set_precision(args)
     training.check_inputs(settings, args.solver, args.weights, args.snapshot)

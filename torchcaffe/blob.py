@@ -7,18 +7,28 @@ into it, so that the views a user holds stay live, as in pycaffe. Blobs nobody t
 
 from __future__ import annotations
 
+import itertools
 import math
+import sys
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 
-from torchcaffe import context
+from torchcaffe import context, files
 from torchcaffe.errors import CaffeError
+from torchcaffe.memory import check_fits
 
 # BVLC keeps sizes in an int; a larger blob aborts there.
 MAX_COUNT = (1 << 31) - 1
 MAX_AXES = 32
+
+_serials = itertools.count()
+_memory = SimpleNamespace(tensor=torch.empty(1))
+# What getrefcount says of an object that nobody but its Memory refers to, and torch of the storage of such a tensor.
+_UNHELD = sys.getrefcount(_memory.tensor)
+_UNSHARED = torch._C._storage_Use_Count(_memory.tensor.untyped_storage()._cdata)
 
 
 class Memory:
@@ -29,7 +39,7 @@ class Memory:
     own: the tensor stays the same for life (parameters), so that values are always copied into it.
     fresh: the values count as zero and may be overwritten without reading them (parameter diffs after a clear)."""
 
-    __slots__ = ("tensor", "host", "own", "fresh", "_host_newer", "_device_newer", "_stand_in")
+    __slots__ = ("tensor", "host", "own", "fresh", "_host_newer", "_device_newer", "_stand_in", "_serial", "_changes")
 
     def __init__(self, tensor: torch.Tensor | None = None):
         self.tensor = tensor
@@ -39,6 +49,8 @@ class Memory:
         self._host_newer = False  # on a GPU: the user may have written to `host`
         self._device_newer = False  # on a GPU: `host` is older than `tensor`
         self._stand_in: torch.Tensor | None = None  # the values are this tensor's, to be copied when asked for
+        self._serial = next(_serials)
+        self._changes = 0
 
     def get(self, shape: tuple[int, ...], device: str) -> torch.Tensor:
         """The values as a tensor of `shape` (the memory's own tensor where the shape is the same)."""
@@ -60,6 +72,7 @@ class Memory:
 
     def set(self, tensor: torch.Tensor) -> None:
         """Adopt a tensor, or copy it where a user holds a view."""
+        self._changes += 1
         self.fresh = False
         self._stand_in = None
         if self.host is None and not self.own:
@@ -75,6 +88,7 @@ class Memory:
     def touch(self, shape: tuple[int, ...], device: str) -> np.ndarray:
         """The live C-contiguous array of the values, which stays the same array until the size changes."""
         tensor = self.get(shape, device)
+        self._changes += 1
         if self.host is None:
             # A copy of its own, as the tensor may be another blob's too (a gradient passed through).
             if not self.own:
@@ -85,6 +99,25 @@ class Memory:
         self._device_newer = False
         self._host_newer = self.tensor.device.type != "cpu"
         return self.host if self.host.shape == shape else self.host.reshape(shape)
+
+    def stamp(self) -> tuple[int, int, int] | None:
+        """Equal stamps mean equal values, so what was made of them still holds.
+
+        None while a user holds the array, or a view of it: writing to it leaves no trace."""
+        if self.host is not None and sys.getrefcount(self.host) > _UNHELD:
+            return None
+        return self._serial, self._changes, self.tensor._version
+
+    def owned(self) -> bool:
+        """Whether nobody but this memory has the tensor, or a part of it, so that what is to replace it may be computed
+        in its place. For whoever asks: don't hold it in a variable."""
+        return (
+            self.host is None
+            and self.tensor is not None
+            and self.tensor.device.type == "cpu"
+            and sys.getrefcount(self.tensor) == _UNHELD
+            and torch._C._storage_Use_Count(self.tensor.untyped_storage()._cdata) == _UNSHARED
+        )
 
     def stand_in(self, tensor: torch.Tensor) -> None:
         """Have the values of this tensor, without copying it unless somebody asks before the next write."""
@@ -120,6 +153,8 @@ class Memory:
         self._written()
 
     def _written(self) -> None:
+        """After every write into the tensor, since not all of torch's ways to write count up its version."""
+        self._changes += 1
         if self.host is not None and self.tensor.device.type != "cpu":
             self._device_newer, self._host_newer = True, False
 
@@ -188,6 +223,8 @@ class Blob:
         count = math.prod(shape)
         if count > MAX_COUNT:
             raise CaffeError(f"blob shape {shape}: more than {MAX_COUNT} values")
+        if self.device == "cpu":
+            check_fits(count, f"blob shape {shape}")
         self._shape, self._count = shape, count
 
     # -- what layers use ---------------------------------------------------------------------------------------------
@@ -279,7 +316,13 @@ class Parameter(Blob):
 
     def load(self, values: np.ndarray) -> None:
         """Copy values in (same count)."""
-        self.t.copy_(torch.from_numpy(np.array(values, np.float32)).view(self._shape))
+        tensor = self.t
+        on_cpu = tensor.device.type == "cpu"
+        array = tensor.view(-1).numpy() if on_cpu else np.empty(self._count, np.float32)
+        for start, piece in files.pieces(np.asarray(values)):
+            array[start : start + piece.size] = piece
+        if not on_cpu:
+            tensor.copy_(torch.from_numpy(array).view(self._shape))
         self.data_memory._written()
 
     def reshape(self, *shape: int) -> None:

@@ -17,6 +17,7 @@ from torchcaffe import context, log, programs, upgrade
 from torchcaffe.errors import CaffeError, run_main
 from torchcaffe.flags import Flag, describe, parse
 from torchcaffe.proto import caffe_pb2
+from torchcaffe.signals import Signals
 
 FLAGS = (
     Flag("solver", "", "solver prototxt (train)"),
@@ -31,6 +32,7 @@ FLAGS = (
     Flag("stage", "", "stages of the net's state, separated by commas"),
     Flag("sigint_effect", "stop", "what Ctrl-C does: stop, snapshot or none"),
     Flag("sighup_effect", "snapshot", "what a hangup does: stop, snapshot or none"),
+    Flag("debug_nan", False, "look at every gradient before each update: stop before one that is not finite (train)"),
     Flag("allow_python_layers", False, "let the net's Python layers import their modules"),
 )  # fmt: skip
 
@@ -142,38 +144,6 @@ def _weights(text: str) -> list[str]:
 
 # -- train ---------------------------------------------------------------------------------------------------------
 
-_ACTIONS = ("stop", "snapshot", "none")
-
-
-class Signals:
-    """SIGINT and SIGHUP become what the flags say, once each time they come: the solver asks after every iteration."""
-
-    def __init__(self, **effects: str):
-        self.effects = {}
-        self.arrived: set[int] = set()
-        for name, effect in effects.items():
-            number = getattr(signal, name.upper(), None)
-            if effect not in _ACTIONS:
-                raise CaffeError(f"-{name}_effect {effect}: give one of {', '.join(_ACTIONS)}")
-            if number is not None:
-                self.effects[number] = effect
-
-    def __enter__(self) -> Signals:
-        self.before = {n: signal.signal(n, lambda number, _: self.arrived.add(number)) for n in self.effects}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def __call__(self) -> str | None:
-        for number in sorted(self.arrived):  # SIGHUP (1) before SIGINT (2), as BVLC
-            self.arrived.discard(number)
-            effect = self.effects[number]
-            return None if effect == "none" else effect
-        return None
-
-
 def train(flags: dict[str, Any]) -> int:
     """`train`: BVLC's, in its order."""
     from torchcaffe.solver import get_solver
@@ -182,7 +152,7 @@ def train(flags: dict[str, Any]) -> int:
     if flags["snapshot"] and flags["weights"]:
         raise CaffeError("train: give -snapshot to go on from or -weights to start from, not both")
     _check_files(path, *_weights(flags["weights"]), *([flags["snapshot"]] if flags["snapshot"] else []))
-    signals = Signals(sigint=flags["sigint_effect"], sighup=flags["sighup_effect"])
+    signals = Signals(flags["sigint_effect"], flags["sighup_effect"])
     param = upgrade.read_solver(path)
     param.train_state.level = flags["level"]
     param.train_state.stage.extend(_stages(flags["stage"]))
@@ -212,13 +182,14 @@ def train(flags: dict[str, Any]) -> int:
     with signals:
         solver = get_solver(param, source=path)
         solver.requested_action = signals
+        solver.debug_nan = flags["debug_nan"]
         if flags["snapshot"]:
             log.info("caffe.cpp:233", f"Resuming from {flags['snapshot']}")
             solver.restore(flags["snapshot"])
         log.info("caffe.cpp:239", "Starting Optimization")
         solver.solve()
     log.info("caffe.cpp:250", "Optimization Done.")
-    return 0
+    return signals.status if signals.stopped_by == signal.SIGTERM else 0  # stopped otherwise: 0, as BVLC
 
 
 # -- test ----------------------------------------------------------------------------------------------------------

@@ -1,26 +1,89 @@
-"""The one exception for bad input, and how a program reports it."""
+"""The exception for bad input and what else ends a program, and how a program reports it."""
 
 from __future__ import annotations
 
+import errno
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from typing import Callable
 
 
 class CaffeError(RuntimeError):
     """Bad input: one line that names the file, the record or layer, and the field.
 
-    A RuntimeError, since that is what pycaffe raises where it does not end the process."""
+    A RuntimeError, since that is what pycaffe raises where it does not end the process.
+    `status` is what a program that ends by it exits with."""
+
+    status = 2
+
+
+class WriteError(CaffeError):
+    """A file cannot be written: the disk is full, the folder read-only or gone. What was there before is intact."""
+
+    status = 3
+
+
+class OutOfMemory(CaffeError):
+    """The machine's memory, or the GPU's, does not suffice."""
+
+    status = 4
+
+
+class DeviceError(CaffeError):
+    """The GPU is lost, or has failed."""
+
+    status = 5
+
+
+class WorkerLost(CaffeError):
+    """A process that this one waited for was killed."""
+
+    status = 6
+
+
+class Diverged(CaffeError):
+    """Training has come to numbers that are none."""
+
+    status = 7
+
+
+# What a failed write says. Reading gives the others, which are bad input.
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+
+
+def named(error: BaseException) -> CaffeError | None:
+    """The error as one of this module's, where it is a program's to report in a line; None where it is a bug's."""
+    text = " ".join(str(error).split())
+    if isinstance(error, CaffeError):
+        return error
+    if isinstance(error, MemoryError):
+        return OutOfMemory(f"out of memory: {text or 'the machine has no more'}")
+    if isinstance(error, BrokenProcessPool):
+        return WorkerLost("a worker process was killed (by the system, where memory ran out)")
+    if isinstance(error, OSError):
+        return (WriteError if error.errno in _UNWRITABLE else CaffeError)(text)
+    # PyTorch's, by name: this module does without it.
+    kinds = {cls.__name__ for cls in type(error).__mro__}
+    if "OutOfMemoryError" in kinds or "can't allocate memory" in text or "not enough memory" in text:
+        return OutOfMemory("out of memory: " + text[:300])
+    if "AcceleratorError" in kinds or "CUDA error" in text:
+        return DeviceError("the GPU has failed: " + text[:300])
+    return None
 
 
 def run_main(main: Callable[[], int]) -> None:
-    """Run a program's main and exit: 0 when done, 2 with one line on bad input, 130 on Ctrl-C."""
+    """Run a program's main and exit: 0 when done, 2 with one line on bad input, 3 to 7 for the errors above, 130 on
+    Ctrl-C."""
     try:
         code = main()
-    except (CaffeError, OSError) as error:
-        sys.stdout.flush()
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
+    except Exception as error:
+        found = named(error)
+        if found is None:
+            raise
+        sys.stdout.flush()
+        print("error: " + " ".join(str(found).split()), file=sys.stderr)
+        code = found.status
     sys.exit(code)

@@ -7,10 +7,13 @@ cost no 600 MB; they are written field by field, so that no message of that size
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 import os
+import re
 import secrets
 import struct
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +22,7 @@ from typing import Any, Callable, Optional, Union
 import numpy as np
 
 from torchcaffe import wire
-from torchcaffe.errors import CaffeError
+from torchcaffe.errors import CaffeError, WriteError
 from torchcaffe.wire import WireError
 
 PathLike = Union[str, "os.PathLike[str]"]
@@ -39,28 +42,62 @@ _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 def atomic(path: PathLike) -> Iterator[Path]:
     """Yield a temporary path in the same folder; when the block ends well it becomes `path`, else it is removed.
 
-    Whoever reads `path` meanwhile, or after a crash, finds the whole old file or the whole new one.
+    Whoever reads `path` meanwhile, or after a crash, finds the whole old file or the whole new one. What a process that
+    was killed has left of this file is removed. Raises WriteError where it cannot be written.
     """
     target = Path(os.path.realpath(path))  # through a link: replace the file it names, not the link
     if not target.parent.is_dir():
-        raise CaffeError(f"cannot write {path}: there is no folder {target.parent}")
+        raise WriteError(f"cannot write {path}: there is no folder {target.parent}")
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    _being_written.add(temporary)
     try:
+        _remove_leftovers(target)
         yield temporary
         with open(temporary, "rb+") as written:
             os.fsync(written.fileno())
-        os.replace(temporary, target)
+        publish(temporary, target)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         if isinstance(error, OSError):
-            raise CaffeError(f"cannot write {path}: {error.strerror or error}") from error
+            raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
         raise
-    folder = os.open(target.parent, os.O_RDONLY)
+    finally:
+        _being_written.discard(temporary)
+
+
+_being_written: set[Path] = set()  # temporary files of this process
+
+
+def publish(made: PathLike, target: PathLike) -> None:
+    """Give a file, or a folder, that is whole and on the disk its final name, so that a power cut cannot undo it."""
+    os.replace(made, target)
+    folder = os.open(os.path.dirname(os.path.abspath(target)), os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove temporary files of `target` whose process is gone: a killed trainer's may have 600 MB each."""
+    pattern = re.compile(re.escape(f".{target.name}.") + r"(\d+)\.[0-9a-f]{8}\.tmp")
+    for name in os.listdir(target.parent):
+        match = pattern.fullmatch(name)
+        if match and target.with_name(name) not in _being_written and not _is_another(int(match[1])):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(target.with_name(name))
+
+
+def _is_another(pid: int) -> bool:
+    """Whether a process other than this one runs under that number. (In containers every trainer may have the same.)"""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return pid != os.getpid()
 
 
 def write_bytes(path: PathLike, data: bytes) -> None:
@@ -80,6 +117,28 @@ def map_file(path: PathLike) -> mmap.mmap:
         raise CaffeError(f"cannot read {path}: {error.strerror or error}") from error
 
 
+def pieces(values: np.ndarray, size: int = 1 << 18) -> Iterator[tuple[int, np.ndarray]]:
+    """(start, values[start : start + size]) of an array seen as flat, of any type.
+
+    Where it is a view of a file's map, the pages that were read are let go: they would count as the process's memory,
+    as much again as the weights they are copied to."""
+    base: Any = values
+    while isinstance(base, np.ndarray):
+        base = base.base
+    base = base.obj if isinstance(base, memoryview) else base
+    flat = values.reshape(-1)
+    released = 0
+    for start in range(0, flat.size, size):
+        yield start, flat[start : start + size]
+        if isinstance(base, mmap.mmap) and hasattr(base, "madvise"):
+            first = flat.__array_interface__["data"][0] - np.frombuffer(base, np.uint8).__array_interface__["data"][0]
+            end = (first + min(start + size, flat.size) * flat.itemsize) // mmap.PAGESIZE * mmap.PAGESIZE
+            released = max(released, first // mmap.PAGESIZE * mmap.PAGESIZE)
+            if end > released:
+                base.madvise(mmap.MADV_DONTNEED, released, end - released)
+                released = end
+
+
 def is_hdf5(path: PathLike) -> bool:
     """Whether the file at `path` begins as HDF5 files do."""
     try:
@@ -87,6 +146,60 @@ def is_hdf5(path: PathLike) -> bool:
             return file.read(len(_HDF5_SIGNATURE)) == _HDF5_SIGNATURE
     except OSError as error:
         raise CaffeError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+# -- NumPy's files -------------------------------------------------------------------------------------------------
+
+
+def read_npy(path: PathLike) -> np.ndarray:
+    """The array of a .npy file. No pickle, and no memory for more than the file holds. Raises CaffeError."""
+    try:
+        with open(path, "rb") as file:
+            return _npy(file, os.fstat(file.fileno()).st_size)
+    except OSError as error:
+        raise CaffeError(f"cannot read {path}: {error.strerror or error}") from error
+    except _NOT_NUMPY as error:
+        raise CaffeError(f"{path}: not an array of NumPy's, or damaged: {_words(error)}") from error
+
+
+def read_npz(path: PathLike) -> dict[str, np.ndarray]:
+    """The arrays of a .npz file that np.savez wrote, which compresses nothing. As `read_npy`."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = {}
+            for entry in archive.infolist():
+                if entry.compress_type != zipfile.ZIP_STORED:
+                    raise ValueError(f"{entry.filename} is compressed")
+                with archive.open(entry) as file:
+                    found[entry.filename[: -len(".npy")]] = _npy(file, entry.file_size)
+            return found
+    except OSError as error:
+        raise CaffeError(f"cannot read {path}: {error.strerror or error}") from error
+    except (*_NOT_NUMPY, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise CaffeError(f"{path}: not arrays of NumPy's, or damaged: {_words(error)}") from error
+
+
+# What NumPy raises over a head that is none: it evaluates it as a literal.
+_NOT_NUMPY = (ValueError, TypeError, KeyError, EOFError, SyntaxError, RecursionError, MemoryError, AttributeError)
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _npy(file: Any, size: int) -> np.ndarray:
+    version = np.lib.format.read_magic(file)
+    read_head = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+    if read_head is None:
+        raise ValueError(f"version {version}")
+    shape, fortran, dtype = read_head(file)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects")
+    bytes_ = math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or bytes_ > size:
+        raise ValueError(f"its head says {shape} {dtype}, more than the file holds")
+    data = file.read(bytes_)
+    return np.frombuffer(data, dtype, math.prod(shape)).reshape(shape, order="F" if fortran else "C").copy()
 
 
 # -- BlobProto on the wire -----------------------------------------------------------------------------------------
@@ -183,7 +296,7 @@ def _nested(number: int, pieces: list[Any]) -> list[Any]:
     return [wire.head(number, sum(map(len, pieces)))] + pieces
 
 
-def _write_pieces(path: PathLike, pieces: Sequence[Any]) -> None:
+def _write_pieces(path: PathLike, pieces: Sequence[Any], before_named: Callable[[Path], None] | None = None) -> None:
     total = sum(map(len, pieces))
     if total > MAX_BYTES:
         raise CaffeError(
@@ -193,6 +306,9 @@ def _write_pieces(path: PathLike, pieces: Sequence[Any]) -> None:
     with atomic(path) as temporary, open(temporary, "wb") as file:
         for piece in pieces:
             file.write(piece)
+        file.flush()
+        if before_named:
+            before_named(temporary)
 
 
 # -- caffemodel ----------------------------------------------------------------------------------------------------
@@ -405,17 +521,21 @@ def read_solverstate(path: PathLike) -> SolverState:
     return state
 
 
-def write_solverstate(path: PathLike, state: SolverState) -> None:
-    """Write a solverstate as BVLC's solvers do; HDF5 when the name ends in .h5."""
+def write_solverstate(
+    path: PathLike, state: SolverState, before_named: Callable[[Path], None] | None = None
+) -> None:
+    """Write a solverstate as BVLC's solvers do; HDF5 when the name ends in .h5.
+
+    before_named: called with the file when it is complete, and before it has its name."""
     if str(path).endswith(".h5"):
-        _write_solverstate_hdf5(path, state)
+        _write_solverstate_hdf5(path, state, before_named)
         return
     name = state.learned_net.encode()
     pieces: list[Any] = [wire.varint(1 << 3) + wire.varint(state.iter), wire.head(2, len(name)) + name]
     for array in state.history:
         pieces += _nested(3, _blob_pieces(array))
     pieces.append(wire.varint(4 << 3) + wire.varint(state.current_step))
-    _write_pieces(path, pieces)
+    _write_pieces(path, pieces, before_named)
 
 
 # -- binaryproto ---------------------------------------------------------------------------------------------------
@@ -452,25 +572,58 @@ def _hdf5(path: PathLike, mode: str) -> Iterator[Any]:
         raise CaffeError(f"{path}: HDF5 files need the h5py package") from error
     try:
         with h5py.File(str(path), mode) as file:
+            if mode == "r":
+                check_links(file)
             yield file
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, MemoryError) as error:
-        verb = "read" if mode == "r" else "write"
-        raise CaffeError(f"cannot {verb} {path}: {error}") from error
+        text = " ".join(str(error).split())
+        if mode == "r":
+            raise CaffeError(f"cannot read {path}: {text}") from error
+        raise WriteError(f"cannot write {path}: {text}") from error
 
 
-def _write_hdf5(path: PathLike, fill: Callable[[Any], None]) -> None:
-    with atomic(path) as temporary, _hdf5(temporary, "w") as file:
-        fill(file)
+def _write_hdf5(
+    path: PathLike, fill: Callable[[Any], None], before_named: Callable[[Path], None] | None = None
+) -> None:
+    with atomic(path) as temporary:
+        with _hdf5(temporary, "w") as file:
+            fill(file)
+        if before_named:
+            before_named(temporary)
 
 
 def _array(dataset: Any, limit: int) -> np.ndarray:
     """A dataset as float32. A few bytes can declare any size: `limit` bytes is what the file can hold at most."""
+    check_own(dataset)
     if dataset.dtype.kind not in "fiu":
         raise ValueError(f"{dataset.name} does not hold numbers")
     if dataset.size * dataset.dtype.itemsize > limit:
         raise ValueError(f"{dataset.name} says {dataset.size} values, more than the file can hold")
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(dataset[()], np.float32)
+
+
+def check_own(dataset: Any) -> None:
+    """ValueError for a dataset whose values are in other files: a file from a stranger must not name those to read."""
+    if dataset.external or dataset.is_virtual:
+        raise ValueError(f"{dataset.name} keeps its values in other files")
+
+
+def check_links(file: Any) -> None:
+    """ValueError where an HDF5 file links to another one."""
+    import h5py
+
+    def visit(group: Any, depth: int) -> None:
+        if depth > 32:
+            raise ValueError(f"groups are nested too deep at {group.name}")
+        for key in group:
+            link = group.get(key, getlink=True)
+            if isinstance(link, h5py.ExternalLink):
+                raise ValueError(f"{group.name}/{key} links to another file, {link.filename}")
+            if isinstance(link, h5py.HardLink) and group.get(key, getclass=True) is h5py.Group:
+                visit(group[key], depth + 1)
+
+    visit(file, 0)
 
 
 def _limit(path: PathLike) -> int:
@@ -546,7 +699,9 @@ def _read_solverstate_hdf5(path: PathLike) -> SolverState:
         )
 
 
-def _write_solverstate_hdf5(path: PathLike, state: SolverState) -> None:
+def _write_solverstate_hdf5(
+    path: PathLike, state: SolverState, before_named: Callable[[Path], None] | None
+) -> None:
     import h5py
 
     def fill(file: Any) -> None:
@@ -564,4 +719,4 @@ def _write_solverstate_hdf5(path: PathLike, state: SolverState) -> None:
         for index, array in enumerate(state.history):
             history.create_dataset(str(index), data=np.asarray(array, "<f4"))
 
-    _write_hdf5(path, fill)
+    _write_hdf5(path, fill, before_named)

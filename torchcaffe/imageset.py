@@ -22,12 +22,13 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from torchcaffe import log
+from torchcaffe import log, pictures
 from torchcaffe.db import LmdbReader
 from torchcaffe.errors import CaffeError
-from torchcaffe.files import atomic, write_blobproto, write_bytes
+from torchcaffe.files import atomic, publish, write_blobproto, write_bytes
 from torchcaffe.lmdb_writer import BATCH, LmdbWriter, records, restore_unused_bytes
 from torchcaffe.proto import caffe_pb2
+from torchcaffe.transform import datum_image, parse_datum
 
 JOB = "imageset.json"  # in the LMDB's folder: what was asked, and what came of it
 FAULTS = "faults.jsonl"  # there while it is written: photos left out or damaged so far
@@ -77,20 +78,6 @@ def encode_datum(picture: np.ndarray, label: int) -> bytes:
     return datum.SerializeToString()
 
 
-def decode_datum(datum: caffe_pb2.Datum) -> np.ndarray | None:
-    """A Datum's C x H x W values: uint8, or float32 where it holds floats. None for a picture that does not decode."""
-    if datum.encoded:
-        # Like BVLC's DecodeDatumNative: as stored, so a grey JPEG has one channel.
-        picture = cv2.imdecode(np.frombuffer(datum.data, np.uint8), cv2.IMREAD_UNCHANGED)
-        if picture is None:
-            return None
-        return picture[None] if picture.ndim == 2 else picture.transpose(2, 0, 1)
-    values = np.frombuffer(datum.data, np.uint8) if datum.data else np.array(datum.float_data, np.float32)
-    if values.size != datum.channels * datum.height * datum.width:
-        return None
-    return values.reshape(datum.channels, datum.height, datum.width)
-
-
 def is_cut_short(data: bytes) -> bool:
     """Whether a JPEG file's end marker is missing. OpenCV decodes such a file and leaves the rest grey."""
     if data[:2] != b"\xff\xd8":
@@ -128,16 +115,12 @@ class Options:
 def read_photo(path: Path, label: int, options: Options) -> tuple[bytes, str]:
     """A photo as a serialized Datum, and what is wrong with it ("": nothing). No bytes: it is unusable."""
     try:
-        fault = "cut short: the end is missing" if is_file_cut_short(path) else ""
         # As BVLC: three channels (or one), turned upright by EXIF's orientation. Not imdecode: of a JPEG that is cut
         # short it gives nothing, or something else than imread's picture with a grey rest.
-        picture = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE if options.gray else cv2.IMREAD_COLOR)
-    except OSError as error:
-        return b"", (error.strerror or str(error)).lower()
-    except cv2.error as error:  # more pixels than OpenCV takes
-        return b"", "not decoded: " + " ".join(str(error).split())
-    if picture is None:
-        return b"", "not a picture, or broken" if path.stat().st_size else "empty file"
+        picture = pictures.read(path, cv2.IMREAD_GRAYSCALE if options.gray else cv2.IMREAD_COLOR)
+        fault = "cut short: the end is missing" if is_file_cut_short(path) else ""
+    except CaffeError as error:
+        return b"", str(error)
     if options.resize:
         height, width = options.resize
         picture = cv2.resize(picture, (width, height))
@@ -157,10 +140,16 @@ def read_photo(path: Path, label: int, options: Options) -> tuple[bytes, str]:
 def read_list(path: Path | str) -> list[Photo]:
     """convert_imageset's list: a file name and a label (a whole number) a line, parted by the last space."""
     photos = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig").splitlines(), 1):
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise CaffeError(f"{path}: not a text file (byte {error.start} is not UTF-8)") from None
+    for number, line in enumerate(lines, 1):
         name, _, word = line.rstrip().rpartition(" ")
         try:
             photos.append(Photo(name, int(word)))
+            if not -(1 << 31) <= photos[-1].label < 1 << 31:  # a Datum holds no more
+                name = ""
         except ValueError:
             name = ""
         if not name:
@@ -205,8 +194,7 @@ def convert_imageset(
             result.size, result.sha256 = (partial / "data.mdb").stat().st_size, sha256(partial / "data.mdb")
             write_bytes(partial / JOB, _json({"job": job, "result": asdict(result)}))
         (partial / FAULTS).unlink(missing_ok=True)
-        os.rename(partial, out)
-        _sync_folder(out.parent)
+        publish(partial, out)
     return _finished(out, job)
 
 
@@ -233,7 +221,11 @@ def _convert(root: Path, photos: list[Photo], partial: Path, options: Options, w
 
     def read(number: int) -> tuple[int, bytes, str]:
         photo = photos[number]
-        return (number, *read_photo(root / photo.name, photo.label, options))
+        try:
+            path = pictures.inside(root, photo.name)
+        except CaffeError as error:
+            return number, b"", str(error)
+        return (number, *read_photo(path, photo.label, options))
 
     # Full-size pictures are kept few; small ones as many as are decoded while a transaction is written.
     ahead = min(32 * workers, 512) if options.resize or options.encode else 2 * workers
@@ -312,18 +304,18 @@ def compute_image_mean(lmdb: Path | str, workers: int | None = None) -> np.ndarr
     """The mean of an LMDB's Datums, float32, C x H x W: summed in float32 in key order, as BVLC does (a sum above 2^24,
     so beyond 65,793 bright pictures, loses digits; so did the released means)."""
 
-    def read(record: tuple[bytes, bytes]) -> tuple[bytes, np.ndarray | None]:
-        key, value = record
-        return key, decode_datum(caffe_pb2.Datum.FromString(value))
+    def read(record: tuple[bytes, bytes]) -> tuple[str, np.ndarray]:
+        where = f"{lmdb}: record {record[0].decode(errors='replace')}"
+        try:
+            return where, datum_image(parse_datum(record[1]))
+        except CaffeError as error:
+            raise CaffeError(f"{where}: {error}") from None
 
     workers = workers or os.cpu_count() or 1
     total: np.ndarray | None = None
     number = 0
     with progress_of(_entries(lmdb), f"mean of {Path(lmdb).name}") as progress, _one_opencv_thread():
-        for key, values in in_order(read, records(lmdb), workers, 8 * workers):
-            where = f"{lmdb}: record {key.decode(errors='replace')}"
-            if values is None:
-                raise CaffeError(f"{where}: data: does not decode to a picture of the size it states")
+        for where, values in in_order(read, records(lmdb), workers, 8 * workers):
             if total is None:
                 total = np.zeros(values.shape, np.float32)
             if values.shape != total.shape:
@@ -417,11 +409,3 @@ def _read_json(path: Path) -> dict:
         return json.loads(path.read_bytes())
     except (OSError, ValueError):
         return {}
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

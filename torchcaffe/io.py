@@ -8,6 +8,7 @@ from typing import Any, Union
 
 import numpy as np
 
+from torchcaffe import pictures
 from torchcaffe.errors import CaffeError
 from torchcaffe.proto import caffe_pb2
 
@@ -177,15 +178,9 @@ def load_image(filename: Union[str, os.PathLike[str]], color: bool = True) -> np
     import cv2
 
     try:
-        data = np.fromfile(filename, np.uint8)
-    except OSError as error:
-        raise CaffeError(f"cannot read {filename}: {error.strerror or error}") from error
-    try:
-        image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
-    except cv2.error:
-        image = None
-    if image is None:
-        raise CaffeError(f"cannot read {filename}: not an image that OpenCV can decode")
+        image = pictures.read(filename, cv2.IMREAD_UNCHANGED)
+    except CaffeError as error:
+        raise CaffeError(f"cannot read {filename}: {error}") from None
     if image.ndim == 3:
         image = image[:, :, 2::-1]  # BGR or BGRA
     if image.dtype.kind == "u":

@@ -64,6 +64,8 @@ class Layer:
     no_force_backward: Sequence[int] = ()
     # Backward only reads and writes its own bottoms' values through `bottom.t`, so the layer may work in place.
     allows_in_place = True
+    # The parameters that its forward changes in training (running statistics).
+    written_by_forward: Sequence[int] = ()
     # A pass may be recorded on a GPU and replayed without the layer being asked (see recording.py). False for layers
     # whose forward or backward does anything on the host that differs from pass to pass, or reads from the device.
     recordable = True
@@ -72,6 +74,8 @@ class Layer:
     fixed = False
     # Its shapes or values come from outside the bottoms, so reshape must run before every forward.
     reshape_always = False
+    # Backward uses what forward kept in the layer itself, not in the blobs.
+    keeps_for_backward = True
 
     def __init__(self, layer_param: caffe_pb2.LayerParameter, device: str | None = None):
         self.layer_param = layer_param
@@ -115,6 +119,18 @@ class Layer:
         """From the tops' diffs: overwrite the bottoms' diffs, add to the parameters' diffs."""
         if any(propagate_down):
             raise CaffeError(f"layer type {self.type} cannot backpropagate")
+
+    def scaling(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """(factor, shift), a value a channel each, where all the layer does is x * factor + shift; else None."""
+        return None
+
+    def fuses(self, following: Sequence[Layer]) -> int:
+        """How many of the layers that come next, and work in place on this one's only top, forward_fused can do."""
+        return 0
+
+    def forward_fused(self, following: Sequence[Layer], bottom: list[Blob], top: list[Blob]) -> None:
+        """Compute the top's data as after the layers that follow."""
+        raise CaffeError(f"layer type {self.type} does no other layer's work")
 
     # -- help for subclasses -----------------------------------------------------------------------------------------
 

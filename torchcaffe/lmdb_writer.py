@@ -17,7 +17,7 @@ from pathlib import Path
 import lmdb
 
 from torchcaffe.db import LmdbReader
-from torchcaffe.errors import CaffeError
+from torchcaffe.errors import CaffeError, WriteError
 
 BATCH = 1000  # records a transaction
 _OVERFLOW = 0x04  # page flag: the first of the pages that hold one large value
@@ -69,7 +69,8 @@ class LmdbWriter:
             except lmdb.MapFullError:
                 self._env.set_mapsize(2 * self._env.info()["map_size"])
             except lmdb.Error as error:
-                raise CaffeError(f"{self.path}: records from {self._batch[0][0].decode()}: {error}") from error
+                kind = CaffeError if isinstance(error, lmdb.BadValsizeError) else WriteError  # a key above 511 bytes
+                raise kind(f"{self.path}: records from {self._batch[0][0].decode()}: {error}") from error
 
     def close(self) -> None:
         """Close the LMDB; what was not committed is lost."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import sys
@@ -39,7 +40,8 @@ def _emit(letter: str, source: str, text: str) -> None:
         line += "\n"
     with _lock:
         if _SEVERITY[letter] >= least:
-            sys.stderr.write(line)
+            with contextlib.suppress(OSError):  # as glog: a terminal that was closed does not end a training
+                sys.stderr.write(line)
         if _file is not None:
             _file.write(line)
             _file.flush()

@@ -19,6 +19,7 @@ from torchcaffe.blob import Blob, BlobVec, Memory, Parameter, shape_text
 from torchcaffe.errors import CaffeError
 from torchcaffe.layer import Layer, check_counts, registry
 from torchcaffe.memory import keep_freed_memory
+from torchcaffe.ops.linear import PRECISIONS
 from torchcaffe.proto import caffe_pb2, format_text
 from torchcaffe.recording import Recorder, Recording, cuda_graph
 
@@ -196,6 +197,7 @@ class Net:
         self._outputs = [blob_ids[name] for name in sorted(available)]
         for name in sorted(available):
             log.info("net.cpp:244", f"This network produces output {name}")
+        self._fused = [self._layers_after(i) for i in range(len(self._layers))]
         self._index()
         self.record_with(None if self.device == "cpu" else cuda_graph)
         log.info("net.cpp:257", "Network initialization done.")
@@ -212,16 +214,15 @@ class Net:
         return create(own, self.device)
 
     def _set_loss_weights(self, layer: Layer, lp: caffe_pb2.LayerParameter, tops: list[Blob]) -> None:
-        weights = list(lp.loss_weight)
+        # A loss without one has a single loss_weight, 1: with two tops BVLC then wants the other, too.
+        weights = list(lp.loss_weight) or [1.0] * layer.is_loss
         if weights and len(weights) != len(tops):
-            raise CaffeError(f"loss_weight: {len(weights)} given for {len(tops)} top(s): give none or one a top")
-        if not weights:
-            weights = [0.0] * len(tops)
-            if layer.is_loss and tops:
-                weights[0] = 1.0
-        layer.loss_weights = weights
+            given = f"{len(lp.loss_weight)} given" if lp.loss_weight else "none given"
+            alternative = "" if layer.is_loss else "none or "
+            raise CaffeError(f"loss_weight: {given} for {len(tops)} top(s): give {alternative}one a top")
+        layer.loss_weights = weights or [0.0] * len(tops)
         self._loss_tops.append([])
-        for index, (blob, weight) in enumerate(zip(tops, weights)):
+        for index, (blob, weight) in enumerate(zip(tops, layer.loss_weights)):
             if weight:
                 # As in BVLC the weight lives in the top's diff, where backward finds it.
                 blob.g = torch.full(blob.shape, weight, device=self.device)
@@ -292,6 +293,17 @@ class Net:
                     self._bottom_needs[i][j] = False
                 if not self._bottom_needs[i][j]:
                     skip.add(blob_id)
+
+    def _layers_after(self, i: int) -> list[Layer]:
+        """The layers after layer i that it can do together with its own work: they come next, work in place on its only
+        top, and keep nothing that a backward pass needs."""
+        top, following = self._layer_tops[i], []
+        for j in range(i + 1, len(self._layers)):
+            in_place = len(top) == 1 and self._layer_bottoms[j] == self._layer_tops[j] == top
+            if not in_place or self._needs_backward[j] and self._layers[j].keeps_for_backward:
+                break
+            following.append(self._layers[j])
+        return following[: self._layers[i].fuses(following)]
 
     def _index(self) -> None:
         """pycaffe's dictionaries."""
@@ -384,6 +396,8 @@ class Net:
     def _forward_layers(self, start: int, end: int, fed: int) -> torch.Tensor | None:
         """run_forward's work; layers in front of `fed` have been fed."""
         loss: torch.Tensor | None = None
+        watched = self.debug_info or self._before_forward or self._after_forward
+        done = start - 1
         with torch.no_grad():
             for i in range(start, end + 1):
                 for callback in self._before_forward:
@@ -393,7 +407,14 @@ class Net:
                     self._reshape_layer(i)
                     if i >= fed:
                         layer.feed(tops)
-                    layer.forward(bottoms, tops)
+                    following = () if watched else self._fused[i]
+                    if i <= done:
+                        continue  # the layer before did this one's work
+                    if following and i + len(following) <= end:
+                        layer.forward_fused(following, bottoms, tops)
+                        done = i + len(following)
+                    else:
+                        layer.forward(bottoms, tops)
                 except CaffeError as error:
                     raise self._located(i, error) from None
                 for blob, _ in self._loss_tops[i]:
@@ -438,15 +459,15 @@ class Net:
         """Record whole passes, and replay them; None: don't. Nets on a GPU do, by CUDA graphs."""
         self._recorder = recorder
         self._recorded_forward, self._recorded_backward = Recording(recorder), {}
-        self._recordable = recorder is not None and all(layer.recordable for layer in self._layers)
+        self.recordable = recorder is not None and all(layer.recordable for layer in self._layers)
         for layer in self._layers:
-            layer.fixed = self._recordable
+            layer.fixed = self.recordable
 
     def _records(self, first: int, last: int) -> bool:
         """Whether a pass over these layers may be recorded: a whole one, with nobody to look on."""
         callbacks = self._before_forward, self._after_forward, self._before_backward, self._after_backward
         whole = first == 0 and last == len(self._layers) - 1
-        return self._recordable and whole and not self.debug_info and not any(callbacks)
+        return self.recordable and whole and not self.debug_info and not any(callbacks)
 
     def _memories(self, of: str, params: bool) -> list[Memory]:
         """All blobs' memories of "data" or "diff"; `params`: the parameters', too."""
@@ -457,6 +478,16 @@ class Net:
     def _recording_key(self, memories: list[Memory]) -> tuple:
         """What must be as it was for a recording to hold: all shapes, and where arrays are that stay in place."""
         return (*(blob.shape for blob in self._blob_list), *(memory.place() for memory in memories))
+
+    def release(self) -> None:
+        """Let go of what the last passes computed, so that the next ones find that much memory free. What a user holds
+        stays, and what layers without bottoms made, which need not make it again."""
+        kept = {id(blob.diff_memory) for tops in self._loss_tops for blob, _ in tops}
+        kept |= {id(b.data_memory) for bottoms, tops in zip(self._bottoms, self._tops) if not bottoms for b in tops}
+        for blob in self._blob_list:
+            for memory in (blob.data_memory, blob.diff_memory):
+                if id(memory) not in kept and memory.host is None:
+                    memory.tensor = None
 
     def _forward(self, start: int, end: int) -> float:
         """Layers start..end by number; the loss."""
@@ -651,6 +682,22 @@ class Net:
         if not files.is_hdf5(path):
             raise CaffeError(f"{path}: not an HDF5 file")
         self.copy_from(path)
+
+    def reduce_weights(self, precision: str, least: int = 1 << 24) -> list[str]:
+        """From now on compute inner products that have `least` weights or more with these rounded to "bf16", or to
+        "int8" with a scale an output; returns the layers' names. For scoring: a forward pass has a half or a quarter to
+        read, while the blobs stay as they are. CaffeError outside of the TEST phase, or on a GPU."""
+        if precision not in PRECISIONS:
+            raise CaffeError(f"{self.source}: precision '{precision}': one of {', '.join(PRECISIONS)} expected")
+        if self.phase != TEST or self.device != "cpu":
+            raise CaffeError(f"{self.source}: precision '{precision}' is for nets of the TEST phase on a CPU")
+        chosen = [
+            name for name, layer in zip(self._layer_names, self._layers)
+            if layer.type == "InnerProduct" and layer.blobs[0].count >= least
+        ]
+        for name in chosen:
+            self.layer_dict[name].precision = precision
+        return chosen
 
     def to_proto(self) -> caffe_pb2.NetParameter:
         """The net as BVLC writes it into a caffemodel (filtered, split), without its blobs."""

@@ -68,6 +68,7 @@ def join(solver: Solver) -> None:
             dist.broadcast(values, 0)
             blob.t = values
     solver.add_callback(lambda: None, lambda: average(solver))
+    solver.agreed = any_of_us
 
 
 def average(solver: Solver) -> None:
@@ -86,13 +87,13 @@ def average(solver: Solver) -> None:
                 blob.g = part.view(blob.shape)
 
 
-def any_of_us(flag: bool) -> bool:
-    """Whether the flag is set in any process (so that all stop after the same iteration)."""
+def any_of_us(flag: int) -> int:
+    """Whether the flag is set in any process (so that all stop after the same iteration); of numbers, the greatest."""
     if not context.multiprocess:
         return flag
     value = torch.tensor(float(flag))  # on the CPU, by gloo: no GPU is waited for
     dist.all_reduce(value, dist.ReduceOp.MAX)
-    return bool(value)
+    return type(flag)(value)
 
 
 def gather(value: Any) -> list[Any]:

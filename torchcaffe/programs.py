@@ -10,6 +10,7 @@ import numpy as np
 
 from torchcaffe import context, log, upgrade
 from torchcaffe.errors import CaffeError
+from torchcaffe.files import publish
 from torchcaffe.flags import Flag, describe, parse
 from torchcaffe.proto import caffe_pb2
 
@@ -79,10 +80,11 @@ def _encoding(values: dict, photos: list) -> str:
 def _check_sizes(out: str) -> None:
     """BVLC compares the lengths of the Datums' data."""
     from torchcaffe.lmdb_writer import records
+    from torchcaffe.transform import parse_datum
 
     first = None
     for key, value in records(out):
-        length = len(caffe_pb2.Datum.FromString(value).data)
+        length = len(parse_datum(value).data)
         first = length if first is None else first
         if length != first:
             shutil.rmtree(out)
@@ -185,7 +187,7 @@ def extract_features(argv: list[str]) -> int:
         if counts[index] % 1000:
             writers[index].commit()
         writers[index].close()
-        partial[index].rename(folders[index])
+        publish(partial[index], folders[index])
         log.error(
             "extract_features.cpp:176", f"Extracted features of {counts[index]} query images for feature blob {name}"
         )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,40 +47,64 @@ def _nets(solver: Solver) -> dict[str, Any]:
     return {"train": solver.net, **{f"test{i}": net for i, net in enumerate(solver.test_nets)}}
 
 
-def write(solver: Solver, state_file: files.PathLike, *written: files.PathLike) -> None:
-    """Write the extra state of `solver` beside the solverstate of its snapshot; checksums of the files `written`."""
+Places = dict[str, np.ndarray]
+
+
+def places(solver: Solver) -> Places:
+    """Where the random stream is, and each layer: "random", and "NET/LAYER/KEY" of what Layer.state gives."""
+    found = {"random": context.rng().state()}
+    for net_name, net in _nets(solver).items():
+        for name, layer in zip(net._layer_names, net.layers):
+            for key, value in layer.state().items():
+                found[f"{net_name}/{name}/{key}"] = value
+    return found
+
+
+def go_to(solver: Solver, places: Places) -> None:
+    """Put the random stream and the layers where `places` was taken; layers that are gone since are left out."""
+    states: dict[tuple[str, str], Places] = {}
+    for name, value in places.items():
+        net, _, rest = name.partition("/")
+        if rest:
+            layer, _, key = rest.rpartition("/")
+            states.setdefault((net, layer), {})[key] = value
+    nets = _nets(solver)
+    context.rng().set_state(places["random"])
+    for (net, layer), state in states.items():
+        if net in nets and layer in nets[net].layer_dict:
+            nets[net].layer_dict[layer].set_state(state)
+
+
+def write(solver: Solver, state_file: files.PathLike, written: dict[str, files.PathLike]) -> None:
+    """Write the extra state of `solver` beside the solverstate of its snapshot, with checksums of the files `written`
+    (their names, and where they are now)."""
     losses, smoothed, count = solver.loss_window()
     about = {
         "format": FORMAT,
         "iter": solver.iter,
-        "files": {os.path.basename(path): sha256(path) for path in written},
+        "files": {os.path.basename(name): sha256(path) for name, path in written.items()},
         "losses_seen": count,
     }
     arrays = {
         "about": np.array(json.dumps(about)),
         "losses": np.array(losses, np.float32),
         "smoothed_loss": np.array(smoothed, np.float32),
-        "random": context.rng().state(),
+        **solver.places(),
     }
-    for place, net in _nets(solver).items():
-        for name, layer in zip(net._layer_names, net.layers):
-            for key, value in layer.state().items():
-                arrays[f"{place}/{name}/{key}"] = value
     with files.atomic(beside(state_file)) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)
 
 
-def read(path: files.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def read(path: files.PathLike) -> tuple[dict[str, Any], Places]:
     """What `write` wrote: the description and the arrays. Raises CaffeError for anything else."""
+    arrays = files.read_npz(path)
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
         about = json.loads(str(arrays.pop("about")))
         if about["format"] != FORMAT:
             raise CaffeError(f"{path}: format {about['format']}, {FORMAT} expected")
         if not isinstance(about["iter"], int) or not isinstance(about["files"], dict):
             raise KeyError("iter")
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CaffeError(f"{path}: not the extra state of a snapshot, or damaged ({error})") from error
     return about, arrays
 
@@ -123,19 +146,9 @@ def restore(solver: Solver, state_file: files.PathLike) -> bool:
     if about["iter"] != solver.iter or not fits:
         log.warning("resume.py:1", f"{path} is of another snapshot: going on without it, from the first record")
         return False
-    states: dict[tuple[str, str], dict[str, np.ndarray]] = {}
-    for name, value in arrays.items():
-        place, _, rest = name.partition("/")
-        if rest:
-            layer, _, key = rest.rpartition("/")
-            states.setdefault((place, layer), {})[key] = value
-    nets = _nets(solver)
     try:
-        context.rng().set_state(arrays["random"])
+        go_to(solver, {name: value for name, value in arrays.items() if name == "random" or "/" in name})
         solver.set_loss_window(list(arrays["losses"]), arrays["smoothed_loss"][()], int(about["losses_seen"]))
-        for (place, layer), state in states.items():
-            if place in nets and layer in nets[place].layer_dict:
-                nets[place].layer_dict[layer].set_state(state)
     except (CaffeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise CaffeError(f"{path}: {error}; without that file the run goes on from the first record") from error
     return True

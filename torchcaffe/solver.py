@@ -14,7 +14,7 @@ import torch
 
 from torchcaffe import context, files, log, resume, upgrade
 from torchcaffe.blob import Parameter
-from torchcaffe.errors import CaffeError
+from torchcaffe.errors import CaffeError, Diverged
 from torchcaffe.net import Net
 from torchcaffe.proto import caffe_pb2, format_text
 from torchcaffe.recording import Recording, cuda_graph
@@ -97,6 +97,10 @@ class Solver:
         # Asked after every iteration and before every test batch: "stop", "snapshot" or None.
         self.requested_action: Callable[[], str | None] = lambda: None
         self._stopped = False
+        # Of several processes, whether it holds in any; each asks at the same point.
+        self.agreed: Callable[[bool], bool] = bool
+        self.debug_nan = False  # also look at every gradient before each update
+        self._at_start: tuple[int, resume.Places] | None = None
         self._timer = time.perf_counter()
         self._last_display = 0
         self._waited = 0.0  # seconds, at the last display
@@ -115,6 +119,10 @@ class Solver:
             raise CaffeError(f"{self.source}: average_loss: {p.average_loss} must be 1 or more")
         if p.iter_size < 1:
             raise CaffeError(f"{self.source}: iter_size: {p.iter_size} must be 1 or more")
+        try:
+            learning_rate(p, 0)
+        except CaffeError as error:
+            raise CaffeError(f"{self.source}: {error}") from None
         if p.snapshot and p.snapshot_prefix:
             folder = Path(p.snapshot_prefix).parent
             if not folder.is_dir():
@@ -202,10 +210,17 @@ class Solver:
         return nets
 
     def _prepare(self) -> None:
-        """History arrays, made when the first update needs them (a restored run fills them from the file)."""
+        """Gradient and history arrays of what learns (those of the rest are made when something asks for them).
+
+        They stay for life, so they come before the first activations: among these they would cut the memory that is
+        freed and taken again into pieces."""
         self._history: list[list[torch.Tensor | None]] = [[None] * self.slots for _ in self.net.learnable]
         self._rates = [1.0 if m is None else m for m in self.net.lr_mults]
         self._decays = [1.0 if m is None else m for m in self.net.decay_mults]
+        for index, blob in enumerate(self.net.learnable):
+            if self._rates[index]:
+                blob.grad_buffer()
+                self.history(index)
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
@@ -231,8 +246,16 @@ class Solver:
         self._first = first
         self._timer, self._last_display = time.perf_counter(), self.iter
         while self.iter < stop:
+            display = bool(p.display) and self.iter % p.display == 0
+            # A GPU is not kept waiting in each iteration, but in those that are displayed or snapshots follow.
+            look = self.net.device == "cpu" or self.debug_nan or display
+            look |= bool(p.snapshot) and (self.iter + 1) % p.snapshot == 0
+            self._at_start = self.iter, resume.places(self)
+            statistics = self._statistics() if look else []
             for blob in self.net.learnable:
                 blob.clear_diff()
+            if self.net.device == "cpu" and not self.net.recordable:
+                self.net.release()
             due = p.test_interval and self.iter % p.test_interval == 0 and (self.iter > 0 or p.test_initialization)
             if due and context.solver_rank == 0:
                 self.test_all()
@@ -240,7 +263,6 @@ class Solver:
                     return
             for on_start, _ in self._callbacks:
                 on_start()
-            display = bool(p.display) and self.iter % p.display == 0
             self.net.debug_info = display and p.debug_info
             loss: Any = 0.0
             last = len(self.net.layers) - 1
@@ -250,6 +272,12 @@ class Solver:
                 if self.net.debug_info:
                     self.net.log_norms()
                 loss = loss if forward is None else loss + forward
+            if look:
+                bad = "" if math.isfinite(float(loss)) else f"the loss is {float(loss):g}"
+                if self.debug_nan and not bad and not all(_finite(b.g) for b in self.net.learnable if b.has_diff()):
+                    bad = "a gradient is not finite"
+                if self.agreed(bool(bad)):
+                    self._stop_diverged(bad or "in another process", statistics)
             self._add_loss(loss / p.iter_size, self.iter - first)
             if display:
                 self._display()
@@ -262,6 +290,60 @@ class Solver:
             if request == "stop":
                 self._stopped = True
                 return
+
+    # -- divergence --------------------------------------------------------------------------------------------------
+
+    def _statistics(self) -> list[tuple[Parameter, torch.Tensor]]:
+        """What a forward pass changes for good, and its values now."""
+        blobs = [layer.blobs[index] for layer in self.net._layers for index in layer.written_by_forward]
+        return [(blob, blob.t.clone()) for blob in blobs]
+
+    def _stop_diverged(self, bad: str, statistics: list[tuple[Parameter, torch.Tensor]]) -> None:
+        """Snapshot the state before this iteration, run it once more to see where it goes wrong, raise Diverged."""
+        said = f"{self.source}: iteration {self.iter}: {bad}: training has diverged (lower base_lr?)"
+        self._put_back(statistics)
+        broken = [n for n, blob in zip(self.net._learnable_names, self.net.learnable) if not _finite(blob.t)]
+        if broken:
+            raise Diverged(f"{said}; the update before has broken {broken[0]}, so go on from the last snapshot"
+                           + ("" if self.debug_nan else ", with debug_nan to stop before that update"))
+        if self.p.HasField("snapshot_prefix"):
+            self.snapshot()
+            said += f"; snapshot of the state before it: {self.snapshot_name('.solverstate' + self._suffix())}"
+        self._put_back(statistics)
+        raise Diverged(f"{said}; first in {self._first_bad() or 'no layer when it is repeated'}")
+
+    def _put_back(self, statistics: list[tuple[Parameter, torch.Tensor]]) -> None:
+        resume.go_to(self, self.places())
+        for blob, values in statistics:
+            blob.t = values
+            blob.clear_diff()
+
+    def _first_bad(self) -> str:
+        """Repeat this iteration layer by layer: the first layer, and its blob, that is not finite; "" if none."""
+        net = self.net
+        last = len(net.layers) - 1
+        for blob in net.learnable:
+            blob.clear_diff()
+        for _ in range(self.p.iter_size):
+            for i in range(last + 1):
+                net.run_forward(i, i)
+                for name, blob in zip(net.top_names[net._layer_names[i]], net._tops[i]):
+                    if not _finite(blob.t):
+                        return f"layer '{net._layer_names[i]}' ({net._layers[i].type}): top blob '{name}'"
+            for i in range(last, -1, -1):
+                net.run_backward(i, i)
+                where = f"layer '{net._layer_names[i]}' ({net._layers[i].type})"
+                for index, blob in enumerate(net._layers[i].blobs):
+                    if blob.has_diff() and not _finite(blob.g):
+                        return f"{where}: gradient of its parameter blob {index}"
+                for name, blob, wanted in zip(
+                    net.bottom_names[net._layer_names[i]], net._bottoms[i], net._bottom_needs[i]
+                ):
+                    if net._needs_backward[i] and wanted and not _finite(blob.g):
+                        return f"{where}: gradient of its bottom blob '{name}'"
+        return ""
+
+    # -- the loss ----------------------------------------------------------------------------------------------------
 
     def _add_loss(self, loss: Any, index: int) -> None:
         """Take in the loss of this run's iteration `index`. It stays on its device until the mean is asked for."""
@@ -472,13 +554,18 @@ class Solver:
     def snapshot_name(self, extension: str) -> str:
         return f"{self.p.snapshot_prefix}_iter_{self.iter}{extension}"
 
+    def _suffix(self) -> str:
+        return ".h5" if self.p.snapshot_format == caffe_pb2.SolverParameter.HDF5 else ""
+
     def snapshot(self) -> None:
-        """Write PREFIX_iter_N.caffemodel, .solverstate (or .h5) and .resume.npz, each whole or not at all."""
-        hdf5 = self.p.snapshot_format == caffe_pb2.SolverParameter.HDF5
-        suffix, kind = (".h5", "HDF5") if hdf5 else ("", "binary proto")
+        """Write PREFIX_iter_N.caffemodel, .solverstate (or .h5) and .resume.npz, each whole or not at all, and the
+        solverstate last: where it is, the others are."""
+        suffix = self._suffix()
+        hdf5, kind = bool(suffix), "HDF5" if suffix else "binary proto"
         model = self.snapshot_name(".caffemodel" + suffix)
         if context.solver_rank > 0:  # of several solvers the root writes what they share
-            resume.write(self, self.snapshot_name(".solverstate" + suffix))
+            resume.write(self, self.snapshot_name(".solverstate" + suffix), {})
+            self.agreed(False)  # the root waits for it
             return
         log.info("solver.cpp:" + ("474" if hdf5 else "464"), f"Snapshotting to {kind} file {model}")
         (self.net.save_hdf5 if hdf5 else self.net.save)(model)
@@ -488,8 +575,17 @@ class Solver:
         state = files.SolverState(
             iter=self.iter, learned_net=model, current_step=self._current_step, history=self._history_arrays()
         )
-        files.write_solverstate(state_file, state)
-        resume.write(self, state_file, model, state_file)
+        self.agreed(False)
+        files.write_solverstate(
+            state_file, state, lambda written: resume.write(self, state_file, {model: model, state_file: written})
+        )
+
+    def places(self) -> resume.Places:
+        """Where the random stream and the layers are, for a snapshot: before an update where they were when its
+        iteration began, since a run that goes on from there begins the iteration anew, its tests included."""
+        if self._at_start is not None and self._at_start[0] == self.iter:
+            return self._at_start[1]
+        return resume.places(self)
 
     def _history_arrays(self) -> list[np.ndarray]:
         """The history in BVLC's order: every parameter's first array, then every second one."""
@@ -519,10 +615,14 @@ class Solver:
                         f"{path}: history {k * count + index}: {values.shape}, {blob.shape} expected"
                     )
         if state.learned_net:
-            self.net.copy_from(resume.model_of(path, state.learned_net))
+            try:
+                self.net.copy_from(resume.model_of(path, state.learned_net))
+            except CaffeError as error:
+                raise CaffeError(f"{path}: learned_net: {error}") from None
         if not files.is_hdf5(path):
             log.info("sgd_solver.cpp:336", f"{type(self).__name__}: restoring history")
         self._iter = state.iter
+        self._at_start = None
         self._current_step = state.current_step
         for k in range(self.slots):
             for index, blob in enumerate(self.net.learnable):
@@ -530,7 +630,7 @@ class Solver:
                 if self._rates[index] == 0 and not values.any():
                     self._history[index][k] = None
                     continue
-                self._history[index][k] = torch.tensor(values, device=blob.device).view(blob.shape)
+                self.history(index)[k].copy_(torch.tensor(values, device=blob.device).view(blob.shape))
         self.restored()
         resume.restore(self, path)
 
@@ -582,6 +682,7 @@ class SGDSolver(Solver):
                 for blob, buffer in zip(blobs, buffers):
                     buffer.mul_(p.momentum)
                     blob.t.sub_(buffer)
+                    blob.data_memory._written()
                 continue
             # (Not torch.tensor, which would wait for a GPU.)
             scale = torch.full((), p.iter_size / (local * clip), dtype=torch.float32, device=blobs[0].device)
@@ -677,6 +778,10 @@ class AdamSolver(SGDSolver):
         squares.mul_(b2).addcmul_(gradient, gradient, value=_one_minus(b2))
         correction = np.sqrt(np.float32(1) - np.float32(b2) ** t) / (1 - np.float64(b1) ** t)
         return torch.div(mean, squares.sqrt().add_(self.p.delta), out=gradient).mul_(rate * float(correction))
+
+
+def _finite(tensor: torch.Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())
 
 
 def _one_minus(value: float) -> float:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Union
 
 import numpy as np
 
-from torchcaffe import log, wire
+from torchcaffe import log, pictures, wire
 from torchcaffe.errors import CaffeError
 from torchcaffe.files import read_blobproto
 from torchcaffe.proto import caffe_pb2
@@ -256,11 +256,9 @@ def _decode(data: bytes, force_color: bool, force_gray: bool) -> np.ndarray:
 
     flag = cv2.IMREAD_COLOR if force_color else cv2.IMREAD_GRAYSCALE if force_gray else cv2.IMREAD_UNCHANGED
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if data else None
-    except cv2.error:
-        image = None
-    if image is None:
-        raise CaffeError("datum: the encoded image cannot be decoded")
+        image = pictures.decode(data, flag)
+    except CaffeError as error:
+        raise CaffeError(f"datum: the encoded image cannot be decoded: {error}") from None
     if image.dtype != np.uint8:
         raise CaffeError(f"datum: the encoded image has {image.dtype} pixels, not 8 bits a channel")
     return image[None] if image.ndim == 2 else image.transpose(2, 0, 1)

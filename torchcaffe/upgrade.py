@@ -509,11 +509,15 @@ def _read_solver_text(path: str):
 
 
 def _read_net_binary(path: str):
+    from torchcaffe import files
+
     net = caffe_pb2.NetParameter()
+    with files.map_file(path) as data:
+        if len(data) > files.MAX_BYTES:
+            raise CaffeError(f"{path}: {len(data)} bytes; a protobuf message has at most {files.MAX_BYTES}")
+        content = bytes(data)
     try:
-        net.ParseFromString(Path(path).read_bytes())
-    except OSError as error:
-        raise CaffeError(f"{path}: {error.strerror or error}") from None
+        net.ParseFromString(content)
     except Exception as error:  # DecodeError; other types, too, in older protobuf's Python code
         raise CaffeError(f"{path}: not a binary NetParameter: {' '.join(str(error).split())}") from None
     return net

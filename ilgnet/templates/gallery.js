@@ -131,6 +131,8 @@ function go(p, focus = true) {
 }
 function open(p) {
   const box = frame(p, true), list = make("dl"), link = make("a", "", "open the photo itself");
+  // The picture fills its box, whatever its shape: the heat map is laid over the box.
+  box.querySelector("img").style.setProperty("--ratio", p.width / p.height);
   overlay(box, p);
   const rows = [["file", p.file], ["stars", starText(stars(p))], ["P(high)", p.p_high.toFixed(6)],
     ["percentile", percent(p.percentile)], ["sharpness", p.sharpness], ["brightness", p.brightness],

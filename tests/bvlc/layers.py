@@ -180,6 +180,8 @@ row("PReLU", "two_axes", "", "m k", passes=2)
 row("PReLU", "in_place", "", NCHW, in_place=True)
 row("PReLU", "filler", "prelu_param { filler { type: 'uniform' min: 0.1 max: 0.4 } }", NCHW, params="own")
 row("PReLU", "one_axis", "", "k", fails=True)
+row("PReLU", "five_axes", "", "n c t h w", fails=True)
+row("PReLU", "five_axes_shared", "prelu_param { channel_shared: true }", "n c t h w", fails=True)
 
 for type_, field in {"ReLU": "relu", "Sigmoid": "sigmoid", "TanH": "tanh"}.items():
     row(type_, "engine", f"{field}_param {{ engine: CAFFE }}", NCHW)
@@ -494,6 +496,8 @@ for type_, labels in (("SoftmaxWithLoss", IGNORED), ("SigmoidCrossEntropyLoss", 
     row(type_, "both_normalizations", "loss_param { normalize: true normalization: FULL ignore_label: 255 }", NCHW, labels)
     row(type_, "all_ignored", "loss_param { ignore_label: 255 }", NCHW, labels.split(":")[0] + ": constant 255")
     row(type_, "ignore_class", "loss_param { ignore_label: 1 }", NCHW, labels.replace(" 255", ""))
+row("SoftmaxWithLoss", "two_tops", "", "m k", "m : labels <k>", tops=2, fails=True,
+    note="a loss has one loss_weight where none is given, but two tops want two")
 row("SoftmaxWithLoss", "label_count", "", NCHW, "n h : labels 2", fails=True)
 row("SigmoidCrossEntropyLoss", "plain", "", "m k", "m k : labels 2", passes=2)
 row("SigmoidCrossEntropyLoss", "soft_targets", "", NCHW, NCHW + " : uniform 0 1")

@@ -1,6 +1,7 @@
 """Both engines live on the same nets, files and seeds: `make parity`, or python -m tests.bvlc.parity [SECTION ...]
 
 layers    every row of tests/bvlc/layers.py with sizes drawn anew from --seed, --repeats times
+drawn     --examples configurations of each type of tests/bvlc/drawn.py, options and shapes drawn by hypothesis
 solvers   every solver, update and policy of tests/bvlc/solvers.py with a new random_seed; snapshots both ways
 nets      every variant and way of gen_net's (--variants): layer by layer on BVLC's own numbers, and end to end
 training  v1, --iterations SGD iterations on the same LMDB: losses and weights
@@ -26,19 +27,20 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 from tqdm import tqdm
 
 from ilgnet import bvlc
 from prototxt.variants import VARIANTS
-from tests.bvlc import compare, layers, solvers, whole_nets
+from tests.bvlc import compare, drawn, layers, solvers, whole_nets
 from tests.bvlc.engines import Engine, EngineError
 from torchcaffe.errors import CaffeError, run_main
 from torchcaffe.files import read_caffemodel, read_solverstate
 from torchcaffe.proto import caffe_pb2
 
 SHARED = Path(os.environ.get("ILGNET_SHARED", Path(__file__).resolve().parents[3] / "shared"))
-SECTIONS = ("layers", "solvers", "nets", "training", "lockstep", "examples", "released")
+SECTIONS = ("layers", "drawn", "solvers", "nets", "training", "lockstep", "examples", "released")
 
 
 @dataclass
@@ -67,6 +69,7 @@ class Setting:
 
     seed: int
     repeats: int
+    examples: int
     iterations: int
     batch: int
     crop: int
@@ -130,6 +133,55 @@ def layer_table(s: Setting) -> Table:
         f"forward and bottom diffs {compare.FORWARD:g}, parameter diffs {compare.PARAM:g}."
     )
     return table
+
+
+def drawn_table(s: Setting) -> Table:
+    """One row a type: how many drawn configurations both compute and both refuse, and the greatest errors; or the
+    smallest configuration that hypothesis finds to differ."""
+    table = Table(
+        "Drawn layers",
+        ["type", "computed", "refused", "forward", "bottom diffs", "parameter diffs", "smallest that differs"],
+    )
+    kinds = [kind for kind in drawn.STRATEGIES if not s.types or kind in s.types]
+    options = hypothesis.settings(
+        max_examples=s.examples, deadline=None, database=None, suppress_health_check=list(hypothesis.HealthCheck)
+    )
+    with trio() as engines:
+        for kind in tqdm(kinds, "drawn layers", disable=not sys.stderr.isatty()):
+            found: dict[str, dict[str, float]] = {}  # of each configuration that both compute
+            refused: set[str] = set()
+
+            def agrees(job: dict) -> None:
+                compare_drawn(job, engines, found, refused)  # noqa: B023 - called within this turn
+
+            difference = ""
+            try:
+                hypothesis.seed(s.seed)(options(hypothesis.given(drawn.configurations(kind))(agrees)))()
+            except AssertionError as error:
+                difference = str(error)
+            worst = [
+                max((errors[what] for errors in found.values()), default=0.0) for what in ("forward", "bottom", "param")
+            ]
+            table.add(kind, len(found), len(refused), *worst, difference, ok=not difference and bool(found))
+    return table
+
+
+def compare_drawn(job: dict, engines: tuple, found: dict[str, dict[str, float]], refused: set[str]) -> None:
+    """Raise AssertionError where the engines differ in a drawn configuration; else note it under found or refused."""
+    torch, haswell, other = engines
+    text = f"{job['proto']}{job['phase']} {job['bottoms']} seed {job['seed']} {job['passes']} pass(es)"
+    _, wanted, refusal = attempt(haswell, "layer", job, fork=True)
+    _, got, ours = attempt(torch, "layer", job)
+    assert bool(refusal) == bool(ours), f"{text}: BVLC: {refusal or 'computes'}; we: {ours or 'compute'}"
+    if refusal:
+        refused.add(text)
+        return
+    found[text] = errors = compare.errors(got, wanted)
+    limits = {"forward": compare.FORWARD, "bottom": compare.BOTTOM, "param": compare.PARAM}
+    if any(errors[what] > limit for what, limit in limits.items()):
+        own = compare.errors(attempt(other, "layer", job, fork=True)[1], wanted)
+        far = [what for what, limit in limits.items() if errors[what] > max(limit, 3 * own[what])]
+        assert not far, f"{text}:\n{compare.explain(got, wanted)}"
 
 
 def solver_table(s: Setting) -> Table:
@@ -460,6 +512,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)} (default: all)")
     parser.add_argument("--seed", type=int, help="draws sizes, data and random_seed (default: a new one, printed)")
     parser.add_argument("--repeats", type=int, default=1, help="how many draws of sizes per configuration")
+    parser.add_argument("--examples", type=int, default=30, help="configurations of each type in `drawn`")
     parser.add_argument("--iterations", type=int, default=50, help="of training and lockstep")
     parser.add_argument("--batch", type=int, default=8, help="photos a batch, for the whole nets")
     parser.add_argument("--crop", type=int, default=224, help="side of the photos, of the section `nets`")
@@ -485,6 +538,7 @@ def main(argv: list[str] | None = None) -> int:
         s = Setting(
             seed,
             args.repeats,
+            args.examples,
             args.iterations,
             args.batch,
             args.crop,
@@ -499,6 +553,7 @@ def main(argv: list[str] | None = None) -> int:
 
         makers = {
             "layers": layer_table,
+            "drawn": drawn_table,
             "solvers": solver_table,
             "nets": parity_nets.net_tables,
             "training": training_table,

@@ -238,7 +238,46 @@ class BaseConvolution(_Windowed):
 
 @layer(bottoms=(1, None), tops=(1, None))
 class Convolution(BaseConvolution):
-    """Convolution over the axes behind `axis`; group, dilation and rectangular kernels; sizes round down."""
+    """Convolution over the axes behind `axis`; group, dilation and rectangular kernels; sizes round down.
+
+    Layers that only scale channels (BatchNorm by running statistics, Scale) and a ReLU, which follow in place, are done
+    together with it. The scaling goes into a weight and bias that are kept until a blob they are made of changes."""
+
+    _folded: tuple[torch.Tensor, torch.Tensor] | None = None
+    _folded_of: list[tuple[int, int, int] | None] = []
+
+    def fuses(self, following: Sequence[Layer]) -> int:
+        count = 0
+        while count < len(following) and self.axis == 1 and following[count].scaling() is not None:
+            count += 1
+        relu = count < len(following) and following[count].type == "ReLU" and not following[count].p.negative_slope
+        return count + relu
+
+    def forward_fused(self, following: Sequence[Layer], bottom: list[Blob], top: list[Blob]) -> None:
+        relu = following[-1].type == "ReLU"
+        scaling = following[:-1] if relu else following
+        if scaling:
+            weight, bias = self._fold(scaling)
+        else:
+            weight, bias = self.blobs[0].t, self.blobs[1].t if len(self.blobs) > 1 else None
+        y = self.convolve(self.as_batch(bottom[0].t), weight, bias)
+        # Not oneDNN's own convolution with ReLU, which makes 0 of NaN.
+        top[0].t = (y.relu_() if relu else y).reshape(top[0].shape)
+
+    def _fold(self, scaling: Sequence[Layer]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weight and bias of this layer with the scaling ones that follow."""
+        blobs = [blob for layer in (self, *scaling) for blob in layer.blobs]
+        weight, *rest = (blob.t for blob in blobs)
+        stamps = [blob.data_memory.stamp() for blob in blobs]
+        if self.fixed or None in stamps or stamps != self._folded_of:  # a recording must do it each time
+            shift = rest[0] if len(self.blobs) > 1 else weight.new_zeros(self.outputs)
+            factor = torch.ones_like(shift)
+            for layer in scaling:
+                a, b = layer.scaling()
+                factor, shift = factor * a, shift * a + b
+            self._folded = weight * factor.view(-1, *(1,) * (weight.dim() - 1)), shift
+            self._folded_of = stamps
+        return self._folded
 
 
 @layer(bottoms=(1, None), tops=(1, None), param="convolution_param")

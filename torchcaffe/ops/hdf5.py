@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from torchcaffe import context, log
+from torchcaffe import context, files, log
 from torchcaffe.blob import Blob
 from torchcaffe.errors import CaffeError
 from torchcaffe.layer import Layer, layer
+from torchcaffe.memory import check_fits
 from torchcaffe.proto import caffe_pb2
 
 
@@ -77,7 +78,8 @@ class HDF5Data(Layer):
 
     def state(self) -> dict[str, np.ndarray]:
         at = np.array([self._file, self._row, self._offset])
-        return {"at": at, "files": self._file_order, "rows": self._row_order, "libc": np.array(_libc._state)}
+        order = {"files": self._file_order.copy(), "rows": self._row_order.copy()}  # which are shuffled where they are
+        return {"at": at, **order, "libc": np.array(_libc._state)}
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
         if len(state["files"]) != len(self._files):
@@ -97,8 +99,9 @@ class HDF5Data(Layer):
         name = self._files[self._file_order[self._file]]
         try:
             with h5py.File(name, "r") as file:
+                files.check_links(file)
                 self._datasets = [self._dataset(file, name, top) for top in self.layer_param.top]
-        except OSError as error:
+        except (OSError, ValueError, KeyError) as error:
             reason = "no such file" if not os.path.exists(name) else " ".join(str(error).split())
             raise CaffeError(f"{name}: cannot read it as HDF5: {reason}") from None
         rows = {len(values) for values in self._datasets}
@@ -116,6 +119,11 @@ class HDF5Data(Layer):
             raise CaffeError(f"{name}: has no dataset '{top}'")
         if values.dtype.kind not in "fiu" or values.ndim < 1:
             raise CaffeError(f"{name}: dataset '{top}' ({values.dtype} {values.shape}): rows of numbers expected")
+        try:
+            files.check_own(values)
+        except ValueError as error:
+            raise CaffeError(f"{name}: {error}") from None
+        check_fits(values.size, f"{name}: dataset '{top}'")
         return np.asarray(values, np.float32)
 
     def _next(self) -> None:
@@ -156,11 +164,15 @@ class HDF5Data(Layer):
 @layer(bottoms=2, tops=0)
 class HDF5Output(Layer):
     """Writes its bottoms to file_name as the datasets "data" and "label", with four axes each. The file is made at
-    set-up; it takes one forward pass."""
+    set-up; it takes one forward pass. A file that is there and none of HDF5's is left alone: the name may be a
+    stranger's."""
 
     recordable = False
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+        name = self.p.file_name
+        if os.path.lexists(name) and not (os.path.isfile(name) and files.is_hdf5(name)):
+            raise CaffeError(f"hdf5_output_param.file_name: {name} is there, and no HDF5 file: not overwritten")
         self._access("w")
 
     def _access(self, mode: str, datasets: dict[str, np.ndarray] | None = None) -> None:

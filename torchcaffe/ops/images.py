@@ -10,7 +10,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from torchcaffe import context, log
+from torchcaffe import context, log, pictures
 from torchcaffe.blob import Blob
 from torchcaffe.errors import CaffeError
 from torchcaffe.files import read_blobproto
@@ -28,13 +28,13 @@ def read_text(path: str, field: str) -> str:
         raise CaffeError(f"{field}: {path}: {error.strerror}") from None
 
 
-def read_image(path: str, color: bool = True) -> np.ndarray | None:
-    """A picture as uint8 (H, W, 3) BGR or (H, W) as OpenCV reads it (turned upright by EXIF); None if it can't."""
+def read_image(path: str, where: str, color: bool = True) -> np.ndarray:
+    """A picture as uint8 (H, W, 3) BGR or (H, W) as OpenCV reads it (turned upright by EXIF). `where` names it in
+    errors."""
     try:
-        data = np.fromfile(path, np.uint8)
-        return cv2.imdecode(data, cv2.IMREAD_COLOR if color else cv2.IMREAD_GRAYSCALE) if data.size else None
-    except (OSError, cv2.error):
-        return None
+        return pictures.read(path, cv2.IMREAD_COLOR if color else cv2.IMREAD_GRAYSCALE)
+    except CaffeError as error:
+        raise CaffeError(f"{where}: cannot read the picture {path}: {error}") from None
 
 
 @layer(bottoms=0, tops=2)
@@ -82,9 +82,7 @@ class ImageData(PrefetchingLayer):
         """The current picture, (C, H, W) uint8."""
         p = self.p
         name = p.root_folder + self._lines[self._turns[self._line]][0]
-        image = read_image(name, p.is_color)
-        if image is None:
-            raise CaffeError(f"{p.source}: line {self._turns[self._line] + 1}: cannot read the picture {name}")
+        image = read_image(name, f"{p.source}: line {self._turns[self._line] + 1}", p.is_color)
         if p.new_height:
             image = cv2.resize(image, (p.new_width, p.new_height))
         return image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
@@ -200,10 +198,7 @@ class WindowData(PrefetchingLayer):
     def _read(self, index: int) -> np.ndarray:
         if index in self._cache:
             return self._cache[index]
-        image = read_image(self._images[index])
-        if image is None:
-            raise CaffeError(f"{self.p.source}: picture {index}: cannot read {self._images[index]}")
-        return image
+        return read_image(self._images[index], f"{self.p.source}: picture {index}")
 
     def place(self) -> dict[str, np.ndarray]:
         return {**super().place(), **({} if self._rng is None else {"windows": self._rng.state()})}

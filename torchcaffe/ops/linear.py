@@ -13,9 +13,32 @@ from torchcaffe.layer import Layer, TorchLayer, layer
 from torchcaffe.ops.conv import product_in_place, warn_of_product_in_place
 
 
+def _to_bfloat16(weight: torch.Tensor) -> tuple[torch.Tensor, None]:
+    return weight.to(torch.bfloat16).contiguous(), None
+
+
+def _to_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(outputs, inputs) as int8 with a scale a row: its greatest magnitude is 127. Zeros fill the rows up to a multiple
+    of 64: torch's product reads whole vectors, also past the end."""
+    outputs, inputs = weight.shape
+    rounded, scale = torch.zeros(outputs, inputs + -inputs % 64, dtype=torch.int8), weight.new_empty(outputs)
+    for i, row in enumerate(weight):  # row by row, as the temporaries would be as large as the weights
+        scale[i] = row.abs().max() / 127
+        rounded[i, :inputs] = (row / scale[i]).nan_to_num_(0.0).round_()
+    return rounded, scale
+
+
+# What the weights of large inner products can be rounded to at test time, where reading them takes the time.
+PRECISIONS = {"bf16": _to_bfloat16, "int8": _to_int8}
+
+
 @layer(bottoms=1, tops=1)
 class InnerProduct(Layer):
     """y = x W' + b on everything behind `axis` as one vector; W is (outputs, inputs), or its mirror (`transpose`)."""
+
+    precision: str | None = None  # what forward keeps the weight in, one of PRECISIONS; None: as it is
+    _reduced: tuple[torch.Tensor, torch.Tensor | None] | None = None
+    _reduced_of: tuple[str | None, tuple[int, int, int] | None] = None, None
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         p = self.p
@@ -49,8 +72,27 @@ class InnerProduct(Layer):
             return
         x, w = bottom[0].t.reshape(-1, self.inputs), self.blobs[0].t.view(self.matrix)
         w = w if self.p.transpose else w.t()
-        y = torch.addmm(self.blobs[1].t.view(-1), x, w) if len(self.blobs) > 1 else x @ w
+        if self.precision is not None:
+            y = self._rounded_product(x, w)
+        elif w.device.type == "cpu" and not self.p.transpose and len(x) > 2:
+            y = (w.t() @ x.t()).t().contiguous()  # MKL reads the weights up to twice as fast this way round
+        else:
+            y = x @ w
+        if len(self.blobs) > 1:
+            y.add_(self.blobs[1].t.view(-1))
         top[0].t = y.view(top[0].shape)
+
+    def _rounded_product(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        """x (N, inputs) times w (inputs, outputs), w rounded to `precision` and x to bfloat16."""
+        stamp = self.precision, self.blobs[0].data_memory.stamp()
+        if stamp[1] is None or stamp != self._reduced_of:
+            self._reduced, self._reduced_of = PRECISIONS[self.precision](w.t()), stamp
+        rounded, scale = self._reduced
+        if scale is None:
+            return F.linear(x.bfloat16(), rounded).float()
+        x = F.pad(x.bfloat16(), (0, rounded.shape[1] - self.inputs))
+        ones = torch.ones(len(rounded), dtype=torch.bfloat16)  # given to torch, the scales would be rounded, too
+        return torch._weight_int8pack_mm(x, rounded, ones).float().mul_(scale)
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         g = top[0].g.reshape(-1, self.p.num_output)

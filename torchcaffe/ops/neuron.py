@@ -51,20 +51,28 @@ class Neuron(TorchLayer):
 class ReLU(Neuron):
     """max(x, 0) + negative_slope * min(x, 0)."""
 
+    keeps_for_backward = False
+
     def compute(self, x: torch.Tensor) -> torch.Tensor:
         return F.leaky_relu(x, self.p.negative_slope) if self.p.negative_slope else F.relu(x)
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
-        top[0].t = self.compute(bottom[0].t)
+        if self.in_place and not self.p.negative_slope and bottom[0].data_memory.owned():
+            top[0].t = bottom[0].t.relu_()
+        else:
+            top[0].t = self.compute(bottom[0].t)
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         if not propagate_down[0]:
             return
         # In place `bottom[0].t` is the output, whose sign is the input's as long as the slope is not negative (BVLC
         # takes it so too).
+        own = self.in_place and top[0].diff_memory.owned()
         x, g, slope = bottom[0].t, top[0].g, self.p.negative_slope
         if slope:
             bottom[0].g = torch.ops.aten.leaky_relu_backward(g, x, slope, False)
+        elif own:
+            bottom[0].g = torch.ops.aten.threshold_backward.grad_input(g, x, 0, grad_input=g)
         else:
             bottom[0].g = torch.ops.aten.threshold_backward(g, x, 0)
 
@@ -228,7 +236,8 @@ class PReLU(TorchLayer):
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         self._check(bottom)
         filler = self.p.filler if self.p.HasField("filler") else caffe_pb2.FillerParameter(type="constant", value=0.25)
-        shape = () if self.p.channel_shared else bottom[0].shape[1:2]
+        channels = bottom[0].channels  # refuses more than four axes, as BVLC does
+        shape = () if self.p.channel_shared else (channels,)
         if not self.blobs:
             self.add_blob(shape, filler)
         if self.blobs[0].count != math.prod(shape):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,9 @@ from torchcaffe.blob import Blob, canonical_axis
 from torchcaffe.errors import CaffeError
 from torchcaffe.layer import Layer, TorchLayer, layer
 from torchcaffe.proto import caffe_pb2
+
+# How many values LRN works on at a time: its dozen passes over them then find them in the cache.
+LRN_PIECE = 1 << 17
 
 
 @layer(bottoms=1, tops=1)
@@ -27,68 +31,103 @@ class LRN(TorchLayer):
         if self.size % 2 == 0:
             raise CaffeError(f"local_size: {self.size} must be odd")
         self.across = p.norm_region == caffe_pb2.LRNParameter.ACROSS_CHANNELS
-        self._band: torch.Tensor | None = None
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         if len(bottom[0].shape) != 4:
             raise CaffeError(f"bottom 0: has {len(bottom[0].shape)} axes, 4 expected (num, channels, height, width)")
         top[0].reshape(*bottom[0].shape)
 
-    def band(self, values: torch.Tensor) -> torch.Tensor:
-        """Sum over the `size` channels around each, by a 1x1 convolution with a banded matrix: the fastest way."""
-        channels = values.shape[1]
-        if self._band is None or self._band.shape[0] != channels or self._band.device != values.device:
-            index = torch.arange(channels, device=values.device)
-            near = (index[:, None] - index).abs() <= self.size // 2
-            self._band = near.to(torch.float32)[:, :, None, None]
-        return F.conv2d(values, self._band.to(values.dtype))
-
-    def scale(self, x: torch.Tensor) -> torch.Tensor:
-        """What is raised to -beta."""
-        p = self.p
-        if self.across:
-            return self.band(x * x).mul_(p.alpha / self.size).add_(p.k)
-        pad = self.size // 2
-        pooled = F.avg_pool2d(x * x, self.size, 1, pad, count_include_pad=True)
-        # AVE pooling divides by the window clipped to the padded image, which here is always size x size.
-        return pooled.mul(p.alpha).add(1.0)
-
     def compute(self, x: torch.Tensor) -> torch.Tensor:
-        if self.across:
-            p = self.p
-            return x * (self.band(x * x) * (p.alpha / self.size) + p.k).pow(-p.beta)
-        return x * self.scale(x).pow(-self.p.beta)
+        p, near = self.p, self.size // 2
+        if not self.across:
+            return x * self.scale_within(x).pow(-p.beta)
+        squares = F.pad(x * x, (0, 0, 0, 0, near, near))
+        total = sum(squares.narrow(1, i, x.shape[1]) for i in range(self.size))
+        return x * (total * (p.alpha / self.size) + p.k).pow(-p.beta)
+
+    def scale_within(self, x: torch.Tensor) -> torch.Tensor:
+        """What is raised to -beta, within channels."""
+        # AVE pooling divides by the window clipped to the padded image, which here is always size x size.
+        pooled = F.avg_pool2d(x * x, self.size, 1, self.size // 2, count_include_pad=True)
+        return pooled.mul(self.p.alpha).add(1.0)
 
     def power(self, scale: torch.Tensor) -> torch.Tensor:
-        """scale^-beta; -3/4, which every net uses, by square roots."""
+        """scale^beta; 3/4, which every net uses, by square roots."""
         if self.p.beta == 0.75:
-            root = scale.rsqrt()
+            root = scale.sqrt()
             return root.sqrt().mul_(root)
-        return scale.pow(-self.p.beta)
+        return scale.pow(self.p.beta)
+
+    def pieces(self, *tensors: torch.Tensor | None) -> Iterator[tuple[torch.Tensor, ...]]:
+        """A scratch of (pixels, near + channels + near), zero at both ends, and each tensor's (pixels, channels),
+        a piece at a time. The tensors (None are left out) are dense, with channels last."""
+        channels, near = tensors[0].shape[1], self.size // 2
+        rows = [t.permute(0, 2, 3, 1).view(-1, channels) for t in tensors if t is not None]
+        step = max(1, LRN_PIECE // channels if tensors[0].device.type == "cpu" else len(rows[0]))
+        scratch = rows[0].new_zeros(min(step, len(rows[0])), channels + 2 * near)
+        for piece in zip(*(r.split(step) for r in rows)):
+            yield (scratch[: len(piece[0])], *piece)
+
+    def window_sums(self, padded: torch.Tensor) -> torch.Tensor:
+        """(pixels, near + channels + near) -> (pixels, channels): the sum over the `size` channels around each."""
+        rows, width = padded.shape
+        flat, count = padded.view(-1), padded.numel() - self.size + 1
+        # One long row, which adds faster than many short ones; sums across two pixels are left out in the end.
+        total = flat[:count].clone() if self.size == 1 else flat[:count] + flat[1 : count + 1]
+        for i in range(2, self.size):
+            total.add_(flat[i : count + i])
+        return total.as_strided((rows, width - self.size + 1), (width, 1))
+
+    def scale_across(self, padded: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """What is raised to -beta, across channels, of (pixels, channels); padded: the scratch."""
+        torch.mul(values, values, out=padded.narrow(1, self.size // 2, values.shape[1]))
+        k = values.new_full((), self.p.k)
+        return torch.add(k, self.window_sums(padded), alpha=self.p.alpha / self.size)
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         x = bottom[0].t
-        self._scale = self.scale(x)
-        power = self.power(self._scale)
-        top[0].t = power.square_() if self.across and top[0] is bottom[0] else x * power
+        if not self.across:
+            self._scale = self.scale_within(x)
+            top[0].t = x / self.power(self._scale)
+            return
+        x = x.contiguous(memory_format=torch.channels_last)
+        y = torch.empty_like(x)
+        # Not kept unless x will be gone: working the scale out again takes less than it would of memory.
+        self._scale = torch.empty_like(x) if top[0] is bottom[0] else None
+        for padded, values, result, *kept in self.pieces(x, y, self._scale):
+            scale = self.scale_across(padded, values)
+            if kept:
+                kept[0].copy_(scale)
+                torch.reciprocal(self.power(scale).square_(), out=result)
+            else:
+                torch.div(values, self.power(scale), out=result)
+        top[0].t = y
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         if not propagate_down[0]:
             return
         p = self.p
-        x, g, y, s = bottom[0].t, top[0].g, top[0].t, self._scale
+        x, g, y = bottom[0].t, top[0].g, top[0].t
         if not self.across:
             # dx = g s^-beta - 2 alpha beta x mean(g x s^(-beta - 1)): stride 1 averaging is its own adjoint
-            power = self.power(s)
-            ratio = F.avg_pool2d(g * x * power / s, self.size, 1, self.size // 2, count_include_pad=True)
+            power = self.power(self._scale).reciprocal_()
+            products = g * x * power / self._scale
+            ratio = F.avg_pool2d(products, self.size, 1, self.size // 2, count_include_pad=True)
             bottom[0].g = torch.addcmul(ratio.mul_(x).mul_(-2.0 * p.alpha * p.beta), g, power)
             return
-        # dx = g s^-beta - (2 alpha beta / n) x band(g y / s)
-        power = self.power(s)
-        if top[0] is bottom[0]:
-            g, power = power * power, power.new_ones(1)  # s^-beta was written over g, then multiplied by itself
-        ratio = self.band((g * y).div_(s)).mul_(x).mul_(-2.0 * p.alpha * p.beta / self.size)
-        bottom[0].g = torch.addcmul(ratio, g, power)
+        # dx = g s^-beta - (2 alpha beta / n) x (sum of g y / s over n channels)
+        x, g, y = (t.contiguous(memory_format=torch.channels_last) for t in (x, g, y))
+        down, factor = torch.empty_like(x), -2.0 * p.alpha * p.beta / self.size
+        for padded, values, diff, answer, result, *kept in self.pieces(x, g, y, down, self._scale):
+            scale = kept[0] if kept else self.scale_across(padded, values)
+            power = self.power(scale)
+            if kept:  # in place, s^-beta was written over g, then multiplied by itself
+                diff = direct = power.square_().reciprocal_()
+            else:
+                direct = torch.div(diff, power, out=power)
+            torch.mul(diff, answer, out=padded.narrow(1, self.size // 2, x.shape[1])).div_(scale)
+            torch.addcmul(direct, self.window_sums(padded), values, value=factor, out=result)
+        bottom[0].g = down
 
 
 @layer(bottoms=1, tops=1)
@@ -176,6 +215,8 @@ class BatchNorm(Layer):
     Three blobs: running sums of mean and variance, and the scale factor both are divided by when used. The running
     variance takes the unbiased estimate, m / (m - 1)."""
 
+    written_by_forward = (0, 1, 2)
+
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         p = self.p
         self.use_global = p.use_global_stats if p.HasField("use_global_stats") else self.phase == caffe_pb2.TEST
@@ -203,9 +244,7 @@ class BatchNorm(Layer):
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         x = bottom[0].t
         if self.use_global:
-            factor = self.blobs[2].t
-            factor = torch.where(factor == 0, torch.zeros_like(factor), 1.0 / factor)
-            mean, variance = self.blobs[0].t * factor, self.blobs[1].t * factor
+            mean, variance = self._running()
         else:
             mean, variance = _moments(x)
             m = x.numel() // self.channels
@@ -220,6 +259,19 @@ class BatchNorm(Layer):
         if top[0].data_memory.host is not None:
             self._normalised = self._normalised.clone()
         top[0].t = self._normalised
+
+    def _running(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The running mean and variance."""
+        factor = self.blobs[2].t
+        factor = torch.where(factor == 0, torch.zeros_like(factor), 1.0 / factor)
+        return self.blobs[0].t * factor, self.blobs[1].t * factor
+
+    def scaling(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        if not self.use_global:
+            return None
+        mean, variance = self._running()
+        factor = 1.0 / (variance + self.p.eps).sqrt()
+        return factor, -mean * factor
 
     @staticmethod
     def _update(blob: Blob, value: torch.Tensor, keep: float, scale: float) -> None:
@@ -248,6 +300,8 @@ class BN(Layer):
     Four blobs of shape (1, channels): slope, bias, running mean and variance (momentum is the share that stays; the
     variance is not corrected for the batch's size). In TRAIN by the batch's statistics, unless frozen; in TEST by the
     running ones."""
+
+    written_by_forward = (2, 3)
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         p = self.p
@@ -285,6 +339,13 @@ class BN(Layer):
         self._root = _channel_view((variance + self.p.eps).sqrt(), dim)
         self._normalised = (x - _channel_view(mean, dim)).div_(self._root)
         top[0].t = torch.addcmul(_channel_view(bias, dim), self._normalised, _channel_view(slope, dim))
+
+    def scaling(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        if not self.fixed:
+            return None
+        slope, bias, mean, variance = (blob.t.view(-1) for blob in self.blobs)
+        factor = slope / (variance + self.p.eps).sqrt()
+        return factor, bias - mean * factor
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         g, y = top[0].g, self._normalised
@@ -355,6 +416,12 @@ class Scale(_Broadcast):
         if self.p.HasField("filler"):
             return self.p.filler
         return caffe_pb2.FillerParameter(type="constant", value=1.0)  # the identity
+
+    def scaling(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        if len(self.layer_param.bottom) != 1 or self.axis != 1 or len(self.blobs[0].shape) != 1:
+            return None
+        scale = self.blobs[0].t
+        return scale, self.blobs[1].t if len(self.blobs) > 1 else torch.zeros_like(scale)
 
     def compute(self, x: torch.Tensor, s: torch.Tensor, b: torch.Tensor | None = None) -> torch.Tensor:
         s = s.view(self.stretched)

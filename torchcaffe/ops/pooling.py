@@ -173,10 +173,14 @@ class Pooling(Layer):
             bottom[0].g = torch.zeros_like(x)
             return
         if self.native and self.p.pool == MAX:
+            if self._indices is None:
+                self._native_max(x)
             g = g if self._nothing is None else g.masked_fill(self._nothing, 0)
             bottom[0].g = torch.ops.aten.max_pool2d_with_indices_backward(
                 g, x, self.kernel, self.stride, self.pad, (1, 1), True, self._indices
             )
+            if not self.fixed:
+                self._indices = None  # they are large, and seldom asked for twice
         elif self.native and self.p.pool == AVE:
             bottom[0].g = torch.ops.aten.avg_pool2d_backward(g, x, self.kernel, self.stride, self.pad, True, True, None)
         else:

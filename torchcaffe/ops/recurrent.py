@@ -171,10 +171,11 @@ class Recurrent(Layer):
             self._carried = [state[:streams] for state in self._carried] if fewer else None
 
     def state(self) -> dict[str, np.ndarray]:
-        return {str(i): state.detach().cpu().numpy() for i, state in enumerate(self._carried or [])}
+        carried = {str(i): state.detach().cpu().numpy() for i, state in enumerate(self._carried or [])}
+        return {"count": np.array(len(carried)), **carried}
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
-        carried = [torch.tensor(state[str(i)], device=self.device) for i in range(len(state))]
+        carried = [torch.tensor(state[str(i)], device=self.device) for i in range(int(state["count"]))]
         self._carried = carried or None
 
     def initial(self, bottom: list[Blob]) -> list[torch.Tensor]:

@@ -1,0 +1,455 @@
+"""Bad input, a table a kind of file: every tool that reads it ends with one line that names the file, and status 2.
+
+`python -m tests.test_bad_input` prints what each says (docs/robustness.md has that list)."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import struct
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import lmdb
+import numpy as np
+import pytest
+
+from data_prep import check_ava, make_lmdb, mean, prepare, ratings, splits
+from tools import evaluate, export_onnx, merge_bn, plot_log, rank_photos, summarize, surgery, train
+from torchcaffe import cli, files, wire
+from torchcaffe.errors import named
+from torchcaffe.proto import caffe_pb2
+
+GOOD_NET = """layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 8 dim: 8 } } }
+layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip" inner_product_param { num_output: 2 } }
+layer { name: "prob" type: "Softmax" bottom: "ip" top: "prob" }
+"""
+TRAIN_NET = """layer { name: "data" type: "Data" top: "data" top: "label" transform_param { %s }
+  data_param { source: "%s" batch_size: 2 backend: LMDB } }
+layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip" inner_product_param { num_output: 2 } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }
+"""
+
+
+def run(main: Callable, *words: object) -> str:
+    """What a program says that ends by an error of its own, in this process: one line, status 2."""
+    output = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            code = main([str(word) for word in words])
+    except Exception as error:
+        found = named(error)
+        if found is None:
+            raise
+        assert found.status == 2, found
+        assert str(found).count("\n") == 0 and str(found).isprintable(), repr(str(found))
+        return str(found)
+    raise AssertionError(f"ended with {code!r} and said {output.getvalue()[-300:]!r}")
+
+
+def good(folder: Path) -> None:
+    """Good files for what is not the bad one: a net and its weights, LMDBs, a mean, ratings and photos."""
+    (folder / "net.prototxt").write_text(GOOD_NET)
+    net = caffe_pb2.NetParameter()
+    net.layer.add(name="ip", type="InnerProduct")
+    blobs = [np.arange(2 * 192, dtype=np.float32).reshape(2, 192) / 1000, np.zeros(2, np.float32)]
+    files.write_caffemodel(folder / "net.caffemodel", net, {"ip": blobs})
+    state = files.SolverState(3, str(folder / "net.caffemodel"), 0, [np.zeros_like(b) for b in blobs])
+    files.write_solverstate(folder / "net.solverstate", state)
+    write_lmdb(folder / "lmdb", [datum() for _ in range(3)])
+    (folder / "train.prototxt").write_text(TRAIN_NET % ("", folder / "lmdb"))
+    solver(folder, folder / "train.prototxt")
+    files.write_blobproto(folder / "m.binaryproto", np.zeros((3, 8, 8), np.float32))
+    (folder / "photos").mkdir()
+    for i in range(4):
+        cv2.imwrite(str(folder / f"photos/{i}.jpg"), np.full((20, 30, 3), 50 * i, np.uint8))
+
+
+def solver(folder: Path, net: Path, more: str = "") -> Path:
+    path = folder / "solver.prototxt"
+    path.write_text(f'net: "{net}" base_lr: 0.1 lr_policy: "fixed" max_iter: 4 snapshot_prefix: "{folder}/s" '
+                    f"solver_mode: CPU {more}")
+    return path
+
+
+def datum(**more) -> bytes:
+    fields = {"channels": 3, "height": 8, "width": 8, "label": 1, "data": bytes(192), **more}
+    return caffe_pb2.Datum(**fields).SerializeToString()
+
+
+def write_lmdb(path: Path, values: list[bytes]) -> None:
+    with lmdb.open(str(path), map_size=1 << 22) as environment, environment.begin(write=True) as transaction:
+        for i, value in enumerate(values):
+            transaction.put(b"%08d" % i, value)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    good(tmp_path)
+    return tmp_path
+
+
+# -- nets: what is in the file, and what is said of it -----------------------------------------------------------------
+
+TAIL = 'layer { name: "prob" type: "Softmax" bottom: "%s" top: "prob" }'
+INPUT = 'layer { name: "data" type: "Input" top: "data" input_param { shape { %s } } }\n'
+SMALL = INPUT % "dim: 1 dim: 3 dim: 8 dim: 8"
+BAD_NETS = {
+    "syntax": (GOOD_NET + "layer { name: ", r":4:\d+"),
+    "unknown field": ('layer { name: "a" colour: 1 }', r":1:19: .*colour"),
+    "value of another type": (GOOD_NET.replace("num_output: 2", 'num_output: "two"'), r":2:\d+: "),
+    "negative size": (GOOD_NET.replace("num_output: 2", "num_output: -2"), r":2:\d+: "),
+    "not UTF-8": (b"name: '\xff\xfe\xfa'", "UTF-8|utf-8"),
+    "binary": (bytes(range(256)), ""),
+    "unknown layer": (SMALL + TAIL.replace("Softmax", "Hardmax") % "data", "layer 'prob'.*Hardmax"),
+    "no type": (SMALL + 'layer { name: "x" bottom: "data" top: "x" }', "layer 'x'.*type"),
+    "cycle": (SMALL + 'layer { name: "a" type: "Eltwise" bottom: "data" bottom: "b" top: "a" }\n'
+              'layer { name: "b" type: "ReLU" bottom: "a" top: "b" }', "layer 'a'.*'b'"),
+    "missing bottom": (SMALL + TAIL % "nothing", "layer 'prob'.*'nothing'"),
+    "no bottom": (SMALL + 'layer { name: "x" type: "ReLU" top: "x" }', "layer 'x'.*"),
+    "two of one name": (SMALL + TAIL % "data" + TAIL % "data", "prob"),
+    "shapes that do not fit": (SMALL + 'layer { name: "p" type: "Pooling" bottom: "data" top: "p" pooling_param { '
+                               'kernel_size: 2 stride: 2 } }\nlayer { name: "sum" type: "Eltwise" bottom: "data" '
+                               'bottom: "p" top: "sum" }', "layer 'sum'.*shape"),
+    "negative dim": (INPUT % "dim: 1 dim: -3 dim: 8" + TAIL % "data", "layer 'data'.*negative"),
+    "huge dim": (INPUT % "dim: 100000 dim: 3 dim: 100000" + TAIL % "data", "layer 'data'.*more than"),
+    "overflow": (INPUT % "dim: 4294967296 dim: 4294967296" + TAIL % "data", "layer 'data'.*more than"),
+    "33 axes": (INPUT % ("dim: 1 " * 33) + TAIL % "data", "layer 'data'.*axes"),
+    "kernel of 0": (SMALL + 'layer { name: "c" type: "Convolution" bottom: "data" top: "c" convolution_param { '
+                    "num_output: 1 kernel_size: 0 } }", "layer 'c'.*kernel"),
+    "kernel too large": (SMALL + 'layer { name: "c" type: "Convolution" bottom: "data" top: "c" convolution_param { '
+                         "num_output: 1 kernel_size: 9 } }", "layer 'c'.*"),
+    "stride of 0": (SMALL + 'layer { name: "c" type: "Convolution" bottom: "data" top: "c" convolution_param { '
+                    "num_output: 1 kernel_size: 3 stride: 0 } }", "layer 'c'.*stride"),
+    "huge weights": (SMALL + 'layer { name: "c" type: "InnerProduct" bottom: "data" top: "c" inner_product_param { '
+                     "num_output: 4000000000 } }", "layer 'c'.*(num_output|4000000000|more than)"),
+    "axis out of range": (SMALL + TAIL.replace("top:", "softmax_param { axis: 7 } top:") % "data",
+                          "layer 'prob'.*axis"),
+    "code without permission": (SMALL + 'layer { name: "py" type: "Python" bottom: "data" top: "py" python_param { '
+                                'module: "os" layer: "system" param_str: "touch owned" } }', "layer 'py'.*permission"),
+}
+NET_READERS = {
+    "torchcaffe time": lambda f, bad: run(cli._main, "time", "-model", bad, "-phase", "TEST", "-iterations", 1),
+    "torchcaffe test": lambda f, bad: run(cli._main, "test", "-model", bad, "-weights", f / "net.caffemodel"),
+    "torchcaffe train": lambda f, bad: run(cli._main, "train", "-solver", solver(f, bad)),
+    "train.py": lambda f, bad: run(train.main, "--solver", solver(f, bad)),
+    "summarize.py": lambda f, bad: run(summarize.main, bad),
+    "surgery.py": lambda f, bad: run(surgery.main, "--weights", f / "net.caffemodel", "--net", bad, "--out", f / "o"),
+    "evaluate.py": lambda f, bad: run(
+        evaluate.main, "--weights", f / "net.caffemodel", "--net", bad, "--lmdb", f / "lmdb"),
+}
+
+
+def write(name: str) -> Callable:
+    """A maker of a bad file of that name: its content, as text, bytes or a function of the folder."""
+    def make(folder: Path, content: object) -> Path:
+        bad = folder / name
+        content = content(folder) if callable(content) else content
+        if content is not None:
+            bad.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return bad
+
+    return make
+
+
+# -- solvers -----------------------------------------------------------------------------------------------------------
+
+SOLVER = 'net: "train.prototxt" base_lr: 0.1 lr_policy: "fixed" max_iter: 4 snapshot_prefix: "s" '
+BAD_SOLVERS = {
+    "syntax": ("net: {", r":1:\d+"),
+    "unknown field": (SOLVER + "colour: 1", "colour"),
+    "no net": (SOLVER.replace('net: "train.prototxt"', ""), "net"),
+    "net that is not there": (SOLVER.replace("train.p", "other.p"), "other.prototxt"),
+    "unknown type": (SOLVER + 'type: "Magic"', "type.*Magic"),
+    "unknown policy": (SOLVER.replace("fixed", "wild"), "lr_policy.*wild"),
+    "iter_size of 0": (SOLVER + "iter_size: 0", "iter_size"),
+    "test_iter without interval": (SOLVER + "test_iter: 3", "test_interval"),
+    "two nets": (SOLVER + 'train_net: "train.prototxt"', "net.*train_net"),
+}
+SOLVER_READERS = {
+    "torchcaffe train": lambda f, bad: run(cli._main, "train", "-solver", bad),
+    "train.py": lambda f, bad: run(train.main, "--solver", bad),
+}
+
+# -- weights and solver states -----------------------------------------------------------------------------------------
+
+
+def weights(blobs: dict[str, list[np.ndarray]]) -> Callable:
+    def make(folder: Path) -> bytes:
+        net = caffe_pb2.NetParameter()
+        for name in blobs:
+            net.layer.add(name=name, type="InnerProduct")
+        files.write_caffemodel(folder / "made", net, blobs)
+        return (folder / "made").read_bytes()
+
+    return make
+
+
+def claims(shape: list[int]) -> bytes:
+    """A caffemodel whose blob has another shape than its two values."""
+    blob = caffe_pb2.BlobProto(data=[1, 2])
+    blob.shape.dim.extend(shape)
+    net = caffe_pb2.NetParameter()
+    net.layer.add(name="ip", type="InnerProduct").blobs.add().CopyFrom(blob)
+    return net.SerializeToString()
+
+
+def sparse(folder: Path) -> None:
+    """Three gigabytes that take no disk: a layer longer than protobuf's limit."""
+    with open(folder / "bad.caffemodel", "wb") as file:
+        file.write(wire.head(100, (3 << 30) - 20))
+        file.truncate(3 << 30)
+
+
+BAD_WEIGHTS = {
+    "empty": (b"", "empty"),
+    "truncated": (lambda f: (f / "net.caffemodel").read_bytes()[:-100], ""),
+    "text": ("layer { name: 'ip' }", "not a caffemodel|not a binary NetParameter"),
+    "not protobuf": (bytes(range(1, 200)), ""),
+    "a picture": (lambda f: (f / "photos/1.jpg").read_bytes(), ""),
+    "another net": (weights({"other": [np.zeros((2, 192), np.float32)]}), ""),
+    "other shapes": (weights({"ip": [np.zeros((5, 7), np.float32), np.zeros(2, np.float32)]}), ""),
+    "one blob too few": (weights({"ip": [np.zeros((2, 192), np.float32)]}), ""),
+    "negative size": (claims([-2, 192]), "negative size"),
+    "huge size": (claims([1 << 40, 1 << 20]), "more values than"),
+    "fewer values than its shape": (claims([2, 192]), "holds 2 values"),
+    "3 GB": (sparse, ""),
+    "HDF5 cut short": (b"\x89HDF\r\n\x1a\n" + bytes(100), ""),
+    "not there": (None, "No such file|no such file"),
+}
+WEIGHT_READERS = {
+    "torchcaffe test": lambda f, bad: run(cli._main, "test", "-model", f / "train.prototxt", "-weights", bad,
+                                          "-iterations", 1),
+    "train.py": lambda f, bad: run(train.main, "--solver", f / "solver.prototxt", "--weights", bad),
+    "surgery.py": lambda f, bad: run(surgery.main, "--weights", bad, "--net", f / "net.prototxt", "--out", f / "o"),
+    "evaluate.py": lambda f, bad: run(evaluate.main, "--weights", bad, "--net", f / "net.prototxt", "--lmdb",
+                                      f / "lmdb"),
+    "rank_photos.py": lambda f, bad: run(rank_photos.main, f / "photos", "--weights", bad, "--net", f / "net.prototxt",
+                                         "--cache", f / "cache", "--out", f / "g.html"),
+    "export_onnx.py": lambda f, bad: run(export_onnx.main, "--weights", bad, "--net", f / "net.prototxt", "--out",
+                                         f / "o.onnx"),
+    "merge_bn.py": lambda f, bad: run(merge_bn.main, "--weights", bad, "--net", f / "net.prototxt", "--out-net",
+                                      f / "o.prototxt", "--out", f / "o.caffemodel"),
+    "upgrade_net_proto_binary": lambda f, bad: run(cli._main, "upgrade_net_proto_binary", bad, f / "out"),
+}
+# Layers of other names are passed over, as BVLC does; upgrading reads no shapes; merging finds no BatchNorm in the net;
+# rank_photos.py takes the file's digest first, which of 3 GB takes its time.
+WEIGHT_PASSES = {
+    *((name, "merge_bn.py") for name in ("another net", "other shapes", "one blob too few")),
+    ("another net", "torchcaffe test"),
+    *((name, "upgrade_net_proto_binary") for name in (
+        "another net", "other shapes", "one blob too few", "negative size", "huge size", "fewer values than its shape"
+    )),
+    ("3 GB", "rank_photos.py"),
+}
+
+
+def state(iteration: int = 3, learned: str = "net.caffemodel", history: list | None = None) -> Callable:
+    def make(folder: Path) -> bytes:
+        arrays = [np.zeros((2, 192), np.float32), np.zeros(2, np.float32)] if history is None else history
+        files.write_solverstate(folder / "made", files.SolverState(iteration, str(folder / learned), 0, arrays))
+        return (folder / "made").read_bytes()
+
+    return make
+
+
+BAD_STATES = {
+    "empty": (b"", "empty"),
+    "truncated": (lambda f: (f / "net.solverstate").read_bytes()[:-100], ""),
+    "text": ("iter: 3", "not a solverstate"),
+    "a caffemodel": (lambda f: (f / "net.caffemodel").read_bytes(), "not a solverstate"),
+    "of another net": (state(history=[np.zeros(4, np.float32)]), "history: 1 blobs, 2 expected"),
+    "other shapes": (state(history=[np.zeros(4, np.float32), np.zeros(2, np.float32)]), "history 0"),
+    "its weights are not there": (state(learned="gone.caffemodel"), "gone.caffemodel"),
+    "not there": (None, "no such file"),
+}
+STATE_READERS = {
+    "torchcaffe train": lambda f, bad: run(cli._main, "train", "-solver", f / "solver.prototxt", "-snapshot", bad),
+    "train.py": lambda f, bad: run(train.main, "--solver", f / "solver.prototxt", "--snapshot", bad),
+}
+
+# -- LMDBs -------------------------------------------------------------------------------------------------------------
+
+
+def database(values: list[bytes], spoil: Callable[[Path], None] = lambda path: None) -> Callable:
+    def make(folder: Path) -> None:
+        write_lmdb(folder / "bad_lmdb", values)
+        spoil(folder / "bad_lmdb" / "data.mdb")
+
+    return make
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+JPEG = cv2.imencode(".jpg", np.full((8, 8, 3), 99, np.uint8))[1].tobytes()
+BIG_PNG = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBB", 13, b"IHDR", 60000, 60000, 8, 2, 0, 0, 0) + bytes(40)
+BAD_LMDBS = {
+    "not there": (None, "no such folder|no LMDB at"),
+    "a file": (b"data", "not a file|no LMDB at"),
+    "an empty folder": (lambda f: (f / "bad_lmdb").mkdir(), "no data.mdb|no LMDB at"),
+    "a LevelDB": (lambda f: [(f / "bad_lmdb").mkdir(), (f / "bad_lmdb/CURRENT").write_text("x")] and None, "LevelDB"),
+    "no records": (database([]), "no records"),
+    "data.mdb empty": (database([datum()], lambda p: p.write_bytes(b"")), "empty"),
+    "data.mdb truncated": (database([datum()] * 100, cut), "truncated"),
+    "data.mdb of something else": (database([datum()], lambda p: p.write_bytes(bytes(range(256)) * 64)), ""),
+    "record empty": (database([datum(), b""]), "0000000[01]|0 values|0 bytes"),
+    "record not a Datum": (database([datum(), b"\xff" * 50]), "00000001"),
+    "record truncated": (database([datum(), datum()[:100]]), "00000001"),
+    "too few bytes": (database([datum(), datum(data=bytes(100))]), "00000001"),
+    "other shape": (database([datum(), datum(height=4, width=4, data=bytes(48))]), "00000001"),
+    "negative shape": (database([datum(), datum(height=-8, width=-8)]), "00000001"),
+    "huge shape": (database([datum(), datum(height=1 << 30, width=1 << 30)]), "00000001"),
+    "JPEG broken": (database([datum(), datum(encoded=True, data=JPEG[:100])]), "00000001"),
+    "JPEG empty": (database([datum(), datum(encoded=True, data=b"")]), "00000001"),
+    "decompression bomb": (database([datum(), datum(encoded=True, data=BIG_PNG)]), "00000001"),
+    "label out of range": (database([datum(), datum(label=7)]), "label 7"),
+    "label negative": (database([datum(), datum(label=-1)]), "label -1"),
+}
+
+
+def net_on(folder: Path, bad: Path, more: str = "") -> Path:
+    path = folder / "on.prototxt"
+    path.write_text(TRAIN_NET % (more, bad))
+    return path
+
+
+LMDB_READERS = {
+    "torchcaffe test": lambda f, bad: run(cli._main, "test", "-model", net_on(f, bad), "-weights", f / "net.caffemodel",
+                                          "-iterations", 3),
+    "train.py": lambda f, bad: run(train.main, "--solver", solver(f, net_on(f, bad))),
+    "compute_image_mean": lambda f, bad: run(cli._main, "compute_image_mean", bad, f / "o.binaryproto"),
+    "mean.py": lambda f, bad: run(mean.main, bad, f / "o.binaryproto"),
+    "evaluate.py": lambda f, bad: run(evaluate.main, "--weights", f / "net.caffemodel", "--net", f / "net.prototxt",
+                                      "--lmdb", bad),
+}
+LMDB_PASSES = {("other shape", "evaluate.py")} | {(name, reader) for name in ("label out of range", "label negative")
+               for reader in ("compute_image_mean", "mean.py")}
+
+# -- means -------------------------------------------------------------------------------------------------------------
+
+BAD_MEANS = {
+    "empty": (b"", "empty"),
+    "truncated": (lambda f: (f / "m.binaryproto").read_bytes()[:-50], ""),
+    "text": ("mean", ""),
+    "other size": (lambda f: files.write_blobproto(f / "bad.binaryproto", np.zeros((3, 4, 4), np.float32)), "4"),
+    "one channel": (lambda f: files.write_blobproto(f / "bad.binaryproto", np.zeros((1, 8, 8), np.float32)), "1"),
+    "huge claim": (caffe_pb2.BlobProto(num=1, channels=3, height=1 << 20, width=1 << 20).SerializeToString(), ""),
+    "not there": (None, "No such file|no file"),
+}
+MEAN_READERS = {
+    "torchcaffe test": lambda f, bad: run(
+        cli._main, "test", "-model", net_on(f, f / "lmdb", f'mean_file: "{bad}"'), "-weights", f / "net.caffemodel"),
+    "train.py": lambda f, bad: run(train.main, "--solver", solver(f, net_on(f, f / "lmdb", f'mean_file: "{bad}"'))),
+    "evaluate.py": lambda f, bad: run(evaluate.main, "--weights", f / "net.caffemodel", "--net", f / "net.prototxt",
+                                      "--lmdb", f / "lmdb", "--mean", bad),
+    "rank_photos.py": lambda f, bad: run(
+        rank_photos.main, f / "photos", "--weights", f / "net.caffemodel", "--net", f / "net.prototxt", "--mean", bad,
+        "--cache", f / "cache", "--out", f / "g.html"),
+}
+
+# -- ratings and lists -------------------------------------------------------------------------------------------------
+
+ROW = "1 10 1 2 3 4 5 6 7 8 9 10 0 0 1"
+BAD_RATINGS = {
+    "empty": ("", "no ratings"),
+    "column missing": (f"{ROW}\n2 11 1 2 3\n", ":2: 5 columns, no votes for 4"),
+    "column too many": (f"{ROW} 7\n", ":1: 16 columns"),
+    "not a number": (f"{ROW}\n{ROW.replace(' 10 1 ', ' 11 x ')}\n", ":2: votes for 1: 'x'"),
+    "negative": (ROW.replace(" 3 ", " -3 "), ":1: votes for 3: '-3'"),
+    "huge number": (ROW.replace(" 3 ", f" {'9' * 5000} "), ":1: votes for 3"),
+    "zero votes": ("1 10 0 0 0 0 0 0 0 0 0 0 0 0 1", ":1: votes: photo 10 has none"),
+    "twice": (f"{ROW}\n{ROW}\n", ":2: image id: 10 was already on line 1"),
+    "not text": (b"\xff\xfe\x00\x01", "not a text file"),
+    "CRLF and BOM, then a bad row": (b"\xef\xbb\xbf" + f"{ROW}\r\n\r\n2 11\r\n".encode(), ":3: 2 columns"),
+}
+
+
+def ava(main: Callable, *more: object) -> Callable:
+    def ends(folder: Path, bad: Path) -> str:
+        (folder / "images").symlink_to(folder / "photos")
+        return run(main, folder, *more)
+
+    return ends
+
+
+RATING_READERS = {
+    "ratings.py": lambda f, bad: run(ratings.main, bad),
+    "splits.py": lambda f, bad: run(splits.main, bad, "--out", f / "o"),
+    "prepare.py": ava(prepare.main, "--out", "o"),
+    "check_ava.py": ava(check_ava.main),
+}
+BAD_LISTS = {
+    "no label": ("0.jpg 1\n1.jpg\n", ":2: label"),
+    "label not a number": ("0.jpg high\n", ":1: label"),
+    "no name": (" 1\n", ":1: label"),
+    "not text": (b"\xff\xfe\x00\x01 1", "UTF-8|text"),
+    "not there": (None, "No such file"),
+    "only photos outside": ("../net.prototxt 1\n", "leads out of"),
+    "a huge label": (f"0.jpg {'9' * 40}\n", "label"),
+}
+LIST_READERS = {
+    "make_lmdb.py": lambda f, bad: run(make_lmdb.main, f / "photos", bad, f / "o_lmdb"),
+    "convert_imageset": lambda f, bad: run(cli._main, "convert_imageset", f"{f}/photos/", bad, f / "o_lmdb"),
+}
+BAD_LOGS = {"empty": ("", "Caffe log"), "something else": (bytes(range(256)), "Caffe log"),
+            "not there": (None, "No such")}
+LOG_READERS = {
+    "plot_log.py": lambda f, bad: run(plot_log.main, bad, "--out", f / "o"),
+    "evaluate.py": lambda f, bad: run(evaluate.main, "--log", bad),
+}
+
+# Kind of file: the bad ones with what must be said, their readers, how one is made, and where a reader has no reason
+# to complain.
+TABLES = {
+    "net": (BAD_NETS, NET_READERS, write("bad.prototxt"), set()),
+    "solver": (BAD_SOLVERS, SOLVER_READERS, write("bad.prototxt"), set()),
+    "caffemodel": (BAD_WEIGHTS, WEIGHT_READERS, write("bad.caffemodel"), WEIGHT_PASSES),
+    "solverstate": (BAD_STATES, STATE_READERS, write("bad.solverstate"), set()),
+    "LMDB": (BAD_LMDBS, LMDB_READERS, write("bad_lmdb"), LMDB_PASSES),
+    "mean": (BAD_MEANS, MEAN_READERS, write("bad.binaryproto"), set()),
+    "AVA.txt": (BAD_RATINGS, RATING_READERS, write("AVA.txt"), set()),
+    "list": (BAD_LISTS, LIST_READERS, write("bad.txt"), set()),
+    "log": (BAD_LOGS, LOG_READERS, write("bad.log"), set()),
+}
+# What tells where to look is the net of an LMDB with odd labels, the solver's net, the photo of a list.
+NAMED_BY_ANOTHER = {"label out of range", "label negative", "net that is not there", "only photos outside"}
+CASES = [(table, name, reader) for table, (bad, readers, _, passes) in TABLES.items() for name in bad
+         for reader in readers if (name, reader) not in passes]
+
+
+@pytest.mark.parametrize("table, name, reader", CASES, ids=["-".join(case).replace(" ", "_") for case in CASES])
+def test_bad_input(table, name, reader, folder):
+    bad, readers, make, _ = TABLES[table]
+    content, says = bad[name]
+    path = make(folder, content)
+    said = readers[reader](folder, path)
+    assert path.name in said or name in NAMED_BY_ANOTHER, said
+    assert re.search(says, said), said
+    assert not (folder / "owned").exists()
+
+
+def main() -> None:
+    """Print the tables."""
+    for table, name, reader in CASES:
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place).resolve()
+            os.chdir(folder)
+            good(folder)
+            bad, readers, make, _ = TABLES[table]
+            try:
+                said = readers[reader](folder, make(folder, bad[name][0]))
+            except BaseException as error:
+                said = f"!!! {type(error).__name__}: {str(error)[-400:]}"
+            os.chdir("/")
+        print(f"{table} | {name} | {reader} | {said.replace(f'{folder}/', '')}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
