@@ -52,6 +52,9 @@ def test_bf16_trains_recorded_as_eagerly_and_weights_stay_float32():
         solver.step(8)
     assert made(recorded.net) == (True, 1)
     assert_same(eager, recorded)
+    caffe.set_precision("fp32")  # ends a recording
+    recorded.net.forward()
+    assert made(recorded.net) == (False, 0)
     step = eager.net.params["ip"][0].data.copy()
     eager.p.base_lr = 1e-7  # far below what bfloat16 could add to a weight
     eager._history = [[None] for _ in eager._history]
