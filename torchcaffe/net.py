@@ -476,7 +476,7 @@ class Net:
         return found + [getattr(b, field) for layer in self._layers for b in layer.blobs] if params else found
 
     def _recording_key(self, memories: list[Memory]) -> tuple:
-        """What must be as it was for a recording to hold: precision, shapes, and where arrays are that stay in place."""
+        """What must be as it was for a recording to hold: precision, shapes, and where arrays are that stay put."""
         return (context.precision, *(blob.shape for blob in self._blob_list), *(memory.place() for memory in memories))
 
     def release(self) -> None:
