@@ -70,8 +70,8 @@ class Layer:
     # whose forward or backward does anything on the host that differs from pass to pass, or reads from the device.
     recordable = True
     waited = 0.0  # seconds that passes have waited for what feed() brings
-    # What feed() brings stays in one place: set where the net is recorded.
-    fixed = False
+    # The net's passes are recorded: what feed() brings stays in one place, and nothing is kept for the next pass.
+    recorded = False
     # Its shapes or values come from outside the bottoms, so reshape must run before every forward.
     reshape_always = False
     # Backward uses what forward kept in the layer itself, not in the blobs.
@@ -164,7 +164,7 @@ class Layer:
 
     def hold(self, old: torch.Tensor | None, new: torch.Tensor) -> torch.Tensor:
         """`new`, for feed(): in the place of `old`, what it brought before, where that must stay and can."""
-        if not self.fixed:
+        if not self.recorded:
             return new
         if old is None or old.shape != new.shape or old.dtype != new.dtype:
             return new.clone()

@@ -405,11 +405,11 @@ class Net:
                 layer, bottoms, tops = self._layers[i], self._bottoms[i], self._tops[i]
                 try:
                     self._reshape_layer(i)
-                    if i >= fed:
-                        layer.feed(tops)
                     following = () if watched else self._fused[i]
                     if i <= done:
                         continue  # the layer before did this one's work
+                    if i >= fed:
+                        layer.feed(tops)
                     if following and i + len(following) <= end:
                         layer.forward_fused(following, bottoms, tops)
                         done = i + len(following)
@@ -455,19 +455,31 @@ class Net:
                 for callback in self._after_backward:
                     callback(i)
 
+    def release(self) -> None:
+        """Let go of what the last passes computed, so that the next ones find that much memory free. What a user holds
+        stays, and what layers without bottoms made, which need not make it again. A recorded pass needs its memory."""
+        if self._recordable:
+            return
+        kept = {id(blob.diff_memory) for tops in self._loss_tops for blob, _ in tops}
+        kept |= {id(b.data_memory) for bottoms, tops in zip(self._bottoms, self._tops) if not bottoms for b in tops}
+        for blob in self._blob_list:
+            for memory in (blob.data_memory, blob.diff_memory):
+                if id(memory) not in kept and memory.host is None:
+                    memory.tensor = None
+
     def record_with(self, recorder: Recorder | None) -> None:
         """Record whole passes, and replay them; None: don't. Nets on a GPU do, by CUDA graphs."""
         self._recorder = recorder
         self._recorded_forward, self._recorded_backward = Recording(recorder), {}
-        self.recordable = recorder is not None and all(layer.recordable for layer in self._layers)
+        self._recordable = recorder is not None and all(layer.recordable for layer in self._layers)
         for layer in self._layers:
-            layer.fixed = self.recordable
+            layer.recorded = self._recordable
 
     def _records(self, first: int, last: int) -> bool:
         """Whether a pass over these layers may be recorded: a whole one, with nobody to look on."""
         callbacks = self._before_forward, self._after_forward, self._before_backward, self._after_backward
         whole = first == 0 and last == len(self._layers) - 1
-        return self.recordable and whole and not self.debug_info and not any(callbacks)
+        return self._recordable and whole and not self.debug_info and not any(callbacks)
 
     def _memories(self, of: str, params: bool) -> list[Memory]:
         """All blobs' memories of "data" or "diff"; `params`: the parameters', too."""
@@ -479,15 +491,6 @@ class Net:
         """What must be as it was for a recording to hold: precision, shapes, and where arrays are that stay put."""
         return (context.precision, *(blob.shape for blob in self._blob_list), *(memory.place() for memory in memories))
 
-    def release(self) -> None:
-        """Let go of what the last passes computed, so that the next ones find that much memory free. What a user holds
-        stays, and what layers without bottoms made, which need not make it again."""
-        kept = {id(blob.diff_memory) for tops in self._loss_tops for blob, _ in tops}
-        kept |= {id(b.data_memory) for bottoms, tops in zip(self._bottoms, self._tops) if not bottoms for b in tops}
-        for blob in self._blob_list:
-            for memory in (blob.data_memory, blob.diff_memory):
-                if id(memory) not in kept and memory.host is None:
-                    memory.tensor = None
 
     def _forward(self, start: int, end: int) -> float:
         """Layers start..end by number; the loss."""

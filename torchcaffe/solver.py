@@ -254,7 +254,7 @@ class Solver:
             statistics = self._statistics() if look else []
             for blob in self.net.learnable:
                 blob.clear_diff()
-            if self.net.device == "cpu" and not self.net.recordable:
+            if self.net.device == "cpu":
                 self.net.release()
             due = p.test_interval and self.iter % p.test_interval == 0 and (self.iter > 0 or p.test_initialization)
             if due and context.solver_rank == 0:

@@ -269,7 +269,8 @@ class Convolution(BaseConvolution):
         blobs = [blob for layer in (self, *scaling) for blob in layer.blobs]
         weight, *rest = (blob.t for blob in blobs)
         stamps = [blob.data_memory.stamp() for blob in blobs]
-        if self.fixed or None in stamps or stamps != self._folded_of:  # a recording must do it each time
+        # A recorded pass folds anew each time: its replay looks at no stamps.
+        if self.recorded or None in stamps or stamps != self._folded_of:
             shift = rest[0] if len(self.blobs) > 1 else weight.new_zeros(self.outputs)
             factor = torch.ones_like(shift)
             for layer in scaling:
