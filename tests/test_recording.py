@@ -3,6 +3,8 @@ recorded operations again on the tensors they had, and nothing else."""
 
 from __future__ import annotations
 
+import io
+import math
 from pathlib import Path
 
 import cv2
@@ -14,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import torchcaffe as caffe
+from ilgnet import training
 from torchcaffe import files, recording
 from torchcaffe.ops.data import place_crops
 from torchcaffe.proto import caffe_pb2, parse_text
@@ -235,3 +238,15 @@ def test_the_device_crops_as_the_transformer_does(tmp_path, text):
     transformer.init_rand(Rng(8))
     got = transformer.pack([image.astype(np.float32) for image in images])  # no bytes: as ever, with the same draws
     np.testing.assert_array_equal(got, wanted)
+
+
+def test_a_gpu_is_waited_for_where_it_is_displayed_or_snapshots_follow(folder, monkeypatch):
+    solver = make('lr_policy: "fixed" display: 4 snapshot: 7')
+    solver.net.device = "cuda:0"  # as the loop sees it
+    looks, finite = [], math.isfinite
+    monkeypatch.setattr(math, "isfinite", lambda value: (looks.append(solver.iter), finite(value))[1])
+    watcher = training.Watcher(solver, solver.p, lambda: None, io.StringIO(), False, look_every=4)
+    monkeypatch.setattr(watcher, "check_loss", lambda done: looks.append(-done))
+    solver.add_callback(watcher, lambda: None)
+    solver.step(10)
+    assert looks == [0, -4, 4, 6, -8, 8]
