@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import torchcaffe as caffe
-from tests.test_recording import assert_same, folder, made, make, tape  # noqa: F401  (folder is a fixture)
+from tests.test_recording import assert_same, folder, made, make, one_thread, tape  # noqa: F401  (fixtures, two of them)
 from tools import evaluate, rank_photos, train
 from torchcaffe import context
 from torchcaffe.errors import CaffeError

@@ -81,6 +81,15 @@ SOLVER = """net: "net.prototxt" base_lr: 0.05 gamma: 0.5 stepsize: 6 momentum: 0
 max_iter: 20 random_seed: 4 snapshot_prefix: "s" test_iter: 4 test_interval: 5 """
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """More would spend longer on waiting for each other than on so little work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """13 pictures, every third one a JPEG in its record."""

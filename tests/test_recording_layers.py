@@ -17,7 +17,7 @@ from prototxt import emit
 from tests import test_layers
 from tests.bvlc import layers
 from tests.bvlc.run_caffe import draw, draw_params, inside, write_files
-from tests.test_recording import folder, made, make, tape  # noqa: F401  (folder is a fixture)
+from tests.test_recording import folder, made, make, one_thread, tape  # noqa: F401  (fixtures, two of them)
 from torchcaffe.proto import caffe_pb2
 from torchcaffe.solver import get_solver
 
