@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from torchcaffe import log
+from torchcaffe import context, log
 from torchcaffe.errors import CaffeError, WorkerLost
 
 ENGINES = ("torch", "bvlc")
@@ -26,18 +26,27 @@ def gpu_list(text: str) -> list[int]:
 
 
 def add_arguments(parser: Any, several: bool = False) -> None:
-    """--engine and --gpu, the same for every tool that computes; several: --gpu takes a list."""
+    """--engine and --gpu, the same for every tool that computes; several: --gpu takes a list, and --precision."""
     parser.add_argument("--engine", choices=ENGINES, default="torch",
                         help="torch: torchcaffe (default); bvlc: a real pycaffe (make bvlc sets one up)")
     parser.add_argument("--gpu", type=gpu_list if several else int, metavar="N[,N...]" if several else "N",
                         help="compute on CUDA device N (default: on the CPU)"
-                        + ("; on several, each with its own batches and the mean of all gradients" if several else ""))
+                        + ("; on several, a process each: in training with its own batches, and the mean of all "
+                           "gradients, in testing with its share of the photos" if several else ""))
+    if several:
+        parser.add_argument("--precision", choices=context.PRECISIONS, default="fp32",
+                            help="on a GPU, of convolutions and inner products: strict fp32 (default), or faster")
 
 
-def load_engine(name: str = "torch", gpu: int | None = None, choose: bool = True) -> Any:
-    """The module that is `caffe`, in CPU mode or on device `gpu`. CaffeError when it cannot be had.
+def set_precision(args: Any) -> None:
+    """What --precision says. CaffeError where it means nothing."""
+    if args.precision != "fp32" and (args.gpu is None or args.engine != "torch"):
+        raise CaffeError(f"--precision {args.precision}: is for torchcaffe on a GPU (--gpu N)")
+    context.set_precision(args.precision)
 
-    choose=False leaves the device as it is."""
+
+def load_engine(name: str = "torch", gpu: int | None = None) -> Any:
+    """The module that is `caffe`, in CPU mode or on device `gpu`. CaffeError when it cannot be had."""
     if name == "torch":
         try:
             import torchcaffe as caffe
@@ -54,8 +63,6 @@ def load_engine(name: str = "torch", gpu: int | None = None, choose: bool = True
             raise CaffeError(f"engine bvlc: no pycaffe in this Python ({error}); {bvlc.HOW}") from error
     else:
         raise CaffeError(f"engine '{name}': choose one of {', '.join(ENGINES)}")
-    if not choose:
-        return caffe
     if gpu is None:
         caffe.set_mode_cpu()
     else:

@@ -1,7 +1,8 @@
 """How long a solver's whole schedule will take on this machine, by a few of its own iterations and test batches.
 
 They run in a process of their own, which trains a copy and writes nothing: the training that follows is what it would
-have been without. `python estimate.py SOLVER ENGINE GPU` (GPU: a number, or nothing for the CPU) is that process."""
+have been without. `python estimate.py SOLVER ENGINE GPU PRECISION` (GPU: a number, or "" for the CPU) is that process.
+"""
 from __future__ import annotations
 
 import json
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from ilgnet import engine as engines
-from torchcaffe import log, upgrade
+from torchcaffe import context, log, upgrade
 from torchcaffe.errors import CaffeError
 from torchcaffe.proto import format_text
 
@@ -24,9 +25,10 @@ LEAST = 0.1  # seconds that a round takes
 
 
 def measure(path: Path | str, engine: str, gpu: int | None) -> dict[str, Any]:
-    """{"iteration_s": seconds, "test_batch_s": [seconds a batch, a test net each]} of a solver. CaffeError, one line,
-    where it does not run."""
-    command = [sys.executable, str(Path(__file__).resolve()), str(path), engine, "" if gpu is None else str(gpu)]
+    """{"iteration_s": seconds, "test_batch_s": [seconds a batch, a test net each]} of a solver, at this process's
+    precision. CaffeError, one line, where it does not run."""
+    words = [str(path), engine, "" if gpu is None else str(gpu), context.precision]
+    command = [sys.executable, str(Path(__file__).resolve()), *words]
     path_to_us = os.pathsep.join([str(engines.ROOT), os.environ.get("PYTHONPATH", "")])
     env = {**os.environ, "GLOG_minloglevel": "2", "PYTHONPATH": path_to_us}
     done = subprocess.run(command, env=env, capture_output=True, text=True)
@@ -74,8 +76,9 @@ def timed(work: Callable[[int], None]) -> float:
     return statistics.median(times)
 
 
-def main(path: str, engine: str, gpu: str) -> None:
+def main(path: str, engine: str, gpu: str, precision: str) -> None:
     log.set_level(2)
+    context.set_precision(precision)
     caffe = engines.load_engine(engine, int(gpu) if gpu else None)
     settings = upgrade.read_solver(path)
     never = 2**31 - 1

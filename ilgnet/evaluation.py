@@ -15,7 +15,7 @@ from prototxt.variants import VARIANTS
 from torchcaffe import files, upgrade
 from torchcaffe.errors import CaffeError
 
-from . import caffe_log, metrics, paper, photos, tta
+from . import caffe_log, metrics, paper, photos, processes, tta
 from .scoring import HIGH, Scorer
 
 
@@ -49,7 +49,9 @@ def predict(scorer: Scorer, lmdb: Path | str, progress: bool = False, augment: s
 
 
 def ask(scorer: Scorer, lmdb: Path | str, progress: bool = False, augment: str | None = None) -> Answers:
-    """The net's answers to every record of the LMDB, as `predict`, for nets of any target."""
+    """The net's answers to every record of the LMDB, as `predict`, for nets of any target.
+
+    Several processes (see processes.py) answer for a share each, and all get everyone's."""
     from tqdm import tqdm
 
     from torchcaffe.db import LmdbReader
@@ -58,12 +60,12 @@ def ask(scorer: Scorer, lmdb: Path | str, progress: bool = False, augment: str |
     views = 1 if augment is None else tta.KINDS[augment]
 
     with LmdbReader(lmdb) as reader:
-        count = len(reader)
+        count = len(range(len(reader))[processes.mine()])
     keys: list[str] = []
     labels: list[int] = []
 
     def inputs():
-        for key, label, image in photos.stream(lmdb, spec):
+        for key, label, image in photos.stream(lmdb, spec, processes.mine()):
             if label not in (0, 1):
                 raise CaffeError(f"{lmdb}: record '{key}': label {label}; expected 0 (low) or 1 (high)")
             keys.append(key)
@@ -72,7 +74,9 @@ def ask(scorer: Scorer, lmdb: Path | str, progress: bool = False, augment: str |
 
     rows = list(tqdm(scorer.stream_rows(inputs()), total=count * views, unit="view" if augment else "photo",
                      disable=not progress))
-    return Answers(keys, np.array(labels), np.array(rows, dtype=np.float64).reshape(count, views, -1).mean(axis=1))
+    means = np.array(rows, dtype=np.float64).reshape(count, views, -1).mean(axis=1)
+    keys, labels, means = map(list, zip(*processes.everyones(list(zip(keys, labels, means)))))
+    return Answers(keys, np.array(labels), np.array(means))
 
 
 def net_title(net: Path | str) -> str:

@@ -1,6 +1,7 @@
 """Photos from an LMDB or from a folder, one at a time, in an order that is always the same."""
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,10 +41,10 @@ def decode(key: str, value: bytes, where: Path | str) -> tuple[int, np.ndarray]:
     return datum.label, np.frombuffer(datum.data, dtype=np.uint8).reshape(shape)
 
 
-def records(path: Path | str) -> Iterator[tuple[str, int, np.ndarray]]:
-    """(key, label, (3, H, W) uint8 BGR) of every record of an LMDB, once, in key order."""
+def records(path: Path | str, turns: slice = slice(None)) -> Iterator[tuple[str, int, np.ndarray]]:
+    """(key, label, (3, H, W) uint8 BGR) of every record of an LMDB, or of some by their turns, once, in key order."""
     with LmdbReader(path) as reader:
-        for raw_key, value in reader:
+        for raw_key, value in itertools.islice(reader, turns.start, turns.stop, turns.step):
             key = raw_key.decode("utf-8", "replace")
             label, image = decode(key, value, path)
             yield key, label, image
@@ -74,14 +75,16 @@ def files_in(folder: Path | str) -> list[Path]:
     return found
 
 
-def stream(path: Path | str, spec: Preprocess) -> Iterator[tuple[str, int | None, np.ndarray]]:
-    """(key, label or None, (3, h, w) float32) of an LMDB's records or a folder's photos, preprocessed."""
+def stream(path: Path | str, spec: Preprocess, turns: slice = slice(None)
+           ) -> Iterator[tuple[str, int | None, np.ndarray]]:
+    """(key, label or None, (3, h, w) float32) of an LMDB's records or a folder's photos, or of some by their turns,
+    preprocessed."""
     if is_lmdb(path):
-        for key, label, image in records(path):
+        for key, label, image in records(path, turns):
             try:
                 yield key, label, spec.warped(image)
             except CaffeError as error:
                 raise CaffeError(f"{path}: record '{key}': {error}") from None
     else:
-        for file in files_in(path):
+        for file in files_in(path)[turns]:
             yield str(file), None, spec.photo(read_photo(file))

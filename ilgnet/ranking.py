@@ -20,10 +20,11 @@ from typing import Any, Callable, NamedTuple
 import numpy as np
 
 from data_prep import labels
+from torchcaffe import context
 from torchcaffe.errors import CaffeError
 from torchcaffe.files import write_bytes
 
-from . import decode, evaluation, html, metrics, photo_cache, photo_checks, scoring
+from . import decode, evaluation, html, metrics, photo_cache, photo_checks, processes, scoring
 
 # Percentile from which on a photo gets so many stars.
 STARS = ((90, 5), (70, 4), (35, 3), (10, 2), (0, 1))
@@ -61,7 +62,8 @@ class Spec:
         nets = [scoring.deploy_path(self.net)] if self.net is not None else map(scoring.deploy_path, VARIANTS)
         return photo_cache.combined((
             cache.digest_of(self.weights), *(cache.digest_of(net) for net in nets), self.preset,
-            cache.digest_of(self.mean) if self.mean is not None else None, self.engine, str(scoring.VERSION)))
+            cache.digest_of(self.mean) if self.mean is not None else None, self.engine, context.precision,
+            str(scoring.VERSION)))
 
     def about(self) -> dict[str, Any]:
         """For reports."""
@@ -215,52 +217,63 @@ def _ahead(items: list[Found], work: Callable[[Found], _Read | str], workers: in
 
 def rank(folder: Path | str, spec: Spec, cache: photo_cache.Cache, workers: int | None = None,
          progress: bool = False) -> Ranking:
-    """Score and rank the photos below a folder. What cannot be read is listed, and stops nothing."""
+    """Score and rank the photos below a folder. What cannot be read is listed, and stops nothing.
+
+    Several processes (see processes.py) score a share each, into one cache, and all get the whole ranking."""
     from tqdm import tqdm
 
     folder = Path(folder)
     found, unread = find(folder)
     key, version = spec.key(cache), f"{decode.VERSION}.{photo_checks.VERSION}.{THUMBNAIL}"
     known = cache.names(version, key)
-    digests = {item.name: cache.file_digest(item.path, item.stat) for item in found}
-    todo = [item for item in found if digests[item.name] not in known]
+    share = found[processes.mine()]
+    digests = {item.name: cache.file_digest(item.path, item.stat) for item in share}
+    todo = [item for item in share if digests[item.name] not in known]
     about = cache.about(key)
     if about is None:
         about = spec.about()  # loads the net, so that one that is no good is told at once
         cache.set_about(key, about)
-    scored = 0
+    cache.commit()  # as others may be waiting to write
     workers = workers or min(os.cpu_count() or 1, 8)
+    # What became of each: its digest, or why it cannot be read; and whether the net was asked.
+    outcomes: dict[str, tuple[bytes | str | None, bool]] = {name: (digest, False) for name, digest in digests.items()}
+    read_files: list[tuple[Found, bytes]] = []
     batch: list[_Read] = []
 
     def score_batch() -> None:
-        for read, answer in zip(batch, spec.scorer().answers(np.stack([read.array for read in batch]), heat=True)):
+        answers = spec.scorer().answers(np.stack([read.array for read in batch]), heat=True) if batch else []
+        for read, answer in zip(batch, answers):
             cache.put(read.digest, version, key, photo_cache.Known(read.facts, read.thumbnail, answer))
+        for item, digest in read_files:
+            cache.remember_file(item.path, item.stat, digest)
         cache.commit()
         batch.clear()
+        read_files.clear()
 
-    with tqdm(total=len(found), initial=len(found) - len(todo), unit="photo", disable=not progress) as bar:
+    with tqdm(total=len(share), initial=len(share) - len(todo), unit="photo", disable=not progress) as bar:
         for item, read in _ahead(todo, lambda item: _read(item, spec, known), workers, workers + 2 * spec.batch):
             bar.update()
             if isinstance(read, str):
-                unread.append((item.name, read))
-                del digests[item.name]
+                outcomes[item.name] = read, False
                 continue
-            digests[item.name] = read.digest
-            cache.remember_file(item.path, item.stat, read.digest)
+            outcomes[item.name] = read.digest, read.array is not None
+            read_files.append((item, read.digest))
             if read.array is not None:
-                scored += 1
                 batch.append(read)
                 if len(batch) == spec.batch:
                     score_batch()
-        if batch:
-            score_batch()
-    cache.commit()
-    photos = []
+        score_batch()
+    outcomes = dict(processes.everyones(list(outcomes.items())))
+    photos, scored = [], 0
     for item in found:
-        if item.name in digests:
-            facts, thumbnail, answer = cache.get(digests[item.name], version, key)
-            checks = photo_checks.Checks(**facts.pop("checks"))
-            photos.append(Ranked(item.name, item.path, *answer, thumbnail, checks=checks, **facts))
+        digest, asked = outcomes[item.name]
+        if isinstance(digest, str):
+            unread.append((item.name, digest))
+            continue
+        scored += asked
+        facts, thumbnail, answer = cache.get(digest, version, key)
+        checks = photo_checks.Checks(**facts.pop("checks"))
+        photos.append(Ranked(item.name, item.path, *answer, thumbnail, checks=checks, **facts))
     set_order(photos)
     return Ranking(folder.resolve().name, photos, sorted(unread), about, len(photos) - scored)
 

@@ -142,13 +142,14 @@ class Watcher:
     """The solver's callback before each iteration: the bar, signals, and a loss that is no number any more.
 
     keep: after each snapshot only so many of the newest stay (None: all). agreed: of several processes, the greatest
-    value that any gives. Raises Stopped where a signal says so."""
+    value that any gives. look_every: iterations from one look at the loss, for which a GPU must have got so far, to the
+    next. Raises Stopped where a signal says so."""
 
     def __init__(self, solver: Any, settings: Any, asked: Callable[[], str | None], terminal: IO[str], show: bool,
-                 keep: int | None = None, agreed: Callable[[int], int] = int):
+                 keep: int | None = None, agreed: Callable[[int], int] = int, look_every: int = 1):
         self.solver, self.max_iter, self.terminal, self.show = solver, settings.max_iter, terminal, show
         self.prefix, self.every, self.keep = settings.snapshot_prefix, settings.snapshot, keep
-        self.asked, self.agreed = asked, agreed
+        self.asked, self.agreed, self.look_every = asked, agreed, look_every
         self.bar: Any = None
 
     def __call__(self) -> None:
@@ -159,7 +160,8 @@ class Watcher:
             self.bar = tqdm(total=self.max_iter, initial=done, file=self.terminal, disable=not self.show, unit="it",
                             dynamic_ncols=True)
         else:
-            self.check_loss(done)
+            if done % self.look_every == 0:
+                self.check_loss(done)
             self.bar.update(1)
             if self.every and done % self.every == 0:
                 self.tidy()

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from tests.test_recording import folder, make  # noqa: F401  (folder is a fixture)
+from tests.test_recording import folder, make, one_thread  # noqa: F401  (fixtures, two of them)
 
 
 @pytest.mark.usefixtures("folder")

@@ -1,4 +1,4 @@
-"""Data-parallel training: two processes on the CPU (gloo) against one with twice the iter_size."""
+"""Several processes on the CPU (gloo): training against one with twice the iter_size; tests and rankings in turns."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import lmdb
 import numpy as np
 import pytest
 
+import torchcaffe as caffe
 from tests.conftest import ROOT
 from torchcaffe import files
 from torchcaffe.proto import caffe_pb2
@@ -80,3 +82,44 @@ def test_both_go_on_where_they_were(folder):
     train(folder, "again", 2, 1, 20, "--snapshot", "again_iter_10.solverstate")
     for ours, theirs in zip(weights(folder / "again_iter_20.caffemodel"), wanted):
         np.testing.assert_array_equal(ours, theirs)
+
+
+DEPLOY = """layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 32 dim: 32 } } }
+layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip"
+  inner_product_param { num_output: 2 weight_filler { type: "gaussian" std: 0.0001 } } }
+layer { name: "prob" type: "Softmax" bottom: "ip" top: "prob" }
+"""
+
+
+def test_testing_and_ranking_in_turns_are_the_same(tmp_path):
+    """evaluate.py and rank_photos.py in two processes, beside one: 7 photos, so that shares differ."""
+    caffe.set_random_seed(1)
+    (tmp_path / "deploy.prototxt").write_text(DEPLOY)
+    caffe.Net(str(tmp_path / "deploy.prototxt"), caffe.TEST).save(str(tmp_path / "w.caffemodel"))
+    rng = np.random.RandomState(2)
+    (tmp_path / "photos").mkdir()
+    with lmdb.open(str(tmp_path / "lmdb"), map_size=1 << 22) as environment:
+        with environment.begin(write=True) as transaction:
+            for i in range(7):
+                photo = rng.randint(0, 256, (256, 256, 3)).astype(np.uint8)
+                cv2.imwrite(str(tmp_path / "photos" / f"{i}.png"), photo)
+                datum = caffe_pb2.Datum(channels=3, height=256, width=256, label=i % 2)
+                datum.data = photo.transpose(2, 0, 1).tobytes()
+                transaction.put(f"{i:08d}".encode(), datum.SerializeToString())
+    (tmp_path / "photos" / "broken.jpg").write_bytes(b"\xff\xd8 no")
+    found = {}
+    for count in (1, 2):
+        many = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if count == 2 else []
+        net = ["--weights", "w.caffemodel", "--net", "deploy.prototxt", "--batch", "1"]  # batches round differently
+        for tool, words, out in (
+            ("evaluate.py", ["--lmdb", "lmdb", "--preset", "direct"], f"test{count}.json"),
+            ("rank_photos.py", ["photos", "--cache", f"{count}.sqlite"], f"rank{count}.html"),
+        ):
+            command = [sys.executable, *many, str(ROOT / "tools" / tool), *net, *words, "--out", out]
+            done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+            assert done.returncode == 0, done.stderr
+            texts = [done.stdout, *((tmp_path / out).with_suffix(suffix).read_text() for suffix in (".csv", ".json"))]
+            found[count, tool] = [text.replace(out.split(".")[0], "") for text in texts]
+    for tool in ("evaluate.py", "rank_photos.py"):
+        assert found[1, tool] == found[2, tool]
+    assert "7 photos (0 known already), 1 not read" in found[2, "rank_photos.py"][0]

@@ -3,6 +3,8 @@ recorded operations again on the tensors they had, and nothing else."""
 
 from __future__ import annotations
 
+import io
+import math
 from pathlib import Path
 
 import cv2
@@ -14,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import torchcaffe as caffe
+from ilgnet import training
 from torchcaffe import files, recording
 from torchcaffe.ops.data import place_crops
 from torchcaffe.proto import caffe_pb2, parse_text
@@ -76,6 +79,15 @@ layer { name: "accuracy" type: "Accuracy" bottom: "ip2" bottom: "label" top: "ac
 """
 SOLVER = """net: "net.prototxt" base_lr: 0.05 gamma: 0.5 stepsize: 6 momentum: 0.9 weight_decay: 0.01
 max_iter: 20 random_seed: 4 snapshot_prefix: "s" test_iter: 4 test_interval: 5 """
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """More would spend longer on waiting for each other than on so little work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -235,3 +247,15 @@ def test_the_device_crops_as_the_transformer_does(tmp_path, text):
     transformer.init_rand(Rng(8))
     got = transformer.pack([image.astype(np.float32) for image in images])  # no bytes: as ever, with the same draws
     np.testing.assert_array_equal(got, wanted)
+
+
+def test_a_gpu_is_waited_for_where_it_is_displayed_or_snapshots_follow(folder, monkeypatch):
+    solver = make('lr_policy: "fixed" display: 4 snapshot: 7')
+    solver.net.device = "cuda:0"  # as the loop sees it
+    looks, finite = [], math.isfinite
+    monkeypatch.setattr(math, "isfinite", lambda value: (looks.append(solver.iter), finite(value))[1])
+    watcher = training.Watcher(solver, solver.p, lambda: None, io.StringIO(), False, look_every=4)
+    monkeypatch.setattr(watcher, "check_loss", lambda done: looks.append(-done))
+    solver.add_callback(watcher, lambda: None)
+    solver.step(10)
+    assert looks == [0, -4, 4, 6, -8, 8]

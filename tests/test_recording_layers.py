@@ -17,7 +17,7 @@ from prototxt import emit
 from tests import test_layers
 from tests.bvlc import layers
 from tests.bvlc.run_caffe import draw, draw_params, inside, write_files
-from tests.test_recording import folder, made, make, tape  # noqa: F401  (folder is a fixture)
+from tests.test_recording import folder, made, make, one_thread, tape  # noqa: F401  (fixtures, two of them)
 from torchcaffe.proto import caffe_pb2
 from torchcaffe.solver import get_solver
 
@@ -98,6 +98,15 @@ class Device(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@contextlib.contextmanager
+def no_values_from_the_host():
+    """Neither by the functions that PyTorch's own device without values does not show."""
+    with contextlib.ExitStack() as stack:
+        for name in ("torch.tensor", "torch.Tensor.new_tensor"):
+            stack.enter_context(mock.patch(name, side_effect=RuntimeError(f"{name} brings values from the host")))
+        yield
+
+
 def moved(net) -> None:
     """Let a net's tensors lie on a device without values, as if it had been made there."""
 
@@ -124,7 +133,7 @@ def moved(net) -> None:
 def pass_on_device(net, backward: bool = True) -> None:
     last = len(net.layers) - 1
     moved(net)
-    with Device(), mock.patch("torch.tensor", side_effect=RuntimeError("torch.tensor brings values from the host")):
+    with Device(), no_values_from_the_host():
         net._forward_layers(0, last, last + 1)
         if backward:
             net._backward_layers(last, 0)
@@ -146,7 +155,7 @@ def test_no_layer_type_waits_for_a_gpu(type_):
 def update_on_device(solver) -> None:
     solver._history = [[None if array is None else torch.empty_like(array, device="meta") for array in slots]
                        for slots in solver._history]
-    with Device(), torch.no_grad(), mock.patch("torch.tensor", side_effect=RuntimeError("from the host")):
+    with Device(), torch.no_grad(), no_values_from_the_host():
         solver.update(0.1, 1.0)
 
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ilgnet import engine, evaluation, tta, votes
+from ilgnet import engine, evaluation, processes, tta, votes
 from ilgnet.preprocess import PRESETS
 from prototxt.datasets import DATASETS
 from torchcaffe.errors import CaffeError, run_main
@@ -18,7 +18,7 @@ def from_weights(args: argparse.Namespace, weights: str, out: Path | None) -> di
     """Score the LMDB; with `out`, write the CSV beside it."""
     from ilgnet.scoring import Scorer
 
-    show = sys.stderr.isatty()
+    show = sys.stderr.isatty() and processes.root()
     scorer = Scorer(weights, args.net, args.preset, args.mean, args.batch, args.engine, args.gpu)
     cut = votes.find_cut(scorer, args.cut_on, show) if args.cut_on and scorer.target.name == "ranking" else None
     answers = evaluation.ask(scorer, args.lmdb, show, args.tta)
@@ -76,15 +76,23 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--group", help="reports give the mean and spread of all results with this name")
     parser.add_argument("--out", type=Path, metavar="JSON", help="write the result and, beside it, the photos' CSV; "
                         "of several weights OUT_WEIGHTS.json each")
-    engine.add_arguments(parser)
+    engine.add_arguments(parser, several=True)
     args = parser.parse_args(argv)
+    if processes.wanted(args) > 1 and not args.lmdb:
+        parser.error("several processes share the records of an --lmdb alone")
     if args.weights and (args.lmdb is None) == (args.picks is None):
         parser.error("--weights needs --lmdb, or --picks")
     if args.lmdb and not args.mean and args.preset != "direct":
         args.mean = evaluation.mean_beside(args.lmdb)
     elsewhere = engine.run_elsewhere(args.engine, __file__, argv) if args.weights else None
+    if elsewhere is None:
+        elsewhere = processes.launch(args, __file__, argv)
     if elsewhere is not None:
         return elsewhere
+    engine.set_precision(args)
+    processes.start(args)
+    if not processes.root():
+        args.out = None
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
     found, several = [], len(args.weights or []) > 1
@@ -99,11 +107,12 @@ def main(argv: list[str] | None = None) -> int:
         group = args.group or (args.name or result["title"] if several else None)
         result = {"kind": "evaluation", "name": name, "group": group, **result}
         found.append(result)
-        print("\n".join([name + ":"] * several + evaluation.lines(result["result"])))
+        if processes.root():
+            print("\n".join([name + ":"] * several + evaluation.lines(result["result"])))
         if out is not None:
             evaluation.write_json(out, result)
             print(f"wrote {out}")
-    if several:
+    if several and processes.root():
         print("\n".join(line for group in evaluation.groups(found) for line in evaluation.group_lines(group)))
     return 0
 

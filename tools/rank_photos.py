@@ -9,7 +9,7 @@ import time
 import warnings
 from pathlib import Path
 
-from ilgnet import engine, gallery, photo_cache, picks, ranking, xmp
+from ilgnet import engine, gallery, photo_cache, picks, processes, ranking, xmp
 from ilgnet.preprocess import PRESETS
 from torchcaffe.errors import CaffeError, run_main
 
@@ -80,22 +80,29 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=16, help="photos at a time (16)")
     parser.add_argument("--workers", type=int, help="threads that decode (default: one a core, at most 8)")
     parser.add_argument("--gallery-limit", type=int, default=gallery.LIMIT, help=f"photos a page ({gallery.LIMIT})")
-    engine.add_arguments(parser)
+    engine.add_arguments(parser, several=True)
     args = parser.parse_args(argv)
+    if processes.wanted(args) > 1 and args.watch is not None:
+        parser.error("--watch works in one process, on one GPU")
     elsewhere = engine.run_elsewhere(args.engine, __file__, argv)
+    if elsewhere is None:
+        elsewhere = processes.launch(args, __file__, argv)
     if elsewhere is not None:
         return elsewhere
     warnings.filterwarnings("ignore", module="PIL")  # of headers that are odd: who cannot be read is told anyway
     paths = outputs(args.out)
+    engine.set_precision(args)
+    processes.start(args)
     spec = ranking.Spec(args.weights, args.net, args.preset, args.mean, args.batch, args.engine, args.gpu)
     cache = photo_cache.Cache(args.cache)
     seen = None
     while True:
         now = [(item.name, item.stat.st_size, item.stat.st_mtime_ns) for item in ranking.find(args.folder)[0]]
         if now != seen:
-            made = ranking.rank(args.folder, spec, cache, args.workers, sys.stderr.isatty())
-            report(args, paths, made)
-            act(args, made)
+            made = ranking.rank(args.folder, spec, cache, args.workers, sys.stderr.isatty() and processes.root())
+            if processes.root():
+                report(args, paths, made)
+                act(args, made)
             seen = now
         if args.watch is None:
             cache.close()

@@ -4,10 +4,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
-from typing import Any
 
-from ilgnet import engine, estimate, logtee, tensorboard, training
+from ilgnet import engine, estimate, logtee, processes, tensorboard, training
 from torchcaffe import log, signals, upgrade
 from torchcaffe.errors import CaffeError, run_main
 from torchcaffe.proto import caffe_pb2
@@ -15,14 +13,14 @@ from torchcaffe.proto import caffe_pb2
 
 def train(args: argparse.Namespace, settings: caffe_pb2.SolverParameter, log_file: str) -> int:
     """Solve; stopped by a signal, leave a snapshot. Returns the exit status. Of several processes the root talks."""
-    parallel = start_parallel(args)
+    parallel = processes.start(args)
     root = parallel is None or parallel.root()
     show = root and sys.stderr.isatty()
     with logtee.tee(log_file, bar=show) if root else open(os.devnull, "w") as terminal:
         snapshot = args.snapshot
         if snapshot == training.AUTO:
             snapshot = training.newest_snapshot(settings.snapshot_prefix, terminal)
-        caffe = engine.load_engine(args.engine, args.gpu[0] if args.gpu else None, parallel is None)
+        caffe = engine.load_engine(args.engine, args.gpu)
         solver = caffe.get_solver(args.solver)
         if args.weights and snapshot is None:
             count = training.load_weights(solver.net, args.weights)
@@ -33,7 +31,8 @@ def train(args: argparse.Namespace, settings: caffe_pb2.SolverParameter, log_fil
             solver.debug_nan = True
         told = signals.Signals(args.sigint_effect, args.sighup_effect, logtee.teller(terminal))
         watcher = training.Watcher(solver, settings, told, terminal, show, args.keep if root else None,
-                                   parallel.any_of_us if parallel else int)
+                                   parallel.any_of_us if parallel else int,
+                                   look_every=settings.display or 100 if args.gpu is not None else 1)
         solver.add_callback(watcher, lambda: None)
         try:
             with told:
@@ -51,16 +50,6 @@ def train(args: argparse.Namespace, settings: caffe_pb2.SolverParameter, log_fil
     if parallel:
         parallel.stop()
     return 0
-
-
-def start_parallel(args: argparse.Namespace) -> Any:
-    """torchcaffe.parallel, its group joined, where torchrun started several processes; else None."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return None
-    from torchcaffe import parallel
-
-    parallel.start(args.gpu or ())
-    return parallel
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -89,9 +78,8 @@ def main(argv: list[str] | None = None) -> int:
         raise CaffeError("--keep must be 1 or more")
     if args.debug_nan and args.engine != "torch":
         raise CaffeError(f"--engine {args.engine}: only torch has --debug-nan")
-    processes = max(len(args.gpu or ()), int(os.environ.get("WORLD_SIZE", "1")))
-    if processes > 1 and args.engine != "torch":
-        raise CaffeError(f"--engine {args.engine}: trains in one process, on one GPU")
+    processes.wanted(args)
+    engine.set_precision(args)
     training.check_inputs(settings, args.solver, args.weights, args.snapshot)
     log_file = settings.snapshot_prefix + ".log"
     if args.tensorboard:
@@ -103,10 +91,8 @@ def main(argv: list[str] | None = None) -> int:
         measured = estimate.measure(args.solver, args.engine, args.gpu[0] if args.gpu else None)
         done = training.iteration_of(args.snapshot, settings.snapshot_prefix) if args.snapshot else 0
         print("\n".join(estimate.lines(settings, measured, done)), flush=True)
-    if code is None and len(args.gpu or ()) > 1 and "WORLD_SIZE" not in os.environ:
-        from torchcaffe import parallel
-
-        code = parallel.launch([str(Path(__file__).resolve()), *inner], len(args.gpu))
+    if code is None:
+        code = processes.launch(args, __file__, inner)
     if code is None:
         code = train_here(args, settings, log_file)
     if args.tensorboard:

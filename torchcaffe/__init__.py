@@ -32,6 +32,7 @@ _EXPORTS = {
     "set_mode_cpu": "context",
     "set_mode_gpu": "context",
     "set_device": "context",
+    "set_precision": "context",
     "allow_python_layers": "context",
     "set_random_seed": "pycaffe",
     "solver_count": "pycaffe",

@@ -18,6 +18,8 @@ solver_count = 1
 solver_rank = 0
 multiprocess = False
 python_layers_allowed = False
+PRECISIONS = ("fp32", "tf32", "bf16")
+precision = "fp32"
 
 # Caffe keeps one stream per thread (a data layer's prefetch thread has its own).
 _thread = threading.local()
@@ -34,6 +36,23 @@ def set_mode_gpu() -> None:
     global gpu
     check_gpu(device_id)
     gpu = True
+    set_precision(precision)
+
+
+def set_precision(name: str) -> None:
+    """How convolutions and inner products compute: "fp32" (the default) strictly in float32; "tf32", on a GPU, on
+    values rounded to 10 bits behind the point; "bf16" on values rounded to 7, and so is what comes out. CaffeError for
+    other names."""
+    global precision
+    if name not in PRECISIONS:
+        raise CaffeError(f"precision '{name}': one of {', '.join(PRECISIONS)} expected")
+    precision = name
+    if gpu:
+        import torch
+
+        # (PyTorch's own default is tf32 for convolutions.)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name == "tf32"
+        torch.backends.cudnn.benchmark = True  # shapes stay the same: the fastest algorithm is worth a search
 
 
 def set_device(index: int) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 import torchcaffe.ops  # noqa: F401  (registers every layer type)
-from torchcaffe import context, files, graph, log, upgrade
+from torchcaffe import context, files, graph, log, precision, upgrade
 from torchcaffe.blob import Blob, BlobVec, Memory, Parameter, shape_text
 from torchcaffe.errors import CaffeError, named
 from torchcaffe.layer import Layer, check_counts, registry
@@ -395,6 +395,7 @@ class Net:
         except CaffeError as error:
             raise self._located(i, error) from None
 
+    @precision.applied
     def _forward_layers(self, start: int, end: int, fed: int) -> torch.Tensor | None:
         """run_forward's work; layers in front of `fed` have been fed."""
         loss: torch.Tensor | None = None
@@ -440,6 +441,7 @@ class Net:
                 return
         self._backward_layers(start, end)
 
+    @precision.applied
     def _backward_layers(self, start: int, end: int) -> None:
         """run_backward's work."""
         with torch.no_grad():
@@ -489,8 +491,9 @@ class Net:
         return found + [getattr(b, field) for layer in self._layers for b in layer.blobs] if params else found
 
     def _recording_key(self, memories: list[Memory]) -> tuple:
-        """What must be as it was for a recording to hold: all shapes, and where arrays are that stay in place."""
-        return (*(blob.shape for blob in self._blob_list), *(memory.place() for memory in memories))
+        """What must be as it was for a recording to hold: precision, shapes, and where arrays are that stay put."""
+        return (context.precision, *(blob.shape for blob in self._blob_list), *(memory.place() for memory in memories))
+
 
     def _forward(self, start: int, end: int) -> float:
         """Layers start..end by number; the loss."""

@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -47,7 +47,7 @@ def start(gpus: Sequence[int] = ()) -> None:
         context.set_device(gpus[local])
         context.set_mode_gpu()
     try:
-        dist.init_process_group("nccl" if gpus else "gloo", timeout=PATIENCE)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise CaffeError(f"the {os.environ['WORLD_SIZE']} processes do not find each other: {error}") from error
     context.solver_rank, context.solver_count, context.multiprocess = dist.get_rank(), dist.get_world_size(), True
@@ -91,9 +91,16 @@ def any_of_us(flag: int) -> int:
     """Whether the flag is set in any process (so that all stop after the same iteration); of numbers, the greatest."""
     if not context.multiprocess:
         return flag
-    value = torch.tensor(float(flag), device=context.device())
+    value = torch.tensor(float(flag))  # on the CPU, by gloo: no GPU is waited for
     dist.all_reduce(value, dist.ReduceOp.MAX)
     return type(flag)(value)
+
+
+def gather(value: Any) -> list[Any]:
+    """Every process's value, by rank."""
+    values: list[Any] = [None] * context.solver_count
+    dist.all_gather_object(values, value)
+    return values
 
 
 def stop() -> None:

@@ -247,8 +247,12 @@ class Solver:
         self._first = first
         self._timer, self._last_display = time.perf_counter(), self.iter
         while self.iter < stop:
+            display = bool(p.display) and self.iter % p.display == 0
+            # A GPU is not kept waiting in each iteration, but in those that are displayed or snapshots follow.
+            look = self.net.device == "cpu" or self.debug_nan or display
+            look |= bool(p.snapshot) and (self.iter + 1) % p.snapshot == 0
             self._at_start = self.iter, resume.places(self)
-            statistics = self._statistics()
+            statistics = self._statistics() if look else []
             for blob in self.net.learnable:
                 blob.clear_diff()
             if self.net.device == "cpu":
@@ -264,7 +268,6 @@ class Solver:
                     return
             for on_start, _ in self._callbacks:
                 on_start()
-            display = bool(p.display) and self.iter % p.display == 0
             self.net.debug_info = display and p.debug_info
             loss: Any = 0.0
             last = len(self.net.layers) - 1
@@ -274,11 +277,12 @@ class Solver:
                 if self.net.debug_info:
                     self.net.log_norms()
                 loss = loss if forward is None else loss + forward
-            bad = "" if math.isfinite(float(loss)) else f"the loss is {float(loss):g}"
-            if self.debug_nan and not bad and not all(_finite(b.g) for b in self.net.learnable if b.has_diff()):
-                bad = "a gradient is not finite"
-            if self.agreed(bool(bad)):
-                self._stop_diverged(bad or "in another process", statistics)
+            if look:
+                bad = "" if math.isfinite(float(loss)) else f"the loss is {float(loss):g}"
+                if self.debug_nan and not bad and not all(_finite(b.g) for b in self.net.learnable if b.has_diff()):
+                    bad = "a gradient is not finite"
+                if self.agreed(bool(bad)):
+                    self._stop_diverged(bad or "in another process", statistics)
             self._add_loss(loss / p.iter_size, self.iter - first)
             if display:
                 self._display()

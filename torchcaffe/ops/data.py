@@ -50,8 +50,6 @@ class Input(Layer):
 class DummyData(Layer):
     """Blobs filled by fillers: constants once, random ones again in every forward."""
 
-    recordable = False
-
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         p, tops = self.p, len(top)
         fillers = list(p.data_filler) or [caffe_pb2.FillerParameter(type="constant", value=0.0)]

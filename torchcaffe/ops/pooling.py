@@ -179,7 +179,8 @@ class Pooling(Layer):
             bottom[0].g = torch.ops.aten.max_pool2d_with_indices_backward(
                 g, x, self.kernel, self.stride, self.pad, (1, 1), True, self._indices
             )
-            self._indices = None  # they are large, and seldom asked for twice
+            if not self.recorded:
+                self._indices = None  # they are large, and seldom asked for twice
         elif self.native and self.p.pool == AVE:
             bottom[0].g = torch.ops.aten.avg_pool2d_backward(g, x, self.kernel, self.stride, self.pad, True, True, None)
         else:

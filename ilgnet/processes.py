@@ -1,0 +1,62 @@
+"""Several processes that do a tool's work together: one a GPU of --gpu 0,1, or those that torchrun started.
+
+Each takes its turn at the photos and tells the others; the root (rank 0) prints and writes."""
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from torchcaffe import context
+from torchcaffe.errors import CaffeError
+
+
+def wanted(args: Any) -> int:
+    """How many processes there are, or are to be. CaffeError for several with an engine that runs in one."""
+    count = max(len(args.gpu or ()), int(os.environ.get("WORLD_SIZE", "1")))
+    if count > 1 and args.engine != "torch":
+        raise CaffeError(f"--engine {args.engine}: works in one process, on one GPU")
+    return count
+
+
+def launch(args: Any, script: str, argv: list[str]) -> int | None:
+    """For several GPUs: run the same tool in a process each, and return the exit status. None where this process is to
+    go on itself."""
+    if len(args.gpu or ()) < 2 or "WORLD_SIZE" in os.environ:
+        return None
+    from torchcaffe import parallel
+
+    return parallel.launch([str(Path(script).resolve()), *argv], len(args.gpu))
+
+
+def start(args: Any) -> Any:
+    """torchcaffe.parallel, its group joined, where torchrun started several processes; else None. `args.gpu`, a list,
+    becomes this process's own number."""
+    gpus, args.gpu = args.gpu or [], args.gpu[0] if args.gpu else None
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return None
+    from torchcaffe import parallel
+
+    parallel.start(gpus)
+    args.gpu = context.device_id if gpus else None
+    return parallel
+
+
+def root() -> bool:
+    """Whether this process prints and writes."""
+    return context.solver_rank == 0
+
+
+def mine() -> slice:
+    """This process's turns at a sequence."""
+    return slice(context.solver_rank, None, context.solver_count)
+
+
+def everyones(items: list) -> list:
+    """What all processes made of their turns, in the sequence's order. All must ask."""
+    if context.solver_count == 1:
+        return items
+    from torchcaffe import parallel
+
+    parts = parallel.gather(items)
+    return [parts[i % len(parts)][i // len(parts)] for i in range(sum(map(len, parts)))]
