@@ -72,7 +72,7 @@ parity: $(STAMP)  ## run both engines live on the same scripts and print where t
 DEMO := $(OUT)/demo
 PHOTOS ?=
 DEMO_COUNT ?= 600
-DEMO_ITERATIONS ?= 200
+DEMO_ITERATIONS ?= 300
 DEMO_LR ?= 0.00002
 
 demo: $(STAMP)  ## the whole road on two cores in minutes: photos, LMDB, training, test, report (PHOTOS=: real ones)

@@ -279,7 +279,7 @@ def test_mean_of_floats_and_its_faults(tmp_path):
         compute_image_mean(write("b", two, caffe_pb2.Datum(channels=1, height=1, width=3, data=b"\x01\xff")))
     with pytest.raises(CaffeError, match=r"c: record 1: data: \(1, 2, 1\), but the first record is \(1, 1, 2\)"):
         compute_image_mean(write("c", two, caffe_pb2.Datum(channels=1, height=2, width=1, data=b"\x01\xff")))
-    with pytest.raises(CaffeError, match="d: record 0: data"):
+    with pytest.raises(CaffeError, match="d: record 0: datum: the encoded image cannot be decoded"):
         compute_image_mean(write("d", caffe_pb2.Datum(encoded=True, data=b"\x01\xff")))
     with pytest.raises(CaffeError, match="no such folder"):
         compute_image_mean(tmp_path / "none")

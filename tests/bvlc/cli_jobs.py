@@ -83,11 +83,12 @@ DATABASES = ["fy", "fx", "db", "db2", "db3", "db4"]
 
 
 def normalise(text: str) -> list[str]:
-    """Lines without time, process number, speeds and durations."""
+    """Lines without time, process number, speeds and durations, and without ours on waiting for data."""
     lines = []
     for line in text.splitlines():
         line = re.sub(r"^([IWEF])\d{4} [\d:.]+ +\d+ ", r"\1 ", line)
         line = re.sub(r"\(\S+ iter/s, \S+s/", "(# iter/s, #s/", line)
         line = re.sub(r"\S+ ms\.", "# ms.", line)
-        lines.append(line)
+        if not line.startswith("W solver.py:1]"):
+            lines.append(line)
     return lines

@@ -162,12 +162,12 @@ def log_files(name: str) -> dict[str, str]:
 def normalise(log: str) -> list[str]:
     """A log's lines without times, process numbers and speeds: `I solver.cpp:239] Iteration 5 (# iter/s, ...`.
 
-    Lines of BVLC's prefetching thread come when they come, and go."""
+    Lines of BVLC's prefetching thread, and ours on a slow one, come when they come, and go."""
     lines = []
     for line in log.splitlines():
         line = re.sub(r"^([IWEF])\d{4} [\d:.]+ +\d+ ", r"\1 ", line)
         line = re.sub(r"\([\d.e+inf-]+ iter/s, [\d.e+-]+s/", "(# iter/s, #s/", line)
-        if not re.match(r"I (data_layer.cpp:73|blocking_queue.cpp:49)\]", line):
+        if not re.match(r"I (data_layer.cpp:73|blocking_queue.cpp:49)\]|W solver.py:1\]", line):
             lines.append(line)
     return lines
 
