@@ -71,8 +71,8 @@ parity: $(STAMP)  ## run both engines live on the same scripts and print where t
 
 DEMO := $(OUT)/demo
 PHOTOS ?=
-DEMO_COUNT ?= 600
-DEMO_ITERATIONS ?= 300
+DEMO_COUNT ?= 900
+DEMO_ITERATIONS ?= 200
 DEMO_LR ?= 0.00002
 
 demo: $(STAMP)  ## the whole road on two cores in minutes: photos, LMDB, training, test, report (PHOTOS=: real ones)
@@ -81,7 +81,7 @@ demo: $(STAMP)  ## the whole road on two cores in minutes: photos, LMDB, trainin
 	$(PY) data_prep/prepare.py $(DEMO)/ava --dataset ava1 --lists $(DEMO)/ava/lists --out $(DEMO)/data
 	$(PY) tools/gen_net.py --variant $(VARIANT) --batch-size 16 --source $(DEMO)/data --out $(DEMO)/net
 	$(PY) tools/gen_solver.py --variant $(VARIANT) --net $(DEMO)/net/train_val.prototxt --base-lr $(DEMO_LR) \
-	  --max-iter $(DEMO_ITERATIONS) --test-interval 100 --test-iter 3 --snapshot 100 --display 10 --random-seed 1 \
+	  --max-iter $(DEMO_ITERATIONS) --test-interval 100 --test-iter 4 --snapshot 100 --display 10 --random-seed 1 \
 	  --snapshot-prefix $(DEMO)/snapshots/demo --out $(DEMO)/solver.prototxt
 	$(PY) tools/train.py --solver $(DEMO)/solver.prototxt --tensorboard $(COMPUTE)
 	$(PY) tools/evaluate.py --weights $(DEMO)/snapshots/demo_iter_$(DEMO_ITERATIONS).caffemodel \
