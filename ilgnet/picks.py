@@ -15,6 +15,7 @@ import numpy as np
 
 from data_prep.labels import Label, read_labels
 from torchcaffe.errors import CaffeError
+from torchcaffe.files import atomic, write_bytes
 
 from . import evaluation, metrics, xmp
 from .preprocess import read_photo
@@ -98,21 +99,10 @@ def _link(source: Path, place: Path) -> None:
 
 
 def _copy(source: Path, place: Path) -> None:
-    with open(source, "rb") as read:
-        _create(place, read)
+    with open(source, "rb") as read, atomic(place, replace=False) as temporary, open(temporary, "wb") as made:
+        shutil.copyfileobj(read, made, 1 << 20)
     with contextlib.suppress(OSError):  # a time that cannot be set is no reason to lose the copy
         shutil.copystat(source, place)
-
-
-def _create(place: Path, read) -> None:
-    """A new file of all that `read` gives. FileExistsError where there is one; a failure leaves none behind."""
-    with open(place, "xb") as made:
-        try:
-            shutil.copyfileobj(read, made, 1 << 20)
-        except BaseException:
-            made.close()
-            os.unlink(place)  # begun by us a moment ago
-            raise
 
 
 def ratings(ranking: Ranking, choices: Choices | None, reject_below: float = 0.0) -> dict[str, int]:
@@ -147,5 +137,5 @@ def write_sidecars(ranking: Ranking, given: dict[str, int], style: str, dry_run:
             continue
         done.append(f"rate {rating}: {place}")
         if not dry_run:
-            xmp.write(place, text, replace=ours)
+            write_bytes(place, text, replace=ours)
     return done

@@ -10,8 +10,6 @@ import os
 import re
 from pathlib import Path
 
-from torchcaffe.files import write_bytes
-
 from . import decode
 
 STYLES = ("full", "base")  # photo.jpg.xmp (darktable, digiKam) and photo.xmp (Adobe's)
@@ -83,12 +81,3 @@ def _exif_rating(photo: Path) -> int:
             return int(header.getexif().get(0x4746) or 0)
     except Exception:  # HEIC, RAW, ...: their EXIF rating is XMP's, looked at already
         return 0
-
-
-def write(place: Path, text: bytes, replace: bool) -> None:
-    """Write a sidecar; only with `replace` over one that is there."""
-    if replace:
-        write_bytes(place, text)
-        return
-    with open(place, "xb") as file:
-        file.write(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import tracemalloc
@@ -430,6 +431,26 @@ def test_atomic(tmp_path):
         files.write_bytes(tmp_path / "no" / "file", b"")
     with pytest.raises(CaffeError, match="cannot write"):
         files.write_bytes(tmp_path, b"")
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_atomic_replaces_nothing_unless_told_to(tmp_path, monkeypatch, links):
+    if not links:  # as on a memory card
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "no links here")))
+    files.write_bytes(tmp_path / "file", b"mine", replace=False)
+    (tmp_path / "nowhere").symlink_to("gone")
+    for taken in ("file", "nowhere"):
+        with pytest.raises(FileExistsError):
+            files.write_bytes(tmp_path / taken, b"theirs", replace=False)
+    with pytest.raises(FileExistsError), files.atomic(tmp_path / "late", replace=False) as temporary:
+        temporary.write_bytes(b"theirs")
+        (tmp_path / "late").write_bytes(b"mine")
+    assert (tmp_path / "file").read_bytes() == (tmp_path / "late").read_bytes() == b"mine"
+    with pytest.raises(KeyError), files.atomic(tmp_path / "half", replace=False) as temporary:
+        temporary.write_bytes(b"half")
+        assert not (tmp_path / "half").exists()
+        raise KeyError
+    assert sorted(os.listdir(tmp_path)) == ["file", "late", "nowhere"]
 
 
 def test_write_refuses_nonsense(tmp_path):

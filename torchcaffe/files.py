@@ -7,6 +7,7 @@ cost no 600 MB; they are written field by field, so that no message of that size
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import mmap
 import os
@@ -40,13 +41,15 @@ _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 @contextlib.contextmanager
-def atomic(path: PathLike) -> Iterator[Path]:
+def atomic(path: PathLike, replace: bool = True) -> Iterator[Path]:
     """Yield a temporary path in the same folder; when the block ends well it becomes `path`, else it is removed.
 
     Whoever reads `path` meanwhile, or after a crash, finds the whole old file or the whole new one. What a process that
-    was killed has left of this file is removed. Raises WriteError where it cannot be written.
+    was killed has left of this file is removed. Raises WriteError where it cannot be written; without `replace`
+    FileExistsError where something has that name, be it a link that leads nowhere.
     """
-    target = Path(os.path.realpath(path))  # through a link: replace the file it names, not the link
+    # through a link: replace the file it names, not the link
+    target = Path(os.path.realpath(path) if replace else os.path.abspath(path))
     if not target.parent.is_dir():
         raise WriteError(f"cannot write {path}: there is no folder {target.parent}")
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
@@ -56,11 +59,11 @@ def atomic(path: PathLike) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb+") as written:
             os.fsync(written.fileno())
-        publish(temporary, target)
+        publish(temporary, target, replace)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and (replace or not isinstance(error, FileExistsError)):
             raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
         raise
     finally:
@@ -70,14 +73,33 @@ def atomic(path: PathLike) -> Iterator[Path]:
 _being_written: set[Path] = set()  # temporary files of this process
 
 
-def publish(made: PathLike, target: PathLike) -> None:
-    """Give a file, or a folder, that is whole and on the disk its final name, so that a power cut cannot undo it."""
-    os.replace(made, target)
+def publish(made: PathLike, target: PathLike, replace: bool = True) -> None:
+    """Give a file, or a folder, that is whole and on the disk its final name, so that a power cut cannot undo it.
+
+    Without `replace` FileExistsError where that name is taken."""
+    if replace:
+        os.replace(made, target)
+    else:
+        _rename_new(made, target)
     folder = os.open(os.path.dirname(os.path.abspath(target)), os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _rename_new(made: PathLike, target: PathLike) -> None:
+    """Rename a file, never over another one. A second link refuses a name that is taken, which renaming does not."""
+    try:
+        os.link(made, target)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        if os.path.lexists(target):  # a memory card's file system has no links
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
+        os.rename(made, target)
+    else:
+        os.unlink(made)
 
 
 def _remove_leftovers(target: Path) -> None:
@@ -101,9 +123,9 @@ def _is_another(pid: int) -> bool:
     return pid != os.getpid()
 
 
-def write_bytes(path: PathLike, data: bytes) -> None:
-    """Write a whole file atomically."""
-    with atomic(path) as temporary:
+def write_bytes(path: PathLike, data: bytes, replace: bool = True) -> None:
+    """Write a whole file atomically; `replace` as in `atomic`."""
+    with atomic(path, replace) as temporary:
         temporary.write_bytes(data)
 
 
