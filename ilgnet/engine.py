@@ -17,6 +17,7 @@ from torchcaffe import context, log
 from torchcaffe.errors import CaffeError, WorkerLost
 
 ENGINES = ("torch", "bvlc")
+ROUNDED = ("bf16", "int8")  # what net.reduce_weights takes
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -34,15 +35,22 @@ def add_arguments(parser: Any, several: bool = False) -> None:
                         + ("; on several, a process each: in training with its own batches, and the mean of all "
                            "gradients, in testing with its share of the photos" if several else ""))
     if several:
-        parser.add_argument("--precision", choices=context.PRECISIONS, default="fp32",
-                            help="on a GPU, of convolutions and inner products: strict fp32 (default), or faster")
+        parser.add_argument("--precision", choices=(*context.PRECISIONS, *ROUNDED[1:]), default="fp32",
+                            help="on a GPU tf32 or bf16: of convolutions and inner products; scoring on a CPU bf16 or "
+                            "int8: of large inner products' weights. Strict fp32 (default), or faster")
 
 
-def set_precision(args: Any) -> None:
-    """What --precision says. CaffeError where it means nothing."""
-    if args.precision != "fp32" and (args.gpu is None or args.engine != "torch"):
-        raise CaffeError(f"--precision {args.precision}: is for torchcaffe on a GPU (--gpu N)")
-    context.set_precision(args.precision)
+def set_precision(args: Any, scoring: bool = False) -> str | None:
+    """What --precision says. Returns what a Scorer on a CPU shall round weights to. CaffeError where it means
+    nothing."""
+    precision, torch = args.precision, args.engine == "torch"
+    if precision == "fp32" or torch and args.gpu is not None and precision in context.PRECISIONS:
+        context.set_precision(precision)
+        return None
+    if torch and args.gpu is None and scoring and precision in ROUNDED:
+        return precision
+    raise CaffeError(f"--precision {precision}: torchcaffe takes {' and '.join(context.PRECISIONS[1:])} on a GPU "
+                     f"(--gpu N), {' and '.join(ROUNDED)} for scoring on a CPU")
 
 
 def load_engine(name: str = "torch", gpu: int | None = None) -> Any:

@@ -45,6 +45,7 @@ class Spec:
     batch: int = 16
     engine: str = "torch"
     gpu: int | None = None
+    precision: str | None = None
     _scorer: scoring.Scorer | None = field(default=None, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
@@ -52,7 +53,7 @@ class Spec:
         with self._lock:  # the threads that decode ask for it, too
             if self._scorer is None:
                 self._scorer = scoring.Scorer(self.weights, self.net, self.preset, self.mean, self.batch, self.engine,
-                                              self.gpu, heat=True)
+                                              self.gpu, heat=True, precision=self.precision)
             return self._scorer
 
     def key(self, cache: photo_cache.Cache) -> bytes:
@@ -62,8 +63,8 @@ class Spec:
         nets = [scoring.deploy_path(self.net)] if self.net is not None else map(scoring.deploy_path, VARIANTS)
         return photo_cache.combined((
             cache.digest_of(self.weights), *(cache.digest_of(net) for net in nets), self.preset,
-            cache.digest_of(self.mean) if self.mean is not None else None, self.engine, context.precision,
-            str(scoring.VERSION)))
+            cache.digest_of(self.mean) if self.mean is not None else None, self.engine,
+            self.precision or context.precision, str(scoring.VERSION)))
 
     def about(self) -> dict[str, Any]:
         """For reports."""

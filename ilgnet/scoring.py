@@ -1,6 +1,7 @@
 """P(high), or what another target's net says, of photos and of an LMDB's records, with either engine."""
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,11 +34,13 @@ class Scorer:
 
     `net`: a deploy.prototxt, or the name of a variant; None: the variant that the weights are of. CaffeError unless
     every layer of the net that has parameters gets them from `weights`. heat: prepare for `answers(..., heat=True)`.
+    precision: "bf16" or "int8" to round large inner products' weights to, on a CPU; what that does to the first photos'
+    scores is printed.
     """
 
     def __init__(self, weights: Path | str, net: Path | str | None = None, preset: str | None = None,
                  mean: Path | str | None = None, batch: int = 16, engine: str = "torch", gpu: int | None = None,
-                 heat: bool = False):
+                 heat: bool = False, precision: str | None = None):
         source = files.read_caffemodel(weights)
         self.net_path = str(net_for(source, weights) if net is None else deploy_path(net))
         self.weights = str(weights)
@@ -62,7 +65,7 @@ class Scorer:
         if len(shape) != 4 or shape[1] != 3:
             raise CaffeError(f"{self.net_path}: input '{self._input}' has shape {shape}; expected N x 3 x H x W")
         self.preprocess = preprocess.make(preset, mean, shape[2:])
-        self.batch, self._shape = batch, shape[1:]
+        self.batch, self._shape, self._precision = batch, shape[1:], precision
         self._names = list(self._net._layer_names)
         self._logits, self.target = self._learned()
         self.module = self._last_module()
@@ -101,11 +104,26 @@ class Scorer:
             blob.reshape(len(arrays), *self._shape)
             self._net.reshape()
         self._net.blobs[self._input].data[...] = arrays
-        self._net.forward()
-        rows = np.array(self._net.blobs[self._output].data, dtype=np.float32).reshape(len(arrays), -1)
+        rows = self._forward(len(arrays))
+        if self._precision is not None:
+            rows = self._round(rows)
         if rows.shape[1] != self.target.outputs:
             raise CaffeError(f"{self.net_path}: output '{self._output}' has {rows.shape[1]} values a photo, not "
                              f"{self.target.outputs}")
+        return rows
+
+    def _forward(self, count: int) -> np.ndarray:
+        self._net.forward()
+        return np.array(self._net.blobs[self._output].data, dtype=np.float32).reshape(count, -1)
+
+    def _round(self, exact: np.ndarray) -> np.ndarray:
+        """The answers, and all later ones, with rounded weights instead of exact ones."""
+        precision, self._precision = self._precision, None
+        layers = self._net.reduce_weights(precision)
+        rows = self._forward(len(exact))
+        moved = max(abs(self.number(a) - self.number(b)) for a, b in zip(rows, exact))
+        effect = f"{', '.join(layers)}: the scores of the first {len(rows)} photo(s) move by at most {moved:.2g}"
+        print(f"{precision} weights in {effect if layers else 'no layer (none is large)'}", file=sys.stderr)
         return rows
 
     def number(self, row: np.ndarray) -> float:

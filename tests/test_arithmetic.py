@@ -68,11 +68,13 @@ def test_strict_is_the_default_and_others_are_refused():
         caffe.set_precision("fp16")
 
 
-@pytest.mark.parametrize("tool, words", [
-    (train, ["--solver", "s"]), (evaluate, ["--weights", "w", "--lmdb", "l"]), (rank_photos, [".", "--weights", "w"]),
+@pytest.mark.parametrize("tool, words, precision", [
+    (train, ["--solver", "s"], "bf16"), (train, ["--solver", "s"], "int8"),
+    (evaluate, ["--weights", "w", "--lmdb", "l"], "tf32"), (rank_photos, [".", "--weights", "w"], "tf32"),
+    (rank_photos, [".", "--weights", "w", "--gpu", "0"], "int8"),
 ])
-def test_tools_take_it_with_a_gpu_only(tmp_path, monkeypatch, tool, words):
+def test_tools_refuse_it_where_it_means_nothing(tmp_path, monkeypatch, tool, words, precision):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "s").write_text('base_lr: 1 lr_policy: "fixed"')
-    with pytest.raises(CaffeError, match="--precision tf32: is for torchcaffe on a GPU"):
-        tool.main([*words, "--precision", "tf32"])
+    with pytest.raises(CaffeError, match=f"--precision {precision}: torchcaffe takes tf32 and bf16 on a GPU"):
+        tool.main([*words, "--precision", precision])

@@ -4,6 +4,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -290,6 +291,23 @@ def test_watch_scores_what_arrives(folder, spec, tmp_path, capsys, monkeypatch):
         rank_photos.main(arguments(folder, spec, tmp_path, "--watch", 0.5))
     assert waits == [0.5] * 4 and capsys.readouterr().out.count("wrote") == 2
     assert "new.jpg" in (tmp_path / "out" / "g.csv").read_text()
+
+
+def test_rounded_weights(folder, model, spec, cache, tmp_path, monkeypatch, capsys):
+    """Rounded weights are cached apart, what they do is printed, and a net without large layers says so."""
+    exact = {photo.name: photo.p_high for photo in ranking.rank(folder, spec, cache).photos}
+    rounded = [str(folder), "--weights", str(spec.weights), "--net", str(spec.net), "--cache", str(cache.path),
+               "--out", str(tmp_path / "g.html"), "--precision", "int8"]
+    assert rank_photos.main(rounded) == 0
+    assert "int8 weights in no layer (none is large)" in capsys.readouterr().err
+    monkeypatch.setattr(torchcaffe.Net.reduce_weights, "__defaults__", (100,))
+    (tmp_path / "g.csv").unlink()
+    assert rank_photos.main([*rounded, "--cache", str(tmp_path / "other.sqlite")]) == 0
+    said = re.search(r"int8 weights in ip: the scores of the first \d+ photo\(s\) move by at most (\S+)",
+                     capsys.readouterr().err)
+    with open(tmp_path / "g.csv", encoding="utf-8", newline="") as file:
+        moved = [abs(float(row["p_high"]) - exact[row["file"].lstrip("'")]) for row in csv.DictReader(file)]
+    assert 0 < float(said[1]) < 0.01 and 0 < max(moved) < 0.01
 
 
 # --- picks ------------------------------------------------------------------------------------------------------------

@@ -19,7 +19,8 @@ def from_weights(args: argparse.Namespace, weights: str, out: Path | None) -> di
     from ilgnet.scoring import Scorer
 
     show = sys.stderr.isatty() and processes.root()
-    scorer = Scorer(weights, args.net, args.preset, args.mean, args.batch, args.engine, args.gpu)
+    scorer = Scorer(weights, args.net, args.preset, args.mean, args.batch, args.engine, args.gpu,
+                    precision=args.rounded)
     cut = votes.find_cut(scorer, args.cut_on, show) if args.cut_on and scorer.target.name == "ranking" else None
     answers = evaluation.ask(scorer, args.lmdb, show, args.tta)
     dataset, synthetic = evaluation.about(args.lmdb)
@@ -32,7 +33,8 @@ def from_weights(args: argparse.Namespace, weights: str, out: Path | None) -> di
     title = evaluation.net_title(scorer.net_path)
     result = {"dataset": dataset, "synthetic": synthetic, "lmdb": str(Path(args.lmdb).resolve()),
               "weights": weights, "net": scorer.net_path, "title": title, "variant": evaluation.variant_of(title),
-              "target": scorer.target.name, "engine": args.engine, "preprocess": scorer.preprocess.describe(),
+              "target": scorer.target.name, "engine": args.engine, "precision": args.precision,
+              "preprocess": scorer.preprocess.describe(),
               "tta": args.tta, "result": figures}
     if out is not None:
         csv = out.with_suffix(".csv")
@@ -49,7 +51,8 @@ def from_picks(args: argparse.Namespace, weights: str, out: Path | None) -> dict
     from ilgnet import picks
     from ilgnet.scoring import Scorer
 
-    scorer = Scorer(weights, args.net, args.preset, args.mean, args.batch, args.engine, args.gpu)
+    scorer = Scorer(weights, args.net, args.preset, args.mean, args.batch, args.engine, args.gpu,
+                    precision=args.rounded)
     return dict(picks.measure(scorer, args.picks, args.photos, out), engine=args.engine)
 
 
@@ -89,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
         elsewhere = processes.launch(args, __file__, argv)
     if elsewhere is not None:
         return elsewhere
-    engine.set_precision(args)
+    args.rounded = engine.set_precision(args, scoring=True)
     processes.start(args)
     if not processes.root():
         args.out = None

@@ -91,9 +91,9 @@ def main(argv: list[str] | None = None) -> int:
         return elsewhere
     warnings.filterwarnings("ignore", module="PIL")  # of headers that are odd: who cannot be read is told anyway
     paths = outputs(args.out)
-    engine.set_precision(args)
+    rounded = engine.set_precision(args, scoring=True)
     processes.start(args)
-    spec = ranking.Spec(args.weights, args.net, args.preset, args.mean, args.batch, args.engine, args.gpu)
+    spec = ranking.Spec(args.weights, args.net, args.preset, args.mean, args.batch, args.engine, args.gpu, rounded)
     cache = photo_cache.Cache(args.cache)
     seen = None
     while True:
