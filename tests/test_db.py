@@ -66,6 +66,18 @@ def test_one_path_twice_and_again(folder, tmp_path):
     make(folder, {b"1": b"more"})
 
 
+def test_a_new_database_in_the_place_of_one_that_is_read(folder, tmp_path):
+    with db.LmdbReader(folder) as old:
+        first = old.next()
+        os.rename(folder, tmp_path / "moved")
+        with lmdb.open(str(folder), map_size=1 << 20) as environment, environment.begin(write=True) as transaction:
+            transaction.put(b"k", b"new")
+        with db.LmdbReader(folder) as new:
+            assert new.next() == (b"k", b"new") and len(old) != 1
+        old.seek_to_first()
+        assert old.next() == first
+
+
 def test_leaves_no_trace_in_the_folder(folder):
     os.unlink(folder / "lock.mdb")
     before = (folder / "data.mdb").read_bytes()

@@ -30,6 +30,19 @@ def test_threads_change_nothing(monkeypatch):
 
 
 @pytest.mark.usefixtures("folder")
+def test_after_close_it_goes_on_with_the_next_record():
+    nets, found = [make().net, make().net], []
+    for net, close in zip(nets, (False, True)):
+        found.append([])
+        for i in range(4):
+            net.forward(end="data")
+            found[-1].append(net.blobs["data"].data.copy())
+            if close and i == 1:
+                net.close()
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.usefixtures("folder")
 def test_a_slow_reader_is_told(monkeypatch, capfd):
     solver = make('lr_policy: "fixed" display: 3')
     layer = solver.net.layers[0]

@@ -156,6 +156,31 @@ def test_resumed_after_kill_9_it_is_the_same_file(case, pictures, tmp_path):
     assert whole == result and sorted(path.name for path in tmp_path.iterdir()) == ["list.txt", "lmdb", "whole"]
 
 
+DYING = """
+import os, sys
+import torchcaffe.imageset as imageset
+read = imageset.read_photo
+imageset.read_photo = lambda path, *rest: os._exit(9) if path.name == sys.argv[4] else read(path, *rest)
+imageset.BATCH = 2
+photos = imageset.read_list(sys.argv[2])
+imageset.convert_imageset(sys.argv[1], photos, sys.argv[3], imageset.Options((8, 8)), 1)
+"""
+
+
+def test_killed_twice_it_still_knows_what_it_skipped(few, tmp_path):
+    folder, photos = few
+    photos = [photos[0], Photo("absent.jpg", 1), *photos[1:]]
+    (tmp_path / "list.txt").write_text("".join(f"{name} {label}\n" for name, label in photos))
+    for dies_at in ("9.jpg", "8.jpg"):
+        arguments = [str(folder), str(tmp_path / "list.txt"), str(tmp_path / "lmdb"), dies_at]
+        command, root = [sys.executable, "-c", DYING, *arguments], Path(__file__).resolve().parents[1]
+        assert subprocess.run(command, cwd=root, stderr=subprocess.DEVNULL).returncode == 9
+    result = convert_imageset(folder, photos, tmp_path / "lmdb", Options((8, 8)))
+    convert_imageset(folder, photos, tmp_path / "whole", Options((8, 8)))
+    assert datums(tmp_path / "lmdb") == datums(tmp_path / "whole")
+    assert [name for name, _ in result.skipped] == ["absent.jpg"]
+
+
 def test_resumes_between_the_last_record_and_the_name(few, tmp_path):
     whole = convert_imageset(*few, tmp_path / "lmdb", Options((8, 8)))
     os.rename(tmp_path / "lmdb", tmp_path / "lmdb.partial")

@@ -14,6 +14,7 @@ import torch
 import torchcaffe as caffe
 from tests.bvlc import compare, layers
 from tests.bvlc.run_caffe import draw, draw_params, inside, run_layer, write_files
+from torchcaffe.errors import CaffeError
 from torchcaffe.layer import TorchLayer, registry
 from torchcaffe.ops.hdf5 import LibcRand
 from torchcaffe.proto import caffe_pb2, parse_text
@@ -241,3 +242,22 @@ def test_mvn_in_place_below_four_axes(tmp_path):
         gradients.append(net.blobs["x"].diff)
     np.testing.assert_array_equal(*gradients)
     assert np.abs(gradients[0]).max() > 1
+
+
+@pytest.mark.parametrize("kind", ["SoftmaxWithLoss", "BatchNorm", "Pooling", "LRN", "MVN", "Dropout", "Swish"])
+def test_backward_before_the_first_forward(kind):
+    """BVLC works on what memory holds, mostly zeros; here it is an error that names the layer."""
+    more = {"SoftmaxWithLoss": 'bottom: "label"', "Pooling": "pooling_param { kernel_size: 2 }"}.get(kind, "")
+    net = net_from(f"""force_backward: true
+        layer {{ name: "x" type: "Input" top: "x" top: "label"
+                input_param {{ shape {{ dim: 2 dim: 3 dim: 4 dim: 4 }} shape {{ dim: 2 dim: 1 dim: 4 dim: 4 }} }} }}
+        layer {{ name: "it" type: "{kind}" bottom: "x" {more} top: "y" loss_weight: 1 }}""")
+    with pytest.raises(CaffeError, match=r"layer 'it' .*backward before the first forward"):
+        net.backward()
+    net.forward()
+    net.backward()
+
+
+def test_slice_cannot_work_in_place():
+    with pytest.raises(CaffeError, match="top 0 'b': this type cannot work in place"):
+        net_from(BELOW + 'layer { name: "s" type: "Slice" bottom: "b" top: "b" top: "c" }')

@@ -272,6 +272,26 @@ def test_blob_reshape(deploy):
             blob.reshape(bad)
 
 
+def test_a_smaller_blob_keeps_its_first_values(deploy):
+    blob = deploy.blobs[deploy.inputs[0]]
+    whole = blob.data
+    whole[...] = np.arange(blob.count).reshape(blob.shape)
+    one, *rest = blob.shape
+    blob.reshape(one - 1, *rest)
+    np.testing.assert_array_equal(blob.data.reshape(-1), np.arange(blob.count))
+    blob.data[...] = -1
+    assert (whole[:-1] == -1).all() and not (whole[-1] == -1).any()
+
+
+def test_whoever_reshapes_a_computed_blob_gets_its_shape_back(deploy):
+    deploy.blobs[deploy.inputs[0]].data[...] = 1
+    (wanted,) = deploy.forward().values()
+    wanted = wanted.copy()
+    deploy.blobs[deploy.outputs[0]].reshape(1, 1)
+    (again,) = deploy.forward().values()
+    np.testing.assert_array_equal(again, wanted)
+
+
 def test_views_are_live(small):
     data, again = small.blobs["ip"].data, small.blobs["ip"].data
     weights = small.params["ip"][0].data
@@ -497,6 +517,18 @@ def test_weights_go_by_layer_name(tmp_path, small):
     np.testing.assert_array_equal(other.params["renamed"][0].data, own)
 
 
+def test_of_two_layers_with_one_name_the_first_gets_the_weights(tmp_path, small):
+    path = str(tmp_path / "w.caffemodel")
+    small.save(path)
+    again = """layer { name: "ip" type: "InnerProduct" bottom: "conv" top: "more" inner_product_param { num_output: 7
+      weight_filler { type: "constant" value: 2 } } } """
+    other = caffe.Net(write(tmp_path, SMALL + again), caffe.TEST)
+    other.copy_from(path)
+    first = list(other._layer_names).index("ip")
+    np.testing.assert_array_equal(other.layers[first].blobs[0].data, small.params["ip"][0].data)
+    assert (other.params["ip"][0].data == 2).all()
+
+
 def test_share_with(tmp_path, small):
     other = caffe.Net(write(tmp_path, SMALL), caffe.TEST)
     other.share_with(small)
@@ -688,6 +720,40 @@ def test_share_weights(tmp_path):
     assert (net.params["ip"][1].data == 4).all()
 
 
+def every_diff(solver):
+    return [blob.diff for blobs in solver.net.params.values() for blob in blobs]
+
+
+def test_held_gradients_are_live(tmp_path):
+    solver, other = (caffe.get_solver(solver_file(tmp_path)) for _ in range(2))
+    held = every_diff(solver)
+    for _ in range(3):
+        for one in (solver, other):
+            caffe.set_random_seed(5)
+            one.step(1)
+        for array, touched in zip(held, every_diff(other)):
+            np.testing.assert_array_equal(array, touched)  # the update, which a solver leaves there
+    assert all(array.any() for array in held)
+    solver.net.clear_param_diffs()
+    assert not any(array.any() for array in held)
+    for array in held:
+        array[...] = 1
+    before = solver.net.params["ip"][1].data.copy()
+    solver.apply_update()
+    assert not np.array_equal(solver.net.params["ip"][1].data, before)
+
+
+def test_infinite_gradients_are_clipped_to_zero(tmp_path):
+    solvers = [caffe.get_solver(solver_file(tmp_path, "clip_gradients: 1")) for _ in range(2)]
+    for solver, value in zip(solvers, (np.inf, 0)):
+        caffe.set_random_seed(5)
+        solver.step(1)
+        for array in every_diff(solver):
+            array[...] = value
+        solver.apply_update()
+    same_weights(solvers[0].net, solvers[1].net)
+
+
 def test_solver_callbacks(tmp_path):
     solver = caffe.get_solver(solver_file(tmp_path))
     seen = []
@@ -760,6 +826,29 @@ class Learns(caffe.Layer):
         self.blobs[0].diff[0] = 1
 
 
+class Holds(Learns):
+    def setup(self, bottom, top):
+        Learns.setup(self, bottom, top)
+        self.gradient = self.blobs[0].diff
+
+    def backward(self, top, propagate_down, bottom):
+        self.gradient[0] += 1
+
+
+class Zero(caffe.Layer):
+    def setup(self, bottom, top):
+        pass
+
+    def reshape(self, bottom, top):
+        top[0].reshape(1)
+
+    def forward(self, bottom, top):
+        top[0].data[0] = 0
+
+    def backward(self, top, propagate_down, bottom):
+        pass
+
+
 class Tells(caffe.Layer):
     def setup(self, bottom, top):
         pass
@@ -819,6 +908,16 @@ def test_parameters_of_python_layers(tmp_path):
     weights = str(tmp_path / "w.caffemodel")
     net.save(weights)
     assert float(caffe.Net(path, weights, caffe.TRAIN).forward()["y"][0]) == 3
+
+
+def test_a_python_layer_may_hold_its_gradient(tmp_path):
+    net = python_layer("p", "", "y", "Holds") + python_layer("z", "", "z", "Zero") + """
+        layer { name: "loss" type: "EuclideanLoss" bottom: "y" bottom: "z" top: "loss" }"""
+    solver = caffe.get_solver(solver_file(tmp_path, net=net))
+    solver.step(1)
+    np.testing.assert_allclose(solver.net.params["p"][0].data, -0.01)
+    solver.step(1)
+    assert solver.net.params["p"][0].data[0] < -0.02
 
 
 def test_phase_and_param_str(tmp_path):

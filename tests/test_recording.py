@@ -18,8 +18,10 @@ from torch.utils._pytree import tree_leaves
 import torchcaffe as caffe
 from ilgnet import training
 from torchcaffe import files, recording
+from torchcaffe.blob import Memory
 from torchcaffe.ops.data import place_crops
 from torchcaffe.proto import caffe_pb2, parse_text
+from torchcaffe.recording import Recording
 from torchcaffe.rng import Rng
 from torchcaffe.transform import DataTransformer
 
@@ -203,6 +205,21 @@ def test_deploy_nets_replay_on_new_inputs_and_shapes(folder):
         found = [net.forward(data=x)["ip2"].copy() for net in nets]
         np.testing.assert_array_equal(*found)
     assert made(nets[1]) == (True, 0)
+
+
+def test_what_a_recording_reads_is_brought_to_the_device_first():
+    """What a user has written to an array since the forward pass, a recorded backward pass must see."""
+    order = []
+
+    class Seen(Memory):
+        def upload(self):
+            order.append("upload")
+
+    recording = Recording(tape)
+    for _ in range(3):
+        recording.ready("key")
+        recording.run([Seen()], lambda: order.append("work"), [Seen()])
+    assert order[:3] == ["upload", "upload", "work"] and order.count("upload") == 6
 
 
 def test_nets_that_need_the_host_are_not_recorded(folder):

@@ -54,10 +54,12 @@ class Memory:
 
     def get(self, shape: tuple[int, ...], device: str) -> torch.Tensor:
         """The values as a tensor of `shape` (the memory's own tensor where the shape is the same)."""
-        tensor = self.tensor
-        if tensor is None or tensor.numel() != math.prod(shape):
+        tensor, count = self.tensor, math.prod(shape)
+        if tensor is None or tensor.numel() < count:
             tensor = self.tensor = torch.zeros(shape, device=device)
             self._drop_host()
+        elif tensor.numel() > count:
+            return self._shrunk(shape, device)
         elif self.fresh:
             tensor.zero_()
             self._written()
@@ -69,6 +71,16 @@ class Memory:
         self.fresh = self._host_newer = False
         self._stand_in = None
         return shaped(tensor, shape)
+
+    def _shrunk(self, shape: tuple[int, ...], device: str) -> torch.Tensor:
+        """A smaller blob keeps its first values, and views of them stay live."""
+        whole, held = self.get(tuple(self.tensor.shape), device), self.host is not None
+        self._drop_host()
+        self.tensor = whole.contiguous().view(-1)[: math.prod(shape)].view(shape)
+        self._changes += 1
+        if held and self.tensor.device.type == "cpu":
+            self.host = self.tensor.numpy()
+        return self.tensor
 
     def set(self, tensor: torch.Tensor) -> None:
         """Adopt a tensor, or copy it where a user holds a view."""
@@ -104,9 +116,11 @@ class Memory:
         """Equal stamps mean equal values, so what was made of them still holds.
 
         None while a user holds the array, or a view of it: writing to it leaves no trace."""
-        if self.host is not None and sys.getrefcount(self.host) > _UNHELD:
-            return None
-        return self._serial, self._changes, self.tensor._version
+        return None if self._held() else (self._serial, self._changes, self.tensor._version)
+
+    def _held(self) -> bool:
+        """Whether a user holds the array, or a view of it."""
+        return self.host is not None and sys.getrefcount(self.host) > _UNHELD
 
     def owned(self) -> bool:
         """Whether nobody but this memory has the tensor, or a part of it, so that what is to replace it may be computed
@@ -120,8 +134,21 @@ class Memory:
         )
 
     def stand_in(self, tensor: torch.Tensor) -> None:
-        """Have the values of this tensor, without copying it unless somebody asks before the next write."""
+        """Have the values of this tensor, without copying it unless somebody asks before the next write, or holds the
+        array and sees it."""
         self._stand_in = tensor
+        self._show()
+
+    def clear(self) -> None:
+        """Count as zero, without writing unless somebody holds the array, which may also be where the next values are
+        put."""
+        self.fresh, self._stand_in = True, None
+        self._show()
+
+    def _show(self) -> None:
+        """Let a held array have the values that the memory counts as having. (A GPU's is only right when touched.)"""
+        if self._held() and self.tensor.device.type == "cpu":
+            self.get(tuple(self.tensor.shape), "cpu")
 
     def pin(self) -> None:
         """Make this contiguous tensor the array for life (parameters): no copy on the first touch."""
@@ -213,7 +240,7 @@ class Blob:
     width = property(lambda self: self._legacy(3), doc="size of axis 3 (1 if there is none)")
 
     def reshape(self, *shape: int) -> None:
-        """Change the shape. Values are kept where the count stays the same, as BVLC does."""
+        """Change the shape. The values stay, of a smaller blob the first ones, as in BVLC; a larger one's are zero."""
         if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
             shape = tuple(shape[0])
         if shape == self._shape and self._count:
@@ -315,9 +342,8 @@ class Parameter(Blob):
         memory._written()
 
     def clear_diff(self) -> None:
-        """Make the diff count as zero without writing to it."""
-        self.diff_memory.fresh = True
-        self.diff_memory._stand_in = None
+        """Make the diff zero."""
+        self.diff_memory.clear()
 
     def load(self, values: np.ndarray) -> None:
         """Copy values in (same count)."""

@@ -35,6 +35,7 @@ def set_mode_gpu() -> None:
     """Compute on the current CUDA device. Raises CaffeError when there is none: nothing falls back to the CPU."""
     global gpu
     check_gpu(device_id)
+    _make_current(device_id)
     gpu = True
     set_precision(precision)
 
@@ -59,7 +60,15 @@ def set_device(index: int) -> None:
     """Choose the CUDA device (for nets made from now on)."""
     global device_id
     check_gpu(index)
+    _make_current(index)
     device_id = index
+
+
+def _make_current(index: int) -> None:
+    """Let whatever names no device (a synchronisation, a communicator) mean this one."""
+    import torch
+
+    torch.cuda.set_device(index)
 
 
 def check_gpu(index: int) -> None:

@@ -14,21 +14,22 @@ from torchcaffe.errors import CaffeError
 
 PathLike = Union[str, "os.PathLike[str]"]
 
-# A train and a test net may read one database, and python-lmdb refuses to open a path twice in one process.
-_environments: dict[str, _Environment] = {}
+# A train and a test net may read one database, and python-lmdb refuses to open one twice in one process. By folder and
+# file: a new database may have taken an old one's place.
+_environments: dict[tuple[str, int, int], _Environment] = {}
 _lock = threading.RLock()  # a reader that is garbage may be let go of at any point of the thread that holds it
 
 
 class _Environment:
     """An lmdb.Environment and who reads it; it closes with its last reader."""
 
-    def __init__(self, path: str):
+    def __init__(self, key: tuple[str, int, int]):
         import lmdb
 
         # No lock file: the folder may be read-only, and a forked worker may go on reading. So nobody may write
         # to a database that is being read; our writer finishes a database elsewhere before it takes its name.
-        self.lmdb = lmdb.open(path, readonly=True, lock=False, create=False)
-        self.path = path
+        self.lmdb = lmdb.open(key[0], readonly=True, lock=False, create=False)
+        self.key = key
         self.readers: set[object] = set()
         self.closed = False
 
@@ -43,8 +44,8 @@ class _Environment:
         """Close the database and forget it."""
         self.closed = True
         self.lmdb.close()
-        if _environments.get(self.path) is self:
-            del _environments[self.path]
+        if _environments.get(self.key) is self:
+            del _environments[self.key]
 
 
 def _open(path: PathLike, reader: object) -> _Environment:
@@ -65,7 +66,9 @@ def _open(path: PathLike, reader: object) -> _Environment:
     with _lock:
         try:
             while True:
-                environment = _environments.get(str(folder)) or _checked_environment(path, folder)
+                about = data.stat()
+                key = str(folder), about.st_dev, about.st_ino
+                environment = _environments.get(key) or _checked_environment(path, data, key)
                 environment.readers.add(reader)
                 if not environment.closed:  # by the end of a garbage reader, just now
                     return environment
@@ -73,18 +76,16 @@ def _open(path: PathLike, reader: object) -> _Environment:
             raise CaffeError(f"cannot open LMDB {path}: {error}") from error
 
 
-def _checked_environment(path: PathLike, folder: Path) -> _Environment:
+def _checked_environment(path: PathLike, data: Path, key: tuple[str, int, int]) -> _Environment:
     """A database opened anew, and entered in `_environments`."""
-    size = (folder / "data.mdb").stat().st_size
     # LMDB takes an empty file for a database yet to be made.
-    if size == 0:
+    if data.stat().st_size == 0:
         raise CaffeError(f"cannot open LMDB {path}: data.mdb is empty")
     try:
-        lmdb_check.check(folder / "data.mdb")
+        lmdb_check.check(data)
     except lmdb_check.Damaged as error:
         raise CaffeError(f"cannot open LMDB {path}: {error}") from None
-    environment = _Environment(str(folder))
-    _environments[str(folder)] = environment
+    environment = _environments[key] = _Environment(key)
     return environment
 
 

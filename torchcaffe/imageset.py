@@ -229,8 +229,15 @@ def _convert(root: Path, photos: list[Photo], partial: Path, options: Options, w
 
     # Full-size pictures are kept few; small ones as many as are decoded while a transaction is written.
     ahead = min(32 * workers, 512) if options.resize or options.encode else 2 * workers
-    with open(partial / FAULTS, "w") as file, progress_of(len(photos), name, start) as progress, _one_opencv_thread():
-        file.writelines(json.dumps(fault) + "\n" for fault in faults)
+    write_bytes(partial / FAULTS, "".join(json.dumps(fault) + "\n" for fault in faults).encode())
+    with open(partial / FAULTS, "a") as file, progress_of(len(photos), name, start) as progress, _one_opencv_thread():
+
+        def commit() -> None:
+            """The records so far, after the faults found up to the last one."""
+            file.flush()
+            os.fsync(file.fileno())
+            writer.commit()
+
         for number, datum, fault in in_order(read, range(start, len(photos)), workers, ahead):
             photo = photos[number]
             if fault:
@@ -243,11 +250,9 @@ def _convert(root: Path, photos: list[Photo], partial: Path, options: Options, w
                 writer.put(_key(number, photo), datum)
                 result.count(photo)
                 if result.records % BATCH == 0:
-                    file.flush()
-                    os.fsync(file.fileno())
-                    writer.commit()
+                    commit()
             progress(1)
-        writer.commit()
+        commit()
     writer.close()
     if there:
         with progress_of(result.records, f"{name}: checking") as progress:

@@ -21,7 +21,7 @@ from torchcaffe.layer import Layer, check_counts, registry
 from torchcaffe.memory import keep_freed_memory
 from torchcaffe.ops.linear import PRECISIONS
 from torchcaffe.proto import caffe_pb2, format_text
-from torchcaffe.recording import Recorder, Recording, cuda_graph
+from torchcaffe.recording import Recorder, Recording, recorder_of
 
 TRAIN, TEST = caffe_pb2.TRAIN, caffe_pb2.TEST
 PathLike = Union[str, Path]
@@ -43,10 +43,8 @@ class Net:
             self.copy_from(given["weights"])
 
     @classmethod
-    def from_param(cls, param: caffe_pb2.NetParameter, source: str = "net", root: Net | None = None) -> Net:
-        """A net from an upgraded NetParameter whose `state` is set; `source` names it in errors.
-
-        `root`: a net whose same-named layers this one's parameters will be shared from."""
+    def from_param(cls, param: caffe_pb2.NetParameter, source: str = "net") -> Net:
+        """A net from an upgraded NetParameter whose `state` is set; `source` names it in errors."""
         net = cls.__new__(cls)
         net._build(param, source)
         return net
@@ -88,7 +86,7 @@ class Net:
         self._after_forward: list[Callable[[int], None]] = []
         self._before_backward: list[Callable[[int], None]] = []
         self._after_backward: list[Callable[[int], None]] = []
-        self._input_arrays: tuple[np.ndarray, np.ndarray] | None = None
+        self._ran: set[int] = set()  # layers that have had a forward pass
         blob_ids: dict[str, int] = {}
         blob_needs: list[bool] = []
         available: dict[str, None] = {}
@@ -200,7 +198,7 @@ class Net:
             log.info("net.cpp:244", f"This network produces output {name}")
         self._fused = [self._layers_after(i) for i in range(len(self._layers))]
         self._index()
-        self.record_with(None if self.device == "cpu" else cuda_graph)
+        self.record_with(recorder_of(self.device))
         log.info("net.cpp:257", "Network initialization done.")
 
     def _make_layer(self, lp: caffe_pb2.LayerParameter) -> Layer:
@@ -351,11 +349,11 @@ class Net:
         return _of_layer(where, layer, self._bottoms[i], error)
 
     def _reshape_layer(self, i: int) -> None:
-        layer, bottoms = self._layers[i], self._bottoms[i]
-        shapes = [b.shape for b in bottoms]
-        if layer.reshape_always or shapes != self._seen_shapes[i]:
-            layer.reshape(bottoms, self._tops[i])
-            self._seen_shapes[i] = shapes
+        layer, bottoms, tops = self._layers[i], self._bottoms[i], self._tops[i]
+        # (The tops' shapes, too: whoever has changed one gets it back, as BVLC reshapes before each forward.)
+        if layer.reshape_always or [b.shape for b in (*bottoms, *tops)] != self._seen_shapes[i]:
+            layer.reshape(bottoms, tops)
+            self._seen_shapes[i] = [b.shape for b in (*bottoms, *tops)]
             for blob, index in self._loss_tops[i] if i < len(self._loss_tops) else ():
                 tensor = blob.diff_memory.tensor
                 if tensor is None or tensor.numel() != blob.count:
@@ -423,6 +421,7 @@ class Net:
                 for blob, _ in self._loss_tops[i]:
                     term = torch.dot(blob.t.reshape(-1), blob.g.reshape(-1))
                     loss = term if loss is None else loss + term
+                self._ran.add(i)
                 if self.debug_info:
                     self._log_forward(i)
                 for callback in self._after_forward:
@@ -432,12 +431,12 @@ class Net:
     def run_backward(self, start: int, end: int) -> None:
         """Layers start down to end, those that need it."""
         if self._records(end, start) and self._recorded_forward.made:
-            memories = self._memories("diff", params=True)
+            memories, read = self._memories("diff", params=True), self._memories("data", params=True)
             # Gradients are written, or in further passes of an iteration added to what is there.
             fresh = tuple(blob.diff_memory.fresh for blob in self.learnable)
             backward = self._recorded_backward.setdefault(fresh, Recording(self._recorder))
-            if backward.ready(self._recording_key(memories)):
-                backward.run(memories, lambda: self._backward_layers(start, end))
+            if backward.ready(self._recording_key(memories + read)):
+                backward.run(memories, lambda: self._backward_layers(start, end), read)
                 return
         self._backward_layers(start, end)
 
@@ -453,6 +452,10 @@ class Net:
                         self._layers[i].backward(self._tops[i], self._bottom_needs[i], self._bottoms[i])
                     except _TROUBLE as error:
                         raise self._located(i, error) from error
+                    except (AttributeError, TypeError) as error:
+                        if i in self._ran:
+                            raise
+                        raise self._located(i, CaffeError("backward before the first forward")) from error
                     if self.debug_info:
                         self._log_backward(i)
                 for callback in self._after_backward:
@@ -493,7 +496,6 @@ class Net:
     def _recording_key(self, memories: list[Memory]) -> tuple:
         """What must be as it was for a recording to hold: precision, shapes, and where arrays are that stay put."""
         return (context.precision, *(blob.shape for blob in self._blob_list), *(memory.place() for memory in memories))
-
 
     def _forward(self, start: int, end: int) -> float:
         """Layers start..end by number; the loss."""
@@ -603,8 +605,6 @@ class Net:
         """Make every parameter's diff zero."""
         for blob in self.learnable:
             blob.clear_diff()
-            if blob.diff_memory.host is not None and blob.diff_memory.tensor is not None:
-                blob.g  # noqa: B018  (a user may hold a view, so the zeros must be there now)
 
     def set_input_arrays(self, data: np.ndarray, labels: np.ndarray) -> None:
         """Give a net that starts with a MemoryData layer its records: (N, C, H, W) and (N, 1, 1, 1), float32."""
@@ -641,11 +641,12 @@ class Net:
         path = os.fspath(path)
         hdf5 = files.is_hdf5(path)
         owners = {id(blob) for blob in self.learnable}
+        layers = self._first_of_each_name()
         for source in files.read_caffemodel(path):
-            if source.name not in self.layer_dict:
+            if source.name not in layers:
                 log.info("net.cpp:801" if hdf5 else "net.cpp:746", f"Ignoring source layer {source.name}")
                 continue
-            targets = self.layer_dict[source.name].blobs
+            targets = layers[source.name].blobs
             where = f"{path}: layer '{source.name}'"
             blobs = list(source.blobs)
             if hdf5:  # which leaves out parameters that another layer owns
@@ -717,11 +718,12 @@ class Net:
         """Use the other net's parameters in same-named layers: one memory from then on."""
         if not isinstance(other, Net):
             raise TypeError(f"share_with takes a Net, not {other!r}")
-        for name, layer in other.layer_dict.items():
-            if name not in self.layer_dict:
+        layers = self._first_of_each_name()
+        for name, layer in zip(other._layer_names, other.layers):
+            if name not in layers:
                 log.info("net.cpp:678", f"Ignoring source layer {name}")
                 continue
-            mine = self.layer_dict[name].blobs
+            mine = layers[name].blobs
             if len(mine) != len(layer.blobs):
                 raise CaffeError(f"{self.source}: layer '{name}': {len(mine)} blob(s) here, {len(layer.blobs)} there")
             for index, (target, source) in enumerate(zip(mine, layer.blobs)):
@@ -730,6 +732,10 @@ class Net:
                         f"{self.source}: layer '{name}': blob {index}: cannot share {source.shape} with {target.shape}"
                     )
                 target.share_data(source)
+
+    def _first_of_each_name(self) -> dict[str, Layer]:
+        """The layers by name: of several with one name, BVLC gives the first one what a file or another net has."""
+        return dict(reversed(list(zip(self._layer_names, self.layers))))
 
     # -- debug_info --------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ have the same key, and forgotten when the key changes."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Hashable, Sequence
 from typing import Any, Callable
 
@@ -20,14 +21,28 @@ from torchcaffe.blob import Memory
 Recorder = Callable[[Callable[[], Any]], "tuple[Any, Callable[[], None]]"]
 
 
-def cuda_graph(work: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
-    """The Recorder of GPUs."""
-    graph = torch.cuda.CUDAGraph()
-    # Data layers' threads go on with copies of their own meanwhile.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        result = work()
-    graph.replay()
-    return result, graph.replay
+def recorder_of(device: str) -> Recorder | None:
+    """How work on a device is recorded: on a GPU as a CUDA graph, on the CPU not at all."""
+    return None if device == "cpu" else functools.partial(_cuda_graph, device)
+
+
+def _cuda_graph(device: str, work: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
+    """The Recorder of a GPU, whichever is the current one."""
+
+    def replay() -> None:
+        with torch.cuda.device(device):
+            graph.replay()
+
+    with torch.cuda.device(device):
+        graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        try:
+            # Data layers' threads go on with copies of their own meanwhile.
+            with torch.cuda.graph(graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"):
+                result = work()
+        finally:
+            torch.cuda.set_stream(before)  # which a capture that fails leaves at its own
+    replay()
+    return result, replay
 
 
 class Recording:
@@ -59,9 +74,9 @@ class Recording:
             return False
         return True
 
-    def run(self, memories: Sequence[Memory], work: Callable[[], Any]) -> Any:
-        """Do the work, recorded. memories: all that it may write to."""
-        for memory in memories:
+    def run(self, memories: Sequence[Memory], work: Callable[[], Any], read: Sequence[Memory] = ()) -> Any:
+        """Do the work, recorded. memories: all that it may write to; read: what else it looks at."""
+        for memory in (*memories, *read):
             memory.upload()
         if self._replay is None:
             before = [memory.state() for memory in memories]

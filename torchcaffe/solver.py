@@ -17,7 +17,7 @@ from torchcaffe.blob import Parameter
 from torchcaffe.errors import CaffeError, Diverged
 from torchcaffe.net import Net
 from torchcaffe.proto import caffe_pb2, format_text
-from torchcaffe.recording import Recording, cuda_graph
+from torchcaffe.recording import Recording, recorder_of
 
 PathLike = Union[str, Path]
 registry: dict[str, type[Solver]] = {}
@@ -105,7 +105,7 @@ class Solver:
         self._last_display = 0
         self._waited = 0.0  # seconds, at the last display
         self.waiting = 0.0  # the share of the time between the last two displays in which the train net had no data
-        self._recording = Recording(None if self.net.device == "cpu" else cuda_graph)
+        self._recording = Recording(recorder_of(self.net.device))
         self._prepare()
         log.info("solver.cpp:57", "Solver scaffolding done.")
 
@@ -308,8 +308,9 @@ class Solver:
         said = f"{self.source}: iteration {self.iter}: {bad}: training has diverged (lower base_lr?)"
         self._put_back(statistics)
         broken = [n for n, blob in zip(self.net._learnable_names, self.net.learnable) if not _finite(blob.t)]
-        if broken:
-            raise Diverged(f"{said}; the update before has broken {broken[0]}, so go on from the last snapshot"
+        if self.agreed(bool(broken)):
+            where = broken[0] if broken else "weights in another process"
+            raise Diverged(f"{said}; the update before has broken {where}, so go on from the last snapshot"
                            + ("" if self.debug_nan else ", with debug_nan to stop before that update"))
         if self.p.HasField("snapshot_prefix"):
             self.snapshot()
@@ -495,7 +496,8 @@ class Solver:
         memories = [blob.diff_memory for blob in blobs] + [blob.data_memory for blob in blobs]
         places = [memory.place() for memory in memories]
         histories = [0 if array is None else array.data_ptr() for slots in self._history for array in slots]
-        key = (self.constants(rate, clip), [blob.diff_memory.fresh for blob in blobs], places, histories)
+        key = (self.constants(rate, clip), [blob.diff_memory.fresh for blob in blobs],
+               [blob.diff_memory.state()[1] is not None for blob in blobs], places, histories)
         if self._recording.ready(key):
             self._recording.run(memories, lambda: self.update(rate, clip))
         else:
@@ -510,9 +512,12 @@ class Solver:
         limit = self.p.clip_gradients
         if limit < 0:
             return 1.0
-        total = sum(float(b.g.square().sum(dtype=torch.float64)) for b in self.net.learnable if b.has_diff())
+        parts = [part for b in self.net.learnable if b.has_diff() for part in b.g.reshape(-1).split(1 << 20)]
+        if not parts:
+            return 1.0
+        total = float(torch.stack([torch.dot(part, part) for part in parts]).sum(dtype=torch.float64))
         norm = float(np.float32(math.sqrt(total)))
-        if norm <= limit:
+        if not norm > limit:  # (NaN is not, either)
             return 1.0
         scale = float(np.float32(limit) / np.float32(norm))
         log.info(
@@ -528,7 +533,8 @@ class Solver:
             if self._idle(index):
                 blob.clear_diff()
                 continue
-            gradient = blob.g * (clip / self.p.iter_size)
+            # An infinite norm clips to 0, which BVLC's BLAS makes of infinity, too.
+            gradient = blob.g * (clip / self.p.iter_size) if clip else torch.zeros_like(blob.g)
             decay = float(np.float32(self.p.weight_decay) * np.float32(self._decays[index]))
             if decay:
                 gradient.add_(blob.t if self.p.regularization_type == "L2" else blob.t.sign(), alpha=decay)
@@ -670,7 +676,8 @@ class SGDSolver(Solver):
         weight_decay = decay rate and grad_scale = iter_size / (rate clip), buf is Caffe's V itself."""
         p = self.p
         # (torch's kernel keeps no buffer without momentum, while Caffe keeps V.)
-        if self.type != "SGD" or p.regularization_type != "L2" or rate == 0 or p.momentum == 0:
+        # (And it divides by what an infinite norm clips to 0.)
+        if self.type != "SGD" or p.regularization_type != "L2" or rate == 0 or clip == 0 or p.momentum == 0:
             super().update(rate, clip)
             return
         groups: dict[tuple[float, float], list[int]] = {}

@@ -256,7 +256,8 @@ class PrefetchingLayer(Layer):
             self._stream = torch.cuda.Stream(self.device) if self.device != "cpu" else None
         while len(self._ahead) <= self.prefetch:
             self._ahead.append(self._thread.submit(self._load))
-        batch = self._wait(self._ahead.popleft())
+        batch = self._wait(self._ahead[0])
+        self._ahead.popleft()  # (not before: a wait may be interrupted)
         if batch.arrived is not None:
             stream = torch.cuda.current_stream(self.device)
             stream.wait_event(batch.arrived)
@@ -297,6 +298,7 @@ class PrefetchingLayer(Layer):
             self._thread.shutdown(wait=True, cancel_futures=True)
             self._thread = None
             self._ahead.clear()
+            self.go_to(self._reached)  # what was read ahead is read again
         if self._workers is not None:
             self._workers.shutdown()
             self._workers = None

@@ -60,6 +60,7 @@ class ImageData(PrefetchingLayer):
             raise CaffeError(f"image_data_param.source: {p.source} is empty")
         rng = context.rng()
         self._turns = list(range(len(self._lines)))  # the order of the lines
+        self._turns_array: np.ndarray | None = None  # the same, made when a place is asked for
         self._order = Rng(rng.rand()) if p.shuffle else None
         if p.shuffle:
             log.info("image_data_layer.cpp:53", "Shuffling data")
@@ -89,15 +90,16 @@ class ImageData(PrefetchingLayer):
 
     def place(self) -> dict[str, np.ndarray]:
         order = {} if self._order is None else {"order": self._order.state()}
-        turns = np.array(self._turns, np.int32)
-        return {**super().place(), **order, "line": np.array(self._line), "turns": turns}
+        if self._turns_array is None:
+            self._turns_array = np.array(self._turns, np.int32)
+        return {**super().place(), **order, "line": np.array(self._line), "turns": self._turns_array}
 
     def go_to(self, place: dict[str, np.ndarray]) -> None:
         super().go_to(place)
         turns = place["turns"].tolist()
         if sorted(turns) != list(range(len(self._lines))):
             raise CaffeError(f"{self.p.source}: has {len(self._lines)} lines, had {len(turns)} at the snapshot")
-        self._turns, self._line = turns, int(place["line"])
+        self._turns, self._turns_array, self._line = turns, None, int(place["line"])
         if self._order is not None:
             self._order.set_state(place["order"])
 
@@ -111,6 +113,7 @@ class ImageData(PrefetchingLayer):
                 self._line = 0
                 if self._order is not None:
                     self._order.shuffle(self._turns)
+                    self._turns_array = None
         return self.transformed(images), np.array(labels, np.float32)
 
 

@@ -136,8 +136,7 @@ class SoftmaxWithLoss(LossLayer):
         picked = self._prob.gather(1, self._labels.safe.unsqueeze(1)).squeeze(1)
         loss = -picked.clamp(min=FLT_MIN).log()
         loss = loss.where(self._labels.valid, torch.zeros_like(loss)).sum() + self._labels.fault
-        self._normalizer = normalizer(self.mode, self.outer, self.inner, self._labels.valid)
-        top[0].t = loss / self._normalizer
+        top[0].t = loss / normalizer(self.mode, self.outer, self.inner, self._labels.valid)
         if len(top) > 1:
             top[1].t = self._prob.view(top[1].shape)
 

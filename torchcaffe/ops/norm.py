@@ -201,6 +201,9 @@ def _moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _sums(g: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The sums of g and of g * y a channel, from one reading of both."""
+    if g.device.type != "cpu":  # whose kernel wants statistics, too
+        (g,), (y,) = _rows(g), _rows(y)
+        return g.sum(0), (g * y).sum(0)
     zero, one = y.new_zeros(y.shape[1] if y.dim() > 1 else 1), y.new_ones(y.shape[1] if y.dim() > 1 else 1)
     parts = [torch.ops.aten.native_batch_norm_backward(a, b, None, zero, one, None, None, False, 0.0,
                                                        [False, True, True])[1:] for a, b in zip(_rows(g), _rows(y))]
@@ -256,8 +259,6 @@ class BatchNorm(Layer):
         self._root = _channel_view((variance + self.p.eps).sqrt(), x.dim())
         # Kept for backward, since in place the top's blob is overwritten by the layer above.
         self._normalised = (x - _channel_view(mean, x.dim())).div_(self._root)
-        if top[0].data_memory.host is not None:
-            self._normalised = self._normalised.clone()
         top[0].t = self._normalised
 
     def _running(self) -> tuple[torch.Tensor, torch.Tensor]:

@@ -101,6 +101,8 @@ class Concat(Layer):
 class Slice(Layer):
     """The bottom cut along `axis` (or slice_dim) at slice_point, or into equal parts."""
 
+    allows_in_place = False
+
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         if self.p.HasField("axis") and self.p.HasField("slice_dim"):
             raise CaffeError("axis: give either axis or slice_dim, not both")
@@ -263,9 +265,9 @@ class Eltwise(TorchLayer):
         xs = self.operands(bottom, top) if self.operation != SUM else []
         if self.operation == MAX:
             # The gradient goes to one bottom alone: of equals to the second of the first two, then to the earlier.
-            owner, best = torch.where(xs[0] > xs[1], 0, 1), torch.maximum(xs[0], xs[1])
+            owner, best = (~(xs[0] > xs[1])).long(), torch.maximum(xs[0], xs[1])
             for index, x in enumerate(xs[2:], 2):
-                owner, best = torch.where(x > best, index, owner), torch.maximum(best, x)
+                owner, best = owner.masked_fill(x > best, index), torch.maximum(best, x)
         for index, (blob, down) in enumerate(zip(bottom, propagate_down)):
             if not down:
                 continue
