@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from ilgnet import caffe_log, evaluation, html, metrics, plots, report, report_tables
+from ilgnet import caffe_log, evaluation, html, metrics, outputs, plots, report, report_tables
 from prototxt.variants import VARIANTS
 from tools import plot_log
 from tools import report as report_tool
@@ -240,6 +240,19 @@ def test_refusals(tmp_path):
     (tmp_path / "r.csv").write_text("key,label,p_high\na,b\n")
     with pytest.raises(CaffeError, match=r"r\.csv: line 2"):
         evaluation.read_csv(tmp_path / "r.csv")
+
+
+def test_outputs_are_checked_before_the_work(tmp_path):
+    assert outputs.check(tmp_path / "new" / "r.json", ".json") == tmp_path / "new" / "r.json"
+    assert (tmp_path / "new").is_dir() and outputs.check(tmp_path / "any.thing")
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(CaffeError, match=r"r\.csv: must end in \.json or \.html"):
+        outputs.check(tmp_path / "r.csv", ".json", ".html")
+    with pytest.raises(CaffeError, match=r"folder\.json: is a folder"):
+        outputs.check(tmp_path / "folder.json", ".json")
+    log = str(write_log(tmp_path / "run.log", [1]))
+    with pytest.raises(CaffeError, match=r"r\.md: must end in \.html"):
+        report_tool.main(["--run", log, "--out", str(tmp_path / "r.md")])
 
 
 def test_released_logs_beside_their_baseline(shared, tmp_path):

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ilgnet import engine, evaluation, processes, tta, votes
+from ilgnet import engine, evaluation, outputs, processes, tta, votes
 from ilgnet.preprocess import PRESETS
 from prototxt.datasets import DATASETS
 from torchcaffe.errors import CaffeError, run_main
@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     if not processes.root():
         args.out = None
     if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
+        outputs.check(args.out, ".json")
     found, several = [], len(args.weights or []) > 1
     stems = [Path(weights).stem for weights in args.weights or [args.log]]
     if len(set(stems)) < len(stems):
