@@ -16,7 +16,7 @@ from torchcaffe import files, upgrade
 from torchcaffe.errors import CaffeError
 
 from . import caffe_log, metrics, paper, photos, processes, tta
-from .scoring import HIGH, Scorer
+from .scoring import HIGH, LOW, Scorer
 
 
 class Predictions(NamedTuple):
@@ -25,6 +25,11 @@ class Predictions(NamedTuple):
     keys: list[str]
     labels: np.ndarray
     p_high: np.ndarray
+    margin: np.ndarray | None = None  # None where only P(high) is known
+
+    def margins(self) -> np.ndarray:
+        """What to order photos by (see metrics.margins)."""
+        return metrics.margins(self.p_high) if self.margin is None else self.margin
 
 
 class Answers(NamedTuple):
@@ -36,7 +41,8 @@ class Answers(NamedTuple):
 
     def predictions(self) -> Predictions:
         """What a two-class net's answers say."""
-        return Predictions(self.keys, self.labels, self.rows[:, HIGH])
+        high, low = self.rows[:, HIGH], self.rows[:, LOW]
+        return Predictions(self.keys, self.labels, high, metrics.margins(high, low))
 
 
 def predict(scorer: Scorer, lmdb: Path | str, progress: bool = False, augment: str | None = None) -> Predictions:
@@ -74,7 +80,7 @@ def ask(scorer: Scorer, lmdb: Path | str, progress: bool = False, augment: str |
 
     rows = list(tqdm(scorer.stream_rows(inputs()), total=count * views, unit="view" if augment else "photo",
                      disable=not progress))
-    means = np.array(rows, dtype=np.float64).reshape(count, views, -1).mean(axis=1)
+    means = np.array(rows, dtype=np.float64).reshape(count, views, -1).mean(axis=1) if count else []
     keys, labels, means = map(list, zip(*processes.everyones(list(zip(keys, labels, means)))))
     return Answers(keys, np.array(labels), np.array(means))
 
@@ -126,31 +132,38 @@ def from_log(path: Path | str, dataset: str | None = None) -> dict[str, Any]:
     return {"dataset": dataset, "log": str(path), "result": figures}
 
 
+COLUMNS = ["key", "label", "p_high", "margin"]  # of the photos' CSV
+
+
 def write_csv(path: Path | str, predictions: Predictions) -> None:
-    """key, label, p_high a photo."""
+    """key, label, p_high, margin a photo."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["key", "label", "p_high"])
-    for key, label, p in zip(*predictions):
-        writer.writerow([safe_cell(key), label, f"{p:.9g}"])
+    writer.writerow(COLUMNS)
+    for key, label, p, m in zip(*predictions[:3], predictions.margins()):
+        writer.writerow([safe_cell(key), label, f"{p:.9g}", f"{m:.9g}"])
     files.write_bytes(path, text.getvalue().encode())
 
 
 def read_csv(path: Path | str) -> Predictions:
-    """What write_csv wrote. CaffeError naming file and line."""
-    keys, labels, p_high = [], [], []
+    """What write_csv wrote, or wrote before it knew of margins. CaffeError naming file and line."""
+    keys, labels, numbers = [], [], []
     with open(path, encoding="utf-8", newline="") as file:
         reader = csv.reader(file)
         try:
-            if next(reader, None) != ["key", "label", "p_high"]:
-                raise CaffeError(f"{path}: line 1: expected the columns key,label,p_high")
-            for key, label, p in reader:
+            columns = next(reader, None)
+            if columns not in (COLUMNS, COLUMNS[:-1]):
+                raise CaffeError(f"{path}: line 1: expected the columns {','.join(COLUMNS)}")
+            for key, label, p, *margin in reader:
                 keys.append(plain_cell(key))
                 labels.append(int(label))
-                p_high.append(float(p))
-            return Predictions(keys, np.array(labels, np.int64), np.array(p_high))
+                numbers.append([float(p), *map(float, margin)])
+                if len(numbers[-1]) != len(columns) - 2:
+                    raise ValueError
+            found = np.array(numbers).reshape(len(keys), len(columns) - 2).T
+            return Predictions(keys, np.array(labels, np.int64), *found)
         except (ValueError, OverflowError, csv.Error):  # of what is no text, too
-            raise CaffeError(f"{path}: line {reader.line_num}: expected key,label,p_high") from None
+            raise CaffeError(f"{path}: line {reader.line_num}: expected {','.join(COLUMNS)}") from None
 
 
 def write_json(path: Path | str, value: Any) -> None:

@@ -119,10 +119,11 @@ def sheet(result: dict[str, Any], count: int = SHEET) -> list[dict[str, Any]]:
         return []
     predictions = evaluation.read_csv(inside(result["folder"], result["predictions"]))
     labels, p = predictions.labels, predictions.p_high
-    groups = [("called high, rightly", True, (labels == 1) & (p > 0.5), -p),
-              ("called low, rightly", True, (labels == 0) & (p < 0.5), p),
-              ("called high, but low", False, (labels == 0) & (p > 0.5), -p),
-              ("called low, but high", False, (labels == 1) & (p < 0.5), p)]
+    sure = predictions.margins()
+    groups = [("called high, rightly", True, (labels == 1) & (p > 0.5), -sure),
+              ("called low, rightly", True, (labels == 0) & (p < 0.5), sure),
+              ("called high, but low", False, (labels == 0) & (p > 0.5), -sure),
+              ("called low, but high", False, (labels == 1) & (p < 0.5), sure)]
     found = []
     for title, right, mask, order in groups:
         index = np.flatnonzero(mask)

@@ -237,9 +237,21 @@ def test_refusals(tmp_path):
         (tmp_path / "x.json").write_text(text)
         with pytest.raises(CaffeError, match=message):
             report_tool.main(["--eval", str(tmp_path / "x.json")])
-    (tmp_path / "r.csv").write_text("key,label,p_high\na,b\n")
-    with pytest.raises(CaffeError, match=r"r\.csv: line 2"):
-        evaluation.read_csv(tmp_path / "r.csv")
+    for text in ("key,label,p_high\na,b\n", "key,label,p_high\na,1,0.5,2\n", "key,label,p_high,margin\na,1,0.5\n"):
+        (tmp_path / "r.csv").write_text(text)
+        with pytest.raises(CaffeError, match=r"r\.csv: line 2"):
+            evaluation.read_csv(tmp_path / "r.csv")
+
+
+def test_the_photos_margins_are_kept_and_results_of_before_are_read(tmp_path):
+    answers = evaluation.Answers(["a", "b"], np.array([0, 1]), np.array([[2e-9, 1.0], [3e-12, 1.0]]))
+    evaluation.write_csv(tmp_path / "r.csv", answers.predictions())
+    found = evaluation.read_csv(tmp_path / "r.csv")
+    np.testing.assert_allclose(found.margin, [-np.log(2e-9), -np.log(3e-12)])
+    assert found.p_high.tolist() == [1, 1] and found.keys == ["a", "b"]
+    (tmp_path / "r.csv").write_text("key,label,p_high\na,1,0.75\n")
+    found = evaluation.read_csv(tmp_path / "r.csv")
+    assert found.margin is None and found.margins() == pytest.approx([np.log(3)])
 
 
 def test_outputs_are_checked_before_the_work(tmp_path):

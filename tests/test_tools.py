@@ -107,6 +107,7 @@ def test_evaluate_takes_every_record_once(trained, folder, capsys):
         assert result["result"]["confusion"][0][0] + result["result"]["confusion"][0][1] == 7
     assert "majority baseline   66.67%" in capsys.readouterr().out
     assert found[0].keys == [f"{i:08d}_{i}.png" for i in range(21)]
+    np.testing.assert_allclose(found[0].margin, np.log(found[0].p_high / (1 - found[0].p_high)), rtol=1e-4, atol=1e-6)
     for other in found[1:]:
         np.testing.assert_allclose(other.p_high, found[0].p_high, rtol=1e-5)
     assert np.sum((found[0].p_high > 0.5) == (found[0].labels == 1)) >= 14
