@@ -118,15 +118,20 @@ def mean_beside(lmdb: Path | str) -> str | None:
 
 
 def from_log(path: Path | str, dataset: str | None = None) -> dict[str, Any]:
-    """The figures that a log of `caffe test`, or the last test in a training log, gives."""
+    """The figures that a log of `caffe test`, or the last test in a training log, gives.
+
+    A log does not say how many photos the test set has: what it tested is the first batches' figure, and the whole
+    set's only where the released list's size is known."""
     result = caffe_log.test_result(caffe_log.read_log(path))
     dataset = dataset or dataset_of(result["source"])
     accuracy = result["accuracy"]
-    figures: dict[str, Any] = {"accuracy": accuracy, "loss": result["loss"], "n": accuracy["n"]}
+    figures: dict[str, Any] = {"accuracy": None, "first_batches": accuracy, "loss": result["loss"], "n": accuracy["n"],
+                               "whole": None}
     if dataset in paper.RELEASED_TEST:
         low, high = paper.RELEASED_TEST[dataset]
-        if accuracy["n"] < low + high:  # a part of the test set says nothing of the whole one
-            figures.update(first_batches=accuracy, accuracy=None, whole=low + high)
+        figures["whole"] = low + high
+        if accuracy["n"] >= low + high:
+            figures.update(accuracy=accuracy, first_batches=None)
         figures["majority_baseline"] = dict(metrics.proportion(max(low, high), low + high),
                                             answer="high" if high > low else "low", of="the released test list")
     return {"dataset": dataset, "log": str(path), "result": figures}
@@ -198,6 +203,8 @@ def lines(figures: dict[str, Any]) -> list[str]:
     a, f = figures["accuracy"], figures.get("first_batches")
     if a:
         out = [f"whole test set     {share(a)}"]
+    elif "whole" in figures and figures["whole"] is None:
+        out = [f"whole test set     unknown: {f['n']} photos were tested; the set's size is unknown (--dataset)"]
     elif "whole" in figures:
         out = [f"whole test set     not in this log: {f['n']} of {figures['whole']} photos were tested"]
     else:

@@ -1,8 +1,8 @@
 """What a two-class test says: accuracy with its interval, AUC, calibration and correlations (NumPy only).
 
-`labels` are 0 (low) or 1 (high), `p_high` the net's probability of "high" (index 1 of the Softmax), `scores` what photos
-are ordered by, all (n,). Of a two-class net that is the margin, log P(high) / P(low): in float32, P(high) is exactly 1
-from a margin of about 17.
+`labels` are 0 (low) or 1 (high), `p_high` the net's probability of "high" (index 1 of the Softmax), `scores` what
+photos are ordered by, all (n,). Of a two-class net that is the margin, log P(high) / P(low): in float32, P(high) is
+exactly 1 from a margin of about 17.
 """
 from __future__ import annotations
 

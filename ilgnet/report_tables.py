@@ -222,10 +222,15 @@ def results_table(evaluations: list[dict[str, Any]]) -> Table:
         figures = {} if variant is None else dict(zip(paper.RELEASED_TEST, (*variant.table2, variant.table3)))
         return printed(figures.get(e.get("dataset")))
 
+    def whole(e: dict[str, Any], r: dict[str, Any]) -> Cell:
+        if r.get("accuracy"):
+            return interval(r["accuracy"])
+        return Cell(NOT_RUN, "the set's size is unknown" if e.get("log") and not r.get("whole") else "")
+
     rows = [
         row("test set", lambda e, r: Cell((e.get("dataset") or "own") + (", from a log" if e.get("log") else ""))),
         row("photos tested", lambda e, r: number((r.get("accuracy") or r.get("first_batches") or r)["n"], 0)),
-        row("whole test set", lambda e, r: interval(r.get("accuracy")) if r.get("accuracy") else Cell(NOT_RUN)),
+        row("whole test set", whole),
         row("first 50 batches, as the authors tested", lambda e, r: interval(r.get("first_batches"))),
         row("always the commoner class", lambda e, r: share((r.get("majority_baseline") or {}).get("value"))),
         row("balanced accuracy", lambda e, r: share(r.get("balanced_accuracy"))),

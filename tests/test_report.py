@@ -13,7 +13,7 @@ import pytest
 
 from ilgnet import caffe_log, evaluation, html, metrics, outputs, plots, report, report_tables
 from prototxt.variants import VARIANTS
-from tools import plot_log
+from tools import evaluate, plot_log
 from tools import report as report_tool
 from torchcaffe.errors import CaffeError
 
@@ -282,6 +282,21 @@ def test_released_logs_beside_their_baseline(shared, tmp_path):
     fifty = [float(v) for v in rows["first 50 batches, as the authors tested"]]
     assert np.round(fifty, 2).tolist() == [81.68, 80.12, 83.15, 85.5, 84.03, 86.85]
     assert rows["always the commoner class"][0] == "80"
+
+
+def test_a_log_of_a_set_of_unknown_size_says_nothing_of_the_whole(shared, tmp_path):
+    log = tmp_path / "x.log"
+    log.write_text((shared / "ava" / "results" / "AVA1_result.txt").read_text(errors="replace").replace("AVA1", "mine"))
+    assert evaluate.main(["--log", str(log), "--out", str(tmp_path / "e.json")]) == 0
+    found = json.loads((tmp_path / "e.json").read_text())
+    assert found["dataset"] is None and found["result"]["accuracy"] is None
+    text = "\n".join(evaluation.lines(found["result"]))
+    assert "whole test set     unknown: 2500 photos were tested; the set's size is unknown" in text
+    assert "first 50 batches    81.68%" in text
+    assert report_tool.main(["--eval", str(tmp_path / "e.json"), "--out", str(tmp_path / "r.html")]) == 0
+    rows = {r[0]: r[1:] for r in csv.reader(io.StringIO((tmp_path / "r_results.csv").read_text()))}
+    assert rows["whole test set"][0] == "not run (the set's size is unknown)" and rows["photos tested"][0] == "2500"
+    assert rows["first 50 batches, as the authors tested"][0] == "81.68"
 
 
 def test_plot_log(tmp_path):
