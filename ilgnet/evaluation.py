@@ -259,8 +259,8 @@ def groups(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
             found.setdefault((result["group"], result.get("dataset")), []).append(result)
     made = []
     for (name, dataset), members in found.items():
-        for what in ("title", "tta", "preprocess"):
-            kinds = {json.dumps(m.get(what), sort_keys=True) for m in members}
+        for what, usual in (("title", None), ("tta", None), ("preprocess", None), ("precision", "fp32")):
+            kinds = {json.dumps(m.get(what) or usual, sort_keys=True) for m in members}
             if len(kinds) > 1:
                 raise CaffeError(f"group '{name}': its evaluations differ in {what} ({' and '.join(sorted(kinds))}): "
                                  "they are not runs of one net")
@@ -272,11 +272,13 @@ def groups(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def group_lines(group: dict[str, Any]) -> list[str]:
     """A group for a person to read."""
     titles = {"accuracy": "whole test set", "first_batches": "first 50 batches", "calibration": "calibration error"}
-    out = [f"{group['name']}: {len(group['members'])} runs, mean ± standard deviation (smallest to largest)"]
+    runs = len(group["members"])
+    out = [f"{group['name']}: {runs} runs, mean ± standard deviation (smallest to largest)" if runs > 1 else
+           f"{group['name']}: 1 run"]
     for name, s in group["spread"].items():
         percent = name in ("accuracy", "first_batches", "balanced_accuracy")
         mean, sd, low, high = ((100 if percent else 1) * s[key] for key in ("mean", "sd", "min", "max"))
         digits, unit = (2, "%") if percent else (4, "")
-        out.append(f"{titles.get(name, name.replace('_', ' ')):18} {mean:.{digits}f}{unit} ± {sd:.{digits}f} "
-                   f"({low:.{digits}f} to {high:.{digits}f})")
+        around = f" ± {sd:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})" if runs > 1 else ""
+        out.append(f"{titles.get(name, name.replace('_', ' ')):18} {mean:.{digits}f}{unit}{around}")
     return out

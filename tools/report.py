@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ilgnet import feature_maps, outputs, report
+from ilgnet import outputs, report
 from torchcaffe.errors import CaffeError, run_main
 
 
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     outputs.check(args.out, ".html")
     written = report.write(args.out, report.Report(
         args.title, report.read_runs(args.run), report.read_evaluations(args.eval),
-        [feature_maps.read(path) for path in args.features],
+        [report.read_features(path) for path in args.features],
         report.read_benchmark(args.benchmark) if args.benchmark else None, args.synthetic))
     print(f"wrote {args.out}, {args.out.with_suffix('.md').name}, {args.out.with_suffix('.json').name} and "
           f"{len(written) - 3} tables and figures beside it")
