@@ -323,6 +323,8 @@ def make_demo(
     out, workers = Path(out), workers or os.cpu_count() or 1
     if count < 10:
         raise CaffeError(f"--count {count}: at least 10 photos are needed for a training and a test set")
+    if not 0 <= seed < 2**32:
+        raise CaffeError(f"--seed {seed}: must be from 0 to {2**32 - 1}")
     paths = find_photos(Path(photos)) if photos else []
     asked = {"count": count, "seed": seed, "photographs": [path.name for path in paths]}
     if (out / "AVA.txt").exists():

@@ -102,12 +102,22 @@ def read_labels(photos: Path | str, kind: str) -> np.ndarray | None:
     if not (path / "data.mdb").is_file():
         return None
     rows = []
+    with LmdbReader(photos) as reader:
+        count = len(reader)
     with LmdbReader(path) as reader:
+        if len(reader) != count:
+            raise CaffeError(f"{path}: {len(reader)} records; the photos' LMDB has {count}")
         for number, ((key, value), photo) in enumerate(zip(reader, keys(photos))):
-            datum = caffe_pb2.Datum.FromString(value)
+            name = key.decode(errors="replace")
             if key != photo:
-                raise CaffeError(f"{path}: record {key.decode()}: the photos' record {number} is {photo.decode()}")
+                raise CaffeError(f"{path}: record {name}: the photos' record {number} is "
+                                 f"{photo.decode(errors='replace')}")
+            datum = caffe_pb2.Datum()
+            try:
+                datum.ParseFromString(value)
+            except Exception as error:  # protobuf's DecodeError lives elsewhere in each of its versions
+                raise CaffeError(f"{path}: record {name}: not a Datum: {error}") from None
             rows.append(np.array(datum.float_data, np.float32))
-        if len(rows) != len(reader) or len({row.shape for row in rows}) != 1:
-            raise CaffeError(f"{path}: {len(reader)} records, not all of one size, or not as many as the photos'")
+            if len(rows[-1]) != len(rows[0]) or not len(rows[0]):
+                raise CaffeError(f"{path}: record {name}: {len(rows[-1])} numbers; expected {len(rows[0]) or 'some'}")
     return np.stack(rows)

@@ -156,7 +156,7 @@ def svg(summary: Summary) -> str:
         )
         for k, text in enumerate(node.lines):
             weight = ' font-weight="bold"' if k == 0 else ""
-            size = 11 * min(1, FITS / len(text))
+            size = 11 * min(1, FITS / max(1, len(text)))  # a layer may have no name
             out.append(
                 f'<text x="{node.x:.1f}" y="{y(node) + 15 + 15 * k:.0f}" text-anchor="middle" '
                 f'font-size="{size:.1f}"{weight}>{escape(text)}</text>'

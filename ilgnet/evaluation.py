@@ -16,7 +16,7 @@ from torchcaffe import files, upgrade
 from torchcaffe.errors import CaffeError
 
 from . import caffe_log, metrics, paper, photos, processes, tta
-from .scoring import HIGH, Scorer
+from .scoring import HIGH, LOW, Scorer
 
 
 class Predictions(NamedTuple):
@@ -25,6 +25,11 @@ class Predictions(NamedTuple):
     keys: list[str]
     labels: np.ndarray
     p_high: np.ndarray
+    margin: np.ndarray | None = None  # None where only P(high) is known
+
+    def margins(self) -> np.ndarray:
+        """What to order photos by (see metrics.margins)."""
+        return metrics.margins(self.p_high) if self.margin is None else self.margin
 
 
 class Answers(NamedTuple):
@@ -36,7 +41,8 @@ class Answers(NamedTuple):
 
     def predictions(self) -> Predictions:
         """What a two-class net's answers say."""
-        return Predictions(self.keys, self.labels, self.rows[:, HIGH])
+        high, low = self.rows[:, HIGH], self.rows[:, LOW]
+        return Predictions(self.keys, self.labels, high, metrics.margins(high, low))
 
 
 def predict(scorer: Scorer, lmdb: Path | str, progress: bool = False, augment: str | None = None) -> Predictions:
@@ -74,7 +80,7 @@ def ask(scorer: Scorer, lmdb: Path | str, progress: bool = False, augment: str |
 
     rows = list(tqdm(scorer.stream_rows(inputs()), total=count * views, unit="view" if augment else "photo",
                      disable=not progress))
-    means = np.array(rows, dtype=np.float64).reshape(count, views, -1).mean(axis=1)
+    means = np.array(rows, dtype=np.float64).reshape(count, views, -1).mean(axis=1) if count else []
     keys, labels, means = map(list, zip(*processes.everyones(list(zip(keys, labels, means)))))
     return Answers(keys, np.array(labels), np.array(means))
 
@@ -112,45 +118,57 @@ def mean_beside(lmdb: Path | str) -> str | None:
 
 
 def from_log(path: Path | str, dataset: str | None = None) -> dict[str, Any]:
-    """The figures that a log of `caffe test`, or the last test in a training log, gives."""
+    """The figures that a log of `caffe test`, or the last test in a training log, gives.
+
+    A log does not say how many photos the test set has: what it tested is the first batches' figure, and the whole
+    set's only where the released list's size is known."""
     result = caffe_log.test_result(caffe_log.read_log(path))
     dataset = dataset or dataset_of(result["source"])
     accuracy = result["accuracy"]
-    figures: dict[str, Any] = {"accuracy": accuracy, "loss": result["loss"], "n": accuracy["n"]}
+    figures: dict[str, Any] = {"accuracy": None, "first_batches": accuracy, "loss": result["loss"], "n": accuracy["n"],
+                               "whole": None}
     if dataset in paper.RELEASED_TEST:
         low, high = paper.RELEASED_TEST[dataset]
-        if accuracy["n"] < low + high:  # a part of the test set says nothing of the whole one
-            figures.update(first_batches=accuracy, accuracy=None, whole=low + high)
+        figures["whole"] = low + high
+        if accuracy["n"] >= low + high:
+            figures.update(accuracy=accuracy, first_batches=None)
         figures["majority_baseline"] = dict(metrics.proportion(max(low, high), low + high),
                                             answer="high" if high > low else "low", of="the released test list")
     return {"dataset": dataset, "log": str(path), "result": figures}
 
 
+COLUMNS = ["key", "label", "p_high", "margin"]  # of the photos' CSV
+
+
 def write_csv(path: Path | str, predictions: Predictions) -> None:
-    """key, label, p_high a photo."""
+    """key, label, p_high, margin a photo."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["key", "label", "p_high"])
-    for key, label, p in zip(*predictions):
-        writer.writerow([safe_cell(key), label, f"{p:.9g}"])
+    writer.writerow(COLUMNS)
+    for key, label, p, m in zip(*predictions[:3], predictions.margins()):
+        writer.writerow([safe_cell(key), label, f"{p:.9g}", f"{m:.9g}"])
     files.write_bytes(path, text.getvalue().encode())
 
 
 def read_csv(path: Path | str) -> Predictions:
-    """What write_csv wrote. CaffeError naming file and line."""
-    keys, labels, p_high = [], [], []
+    """What write_csv wrote, or wrote before it knew of margins. CaffeError naming file and line."""
+    keys, labels, numbers = [], [], []
     with open(path, encoding="utf-8", newline="") as file:
         reader = csv.reader(file)
         try:
-            if next(reader, None) != ["key", "label", "p_high"]:
-                raise CaffeError(f"{path}: line 1: expected the columns key,label,p_high")
-            for key, label, p in reader:
+            columns = next(reader, None)
+            if columns not in (COLUMNS, COLUMNS[:-1]):
+                raise CaffeError(f"{path}: line 1: expected the columns {','.join(COLUMNS)}")
+            for key, label, p, *margin in reader:
                 keys.append(plain_cell(key))
                 labels.append(int(label))
-                p_high.append(float(p))
-            return Predictions(keys, np.array(labels, np.int64), np.array(p_high))
+                numbers.append([float(p), *map(float, margin)])
+                if len(numbers[-1]) != len(columns) - 2:
+                    raise ValueError
+            found = np.array(numbers).reshape(len(keys), len(columns) - 2).T
+            return Predictions(keys, np.array(labels, np.int64), *found)
         except (ValueError, OverflowError, csv.Error):  # of what is no text, too
-            raise CaffeError(f"{path}: line {reader.line_num}: expected key,label,p_high") from None
+            raise CaffeError(f"{path}: line {reader.line_num}: expected {','.join(COLUMNS)}") from None
 
 
 def write_json(path: Path | str, value: Any) -> None:
@@ -185,6 +203,8 @@ def lines(figures: dict[str, Any]) -> list[str]:
     a, f = figures["accuracy"], figures.get("first_batches")
     if a:
         out = [f"whole test set     {share(a)}"]
+    elif "whole" in figures and figures["whole"] is None:
+        out = [f"whole test set     unknown: {f['n']} photos were tested; the set's size is unknown (--dataset)"]
     elif "whole" in figures:
         out = [f"whole test set     not in this log: {f['n']} of {figures['whole']} photos were tested"]
     else:
@@ -239,8 +259,8 @@ def groups(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
             found.setdefault((result["group"], result.get("dataset")), []).append(result)
     made = []
     for (name, dataset), members in found.items():
-        for what in ("title", "tta", "preprocess"):
-            kinds = {json.dumps(m.get(what), sort_keys=True) for m in members}
+        for what, usual in (("title", None), ("tta", None), ("preprocess", None), ("precision", "fp32")):
+            kinds = {json.dumps(m.get(what) or usual, sort_keys=True) for m in members}
             if len(kinds) > 1:
                 raise CaffeError(f"group '{name}': its evaluations differ in {what} ({' and '.join(sorted(kinds))}): "
                                  "they are not runs of one net")
@@ -252,11 +272,13 @@ def groups(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def group_lines(group: dict[str, Any]) -> list[str]:
     """A group for a person to read."""
     titles = {"accuracy": "whole test set", "first_batches": "first 50 batches", "calibration": "calibration error"}
-    out = [f"{group['name']}: {len(group['members'])} runs, mean ± standard deviation (smallest to largest)"]
+    runs = len(group["members"])
+    out = [f"{group['name']}: {runs} runs, mean ± standard deviation (smallest to largest)" if runs > 1 else
+           f"{group['name']}: 1 run"]
     for name, s in group["spread"].items():
         percent = name in ("accuracy", "first_batches", "balanced_accuracy")
         mean, sd, low, high = ((100 if percent else 1) * s[key] for key in ("mean", "sd", "min", "max"))
         digits, unit = (2, "%") if percent else (4, "")
-        out.append(f"{titles.get(name, name.replace('_', ' ')):18} {mean:.{digits}f}{unit} ± {sd:.{digits}f} "
-                   f"({low:.{digits}f} to {high:.{digits}f})")
+        around = f" ± {sd:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})" if runs > 1 else ""
+        out.append(f"{titles.get(name, name.replace('_', ' ')):18} {mean:.{digits}f}{unit}{around}")
     return out

@@ -1,6 +1,8 @@
 """What a two-class test says: accuracy with its interval, AUC, calibration and correlations (NumPy only).
 
-`labels` are 0 (low) or 1 (high), `p_high` the net's probability of "high" (index 1 of the Softmax), both (n,).
+`labels` are 0 (low) or 1 (high), `p_high` the net's probability of "high" (index 1 of the Softmax), `scores` what
+photos are ordered by, all (n,). Of a two-class net that is the margin, log P(high) / P(low): in float32, P(high) is
+exactly 1 from a margin of about 17.
 """
 from __future__ import annotations
 
@@ -50,23 +52,23 @@ def ranks(values: np.ndarray) -> np.ndarray:
     return ((last - counts + 1 + last) / 2.0)[inverse.reshape(-1)]
 
 
-def auc(labels: np.ndarray, p_high: np.ndarray) -> float:
+def auc(labels: np.ndarray, scores: np.ndarray) -> float:
     """Area under the ROC curve = P(a high photo scores above a low one), ties counting half (Mann-Whitney's U)."""
     positives, negatives = int(np.sum(labels == 1)), int(np.sum(labels == 0))
     if not positives or not negatives:
         return float("nan")
-    u = ranks(p_high)[labels == 1].sum() - positives * (positives + 1) / 2.0
+    u = ranks(scores)[labels == 1].sum() - positives * (positives + 1) / 2.0
     return float(u / (positives * negatives))
 
 
-def average_precision(labels: np.ndarray, p_high: np.ndarray) -> float:
+def average_precision(labels: np.ndarray, scores: np.ndarray) -> float:
     """sum of (R_k - R_{k-1}) P_k over the distinct thresholds, highest first; nan without a positive."""
     positives = int(np.sum(labels == 1))
     if not positives:
         return float("nan")
-    order = np.argsort(-p_high, kind="mergesort")
+    order = np.argsort(-scores, kind="mergesort")
     hits = np.cumsum(labels[order] == 1)
-    last_of_tie = np.append(np.diff(p_high[order]) != 0, True)
+    last_of_tie = np.append(np.diff(scores[order]) != 0, True)
     hits, answered = hits[last_of_tie], (np.flatnonzero(last_of_tie) + 1)
     return float(np.sum(np.diff(np.concatenate(([0], hits))) * hits / answered) / positives)
 
@@ -89,10 +91,18 @@ def expected_calibration_error(labels: np.ndarray, p_high: np.ndarray, bins: int
     return float(sum(b["n"] * abs(b["observed"] - b["p_high"]) for b in table) / len(labels))
 
 
-def log_loss(labels: np.ndarray, p_high: np.ndarray) -> float:
-    """Mean -log P(true class), clamped at FLT_MIN as SoftmaxWithLoss does."""
-    p_true = np.where(labels == 1, p_high, 1.0 - p_high)
-    return float(-np.mean(np.log(np.maximum(p_true, np.finfo(np.float32).tiny))))
+def margins(p_high: np.ndarray, p_low: np.ndarray | None = None) -> np.ndarray:
+    """log P(high) / P(low), both clamped at FLT_MIN as SoftmaxWithLoss does. p_low: None where only P(high) is known,
+    whose rounding then bounds the margin."""
+    p_high = np.asarray(p_high, dtype=np.float64)
+    p_low = 1.0 - p_high if p_low is None else np.asarray(p_low, dtype=np.float64)
+    high, low = (np.log(np.maximum(p, np.finfo(np.float32).tiny)) for p in (p_high, p_low))
+    return high - low
+
+
+def log_loss(labels: np.ndarray, margin: np.ndarray) -> float:
+    """Mean -log P(true class) = log(1 + exp(-margin)) of a high photo, SoftmaxWithLoss's."""
+    return float(np.mean(np.logaddexp(0, np.where(labels == 1, -margin, margin))))
 
 
 def pearson(x: np.ndarray, y: np.ndarray) -> float:
@@ -228,8 +238,10 @@ def first_batches(labels: np.ndarray, p_high: np.ndarray, batch: int, batches: i
     return result
 
 
-def summary(labels: np.ndarray, p_high: np.ndarray) -> dict[str, Any]:
-    """Everything above for one test, ready for JSON. CaffeError for labels not 0 or 1, probabilities not in [0, 1]."""
+def summary(labels: np.ndarray, p_high: np.ndarray, margin: np.ndarray | None = None) -> dict[str, Any]:
+    """Everything above for one test, ready for JSON. margin: None where only P(high) is known.
+
+    CaffeError for labels not 0 or 1, probabilities not in [0, 1]."""
     labels, p_high = np.asarray(labels), np.asarray(p_high, dtype=np.float64)
     if labels.shape != p_high.shape or labels.ndim != 1 or not len(labels):
         raise CaffeError(f"metrics: labels {labels.shape}, p_high {p_high.shape}: must be two equal, non-empty lists")
@@ -239,6 +251,7 @@ def summary(labels: np.ndarray, p_high: np.ndarray) -> dict[str, Any]:
             first = int(np.flatnonzero(bad)[0])
             raise CaffeError(f"metrics: record {first}: {name} (label {labels[first]}, p_high {p_high[first]})")
     labels = labels.astype(int)
+    margin = margins(p_high) if margin is None else margin
     matrix = confusion(labels, p_high)
     return {
         "n": int(len(labels)),
@@ -246,9 +259,9 @@ def summary(labels: np.ndarray, p_high: np.ndarray) -> dict[str, Any]:
         "accuracy": proportion(int(np.trace(matrix)), len(labels)),
         "majority_baseline": majority(labels),
         "balanced_accuracy": balanced_accuracy(matrix),
-        "auc": auc(labels, p_high),
-        "average_precision": average_precision(labels, p_high),
-        "loss": log_loss(labels, p_high),
+        "auc": auc(labels, margin),
+        "average_precision": average_precision(labels, margin),
+        "loss": log_loss(labels, margin),
         "confusion": matrix.tolist(),
         "calibration": {"ece": expected_calibration_error(labels, p_high), "bins": reliability(labels, p_high)},
     }

@@ -42,6 +42,11 @@ class Curve:
     smooth: int = 0
 
 
+def plain(text: str) -> str:
+    """A name from outside, to matplotlib, which would set what is between dollars as a formula."""
+    return text.replace("$", r"\$")
+
+
 def draw(paint: Callable[[Any], None], size: tuple[float, float] = SIZE) -> Plot:
     """Call paint(axes) on an empty plot. The same input gives the same bytes."""
     import matplotlib
@@ -94,7 +99,7 @@ def curves(found: list[Curve], ylabel: str, level: tuple[float, str] | None = No
                 axes.plot(curve.x, y, color=curve.colour, linewidth=0.8, alpha=0.3)
                 y = smoothed(y, curve.smooth)
             axes.plot(curve.x, y, style, marker=marker, markersize=3, color=curve.colour, linewidth=1.6,
-                      label=curve.label)
+                      label=plain(curve.label))
         if level is not None:
             axes.axhline(level[0] * scale, color="#8c959f", linewidth=1.2, linestyle=":", label=level[1])
         finite = np.concatenate([c.y[np.isfinite(c.y)] * scale for c in found] or [np.zeros(0)])
@@ -121,7 +126,7 @@ def histograms(groups: list[tuple[str, np.ndarray, str]], xlabel: str, ylabel: s
         for name, values, colour in groups:
             weights = np.full(len(values), 100 / max(1, len(values)))
             axes.hist(values, edges, weights=weights, histtype="stepfilled", color=colour, alpha=0.25)
-            axes.hist(values, edges, weights=weights, histtype="step", color=colour, linewidth=1.4, label=name)
+            axes.hist(values, edges, weights=weights, histtype="step", color=colour, linewidth=1.4, label=plain(name))
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         axes.legend(loc="best")

@@ -33,15 +33,28 @@ class Run:
 
 
 def read_runs(given: list[str]) -> list[Run]:
-    """NAME=LOG or LOG each. CaffeError for a name given twice."""
+    """NAME=LOG or LOG each, the file's own name may have a "=" too. CaffeError for a name given twice."""
     runs = []
     for text in given:
-        name, _, path = text.rpartition("=")
+        name, _, path = ("", "", text) if Path(text).is_file() else text.rpartition("=")
         runs.append(Run(name or Path(path).stem, caffe_log.read_log(path)))
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
         raise CaffeError(f"--run: two runs have one name ({', '.join(names)}); write NAME=LOG")
     return runs
+
+
+def check_fields(path: Path | str, made_by: str, value: Any, fields: dict[str, Any], where: str = "") -> None:
+    """CaffeError unless `value` is an object with all of `fields`, {name: type or types}."""
+    for name, kinds in fields.items():
+        if not isinstance(value, dict) or name not in value or not isinstance(value[name], kinds):
+            raise CaffeError(f"{path}: not a result of {made_by}: {where}'{name}' is missing or of another kind")
+
+
+NUMBER, MAYBE = (int, float), type(None)
+SHARE = {"value": NUMBER, "low": NUMBER, "high": NUMBER, "n": int}
+RESULT = {"accuracy": SHARE, "first_batches": SHARE, "majority_baseline": {**SHARE, "answer": str},
+          "calibration": {"ece": (*NUMBER, MAYBE), "bins": list}}  # each may be null or not there
 
 
 def read_evaluations(paths: list[str]) -> list[dict[str, Any]]:
@@ -51,6 +64,13 @@ def read_evaluations(paths: list[str]) -> list[dict[str, Any]]:
         result = evaluation.read_json(path)
         if not isinstance(result, dict) or result.get("kind") != "evaluation":
             raise CaffeError(f"{path}: not a result of tools/evaluate.py")
+        check_fields(path, "tools/evaluate.py", result, {"name": str, "result": dict})
+        check_fields(path, "tools/evaluate.py", result["result"], {"n": int}, "result.")
+        for name, fields in RESULT.items():
+            if result["result"].get(name) is not None:
+                check_fields(path, "tools/evaluate.py", result["result"][name], fields, f"result.{name}.")
+        if result["result"].get("confusion"):  # of weights: the page says which
+            check_fields(path, "tools/evaluate.py", result, {"weights": str, "preprocess": dict})
         found.append(dict(result, folder=str(Path(path).resolve().parent)))
     return found
 
@@ -119,10 +139,11 @@ def sheet(result: dict[str, Any], count: int = SHEET) -> list[dict[str, Any]]:
         return []
     predictions = evaluation.read_csv(inside(result["folder"], result["predictions"]))
     labels, p = predictions.labels, predictions.p_high
-    groups = [("called high, rightly", True, (labels == 1) & (p > 0.5), -p),
-              ("called low, rightly", True, (labels == 0) & (p < 0.5), p),
-              ("called high, but low", False, (labels == 0) & (p > 0.5), -p),
-              ("called low, but high", False, (labels == 1) & (p < 0.5), p)]
+    sure = predictions.margins()
+    groups = [("called high, rightly", True, (labels == 1) & (p > 0.5), -sure),
+              ("called low, rightly", True, (labels == 0) & (p < 0.5), sure),
+              ("called high, but low", False, (labels == 0) & (p > 0.5), -sure),
+              ("called low, but high", False, (labels == 1) & (p < 0.5), sure)]
     found = []
     for title, right, mask, order in groups:
         index = np.flatnonzero(mask)
@@ -218,11 +239,35 @@ def _solvers(runs: list[Run]) -> tuple[list[tuple[str, Any]], str]:
     return found, "".join(wrong)
 
 
+def read_features(path: Path | str) -> dict[str, Any]:
+    """What tools/visualize.py wrote."""
+    found = feature_maps.read(path)
+    check_fields(path, "tools/visualize.py", found, {
+        "name": str, "stages": list, "shown": list, "claim": str, "densities": str})
+    if not found["stages"]:
+        raise CaffeError(f"{path}: not a result of tools/visualize.py: 'stages' is empty")
+    for i, stage in enumerate(found["stages"]):
+        check_fields(path, "tools/visualize.py", stage, {
+            "mark": str, "what": str, "blobs": list, "comparison": (dict, MAYBE)}, f"stages[{i}].")
+    for i, photo in enumerate(found["shown"]):
+        check_fields(path, "tools/visualize.py", photo, {
+            "key": str, "photo": str, "maps": list, "p_high": NUMBER, "label": (int, MAYBE)}, f"shown[{i}].")
+    return found
+
+
 def read_benchmark(path: Path | str) -> dict[str, Any]:
     """What tools/benchmark.py --out wrote."""
     found = evaluation.read_json(path)
-    if not isinstance(found, dict) or not {"machine", "rows"} <= found.keys():
-        raise CaffeError(f"{path}: not a result of tools/benchmark.py")
+    check_fields(path, "tools/benchmark.py", found, {"machine": (dict, MAYBE), "rows": list})
+    if found["machine"]:
+        check_fields(path, "tools/benchmark.py", found["machine"], {
+            "cpu": str, "gpu": (int, str, MAYBE), "threads": int, "sgemm_flops": NUMBER}, "machine.")
+    for i, row in enumerate(found["rows"]):
+        check_fields(path, "tools/benchmark.py", row, {
+            "engine": str, "variant": str, "task": str, "batch": int, "median_s": NUMBER}, f"rows[{i}].")
+        if row["variant"] not in VARIANTS or row["batch"] < 1:
+            raise CaffeError(f"{path}: not a result of tools/benchmark.py: rows[{i}]: variant {row['variant']}, batch "
+                             f"{row['batch']}")
     return found
 
 

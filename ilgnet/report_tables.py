@@ -62,7 +62,7 @@ class Table:
         triple = [any(len(row[i].numbers) == 3 for row in self.rows) for i in range(len(self.columns))]
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([name for column, three in zip(self.columns, triple)
+        writer.writerow([safe_cell(name) for column, three in zip(self.columns, triple)
                          for name in ([column, f"{column}, from", f"{column}, to"] if three else [column])])
         for row in self.rows:
             values: list[str] = []
@@ -98,12 +98,21 @@ def interval(p: dict[str, Any] | None) -> Cell:
                 (100 * p["value"], 100 * p["low"], 100 * p["high"]))
 
 
+def batches(first: dict[str, Any] | None) -> Cell:
+    """The first batches' accuracy: 50 of them, or a log's number."""
+    count = (first or {}).get("batches", paper.DEFAULT_TEST_BATCHES)
+    return _marked(interval(first), f"{count} batches" if count != paper.DEFAULT_TEST_BATCHES else "")
+
+
 def runs_of(spread: dict[str, float] | None, percent: bool = True) -> Cell:
     """Mean, standard deviation and range over runs."""
     if not spread:
         return EMPTY
-    mean, sd, low, high = ((100 if percent else 1) * spread[key] for key in ("mean", "sd", "min", "max"))
+    mean, low, high = ((100 if percent else 1) * spread[key] for key in ("mean", "min", "max"))
     digits, unit = (2, " %") if percent else (4, "")
+    if spread["runs"] == 1:
+        return Cell(f"{mean:.{digits}f}{unit}", "1 run", (mean,))
+    sd = (100 if percent else 1) * spread["sd"]
     return Cell(f"{mean:.{digits}f} ± {sd:.{digits}f}{unit}",
                 f"{spread['runs']} runs, {low:.{digits}f} – {high:.{digits}f}{unit}", (mean, low, high))
 
@@ -141,8 +150,7 @@ def accuracy_tables(evaluations: list[dict[str, Any]], groups: list[dict[str, An
         baseline = [Cell("always the commoner class")]
         for dataset, heading in columns:
             table.columns += [f"{heading}: paper", "here, whole test set", "here, first 50 batches"]
-            low, high = paper.RELEASED_TEST[dataset]
-            baseline += [EMPTY, share(max(low, high) / (low + high)), EMPTY]
+            baseline += [EMPTY, _baseline(dataset, evaluations), EMPTY]
         table.rows.append(baseline)
         for row in rows:
             cells = [Cell(row.method)]
@@ -151,24 +159,55 @@ def accuracy_tables(evaluations: list[dict[str, Any]], groups: list[dict[str, An
             if row.variant:
                 table.ours.add(len(table.rows))
             table.rows.append(cells)
-        table.note = ("Rows in bold are nets of this toolkit. The commoner class is that of the released test list. "
+        table.note = ("Rows in bold are nets of this toolkit; of several tests of one net here, the last given. "
                       "The paper's own figures are those of 50 test batches.")
         made.append(table)
     return made
 
 
+def _baseline(dataset: str, evaluations: list[dict[str, Any]]) -> Cell:
+    """The commoner class's share in the test sets that were used here (a split of one's own has its own), else in the
+    released list."""
+    own = sorted({e["result"]["majority_baseline"]["value"] for e in evaluations
+                  if e.get("dataset") == dataset and e["result"].get("majority_baseline")})
+    if not own:
+        low, high = paper.RELEASED_TEST[dataset]
+        return share(max(low, high) / (low + high))._replace(small="of the released list")
+    if len(own) == 1:
+        return share(own[0])
+    return Cell(f"{html.percent(own[0])} – {html.percent(own[-1])}", "of different test sets")
+
+
+def how_tested(evaluation: dict[str, Any]) -> str:
+    """What of a test is not as the authors tested: in full precision, the centre of a photo warped to 256 x 256."""
+    found = [f"views: {evaluation['tta']}"] if evaluation.get("tta") else []
+    if evaluation.get("precision") not in (None, "fp32"):
+        found.append(evaluation["precision"])
+    if (evaluation.get("preprocess") or {}).get("preset") == "direct":
+        found.append("preset direct")
+    return ", ".join(found)
+
+
+def _marked(cell: Cell, how: str) -> Cell:
+    return cell._replace(small="; ".join(filter(None, (cell.small, how)))) if cell.numbers else cell
+
+
 def _ours(variant: str | None, dataset: str, evaluations: list[dict[str, Any]],
           groups: list[dict[str, Any]]) -> tuple[Cell, Cell]:
-    """(whole test set, first 50 batches) of the newest group of runs, or else of the newest single one."""
+    """(whole test set, first 50 batches) of the last group of runs that was given, or else of the last single one."""
     if variant is None:
         return Cell(""), Cell("")
-    group = [g["spread"] for g in groups if (g["variant"], g["dataset"]) == (variant, dataset)]
-    if group:
-        return runs_of(group[-1].get("accuracy")), runs_of(group[-1].get("first_batches"))
-    one = [e["result"] for e in evaluations if (e.get("variant"), e.get("dataset")) == (variant, dataset)]
-    if not one:
+    tests = [e for e in evaluations if (e.get("variant"), e.get("dataset")) == (variant, dataset)]
+    if not tests:
         return Cell(NOT_RUN), Cell(NOT_RUN)
-    return interval(one[-1].get("accuracy")), interval(one[-1].get("first_batches"))
+    group = [g for g in groups if (g["variant"], g["dataset"]) == (variant, dataset)]
+    if group:
+        how = next(how_tested(e) for e in tests if e.get("group") == group[-1]["name"])
+        whole, first = (runs_of(group[-1]["spread"].get(name)) for name in ("accuracy", "first_batches"))
+    else:
+        how, result = how_tested(tests[-1]), tests[-1]["result"]
+        whole, first = interval(result.get("accuracy")), batches(result.get("first_batches"))
+    return _marked(whole, how), _marked(first, how)
 
 
 def efficiency_table(benchmark: dict[str, Any] | None, evaluations: list[dict[str, Any]],
@@ -222,11 +261,16 @@ def results_table(evaluations: list[dict[str, Any]]) -> Table:
         figures = {} if variant is None else dict(zip(paper.RELEASED_TEST, (*variant.table2, variant.table3)))
         return printed(figures.get(e.get("dataset")))
 
+    def whole(e: dict[str, Any], r: dict[str, Any]) -> Cell:
+        if r.get("accuracy"):
+            return interval(r["accuracy"])
+        return Cell(NOT_RUN, "the set's size is unknown" if e.get("log") and not r.get("whole") else "")
+
     rows = [
         row("test set", lambda e, r: Cell((e.get("dataset") or "own") + (", from a log" if e.get("log") else ""))),
         row("photos tested", lambda e, r: number((r.get("accuracy") or r.get("first_batches") or r)["n"], 0)),
-        row("whole test set", lambda e, r: interval(r.get("accuracy")) if r.get("accuracy") else Cell(NOT_RUN)),
-        row("first 50 batches, as the authors tested", lambda e, r: interval(r.get("first_batches"))),
+        row("whole test set", whole),
+        row("first 50 batches, as the authors tested", lambda e, r: batches(r.get("first_batches"))),
         row("always the commoner class", lambda e, r: share((r.get("majority_baseline") or {}).get("value"))),
         row("balanced accuracy", lambda e, r: share(r.get("balanced_accuracy"))),
         row("AUC", lambda e, r: number(r.get("auc"))),
@@ -236,6 +280,7 @@ def results_table(evaluations: list[dict[str, Any]]) -> Table:
         *(row(title, lambda e, r, name=name: number(r.get(name))) for name, title in VOTES.items()
           if any(e["result"].get(name) is not None for e in evaluations)),
         row("views a photo", lambda e, r: Cell(e.get("tta") or "1")),
+        row("precision", lambda e, r: Cell(e["precision"]) if e.get("precision") else EMPTY),
         row("the paper's figure", paper_figure),
     ]
     return Table("results", "Accuracy, with 95% intervals", ["", *(e["name"] for e in evaluations)], rows,

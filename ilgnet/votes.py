@@ -28,9 +28,9 @@ def votes_beside(lmdb: Path | str) -> tuple[np.ndarray | None, np.ndarray | None
     return None if means is None else means[:, 0].astype(np.float64), shares
 
 
-def correlations(scores: np.ndarray, means: np.ndarray) -> dict[str, float]:
-    """Spearman's and Pearson's correlation of a net's numbers with the mean votes."""
-    return {"spearman": metrics.spearman(scores, means), "pearson": metrics.pearson(scores, means)}
+def correlations(order: np.ndarray, scores: np.ndarray, means: np.ndarray) -> dict[str, float]:
+    """Spearman's correlation of what a net orders photos by, and Pearson's of its numbers, with the mean votes."""
+    return {"spearman": metrics.spearman(order, means), "pearson": metrics.pearson(scores, means)}
 
 
 def numbers(scorer: Scorer, answers: evaluation.Answers) -> np.ndarray:
@@ -38,9 +38,10 @@ def numbers(scorer: Scorer, answers: evaluation.Answers) -> np.ndarray:
     return np.array([scorer.number(row) for row in answers.rows])
 
 
-def find_cut(scorer: Scorer, lmdb: Path | str, progress: bool = False) -> float:
-    """The cut with the best balanced accuracy on (training) photos, for a ranking, which brings none."""
-    answers = evaluation.ask(scorer, lmdb, progress)
+def find_cut(scorer: Scorer, lmdb: Path | str, progress: bool = False, augment: str | None = None) -> float:
+    """The cut with the best balanced accuracy on (training) photos, for a ranking, which brings none. `augment`: as the
+    photos are tested that it is to cut."""
+    answers = evaluation.ask(scorer, lmdb, progress, augment)
     return metrics.best_cut(answers.labels, numbers(scorer, answers))
 
 
@@ -50,16 +51,17 @@ def figures(scorer: Scorer, answers: evaluation.Answers, lmdb: Path | str, cut: 
 
     CaffeError for a net that learns from votes where none are beside the LMDB."""
     means, shares = votes_beside(lmdb)
-    scores = numbers(scorer, answers)
     if not scorer.target.label:
-        found = metrics.summary(answers.labels, scores)
-        found["first_batches"] = metrics.first_batches(answers.labels, scores, batch, paper.DEFAULT_TEST_BATCHES)
-        return {**found, **(correlations(scores, means) if means is not None else {})}
+        _, labels, p_high, margin = answers.predictions()
+        found = metrics.summary(labels, p_high, margin)
+        found["first_batches"] = metrics.first_batches(labels, p_high, batch, paper.DEFAULT_TEST_BATCHES)
+        return {**found, **(correlations(margin, p_high, means) if means is not None else {})}
     if means is None:
         raise CaffeError(f"{targets.path_for(lmdb, 'mean')}: no such LMDB: the votes to measure {scorer.net_path} by; "
                          "data_prep/prepare.py --targets mean distribution writes it")
+    scores = numbers(scorer, answers)
     found = metrics.cut_summary(answers.labels, scores, cut if scorer.target.name == "ranking" else MEAN_CUT)
-    found.update(correlations(scores, means))
+    found.update(correlations(scores, scores, means))
     if scorer.target.name == "distribution" and shares is not None:
         found.update(emd=float(metrics.emd(answers.rows, shares).mean()),
                      loss=float((metrics.emd(answers.rows, shares, 2) ** 2).mean()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,10 +70,15 @@ def solver(dataset: str, variant: str, released: bool = False, **changed):
         solver_mode=caffe_pb2.SolverParameter.GPU,  # as in the paper's set-up; --gpu of the tools decides
     )
     for field, value in changed.items():
-        if field == "test_iter":
-            parameter.test_iter[:] = [value]
-        else:
-            setattr(parameter, field, value)
+        try:
+            if field == "test_iter":
+                parameter.test_iter[:] = [value]
+            else:
+                setattr(parameter, field, value)
+        except ValueError as error:  # protobuf's: an int32, or an int64
+            raise CaffeError(f"{field} {value}: {error}") from None
+    if not math.isfinite(parameter.base_lr):
+        raise CaffeError(f"base_lr {changed['base_lr']}: must be a number that float32 has")
     return parameter
 
 

@@ -134,7 +134,8 @@ def test_votes(score):
 
 @pytest.mark.parametrize(
     "arguments, said",
-    [({"count": 9}, "--count 9"), ({"photos": "none"}, "no such folder"), ({"photos": "."}, "photographs in")],
+    [({"count": 9}, "--count 9"), ({"seed": -1}, "--seed -1: must be from 0"),
+     ({"photos": "none"}, "no such folder"), ({"photos": "."}, "photographs in")],
 )
 def test_bad_options_are_named(arguments, said, tmp_path):
     if "photos" in arguments:

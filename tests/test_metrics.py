@@ -106,7 +106,20 @@ def test_first_batches_wraps_and_counts_photos_once():
 def test_ties_are_wrong_and_log_loss_is_finite():
     s = m.summary([0, 1], [0.5, 0.5])
     assert s["accuracy"]["value"] == 0 and s["loss"] == pytest.approx(np.log(2))
-    assert np.isfinite(m.log_loss(np.array([1]), np.array([0.0])))
+    assert m.log_loss(np.array([1]), m.margins(np.array([0.0]))) == pytest.approx(-np.log(np.finfo(np.float32).tiny))
+
+
+def test_a_confident_net_is_told_by_its_margin():
+    """P(high) is 1 in float32 for all four; SoftmaxWithLoss charges the two low ones their margins, 20 and 18."""
+    z = np.array([[0, 20], [0, 18], [0, 30], [0, 25]], np.float32)
+    p = np.exp(z - z.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    labels = np.array([0, 0, 1, 1])
+    assert p.dtype == np.float32 and (p[:, 1] == 1).all()
+    found = m.summary(labels, p[:, 1], m.margins(p[:, 1], p[:, 0]))
+    assert found["loss"] == pytest.approx(9.5) and found["auc"] == found["average_precision"] == 1
+    np.testing.assert_allclose(m.margins(p[:, 1], p[:, 0]), z[:, 1], rtol=1e-6)
+    assert m.summary(labels, p[:, 1])["auc"] == 0.5  # all that P(high) alone says
 
 
 @pytest.mark.parametrize("labels, p, message", [

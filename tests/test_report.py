@@ -11,9 +11,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from ilgnet import caffe_log, evaluation, html, metrics, plots, report, report_tables
+from ilgnet import caffe_log, evaluation, html, metrics, outputs, plots, report, report_tables
 from prototxt.variants import VARIANTS
-from tools import plot_log
+from tools import evaluate, plot_log
 from tools import report as report_tool
 from torchcaffe.errors import CaffeError
 
@@ -71,6 +71,7 @@ class Links(HTMLParser):
 
 def test_offline_and_well_formed(tmp_path):
     page = make(tmp_path).read_text()
+    assert "<th>" not in page and page.count('<div class="scroll" tabindex="0" role="region"') == 6  # for keyboards
     parser = Links()
     parser.feed(page)
     assert not parser.open and parser.links and all(link.startswith("data:") for link in parser.links)
@@ -184,16 +185,41 @@ def test_runs_of_one_group_give_mean_and_spread(tmp_path):
     paths = []
     for i, accuracy in enumerate((0.8, 0.81, 0.85)):
         result = {"kind": "evaluation", "name": f"seed{i}", "group": "v1bn", "dataset": "ava2", "variant": "v1bn",
-                  "title": "ILGNet-Inc.V1-BN", "result": {"accuracy": metrics.proportion(int(accuracy * 1000), 1000)}}
+                  "title": "ILGNet-Inc.V1-BN",
+                  "result": {"n": 1000, "accuracy": metrics.proportion(int(accuracy * 1000), 1000)}}
         evaluation.write_json(tmp_path / f"{i}.json", result)
         paths += ["--eval", str(tmp_path / f"{i}.json")]
     assert report_tool.main([*paths, "--out", str(tmp_path / "r.html")]) == 0
     cells = (tmp_path / "r_table3.csv").read_text().split("ILGNet-Inc.V1-BN,")[1].split("\n")[0].split(",")
     assert cells[:4] == ["85.5", "82", "80", "85"] and cells[4] == "–"  # no 50 batches: no such mean
     assert "82.00 ± 2.65 % (3 runs, 80.00 – 85.00 %)" in (tmp_path / "r.md").read_text()
+    assert report_tool.main([*paths[:2], "--out", str(tmp_path / "one.html")]) == 0
+    assert "80.00 % (1 run)" in (tmp_path / "one.md").read_text() and "nan" not in (tmp_path / "one.md").read_text()
+    one = evaluation.groups([evaluation.read_json(paths[1])])[0]
+    assert evaluation.group_lines(one) == ["v1bn: 1 run", "whole test set     80.00%"]
+    evaluation.write_json(tmp_path / "2.json", dict(result, precision="int8"))
+    with pytest.raises(CaffeError, match="group 'v1bn': its evaluations differ in precision"):
+        report_tool.main([*paths, "--out", str(tmp_path / "r.html")])
     evaluation.write_json(tmp_path / "2.json", dict(result, title="ILGNet-Inc.V3"))
     with pytest.raises(CaffeError, match="group 'v1bn': its evaluations differ in title"):
         report_tool.main([*paths, "--out", str(tmp_path / "r.html")])
+
+
+def test_tables_say_how_a_net_was_tested_and_what_its_own_set_s_baseline_is(tmp_path):
+    direct = {"preset": "direct", "warp": [224, 224], "crop": [224, 224]}
+    write_result(tmp_path, tta="both", precision="bf16", preprocess=direct)
+    assert report_tool.main(["--eval", str(tmp_path / "r.json"), "--out", str(tmp_path / "x.html")]) == 0
+    text = (tmp_path / "x.md").read_text()
+    assert text.count("(30.1 % – 95.4 %; views: both, bf16, preset direct)") == 2  # in Tables 2 and 4
+    assert "| always the commoner class | – | 50.00 % | – | – | 80.00 % (of the released list) | – |" in text
+    other = dict(evaluation.read_json(tmp_path / "r.json"), name="=other")
+    other["result"]["majority_baseline"] = metrics.majority(np.array([1, 1, 1, 0]))
+    evaluation.write_json(tmp_path / "o.json", other)
+    assert report_tool.main(["--eval", str(tmp_path / "r.json"), "--eval", str(tmp_path / "o.json"), "--out",
+                             str(tmp_path / "x.html")]) == 0
+    assert "| 50.00 % – 75.00 % (of different test sets) |" in (tmp_path / "x.md").read_text()
+    heads = next(csv.reader(io.StringIO((tmp_path / "x_results.csv").read_text())))
+    assert "'=other" in heads and not [head for head in heads if head.startswith("=")]
 
 
 def test_a_ranking_has_correlations_and_no_accuracy(tmp_path):
@@ -233,13 +259,45 @@ def test_refusals(tmp_path):
         report_tool.main(["--run", log, "--run", log])
     with pytest.raises(CaffeError, match="nothing to report"):
         report_tool.main([])
-    for text, message in (("{}", "not a result of tools/evaluate.py"), ("{", "not JSON")):
+    for option, text, message in (
+            ("--eval", "{}", "not a result of tools/evaluate.py"), ("--eval", "{", "not JSON"),
+            ("--eval", '{"kind":"evaluation"}', r"x\.json: .*tools/evaluate.py: 'name' is missing"),
+            ("--eval", '{"kind":"evaluation","name":"x"}', "'result' is missing"),
+            ("--eval", '{"kind":"evaluation","name":"x","result":{"n":1,"accuracy":2}}', "result.accuracy.'value' is"),
+            ("--features", '{"kind":"features"}', r"x\.json: .*tools/visualize.py: 'name' is missing"),
+            ("--benchmark", '{"machine":null,"rows":[{"engine":"torchcaffe"}]}', r"rows\[0\]\.'variant' is missing"),
+            ("--benchmark", '{"machine":{"cpu":"x"},"rows":[]}', r"machine\.'gpu' is missing")):
         (tmp_path / "x.json").write_text(text)
         with pytest.raises(CaffeError, match=message):
-            report_tool.main(["--eval", str(tmp_path / "x.json")])
-    (tmp_path / "r.csv").write_text("key,label,p_high\na,b\n")
-    with pytest.raises(CaffeError, match=r"r\.csv: line 2"):
-        evaluation.read_csv(tmp_path / "r.csv")
+            report_tool.main([option, str(tmp_path / "x.json"), "--out", str(tmp_path / "r.html")])
+    for text in ("key,label,p_high\na,b\n", "key,label,p_high\na,1,0.5,2\n", "key,label,p_high,margin\na,1,0.5\n"):
+        (tmp_path / "r.csv").write_text(text)
+        with pytest.raises(CaffeError, match=r"r\.csv: line 2"):
+            evaluation.read_csv(tmp_path / "r.csv")
+
+
+def test_the_photos_margins_are_kept_and_results_of_before_are_read(tmp_path):
+    answers = evaluation.Answers(["a", "b"], np.array([0, 1]), np.array([[2e-9, 1.0], [3e-12, 1.0]]))
+    evaluation.write_csv(tmp_path / "r.csv", answers.predictions())
+    found = evaluation.read_csv(tmp_path / "r.csv")
+    np.testing.assert_allclose(found.margin, [-np.log(2e-9), -np.log(3e-12)])
+    assert found.p_high.tolist() == [1, 1] and found.keys == ["a", "b"]
+    (tmp_path / "r.csv").write_text("key,label,p_high\na,1,0.75\n")
+    found = evaluation.read_csv(tmp_path / "r.csv")
+    assert found.margin is None and found.margins() == pytest.approx([np.log(3)])
+
+
+def test_outputs_are_checked_before_the_work(tmp_path):
+    assert outputs.check(tmp_path / "new" / "r.json", ".json") == tmp_path / "new" / "r.json"
+    assert (tmp_path / "new").is_dir() and outputs.check(tmp_path / "any.thing")
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(CaffeError, match=r"r\.csv: must end in \.json or \.html"):
+        outputs.check(tmp_path / "r.csv", ".json", ".html")
+    with pytest.raises(CaffeError, match=r"folder\.json: is a folder"):
+        outputs.check(tmp_path / "folder.json", ".json")
+    log = str(write_log(tmp_path / "run.log", [1]))
+    with pytest.raises(CaffeError, match=r"r\.md: must end in \.html"):
+        report_tool.main(["--run", log, "--out", str(tmp_path / "r.md")])
 
 
 def test_released_logs_beside_their_baseline(shared, tmp_path):
@@ -259,11 +317,36 @@ def test_released_logs_beside_their_baseline(shared, tmp_path):
     assert rows["always the commoner class"][0] == "80"
 
 
+def test_a_log_of_a_set_of_unknown_size_says_nothing_of_the_whole(shared, tmp_path):
+    log = tmp_path / "x.log"
+    log.write_text((shared / "ava" / "results" / "AVA1_result.txt").read_text(errors="replace").replace("AVA1", "mine"))
+    assert evaluate.main(["--log", str(log), "--out", str(tmp_path / "e.json")]) == 0
+    found = json.loads((tmp_path / "e.json").read_text())
+    assert found["dataset"] is None and found["result"]["accuracy"] is None
+    text = "\n".join(evaluation.lines(found["result"]))
+    assert "whole test set     unknown: 2500 photos were tested; the set's size is unknown" in text
+    assert "first 50 batches    81.68%" in text
+    assert report_tool.main(["--eval", str(tmp_path / "e.json"), "--out", str(tmp_path / "r.html")]) == 0
+    rows = {r[0]: r[1:] for r in csv.reader(io.StringIO((tmp_path / "r_results.csv").read_text()))}
+    assert rows["whole test set"][0] == "not run (the set's size is unknown)" and rows["photos tested"][0] == "2500"
+    assert rows["first 50 batches, as the authors tested"][0] == "81.68"
+
+
 def test_plot_log(tmp_path):
     log = write_log(tmp_path / "run.log", [1, 0.5])
     assert plot_log.main([str(log)]) == 0
     assert sorted(p.name for p in tmp_path.glob("*.svg")) == [
         "run_test_accuracy.svg", "run_test_loss.svg", "run_train_loss.svg"]
+
+
+def test_names_with_dollars_and_equal_signs(tmp_path):
+    """Dollars make no formula; a file's name may hold a "="."""
+    (tmp_path / "lr=1").mkdir()
+    log = write_log(tmp_path / "lr=1" / "x$^$.log", [1, 0.5])
+    assert plot_log.main([str(log)]) == 0
+    assert "x$^$<" in (log.parent / "x$^$_train_loss.svg").read_text()
+    runs = report.read_runs([str(log), f"a=b={write_log(tmp_path / 'y.log', [1])}"])
+    assert [run.name for run in runs] == ["x$^$", "a=b"]
 
 
 def test_plots_are_reproducible_and_take_bad_values():

@@ -94,6 +94,11 @@ def test_gen_solver_changes_single_fields_and_its_command_makes_the_file_again(t
         ("--dataset ava1_delta1 --released", "the authors released no solver for ava1_delta1"),
         ("--iter-size 0", "--iter-size 0: must be at least 1"),
         ("--max-iter -5", "--max-iter -5: must be at least 0"),
+        ("--max-iter 99999999999", "max_iter 99999999999: "),
+        ("--test-iter 99999999999", "test_iter 99999999999: "),
+        ("--random-seed 99999999999999999999", "random_seed 99999999999999999999: "),
+        ("--base-lr nan", "--base-lr nan: must be at least 0"),
+        ("--base-lr 1e39", "base_lr 1e+39: "),
     ],
 )
 def test_bad_input_is_one_line(words, reason):

@@ -185,6 +185,9 @@ def test_tool(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "3,224,791" in out and "1/3 GoogLeNetV1-BN has 12 layers with parameters on its longest path, and 4" in out
     assert svg.read_text().startswith("<svg")
+    nameless = tmp_path / "nameless.prototxt"
+    nameless.write_text('layer { type: "Input" top: "x" input_param { shape { dim: 1 dim: 3 dim: 8 dim: 8 } } }')
+    assert summarize.main([str(nameless), "--svg", str(svg)]) == 0
     empty = tmp_path / "empty.prototxt"
     empty.write_text("")
     with pytest.raises(CaffeError, match="empty.prototxt"):

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import cv2
+import lmdb
 import numpy as np
 import pytest
 
@@ -193,7 +194,20 @@ def test_labels_of_other_photos_are_refused(tmp_path):
     target_nets.write_data(tmp_path)
     (tmp_path / "val_mean_lmdb").rename(tmp_path / "old")
     (tmp_path / "train_mean_lmdb").rename(tmp_path / "val_mean_lmdb")
-    with pytest.raises(CaffeError, match="val_mean_lmdb: 12 records, not all of one size, or not as many"):
+    with pytest.raises(CaffeError, match="val_mean_lmdb: 12 records; the photos' LMDB has 8"):
+        votes.votes_beside(tmp_path / "val_lmdb")
+
+
+@pytest.mark.parametrize("value, reason", [
+    (None, "val_mean_lmdb: 7 records; the photos' LMDB has 8"), (b"\xff", "val_mean_lmdb: record {}: not a Datum"),
+    (caffe_pb2.Datum(float_data=[1, 2]).SerializeToString(), "val_mean_lmdb: record {}: 2 numbers; expected 1")])
+def test_broken_label_lmdbs_are_named(value, reason, tmp_path):
+    """A value of None: the last record is not there."""
+    target_nets.write_data(tmp_path)
+    with lmdb.open(str(tmp_path / "val_mean_lmdb")) as env, env.begin(write=True) as txn:
+        last = list(txn.cursor().iternext(values=False))[-1]
+        txn.delete(last) if value is None else txn.put(last, value)
+    with pytest.raises(CaffeError, match=reason.format(last.decode())):
         votes.votes_beside(tmp_path / "val_lmdb")
 
 
@@ -301,12 +315,18 @@ def test_score_and_evaluate(name, tmp_path, capsys):
         evaluation.predict(scorer, lmdb)
 
 
-def test_ranking_without_a_cut_and_photos_without_votes(tmp_path, capsys):
+def test_ranking_without_a_cut_and_photos_without_votes(tmp_path, capsys, monkeypatch):
     target_nets.write_data(tmp_path, 256)
     command = ["--weights", str(weights_for(tmp_path, "ranking")), "--net", str(tmp_path / "deploy.prototxt"),
                "--lmdb", str(tmp_path / "val_lmdb")]
     assert evaluate.main(command) == 0
     assert "no accuracy: a ranking has no threshold; --cut-on" in capsys.readouterr().out
+    asked, ask = [], evaluation.ask
+    monkeypatch.setattr(evaluation, "ask", lambda *args: asked.append(args[3]) or ask(*args))
+    assert evaluate.main([*command, "--cut-on", str(tmp_path / "train_lmdb"), "--tta", "mirror"]) == 0
+    assert asked == ["mirror", "mirror"]  # the cut is of the views that it is to cut
+    with pytest.raises(CaffeError, match="--picks: .* expected a two-class net"):
+        evaluate.main([*command[:4], "--picks", str(tmp_path / "picks.csv")])
     for kind in labels.KINDS:
         (tmp_path / f"val_{kind}_lmdb").rename(tmp_path / f"hidden_{kind}")
     with pytest.raises(CaffeError, match="val_mean_lmdb: no such LMDB"):

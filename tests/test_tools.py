@@ -15,7 +15,8 @@ import lmdb
 import numpy as np
 import pytest
 
-from ilgnet import bvlc, caffe_log, evaluation, score
+from ilgnet import bvlc, caffe_log, evaluation, processes, score
+from ilgnet.scoring import Scorer
 from tests import chromium
 from tools import evaluate, log_to_tensorboard, merge_bn, report, surgery, train, visualize
 from torchcaffe import files, upgrade
@@ -107,11 +108,13 @@ def test_evaluate_takes_every_record_once(trained, folder, capsys):
         assert result["result"]["confusion"][0][0] + result["result"]["confusion"][0][1] == 7
     assert "majority baseline   66.67%" in capsys.readouterr().out
     assert found[0].keys == [f"{i:08d}_{i}.png" for i in range(21)]
+    np.testing.assert_allclose(1 / (1 + np.exp(-found[0].margin)), found[0].p_high, rtol=1e-5, atol=1e-37)
+    assert len(set(found[0].margin)) == 21  # where P(high) of some rounds to 1
     for other in found[1:]:
         np.testing.assert_allclose(other.p_high, found[0].p_high, rtol=1e-5)
     assert np.sum((found[0].p_high > 0.5) == (found[0].labels == 1)) >= 14
     # the log's last test is the net's own data layer: 3 batches of 8 of the same records, wrapping round
-    logged = evaluation.from_log(folder / "first.log")["result"]["accuracy"]
+    logged = evaluation.from_log(folder / "first.log")["result"]["first_batches"]
     right = (found[0].p_high > 0.5) == (found[0].labels == 1)
     assert logged["n"] == 24
     # the solver tests one batch group after another, so the last test starts where the one before it stopped
@@ -130,6 +133,49 @@ def run_evaluate(trained, folder, batch):
     assert evaluate.main(["--weights", str(trained), "--net", str(folder / "plain_deploy.prototxt"), "--lmdb",
                           str(folder / "val_lmdb"), "--batch", batch, "--out", str(out)]) == 0
     return out
+
+
+LOGGED, NET, CHOSEN = ["--log", "x.log"], ["--weights", "x.caffemodel", "--lmdb", "x_lmdb"], [
+    "--weights", "x.caffemodel", "--picks", "x.csv"]
+
+
+@pytest.mark.parametrize("words, reason", [
+    *[(LOGGED + [name, value], f"{name} means nothing with --log") for name, value in (
+        ("--tta", "mirror"), ("--cut-on", "x"), ("--lmdb", "x"), ("--net", "v1"), ("--precision", "bf16"),
+        ("--gpu", "0"), ("--batch", "8"), ("--test-batch", "8"), ("--mean", "x"), ("--engine", "bvlc"))],
+    *[(CHOSEN + [name, value], f"{name} means nothing with --picks") for name, value in (
+        ("--tta", "mirror"), ("--test-batch", "8"), ("--cut-on", "x"), ("--dataset", "ava1"), ("--lmdb", "x"))],
+    (NET + ["--photos", "x"], "--photos means nothing with --lmdb"),
+    (NET + ["--test-batch", "-5"], "--test-batch -5: must be at least 1"),
+    (NET + ["--test-batch", "0"], "--test-batch 0: must be at least 1"),
+    (NET + ["--batch", "0"], "--batch 0: must be at least 1"),
+    (CHOSEN + ["--batch", "-1"], "--batch -1: must be at least 1")])
+def test_evaluate_takes_no_option_that_it_does_not_apply(words, reason, capsys):
+    with pytest.raises(SystemExit) as ended:
+        evaluate.main(words)
+    assert ended.value.code == 2 and reason in capsys.readouterr().err
+
+
+def test_evaluate_checks_its_outputs_before_it_scores(trained, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "ask", None)
+    command = ["--weights", str(trained), "--lmdb", str(folder / "val_lmdb"), "--net",
+               str(folder / "plain_deploy.prototxt"), "--out"]
+    (tmp_path / "folder.json").mkdir()
+    for name, reason in (("ev.csv", r"ev.csv: must end in \.json"), ("folder.json", "folder.json: is a folder")):
+        with pytest.raises(CaffeError, match=reason):
+            evaluate.main([*command, str(tmp_path / name)])
+    with pytest.raises(CaffeError, match="--cut-on: .*plain_deploy.prototxt answers"):
+        evaluate.main([*command, str(tmp_path / "x.json"), "--cut-on", str(folder / "val_lmdb")])
+
+
+def test_a_process_without_a_photo_waits_for_the_others(trained, folder, monkeypatch):
+    """As with more processes than photos."""
+    scorer = Scorer(trained, folder / "plain_deploy.prototxt", mean=folder / "mean.binaryproto")
+    others = [("a", 1, np.array([0.25, 0.75]))]
+    monkeypatch.setattr(processes, "mine", lambda: slice(30, None, 31))
+    monkeypatch.setattr(processes, "everyones", lambda items: items + others)
+    for augment in (None, "mirror"):
+        assert evaluation.ask(scorer, folder / "val_lmdb", augment=augment).rows.tolist() == [[0.25, 0.75]]
 
 
 def test_score_equals_evaluate(trained, folder, evaluated):

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ilgnet import engine, evaluation, processes, tta, votes
+from ilgnet import engine, evaluation, outputs, processes, tta, votes
 from ilgnet.preprocess import PRESETS
 from prototxt.datasets import DATASETS
 from torchcaffe.errors import CaffeError, run_main
@@ -21,7 +21,9 @@ def from_weights(args: argparse.Namespace, weights: str, out: Path | None) -> di
     show = sys.stderr.isatty() and processes.root()
     scorer = Scorer(weights, args.net, args.preset, args.mean, args.batch, args.engine, args.gpu,
                     precision=args.rounded)
-    cut = votes.find_cut(scorer, args.cut_on, show) if args.cut_on and scorer.target.name == "ranking" else None
+    if args.cut_on and scorer.target.name != "ranking":
+        raise CaffeError(f"--cut-on: {scorer.net_path} answers {scorer.target.answer}, and brings its cut")
+    cut = votes.find_cut(scorer, args.cut_on, show, args.tta) if args.cut_on else None
     answers = evaluation.ask(scorer, args.lmdb, show, args.tta)
     dataset, synthetic = evaluation.about(args.lmdb)
     dataset = args.dataset or dataset
@@ -53,7 +55,32 @@ def from_picks(args: argparse.Namespace, weights: str, out: Path | None) -> dict
 
     scorer = Scorer(weights, args.net, args.preset, args.mean, args.batch, args.engine, args.gpu,
                     precision=args.rounded)
-    return dict(picks.measure(scorer, args.picks, args.photos, out), engine=args.engine)
+    if scorer.target.label:
+        raise CaffeError(f"--picks: {scorer.net_path} answers {scorer.target.answer}; expected a two-class net")
+    return dict(picks.measure(scorer, args.picks, args.photos, out), engine=args.engine, precision=args.precision)
+
+
+# What says nothing of a log, of one's own choices, of an LMDB.
+NOTHING = {"log": ("net", "lmdb", "picks", "photos", "mean", "preset", "batch", "tta", "test_batch", "cut_on", "engine",
+                   "gpu", "precision"),
+           "picks": ("lmdb", "tta", "test_batch", "cut_on", "dataset"),
+           "lmdb": ("photos",)}
+
+
+def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End with one line for an option that would not be applied, and for a number that means nothing."""
+    kind = "log" if args.log else "picks" if args.picks else "lmdb"
+    for name in NOTHING[kind]:
+        if getattr(args, name) != parser.get_default(name):
+            parser.error(f"--{name.replace('_', '-')} means nothing with --{kind}")
+    for name in ("batch", "test_batch"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name.replace('_', '-')} {value}: must be at least 1")
+    if args.weights and not args.lmdb and not args.picks:
+        parser.error("--weights needs --lmdb, or --picks")
+    if processes.wanted(args) > 1 and not args.lmdb:
+        parser.error("several processes share the records of an --lmdb alone")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -81,10 +108,16 @@ def main(argv: list[str] | None = None) -> int:
                         "of several weights OUT_WEIGHTS.json each")
     engine.add_arguments(parser, several=True)
     args = parser.parse_args(argv)
-    if processes.wanted(args) > 1 and not args.lmdb:
-        parser.error("several processes share the records of an --lmdb alone")
-    if args.weights and (args.lmdb is None) == (args.picks is None):
-        parser.error("--weights needs --lmdb, or --picks")
+    check_options(parser, args)
+    stems, several = [Path(weights).stem for weights in args.weights or [args.log]], len(args.weights or []) > 1
+    if len(set(stems)) < len(stems):
+        raise CaffeError(f"--weights: two files have one name ({', '.join(stems)}): results are named after them")
+    outs: list[Path | None] = [None] * len(stems)
+    if args.out is not None:
+        outputs.check(args.out, ".json")
+        outs = [args.out.with_name(f"{args.out.stem}_{stem}.json") if several else args.out for stem in stems]
+        for out in outs:
+            outputs.check(out)
     if args.lmdb and not args.mean and args.preset != "direct":
         args.mean = evaluation.mean_beside(args.lmdb)
     elsewhere = engine.run_elsewhere(args.engine, __file__, argv) if args.weights else None
@@ -94,16 +127,8 @@ def main(argv: list[str] | None = None) -> int:
         return elsewhere
     args.rounded = engine.set_precision(args, scoring=True)
     processes.start(args)
-    if not processes.root():
-        args.out = None
-    if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-    found, several = [], len(args.weights or []) > 1
-    stems = [Path(weights).stem for weights in args.weights or [args.log]]
-    if len(set(stems)) < len(stems):
-        raise CaffeError(f"--weights: two files have one name ({', '.join(stems)}): results are named after them")
-    for weights, stem in zip(args.weights or [None], stems):
-        out = args.out.with_name(f"{args.out.stem}_{stem}.json") if args.out and several else args.out
+    found = []
+    for weights, stem, out in zip(args.weights or [None], stems, outs if processes.root() else [None] * len(outs)):
         measure = from_picks if args.picks else from_weights
         result = measure(args, weights, out) if weights else evaluation.from_log(args.log, args.dataset)
         name = stem if several else args.name or stem

@@ -44,7 +44,7 @@ def main(argv: list) -> int:
         which = ("all", "dataset", "variant", "released", "cpu", "out")
         changed = {field: value for field, value in vars(args).items() if field not in which and value is not None}
         for field, least in AT_LEAST.items():
-            if changed.get(field, least) < least:
+            if not changed.get(field, least) >= least:
                 raise CaffeError(f"--{field.replace('_', '-')} {changed[field]}: must be at least {least}")
         if args.cpu:
             changed["solver_mode"] = caffe_pb2.SolverParameter.CPU

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ilgnet import feature_maps, report
+from ilgnet import outputs, report
 from torchcaffe.errors import CaffeError, run_main
 
 
@@ -24,10 +24,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if not (args.run or args.eval or args.features or args.benchmark):
         raise CaffeError("nothing to report: give --run NAME=LOG, --eval, --features or --benchmark JSON")
-    args.out.parent.mkdir(parents=True, exist_ok=True)
+    outputs.check(args.out, ".html")
     written = report.write(args.out, report.Report(
         args.title, report.read_runs(args.run), report.read_evaluations(args.eval),
-        [feature_maps.read(path) for path in args.features],
+        [report.read_features(path) for path in args.features],
         report.read_benchmark(args.benchmark) if args.benchmark else None, args.synthetic))
     print(f"wrote {args.out}, {args.out.with_suffix('.md').name}, {args.out.with_suffix('.json').name} and "
           f"{len(written) - 3} tables and figures beside it")

@@ -158,7 +158,8 @@ TARGETS = {
     "imageset_list": Target(imageset.read_list, "list.txt", lambda: [b"1.jpg 0\na b.jpg 12\n"]),
     "labels": Target(labels.read_labels, "x.csv", lambda: [b"file,pick,stars\na.jpg,keep,5\nb.jpg,,\n",
                                                          b"file,votes\na.jpg,1 2 3\n"]),
-    "predictions": Target(evaluation.read_csv, "x.csv", lambda: [b"key,label,p_high\n1_a,0,0.5\n2_b,1,1e-3\n"]),
+    "predictions": Target(evaluation.read_csv, "x.csv", lambda: [
+        b"key,label,p_high\n1_a,0,0.5\n2_b,1,1e-3\n", b"key,label,p_high,margin\n1_a,0,0.5,0\n2_b,1,1,17.5\n"]),
     "log": Target(caffe_log.read_log, "x.log", lambda: [LOG]),
 }  # fmt: skip
 
