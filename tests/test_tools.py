@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 
 from ilgnet import bvlc, caffe_log, evaluation, score
 from tests import chromium
-from tools import evaluate, log_to_tensorboard, merge_bn, report, surgery, train, visualize
+from tools import compare_nets, evaluate, gen_net, log_to_tensorboard, merge_bn, report, surgery, train, visualize
 from torchcaffe import files, upgrade
 from torchcaffe.errors import CaffeError
 from torchcaffe.proto import caffe_pb2
@@ -46,7 +47,7 @@ layer { name: "accuracy" type: "Accuracy" bottom: "ip" bottom: "label" top: "acc
 INPUT = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 32 dim: 32 } } }\n'
 ANSWER = 'layer { name: "prob" type: "Softmax" bottom: "ip" top: "prob" }\n'
 SOLVER = """net: "%(net)s" test_iter: 3 test_interval: 10 base_lr: %(lr)s lr_policy: "fixed" momentum: 0.9 display: 5
-max_iter: %(max_iter)d snapshot_prefix: "%(folder)s/run/x" random_seed: 1 solver_mode: %(mode)s
+max_iter: %(max_iter)d snapshot_prefix: "%(folder)s/%(run)s/x" random_seed: 1 solver_mode: %(mode)s
 """
 
 
@@ -75,10 +76,10 @@ def folder(tmp_path_factory):
     return folder
 
 
-def write_solver(folder, net="plain", lr=0.01, max_iter=30, mode="CPU"):
+def write_solver(folder, net="plain", lr=0.01, max_iter=30, mode="CPU", run="run"):
     path = folder / "solver.prototxt"
     path.write_text(SOLVER % {"net": folder / f"{net}.prototxt", "lr": lr, "max_iter": max_iter, "folder": folder,
-                              "mode": mode})
+                              "mode": mode, "run": run})
     return str(path)
 
 
@@ -195,7 +196,8 @@ def test_training_goes_on_from_a_snapshot(trained, folder):
 
 def test_ctrl_c_leaves_a_usable_snapshot(folder, trained):
     environment = dict(os.environ, PYTHONPATH=str(ROOT))
-    command = [sys.executable, str(ROOT / "tools" / "train.py"), "--solver", write_solver(folder, max_iter=10**7)]
+    solver = write_solver(folder, max_iter=10**7, run="stopped")
+    command = [sys.executable, str(ROOT / "tools" / "train.py"), "--solver", solver]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     seen = threading.Event()
     lines = []
@@ -216,17 +218,18 @@ def test_ctrl_c_leaves_a_usable_snapshot(folder, trained):
     assert stopped, "".join(lines[-5:])
     prefix, iteration = stopped.group(1), int(stopped.group(2))
     assert files.read_solverstate(f"{prefix}_iter_{iteration}.solverstate").iter == iteration
-    assert train.main(["--solver", write_solver(folder, max_iter=iteration + 2), "--snapshot",
+    assert train.main(["--solver", write_solver(folder, max_iter=iteration + 2, run="stopped"), "--snapshot",
                        f"{prefix}_iter_{iteration}.solverstate"]) == 0
 
 
-def test_snapshot_auto_takes_the_newest_whole_one(folder, trained, capsys):
+def test_snapshot_auto_takes_the_newest_whole_one(folder, trained, capfd):
     prefix = folder / "auto" / "x"
-    text = Path(write_solver(folder, max_iter=40)).read_text().replace(str(folder / "run" / "x"), str(prefix))
+    text = Path(write_solver(folder, max_iter=40, run="auto")).read_text()
     solver = folder / "auto.prototxt"
     solver.write_text(text + "snapshot: 10")
     command = ["--solver", str(solver), "--weights", str(trained), "--snapshot", "auto", "--keep", "2"]
     assert train.main(command) == 0
+    assert f"no snapshot yet: starting from {trained}" in capfd.readouterr().err
 
     def kept():
         return sorted(path.name for path in prefix.parent.iterdir() if "_iter_" in path.name)
@@ -235,16 +238,65 @@ def test_snapshot_auto_takes_the_newest_whole_one(folder, trained, capsys):
     wanted = (prefix.parent / "x_iter_40.caffemodel").read_bytes()
     damaged = prefix.parent / "x_iter_40.solverstate"
     damaged.write_bytes(damaged.read_bytes()[:-5])
-    capsys.readouterr()
     assert train.main(command) == 0
     assert (prefix.parent / "x_iter_40.caffemodel").read_bytes() == wanted
     log = (prefix.parent / "x.log").read_text()
     assert "Iteration 30" in log.split("Solving", 2)[2] and "Iteration 5 " not in log.split("Solving", 2)[2]
 
 
+def test_a_fresh_start_beside_another_runs_snapshots_is_refused(folder, trained, capfd):
+    """--snapshot auto would go on with those of the other run, which are further."""
+    before = trained.read_bytes()
+    with pytest.raises(CaffeError, match=r"x_iter_\d+.solverstate: an earlier run's; go on with it by --snapshot auto"):
+        train.main(["--solver", write_solver(folder, lr=0.02, max_iter=10)])
+    assert trained.read_bytes() == before
+    assert train.main(["--solver", write_solver(folder, max_iter=2, run="fresh"), "--snapshot", "auto"]) == 0
+    assert "no snapshot yet: starting from the fillers" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+@pytest.mark.parametrize("more, wanted, unwanted", [
+    ("", "--estimate --engine torch  --weights out/snapshots/ava1_v1bn_init.caffemodel", "--snapshot"),
+    ("SNAPSHOT=auto", "test -f out/snapshots/ava1_v1bn_init.caffemodel || .venv/bin/python tools/surgery.py", "none"),
+    ("SNAPSHOT=auto", "--snapshot auto --weights out/snapshots/ava1_v1bn_init.caffemodel", "none"),
+    ("SNAPSHOT=auto WEIGHTS=none", "--snapshot auto", "--weights"),
+    ("SNAPSHOT=x.solverstate", "--snapshot x.solverstate", "surgery.py"),
+])
+def test_make_starts_from_the_weights_where_there_is_no_snapshot(more, wanted, unwanted):
+    done = subprocess.run(["make", "-n", "ava1-train", *more.split()], cwd=ROOT, capture_output=True, text=True)
+    made = " ".join(line.strip(" \t\\") for line in done.stdout.splitlines() if not line.startswith("test -z"))
+    made = re.sub(r"error: .*?exit 2", "", made)
+    assert " ".join(wanted.split()) in " ".join(made.split()) and unwanted not in made, done.stdout + done.stderr
+
+
+def test_compare_nets_counts_in_this_python(tmp_path, monkeypatch):
+    """Whatever engine trains and tests: --engine bvlc has its pycaffe in another Python."""
+    figures = {"accuracy": {"value": 0.5, "low": 0.4, "high": 0.6}, "balanced_accuracy": 0.5, "auc": 0.5}
+    (tmp_path / "out" / "third_random").mkdir(parents=True)
+    earlier = tmp_path / "out" / "third_random" / "third_iter_9.solverstate"
+    earlier.touch()
+    ran = []
+
+    def tool(name, *arguments):
+        ran.append(name)
+        words = list(map(str, arguments))
+        if name == "gen_net":
+            assert gen_net.main(words) == 0
+        elif name == "train":
+            assert not earlier.exists() and words[-2:] == ["--engine", "bvlc"]
+        elif name == "evaluate":
+            Path(words[words.index("--out") + 1]).write_text(json.dumps({"result": figures}))
+
+    monkeypatch.setattr(compare_nets, "tool", tool)
+    assert compare_nets.main(["--data", str(tmp_path), "--variants", "third", "--engine", "bvlc",
+                              "--out", str(tmp_path / "out")]) == 0
+    (row,) = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert row["parameters"] > 1e5 and ran == ["gen_net", "gen_solver", "train", "evaluate", "report"]
+
+
 def test_divergence_stops_with_one_line(folder):
     with pytest.raises(CaffeError, match=r"iteration \d+: the loss is .*lower base_lr"):
-        train.main(["--solver", write_solver(folder, lr=1e20, max_iter=50)])
+        train.main(["--solver", write_solver(folder, lr=1e20, max_iter=50, run="diverged")])
 
 
 @pytest.mark.parametrize("change, message", [
@@ -266,7 +318,7 @@ def test_weights_that_do_not_fit_are_refused(trained, folder):
     net = (folder / "plain.prototxt").read_text().replace("num_output: 6", "num_output: 5")
     (folder / "narrow.prototxt").write_text(net)
     with pytest.raises(CaffeError, match="layer 'conv': shapes .* do not fit the net's"):
-        train.main(["--solver", write_solver(folder, net="narrow"), "--weights", str(trained)])
+        train.main(["--solver", write_solver(folder, net="narrow", run="narrow"), "--weights", str(trained)])
 
 
 def test_report_of_all_that(trained, folder, evaluated):
@@ -420,17 +472,17 @@ def test_visualize_takes_photos_without_labels(trained, folder):
 def test_tensorboard_reads_a_run(trained, folder):
     """TensorBoard's own reader finds what the log says, and NumPy's view of the weights."""
     from tensorboard.backend.event_processing import event_accumulator as reader
-    assert train.main(["--solver", write_solver(folder, max_iter=12), "--tensorboard"]) == 0
-    found = reader.EventAccumulator(str(folder / "run" / "x_tensorboard"), {reader.HISTOGRAMS: 0}).Reload()
+    assert train.main(["--solver", write_solver(folder, max_iter=12, run="board"), "--tensorboard"]) == 0
+    found = reader.EventAccumulator(str(folder / "board" / "x_tensorboard"), {reader.HISTOGRAMS: 0}).Reload()
     tags = found.Tags()
-    log = caffe_log.read_log(folder / "run" / "x.log")
+    log = caffe_log.read_log(folder / "board" / "x.log")
     for tag, series in (("train/loss", log.loss), ("lr", log.lr), ("test/accuracy", log.tests[0]["accuracy"])):
         assert tag in tags["scalars"]
         assert [e.step for e in found.Scalars(tag)] == series.iterations.tolist()
         np.testing.assert_allclose([e.value for e in found.Scalars(tag)], series.values, rtol=1e-6)
     times = [e.wall_time for e in found.Scalars("train/loss")]
-    assert times == sorted(times) and abs(times[-1] - os.path.getmtime(folder / "run" / "x.log")) < 60
-    blobs = {layer.name: layer.blobs for layer in files.read_caffemodel(folder / "run" / "x_iter_12.caffemodel")}
+    assert times == sorted(times) and abs(times[-1] - os.path.getmtime(folder / "board" / "x.log")) < 60
+    blobs = {layer.name: layer.blobs for layer in files.read_caffemodel(folder / "board" / "x_iter_12.caffemodel")}
     last = found.Histograms("weights/conv/0")[-1]
     values = blobs["conv"][0].astype(np.float64)
     assert last.step == 12 and last.histogram_value.num == values.size == sum(last.histogram_value.bucket)
@@ -438,8 +490,8 @@ def test_tensorboard_reads_a_run(trained, folder):
     assert last.histogram_value.min == pytest.approx(values.min())
     assert set(tags["histograms"]) >= {"weights/conv/0", "weights/conv/1", "weights/ip/0", "weights/ip/1"}
     # again: nothing twice, and what is not ours stays
-    (folder / "run" / "x_tensorboard" / "events.out.tfevents.1.other").write_bytes(b"")
-    assert log_to_tensorboard.main([str(folder / "run" / "x.log"), "--no-weights"]) == 0
-    assert len(list((folder / "run" / "x_tensorboard").iterdir())) == 2
-    again = reader.EventAccumulator(str(folder / "run" / "x_tensorboard")).Reload()
+    (folder / "board" / "x_tensorboard" / "events.out.tfevents.1.other").write_bytes(b"")
+    assert log_to_tensorboard.main([str(folder / "board" / "x.log"), "--no-weights"]) == 0
+    assert len(list((folder / "board" / "x_tensorboard").iterdir())) == 2
+    again = reader.EventAccumulator(str(folder / "board" / "x_tensorboard")).Reload()
     assert len(again.Scalars("train/loss")) == len(times) and not again.Tags()["histograms"]
