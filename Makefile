@@ -11,7 +11,7 @@ GPU ?=
 # BVLC GoogLeNet (or another source that tools/surgery.py takes); none: start from random weights
 WEIGHTS ?= weights/bvlc_googlenet.caffemodel
 SNAPSHOT ?=
-SEED ?= 0
+SEED ?= 1
 HOURS ?= 1
 
 VENV := .venv
@@ -109,7 +109,8 @@ need-ava:
 	then: make $(MAKECMDGOALS) AVA=/path/to/it"; exit 2; }
 
 define need_data
-	@test -d data/$(1)/train_lmdb || { echo "error: data/$(1)/train_lmdb is missing; make it with: make $(subst _,-,$(1))-data AVA=/path/to/AVA"; exit 2; }
+	@for file in train_lmdb/data.mdb val_lmdb/data.mdb mean.binaryproto; do test -f data/$(1)/$$file || \
+	{ echo "error: data/$(1)/$$file is missing; make it with: make $(subst _,-,$(1))-data AVA=/path/to/AVA"; exit 2; }; done
 endef
 
 ava1-data ava1-delta1-data ava2-data: need-ava $(STAMP)  ## LMDBs and mean of AVA1 or AVA2 in data/ (needs AVA=; ava1-delta1-data too)
@@ -169,6 +170,7 @@ report: $(STAMP)  ## the paper's tables and figures beside ours: out/snapshots' 
 benchmark: $(STAMP)  ## time the nets on this machine beside the paper's Table 4
 	$(PY) tools/benchmark.py --out $(OUT)/benchmark.json $(if $(GPU),--gpu $(GPU))
 
-clean:  ## remove what was generated in out/ and caches (data/, weights/ and .venv stay)
-	rm -rf out .pytest_cache .ruff_cache .hypothesis build *.egg-info
+clean:  ## remove what was generated in out/ and caches (out/snapshots, data/, weights/ and .venv stay)
+	test ! -d out || find out -mindepth 1 -maxdepth 1 -not -name snapshots -exec rm -rf {} +
+	rm -rf .pytest_cache .ruff_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -269,6 +269,22 @@ def test_make_starts_from_the_weights_where_there_is_no_snapshot(more, wanted, u
     assert " ".join(wanted.split()) in " ".join(made.split()) and unwanted not in made, done.stdout + done.stderr
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+def test_make_looks_for_all_of_the_data_and_cleans_no_snapshots(tmp_path):
+    def make(*words):
+        command = ["make", "-o", ".venv/.installed", "-f", str(ROOT / "Makefile"), *words]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    for name in ("train_lmdb/data.mdb", "val_lmdb/data.mdb", "mean.binaryproto"):
+        assert f"error: data/ava1/{name} is missing" in make("ava1-train", "WEIGHTS=none").stdout
+        (tmp_path / "data/ava1" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data/ava1" / name).touch()
+    (tmp_path / "out/demo/snapshots").mkdir(parents=True)
+    (tmp_path / "out/snapshots").mkdir()
+    (tmp_path / "out/report.html").touch()
+    assert make("clean").returncode == 0 and [path.name for path in (tmp_path / "out").iterdir()] == ["snapshots"]
+
+
 def test_compare_nets_counts_in_this_python(tmp_path, monkeypatch):
     """Whatever engine trains and tests: --engine bvlc has its pycaffe in another Python."""
     figures = {"accuracy": {"value": 0.5, "low": 0.4, "high": 0.6}, "balanced_accuracy": 0.5, "auc": 0.5}
