@@ -464,6 +464,8 @@ def test_pairs(model, tmp_path, capsys):
     # this net likes light: every over-exposed copy ranks above its original
     assert "over-exposed-0.3     0.00% of 4 copies" in said and "blurred-0.006" in said
     assert check_ranking.main(command[:-1] + ["0.95"]) == 1
+    with pytest.raises(CaffeError, match="cannot write .*00000_original.png"):
+        ranking_check.make_set([tmp_path / "good" / "0.jpg"], tmp_path / "none", {})
     photo = np.random.RandomState(0).randint(10, 240, (60, 80, 3)).astype(np.uint8)
     for share in (0.1, 0.3):  # whatever the photo's own light was
         for own in (photo, photo // 2):

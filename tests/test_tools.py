@@ -18,7 +18,18 @@ import pytest
 
 from ilgnet import bvlc, caffe_log, evaluation, score
 from tests import chromium
-from tools import compare_nets, evaluate, gen_net, log_to_tensorboard, merge_bn, report, surgery, train, visualize
+from tools import (
+    compare_nets,
+    evaluate,
+    export_onnx,
+    gen_net,
+    log_to_tensorboard,
+    merge_bn,
+    report,
+    surgery,
+    train,
+    visualize,
+)
 from torchcaffe import files, upgrade
 from torchcaffe.errors import CaffeError
 from torchcaffe.proto import caffe_pb2
@@ -184,6 +195,36 @@ def test_surgery_refuses(trained, folder, tmp_path):
     with pytest.raises(CaffeError, match="nothing was copied"):
         surgery.main(["--weights", str(trained), "--net", str(other), "--out", str(tmp_path / "x.caffemodel")])
     assert not list(tmp_path.iterdir())
+
+
+def test_surgery_names_what_it_cannot_take(trained, folder, tmp_path):
+    """Before any work; a folder that is not there is made."""
+    (tmp_path / "uncut.prototxt").write_text((folder / "plain.prototxt").read_text().replace("crop_size: 32", ""))
+    command = ["--weights", str(trained), "--net", str(folder / "plain.prototxt")]
+    photos = ["--calibrate", str(folder / "photos")]
+    for more, message in ((["--seed", "-1"], "--seed -1"), ([*photos, "--images", "-1"], "--images -1: a calibration"),
+                          ([*photos, "--net", str(tmp_path / "uncut.prototxt")], "uncut.prototxt: no layer has .*crop"),
+                          (["--out", str(tmp_path)], "is a folder; give a file")):
+        with pytest.raises(CaffeError, match=message):
+            surgery.main([*command, "--out", str(tmp_path / "x.caffemodel"), *more])
+    out = tmp_path / "new" / "folder" / "x.caffemodel"
+    assert surgery.main([*command, "--out", str(out)]) == 0 and out.is_file()
+
+
+@pytest.mark.parametrize("main, options", [
+    (visualize.main, ["--lmdb", "val_lmdb", "--net", "plain_deploy.prototxt"]),
+    (export_onnx.main, ["--net", "plain_deploy.prototxt"]),
+    (merge_bn.main, ["--net", "bn_deploy.prototxt", "--out-net", "new.prototxt"]),
+])
+def test_where_a_result_goes_is_looked_at_first(main, options, trained, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(files, "read_caffemodel", lambda *_: pytest.fail("the work has begun"))
+    command = ["--weights", str(trained), *options, "--out"]
+    with pytest.raises(CaffeError, match="is a folder; give a file|must end in .json"):
+        main([*command, str(tmp_path)])
+    if main is visualize.main:
+        with pytest.raises(CaffeError, match="x.csv: must end in .json"):
+            main([*command, str(tmp_path / "x.csv")])
 
 
 def test_training_goes_on_from_a_snapshot(trained, folder):
