@@ -11,7 +11,7 @@ GPU ?=
 # BVLC GoogLeNet (or another source that tools/surgery.py takes); none: start from random weights
 WEIGHTS ?= weights/bvlc_googlenet.caffemodel
 SNAPSHOT ?=
-SEED ?= 0
+SEED ?= 1
 HOURS ?= 1
 
 VENV := .venv
@@ -33,7 +33,7 @@ help:  ## print this list
 	  'GPU=               number of the GPU to train and test on (default: the CPU)' \
 	  'ENGINE=$(ENGINE)       torch, or bvlc: a real pycaffe (make bvlc sets one up)' \
 	  'WEIGHTS=$(WEIGHTS)   weights to start from, or none' \
-	  'SNAPSHOT=          a .solverstate to go on from' \
+	  'SNAPSHOT=          a .solverstate to go on from; auto: the newest, or a fresh start where there is none' \
 	  'MODEL=             the caffemodel to test; several: seeds of one net' \
 	  'TTA=               mirror, crops or both: average over views in tests' \
 	  'OUT=$(OUT)           where results go'
@@ -77,6 +77,7 @@ DEMO_LR ?= 0.00002
 
 demo: $(STAMP)  ## the whole road on two cores in minutes: photos, LMDB, training, test, report (PHOTOS=: real ones)
 	mkdir -p $(DEMO)/snapshots
+	rm -f $(DEMO)/snapshots/demo_iter_*
 	$(PY) data_prep/demo.py --out $(DEMO)/ava --count $(DEMO_COUNT) $(if $(PHOTOS),--photos $(PHOTOS))
 	$(PY) data_prep/prepare.py $(DEMO)/ava --dataset ava1 --lists $(DEMO)/ava/lists --out $(DEMO)/data
 	$(PY) tools/gen_net.py --variant $(VARIANT) --batch-size 16 --source $(DEMO)/data --out $(DEMO)/net
@@ -108,21 +109,26 @@ need-ava:
 	then: make $(MAKECMDGOALS) AVA=/path/to/it"; exit 2; }
 
 define need_data
-	@test -d data/$(1)/train_lmdb || { echo "error: data/$(1)/train_lmdb is missing; make it with: make $(subst _,-,$(1))-data AVA=/path/to/AVA"; exit 2; }
+	@for file in train_lmdb/data.mdb val_lmdb/data.mdb mean.binaryproto; do test -f data/$(1)/$$file || \
+	{ echo "error: data/$(1)/$$file is missing; make it with: make $(subst _,-,$(1))-data AVA=/path/to/AVA"; exit 2; }; done
 endef
 
 ava1-data ava1-delta1-data ava2-data: need-ava $(STAMP)  ## LMDBs and mean of AVA1 or AVA2 in data/ (needs AVA=; ava1-delta1-data too)
 	$(PY) data_prep/prepare.py "$(AVA)" --dataset $(subst -,_,$(@:-data=)) --seed $(SEED) --out data/$(subst -,_,$(@:-data=))
 
+# Where a fresh start's weights lie that surgery makes of WEIGHTS; nothing where a snapshot brings its own, or for none.
+# SNAPSHOT=auto starts with them where there is no snapshot yet, and later with the same ones.
+init = $(if $(filter-out auto,$(SNAPSHOT))$(filter none,$(WEIGHTS)),,out/snapshots/$(1)_$(VARIANT)_init.caffemodel)
+
 define train
 	$(call need_data,$(1))
-	@test "$(WEIGHTS)" = none -o -n "$(SNAPSHOT)" -o -f "$(WEIGHTS)" || { echo "error: WEIGHTS='$(WEIGHTS)' is missing; the paper starts from \
+	@test -z "$(init)" -o -f "$(WEIGHTS)" -o "$(SNAPSHOT)" = auto -a -f "$(init)" || { echo "error: WEIGHTS='$(WEIGHTS)' is missing; the paper starts from \
 	BVLC GoogLeNet: $(PY) tools/fetch_weights.py, or start from random weights: make $@ WEIGHTS=none"; exit 2; }
 	mkdir -p out/snapshots
-	$(if $(SNAPSHOT),,$(if $(filter none,$(WEIGHTS)),,$(PY) tools/surgery.py --weights "$(WEIGHTS)" \
-	  --net prototxt/$(VARIANT)/train_val$(2).prototxt --out out/snapshots/$(1)_$(VARIANT)_init.caffemodel))
-	$(PY) tools/train.py --solver solvers/$(1)/$(VARIANT).prototxt --estimate $(COMPUTE) $(if $(SNAPSHOT),--snapshot $(SNAPSHOT),\
-	  $(if $(filter none,$(WEIGHTS)),,--weights out/snapshots/$(1)_$(VARIANT)_init.caffemodel))
+	$(if $(init),$(if $(SNAPSHOT),test -f $(init) || )$(PY) tools/surgery.py --weights "$(WEIGHTS)" \
+	  --net prototxt/$(VARIANT)/train_val$(2).prototxt --out $(init))
+	$(PY) tools/train.py --solver solvers/$(1)/$(VARIANT).prototxt --estimate $(COMPUTE) \
+	  $(if $(SNAPSHOT),--snapshot $(SNAPSHOT)) $(if $(init),--weights $(init))
 endef
 
 ava1-train: $(STAMP)  ## train VARIANT on AVA1 by Table 1's schedule, from GoogLeNet's weights (WEIGHTS=)
@@ -164,6 +170,7 @@ report: $(STAMP)  ## the paper's tables and figures beside ours: out/snapshots' 
 benchmark: $(STAMP)  ## time the nets on this machine beside the paper's Table 4
 	$(PY) tools/benchmark.py --out $(OUT)/benchmark.json $(if $(GPU),--gpu $(GPU))
 
-clean:  ## remove what was generated in out/ and caches (data/, weights/ and .venv stay)
-	rm -rf out .pytest_cache .ruff_cache .hypothesis build *.egg-info
+clean:  ## remove what was generated in out/ and caches (out/snapshots, data/, weights/ and .venv stay)
+	test ! -d out || find out -mindepth 1 -maxdepth 1 -not -name snapshots -exec rm -rf {} +
+	rm -rf .pytest_cache .ruff_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,4 +1,5 @@
-"""Is an AVA folder whole, and does its split leak? `python data_prep/check_ava.py AVA --lists AVA1 --out check.json`
+"""Is an AVA folder whole, and does its split leak? `python data_prep/check_ava.py AVA --lists data/ava1 --out c.json`
+(data/ava1: what prepare.py made; without --lists, the random split that it makes by default).
 
 Finds photos that are missing, broken or cut short; files that no row of AVA.txt lists; photos that are there twice, as
 the same file or as the same picture in another; and those of them that are in both the training and the test list."""
@@ -135,9 +136,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise CaffeError(f"{path}: not there; AVA's folder holds AVA.txt and images/")
     ratings = read_ratings(args.ava / "AVA.txt")
     split = splits.from_arguments(args, ratings)
-    report = check(args.ava, images, split, [rating.photo for rating in ratings], max(1, args.workers))
     if args.out:
-        write_bytes(args.out, (json.dumps(report, indent=1) + "\n").encode())
+        args.out.parent.mkdir(parents=True, exist_ok=True)  # before the photos are read, not after
+        if args.out.is_dir():
+            raise CaffeError(f"{args.out}: is a folder; give a file")
+    report = check(args.ava, images, split, [rating.photo for rating in ratings], max(1, args.workers))
     print(f"{report['photos']} photos in AVA.txt and lists ({split.how})")
     found = 0
     for name in (
@@ -154,6 +157,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         found += len(items)
         first = f", {json.dumps(items[0])} for one" if items else ""
         print(f"{name.replace('_', ' '):21s}{len(items)}{first}")
+    if args.out:
+        write_bytes(args.out, (json.dumps(report, indent=1) + "\n").encode())
     return 1 if found else 0
 
 

@@ -43,8 +43,9 @@ def plain_cell(text: str) -> str:
     return text[1:] if len(text) > 1 and text[0] == "'" and text[1] in _FORMULA else text
 
 
-def read_labels(path: Path | str, cut: float = CUT, undecided: bool = False) -> list[Label]:
-    """All photos of the CSV that have a label, in its order; with `undecided` those, too, whose label is empty.
+def read_labels(path: Path | str, cut: float = CUT, only_names: bool = False) -> list[Label]:
+    """All photos of the CSV that have a label, in its order. only_names: for who compares the names and opens no file
+    by them; any name will do then (a gallery shows what is no text as an escape), and an empty label, too.
 
     CaffeError naming file and line: a column missing, a value that is none, a photo twice, a path out of the folder."""
     path = Path(path)
@@ -66,17 +67,18 @@ def read_labels(path: Path | str, cut: float = CUT, undecided: bool = False) -> 
     line_of: dict[str, int] = {}
     for row in _rows(reader, path):
         where = f"{path}:{reader.line_num}"
-        photo, value = plain_cell((row["file"] or "").strip()), (row[kind] or "").strip()
-        if not photo:
+        photo, value = plain_cell(row["file"] or ""), (row[kind] or "").strip()
+        if not photo.strip():
             raise CaffeError(f"{where}: file: empty")
-        if not photo.isprintable():  # a line end would break the lists that are written of it
+        if not (photo.isprintable() or only_names):  # a line end would break the lists that are written of it
             raise CaffeError(f"{where}: file: {photo!r} holds characters that cannot be printed")
         if photo in line_of:
             raise CaffeError(f"{where}: file: {photo} was already on line {line_of[photo]}")
         line_of[photo] = reader.line_num
-        if PurePosixPath(photo).is_absolute() or ".." in PurePosixPath(photo).parts or "\\" in photo:
+        path_of = PurePosixPath(photo)
+        if (path_of.is_absolute() or ".." in path_of.parts or "\\" in photo) and not only_names:
             raise CaffeError(f"{where}: file: {photo} is not below the images folder (write folders with /)")
-        if value or undecided:
+        if value or only_names:
             label = _label(photo, kind, value.lower(), cut, where) if value else Label(photo, None)
             found.append(replace(label, stars=_stars((row.get("stars") or "").strip(), where)))
     if not found:

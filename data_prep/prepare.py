@@ -31,6 +31,8 @@ SYNTHETIC = "DEMO.json"  # in a demo set: says that its labels are synthetic
 def prepare(args: argparse.Namespace) -> dict:
     """Do the whole job; returns the manifest. Raises CaffeError before any work when something is missing."""
     options = make_lmdb.options_of(args)
+    if options.resize is None:
+        raise CaffeError("--size 0: a mean image is made of photos of one size; make_lmdb.py keeps them as they are")
     out = args.out
     if args.labels is not None:
         source, images, synthetic = args.labels, args.images or args.labels.parent, None
@@ -128,8 +130,6 @@ def _check_photos(images: Path, photos: Sequence[Photo]) -> None:
 
 def _check_room(out: Path, photos: int, options: Options) -> None:
     """Refuse to start what the disk cannot hold (a rough guess for what is stored compressed)."""
-    if options.resize is None:
-        return
     height, width = options.resize
     pixels = height * width * (1 if options.gray else 3)
     each = -(-(pixels + 64) // 4096) * 4096 if not options.encode else pixels // (8 if options.encode == "jpg" else 2)
@@ -157,6 +157,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if (args.ava is None) == (args.labels is None):
         parser.error("give AVA, or --labels CSV")
+    others, whose = ("cut", "held_out"), "--labels"
+    if args.labels is not None:
+        others, whose = ("dataset", "delta", "fraction", "thresholds", "lists", "official"), "AVA, not for --labels"
+    for name in others:
+        if getattr(args, name) != parser.get_default(name):
+            parser.error(f"--{name.replace('_', '-')} is for {whose}")
     manifest = prepare(args)
     for note in manifest["notes"]:
         print("note: " + note)

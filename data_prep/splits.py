@@ -9,6 +9,7 @@ lists   the authors' train.txt and val.txt, or AVA's own .jpgl lists of image id
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -64,11 +65,15 @@ def entries(ratings: Sequence[Rating]) -> list[Entry]:
 
 def shuffled(items: Sequence, seed: int) -> list:
     """The items in an order that the seed alone decides (NumPy's RandomState stream is frozen across versions)."""
+    if not 0 <= seed < 2**32:
+        raise CaffeError(f"seed {seed}: must be at least 0 and below 2^32")
     return [items[i] for i in np.random.RandomState(seed).permutation(len(items))]
 
 
 def split_ava1(ratings: Sequence[Rating], seed: int) -> Split:
     """A random split in the released lists' sizes (235,529 + 20,000), in proportion for another number of photos."""
+    if len(ratings) < 2:
+        raise CaffeError("AVA1: only 1 photo has a row in AVA.txt; a split needs 2")
     order = shuffled(ratings, seed)
     held_out = max(1, round(len(order) * AVA1_VAL / AVA_PHOTOS))
     return Split(entries(order[held_out:]), entries(order[:held_out]), f"random, seed {seed}")
@@ -90,6 +95,9 @@ def choose_ava2(
             raise CaffeError(f"AVA2 fraction {fraction}: must be above 0 and at most 0.5")
         ordered = sorted(ratings, key=lambda rating: (rating.mean, rating.id))
         count = int(len(ordered) * Fraction(str(fraction)) + Fraction(1, 2))  # 25,552.9 of AVA gives the paper's 25,553
+        count = min(count, len(ordered) // 2)  # half of an odd number is rounded up: the middle one would be in both
+        if not count:
+            raise CaffeError(f"AVA2 fraction {fraction}: of {len(ordered)} photos that is none")
         bad, good = ordered[:count], ordered[len(ordered) - count :]
     return [Entry(rating.photo, 0) for rating in bad] + [Entry(rating.photo, 1) for rating in good]
 
@@ -184,12 +192,12 @@ def make_split(
     if delta is None:
         delta = 1 if dataset == "ava1_delta1" else 0
     try:
-        negative = Fraction(str(delta)) < 0
+        width = float(delta)
     except ValueError:
-        negative = True
-    if negative:
+        width = -1.0
+    if not 0 <= width < math.inf:
         raise CaffeError(f"delta {delta}: not a number of at least 0")
-    if dataset == "ava2" and float(delta) > 0:
+    if dataset == "ava2" and width > 0:
         raise CaffeError("delta: AVA2 holds no photo near the mean score 5; delta is for AVA1")
     if lists is not None:
         folder = Path(lists)
@@ -203,8 +211,8 @@ def make_split(
         split = split_ava2(ratings, seed, fraction, thresholds)
     else:
         split = split_ava1(ratings, seed)
-    if float(delta) > 0:
-        doubtful = {rating.photo for rating in ratings if is_ambiguous(rating, delta)}
+    if width > 0:
+        doubtful = {rating.photo for rating in ratings if is_ambiguous(rating, width)}
         kept = [entry for entry in split.train if entry.photo not in doubtful]
         split.dropped_by_delta = len(split.train) - len(kept)
         split.train = kept

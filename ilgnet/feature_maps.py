@@ -199,7 +199,7 @@ def write(out: Path, found: Features, facts: dict[str, Any]) -> dict[str, Any]:
         files.write_bytes(f"{folder}.png", cv2.imencode(".png", figure5(found))[1].tobytes())
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["key", "label", "p_high", *("+".join(stage.blobs) for stage in found.stages)])
+    writer.writerow(["key", "label", "p_high", *(safe_cell("+".join(stage.blobs)) for stage in found.stages)])
     for key, label, p, row in zip(found.keys, found.labels, found.p_high, found.density):
         writer.writerow([safe_cell(key), "" if label < 0 else label, f"{p:.9g}", *(f"{d:.6g}" for d in row)])
     files.write_bytes(out.with_suffix(".csv"), text.getvalue().encode())

@@ -11,13 +11,13 @@ import os
 import sqlite3
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from torchcaffe.errors import CaffeError
+from torchcaffe.errors import CaffeError, WriteError
 
 from .scoring import Answer
 
@@ -68,25 +68,41 @@ class Cache:
             self._db = sqlite3.connect(str(self.path), timeout=60)
             self._db.executescript(_TABLES)
         except (OSError, sqlite3.Error) as error:
-            raise CaffeError(f"{self.path}: cannot be used as the cache ({error}); name another with --cache") from None
+            raise self._refusal(error) from None
 
     def close(self) -> None:
-        self._db.commit()
+        self.commit()
         self._db.close()
 
     def commit(self) -> None:
-        self._db.commit()
+        try:
+            self._db.commit()
+        except sqlite3.Error as error:
+            raise self._refusal(error) from None
+
+    def _run(self, statement: str, values: Sequence[Any] = ()) -> list[tuple]:
+        """A statement's rows. CaffeError: the tables are another program's, or broken; another holds them, too long."""
+        try:
+            return self._db.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._refusal(error) from None
+
+    def _refusal(self, error: Exception) -> CaffeError:
+        kind = WriteError if "disk is full" in str(error) else CaffeError
+        return kind(f"{self.path}: cannot be used as the cache ({error}); name another with --cache")
 
     def file_digest(self, path: Path, found: os.stat_result) -> bytes | None:
         """The digest of a file that has not changed since `remember_file`, or None."""
-        row = self._db.execute("SELECT size, mtime_ns, digest FROM files WHERE path = ?", (_key(path),)).fetchone()
-        return row[2] if row and row[:2] == (found.st_size, found.st_mtime_ns) else None
+        for size, mtime_ns, name in self._run("SELECT size, mtime_ns, digest FROM files WHERE path = ?", (_key(path),)):
+            if (size, mtime_ns) == (found.st_size, found.st_mtime_ns):
+                return name
+        return None
 
     def remember_file(self, path: Path, found: os.stat_result, name: bytes) -> None:
         """`found`: what stat said before the file was read."""
         if time.time_ns() - found.st_mtime_ns > FRESH_NS:
-            self._db.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)",
-                             (_key(path), found.st_size, found.st_mtime_ns, name))
+            self._run("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)",
+                      (_key(path), found.st_size, found.st_mtime_ns, name))
 
     def digest_of(self, path: Path | str) -> bytes:
         """The digest of a large file such as a caffemodel, read only when it has changed."""
@@ -107,37 +123,36 @@ class Cache:
 
     def get(self, name: bytes, version: str, spec: bytes) -> Known | None:
         """All of a photo, or None when something is missing."""
-        row = self._db.execute(
-            "SELECT facts, thumbnail, p_high, margin, rows, heat FROM photos JOIN scores USING (digest) "
-            "WHERE digest = ? AND version = ? AND spec = ?", (name, version, spec)).fetchone()
-        if row is None:
+        found = self._run("SELECT facts, thumbnail, p_high, margin, rows, heat FROM photos JOIN scores USING (digest) "
+                          "WHERE digest = ? AND version = ? AND spec = ?", (name, version, spec))
+        if not found:
             return None
-        facts, thumbnail, p_high, margin, rows, heat = row
+        facts, thumbnail, p_high, margin, rows, heat = found[0]
         if heat is not None:
             heat = np.frombuffer(heat, np.int8).reshape(rows, -1).astype(np.float32) / 127
         return Known(json.loads(facts), thumbnail, Answer(p_high, margin, heat))
 
     def names(self, version: str, spec: bytes) -> set[bytes]:
         """The digests of all photos that `get` knows."""
-        return {row[0] for row in self._db.execute(
+        return {row[0] for row in self._run(
             "SELECT digest FROM photos JOIN scores USING (digest) WHERE version = ? AND spec = ?", (version, spec))}
 
     def put(self, name: bytes, version: str, spec: bytes, known: Known) -> None:
         """File all of a photo. The heat map is kept in 255 steps."""
         heat = known.answer.heat
-        self._db.execute("INSERT OR REPLACE INTO photos VALUES (?, ?, ?, ?)",
-                         (name, version, json.dumps(known.facts), known.thumbnail))
-        self._db.execute("INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?, ?)", (
+        self._run("INSERT OR REPLACE INTO photos VALUES (?, ?, ?, ?)",
+                  (name, version, json.dumps(known.facts), known.thumbnail))
+        self._run("INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?, ?)", (
             name, spec, known.answer.p_high, known.answer.margin, None if heat is None else len(heat),
             None if heat is None else np.rint(heat * 127).astype(np.int8).tobytes()))
 
     def about(self, spec: bytes) -> dict[str, Any] | None:
         """What `set_about` filed of a spec."""
-        row = self._db.execute("SELECT about FROM specs WHERE spec = ?", (spec,)).fetchone()
-        return json.loads(row[0]) if row else None
+        found = self._run("SELECT about FROM specs WHERE spec = ?", (spec,))
+        return json.loads(found[0][0]) if found else None
 
     def set_about(self, spec: bytes, about: dict[str, Any]) -> None:
-        self._db.execute("INSERT OR REPLACE INTO specs VALUES (?, ?)", (spec, json.dumps(about)))
+        self._run("INSERT OR REPLACE INTO specs VALUES (?, ?)", (spec, json.dumps(about)))
 
 
 def _key(path: Path) -> bytes:

@@ -26,13 +26,12 @@ Choices = dict[str, Label]
 
 
 def read_choices(path: Path | str) -> Choices:
-    """What the gallery exported, or any CSV of labels, by file."""
-    return {row.photo: row for row in read_labels(path, undecided=True)}
+    """What the gallery exported, or any CSV of labels, by file as a ranking shows it."""
+    return {row.photo: row for row in read_labels(path, only_names=True)}
 
 
-def predict(scorer: Scorer, choices: Choices, folder: Path | str) -> evaluation.Predictions:
+def predict(scorer: Scorer, decided: Sequence[Label], folder: Path | str) -> evaluation.Predictions:
     """The score of every photo that a person decided on, to be measured against the decision."""
-    decided = [row for row in choices.values() if row.label is not None]
     paths = [Path(folder) / row.photo for row in decided]
     p_high = scorer.stream(scorer.preprocess.photo(read_photo(path)) for path in paths)
     return evaluation.Predictions([row.photo for row in decided], np.array([row.label for row in decided]),
@@ -45,7 +44,7 @@ def measure(scorer: Scorer, path: Path | str, folder: Path | str | None = None, 
 
     out: the result's JSON; the photos' scores are written beside it."""
     folder = Path(path).parent if folder is None else Path(folder)
-    predictions = predict(scorer, read_choices(path), folder)
+    predictions = predict(scorer, read_labels(path), folder)
     try:
         figures = metrics.summary(predictions.labels, predictions.p_high)
     except CaffeError as error:
@@ -71,13 +70,20 @@ def chosen(ranking: Ranking, choices: Choices | None, top: int | None) -> list[R
     return [photo for photo in ranking.photos if photo.name in choices and choices[photo.name].label == 1]
 
 
-def transfer(picks: Sequence[Ranked], folder: Path, to: Path, link: bool = False, dry_run: bool = False) -> list[str]:
-    """Copy the photos into `to`, or link to them, under their names below `folder`; a name that is taken is left alone.
-
-    CaffeError when `to` is inside `folder`: the next ranking would take the copies for photos."""
+def check_place(to: Path, folder: Path) -> None:
+    """CaffeError when `to` is inside `folder`: the next ranking would take the copies for photos; or no folder."""
     inside, target = folder.resolve(), to.resolve()
     if inside == target or inside in target.parents:
         raise CaffeError(f"{to}: is inside {folder}; choose a folder elsewhere for the picks")
+    if to.exists() and not to.is_dir():
+        raise CaffeError(f"{to}: is no folder")
+
+
+def transfer(picks: Sequence[Ranked], folder: Path, to: Path, link: bool = False, dry_run: bool = False) -> list[str]:
+    """Copy the photos into `to`, or link to them, under their names below `folder`; a name that is taken is left alone.
+
+    CaffeError as check_place."""
+    check_place(to, folder)
     done = []
     for photo in picks:
         place = to / photo.path.relative_to(folder)

@@ -5,12 +5,14 @@ Photos are only ever read. They are decoded and measured in threads while the ne
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import json
 import os
 import stat
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -64,7 +66,7 @@ class Spec:
         return photo_cache.combined((
             cache.digest_of(self.weights), *(cache.digest_of(net) for net in nets), self.preset,
             cache.digest_of(self.mean) if self.mean is not None else None, self.engine,
-            self.precision or context.precision, str(scoring.VERSION)))
+            "cpu" if self.gpu is None else "gpu", self.precision, context.precision, str(scoring.VERSION)))
 
     def about(self) -> dict[str, Any]:
         """For reports."""
@@ -327,11 +329,29 @@ def write_csv(path: Path | str, ranking: Ranking) -> None:
     write_bytes(path, text.getvalue().encode("utf-8", "backslashreplace"))
 
 
-def as_json(ranking: Ranking) -> dict[str, Any]:
-    """What write_json writes."""
-    return {"kind": KIND, "folder": ranking.folder, "scored_by": ranking.about, "photos": rows(ranking),
-            "unread": [{"file": name, "reason": reason} for name, reason in ranking.unread]}
+def write_json(path: Path | str, ranking: Ranking, beside: Sequence[Path] = ()) -> None:
+    """All of the ranking, and the digests of the files `beside`, which are written already: see refuse_changed."""
+    evaluation.write_json(path, {
+        "kind": KIND, "folder": ranking.folder, "scored_by": ranking.about, "photos": rows(ranking),
+        "unread": [{"file": name, "reason": reason} for name, reason in ranking.unread],
+        "sha256": {other.name: _sha256(other) for other in beside}})
 
 
-def write_json(path: Path | str, ranking: Ranking) -> None:
-    evaluation.write_json(path, as_json(ranking))
+def refuse_changed(path: Path, beside: Sequence[Path]) -> None:
+    """CaffeError unless a ranking may be written to the JSON `path` and the files `beside`: what is there must be a
+    ranking's JSON, and what it says was written beside it, byte for byte. A person may have added a column."""
+    written = {}
+    if path.exists():
+        try:
+            found = json.loads(path.read_bytes())
+            written = dict(found["sha256"]) if found["kind"] == KIND else None
+        except (ValueError, TypeError, KeyError):
+            written = None
+    for other in [path] * (written is None) + [other for other in beside if other.exists()]:
+        if not written or written.get(other.name) != _sha256(other):
+            raise CaffeError(f"{other}: is there, and this program did not write it, or somebody has changed it since; "
+                             "choose another --out")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -10,6 +10,7 @@ import numpy as np
 
 from data_prep import demo
 from torchcaffe.errors import CaffeError
+from torchcaffe.files import write_bytes
 
 from . import decode, metrics, photo_checks, ranking
 from .photo_cache import Cache
@@ -58,7 +59,7 @@ def make_set(paths: Sequence[Path], folder: Path, strengths: dict[str, Sequence[
         versions = {"original": bgr}
         versions.update({f"{kind}-{s:g}": KINDS[kind](bgr, s) for kind, many in strengths.items() for s in many})
         for name, picture in versions.items():
-            cv2.imwrite(str(folder / f"{number:05d}_{name}.png"), picture)
+            write_bytes(folder / f"{number:05d}_{name}.png", cv2.imencode(".png", picture)[1].tobytes())
 
 
 def pairs(made: ranking.Ranking) -> dict[str, dict[str, Any]]:

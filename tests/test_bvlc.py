@@ -45,6 +45,19 @@ def test_setting_up_elsewhere_says_what_to_do(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_killed_debootstrap_left_mounted_is_not_emptied(tmp_path, monkeypatch):
+    root = tmp_path / "root"
+    (root / "proc").mkdir(parents=True)
+    monkeypatch.setattr(setup_bvlc, "os_release", lambda: BOOKWORM)
+    monkeypatch.setattr(setup_bvlc, "proxy_settings", list)
+    monkeypatch.setattr(setup_bvlc.shutil, "which", lambda name: "/usr/bin/" + name)
+    monkeypatch.setattr(setup_bvlc.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(setup_bvlc.os.path, "ismount", lambda path: path == root / "proc")
+    with pytest.raises(CaffeError, match=f"file systems are still mounted in it; first: umount {root}/proc"):
+        setup_bvlc.install(root, None)
+    assert (root / "proc").is_dir()
+
+
 def test_a_finished_root_is_left_alone(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     root = tmp_path / "ilgnet" / "bvlc"

@@ -63,6 +63,15 @@ def test_every_fault_is_found(ava, capsys):
     assert report["contradicting_labels"] == [["7.jpg", "8.jpg"]]
 
 
+def test_where_the_report_goes_is_looked_at_first(ava, tmp_path, monkeypatch):
+    out = tmp_path / "none" / "check.json"
+    check_ava.main([str(ava), "--lists", str(ava / "lists"), "--out", str(out)])
+    assert json.loads(out.read_text())["photos"] == 14
+    monkeypatch.setattr(check_ava, "check", lambda *_: pytest.fail("read the photos first"))
+    with pytest.raises(CaffeError, match="is a folder"):
+        check_ava.main([str(ava), "--lists", str(ava / "lists"), "--out", str(tmp_path)])
+
+
 def test_missing_input(tmp_path):
     with pytest.raises(CaffeError, match="AVA.txt: not there"):
         check_ava.main([str(tmp_path)])

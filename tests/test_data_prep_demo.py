@@ -199,8 +199,24 @@ def test_prepare_starts_nothing_without_its_input(made, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     with pytest.raises(CaffeError, match="none of the first"):
         run_prepare(made, tmp_path / "out", "--images", str(tmp_path / "empty"))
+    with pytest.raises(CaffeError, match="--size 0: a mean image"):
+        run_prepare(made, tmp_path / "out", "--size", "0")
     assert not (tmp_path / "out").exists()
     monkeypatch.setattr(prepare.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1000))
     with pytest.raises(CaffeError, match="out: 18 photos need about 0 GB, 0 GB are free; --encoded jpeg"):
         run_prepare(made, tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("options, said", [
+    (["--labels", "x.csv", "--dataset", "ava2"], "--dataset is for AVA, not for --labels"),
+    (["--labels", "x.csv", "--lists", "x"], "--lists is for AVA, not for --labels"),
+    (["--labels", "x.csv", "--delta", "1"], "--delta is for AVA, not for --labels"),
+    (["--labels", "x.csv", "--thresholds", "4", "6"], "--thresholds is for AVA, not for --labels"),
+    (["ava", "--cut", "4"], "--cut is for --labels"),
+    (["ava", "--held-out", "0.5"], "--held-out is for --labels"),
+])
+def test_prepare_passes_over_no_option(options, said, capsys):
+    with pytest.raises(SystemExit):
+        prepare.main([*options, "--out", "o"])
+    assert said in capsys.readouterr().err

@@ -111,6 +111,16 @@ def test_ava2_takes_both_ends():
     assert by_mean == {"0.jpg": 0, "1.jpg": 0, "2.jpg": 0, "697.jpg": 1, "698.jpg": 1, "699.jpg": 1}
 
 
+def test_ava2_halves_of_an_odd_number_share_no_photo():
+    chosen = splits.choose_ava2([at(i, 2 + i / 10) for i in range(31)], fraction=0.5)
+    assert len(chosen) == 30 and len(dict(chosen)) == 30 and splits.counts(chosen)["high"] == 15
+
+
+def test_one_photo_is_no_split():
+    with pytest.raises(CaffeError, match="AVA1: only 1 photo"):
+        splits.make_split([at(1, 6)])
+
+
 def test_lists_and_their_faults(tmp_path):
     photos = [at(1, 4), at(2, 6), at(3, 6)]
     write(tmp_path / "train.txt", "1.jpg 0\r\nsub dir/2.jpg 1\n")
@@ -153,6 +163,12 @@ def test_avas_own_lists(tmp_path):
         ({"dataset": "ava2", "fraction": 0.6}, "fraction 0.6"),
         ({"dataset": "ava2", "thresholds": (6, 4)}, "thresholds 6 and 4"),
         ({"delta": 9}, "leaves no photo"),
+        ({"delta": "1/3"}, "delta 1/3: not a number"),
+        ({"delta": "1/0"}, "delta 1/0: not a number"),
+        ({"delta": "inf"}, "delta inf: not a number"),
+        ({"dataset": "ava2", "fraction": 0.01}, "fraction 0.01: of 39 photos that is none"),
+        ({"seed": -1}, "seed -1"),
+        ({"dataset": "ava2", "seed": 2**32}, "seed 4294967296"),
     ],
 )
 def test_bad_options_are_named(arguments, said):

@@ -17,6 +17,7 @@ def test_it_is_printed_first_and_changes_nothing(folder, capfd):  # noqa: F811
     solver, weights = write_solver(folder, max_iter=12), folder / "run" / "x_iter_12.caffemodel"
     assert train.main(["--solver", solver]) == 0
     plain = weights.read_bytes()
+    weights.with_suffix(".solverstate").unlink()  # a fresh start is refused beside another run's
     capfd.readouterr()
     assert train.main(["--solver", solver, "--estimate"]) == 0
     assert weights.read_bytes() == plain

@@ -61,6 +61,14 @@ def test_verdict():
     assert feature_maps.verdict(None).startswith("Not tested")
 
 
+def test_no_heading_is_a_formula(tmp_path):
+    """Blobs' names are whatever a prototxt says."""
+    stages = [paper.Label("", "x", ("=cmd()",))]
+    found = feature_maps.Features(stages, [[(3,)]], ["a"], np.array([1]), np.array([0.5]), np.array([[0.5]]), [])
+    feature_maps.write(tmp_path / "f.json", found, {})
+    assert (tmp_path / "f.csv").read_text().splitlines()[0] == "key,label,p_high,'=cmd()"
+
+
 @pytest.mark.parametrize("variant", ["v1bn", "noinc", "v4"])
 def test_figure_2_has_every_layer_in_one_block(variant):
     import torchcaffe as caffe

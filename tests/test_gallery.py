@@ -4,6 +4,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from pathlib import Path
 
 import cv2
@@ -79,6 +80,7 @@ def test_keyboard(page, tmp_path):
     rows = exported(page)
     assert [(row["file"], row["pick"]) for row in rows[:2]] == [("1.jpg", "keep"), ("2.jpg", "reject")]
     assert rows[2]["stars"] == "2" and rows[2]["pick"] == ""
+    assert rows[0]["stars"] == rows[1]["stars"] == ""  # the percentile's are nobody's
     (tmp_path / "picks.csv").write_bytes((page.downloads / "picks.csv").read_bytes())
     choices = picks.read_choices(tmp_path / "picks.csv")  # what the page exports, the tools read
     assert choices["1.jpg"].label == 1 and choices["2.jpg"].label == 0 and choices[rows[2]["file"]].stars == 2
@@ -135,6 +137,32 @@ def test_threshold_sort_and_filter(page):
     assert files(page)[:3] == ["0.jpg", "1.jpg", "3.jpg"]
     put("show", "keep")
     assert files(page) == [] and not page.value("document.getElementById('none').hidden")
+
+
+def test_cards_can_be_heard_and_read(page):
+    page.press("k")
+    first = page.value("shown[0].file")
+    described = page.value("""(() => { const c = document.querySelector('.card'), s = c.querySelector('.stars');
+        return [c.getAttribute('role'), c.getAttribute('aria-label'), s.getAttribute('aria-label'),
+                c.querySelector('[data-do=keep]').getAttribute('aria-label')]; })()""")
+    assert described == ["group", f"{first}, 5 of 5 stars, keep", "5 of 5 stars", f"keep {first}"]
+    colours = page.value("""[getComputedStyle(document.querySelector('.stars')).color,
+        getComputedStyle(document.querySelector('.card')).backgroundColor]""")
+
+    def luminance(colour):
+        parts = np.array([int(part) for part in re.findall(r"\d+", colour)[:3]]) / 255
+        return np.where(parts <= 0.03928, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
+
+    dark, light = sorted(map(luminance, colours))
+    assert (light + 0.05) / (dark + 0.05) >= 4.5  # WCAG 2, 1.4.3
+
+
+def test_only_up_and_down_lay_the_page_out(page):
+    page.value("(() => { window.laid = 0; const own = columns; columns = () => { laid += 1; return own(); }; })()")
+    page.press("k", "x", "u", "3", "ArrowRight", "ArrowLeft")
+    assert page.value("laid") == 0
+    page.press("ArrowDown")
+    assert page.value("laid") == 1
 
 
 def test_names_are_text(page):

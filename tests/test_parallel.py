@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -119,7 +120,9 @@ def test_testing_and_ranking_in_turns_are_the_same(tmp_path):
             done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
             assert done.returncode == 0, done.stderr
             texts = [done.stdout, *((tmp_path / out).with_suffix(suffix).read_text() for suffix in (".csv", ".json"))]
-            found[count, tool] = [text.replace(out.split(".")[0], "") for text in texts]
+            # The page keeps its own place's choices apart, so the pages' digests differ.
+            found[count, tool] = [re.sub(r'(".html": )"\w+"', r"\1", text.replace(out.split(".")[0], ""))
+                                  for text in texts]
     for tool in ("evaluate.py", "rank_photos.py"):
         assert found[1, tool] == found[2, tool]
     assert "7 photos (0 known already), 1 not read" in found[2, "rank_photos.py"][0]

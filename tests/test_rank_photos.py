@@ -1,10 +1,12 @@
 """Ranking a folder of photos: scores and heat maps, cache, groups, picks, sidecars; the gallery is in test_gallery."""
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
 import re
+import sqlite3
 import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -17,7 +19,7 @@ import torchcaffe
 from data_prep import labels, prepare
 from ilgnet import photo_cache, photo_checks, picks, ranking, ranking_check, scoring, xmp
 from tools import check_ranking, evaluate, rank_photos
-from torchcaffe.errors import CaffeError
+from torchcaffe.errors import CaffeError, WriteError
 
 NET = """name: "tiny"
 layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 32 dim: 32 } } }
@@ -247,6 +249,32 @@ def test_a_cache_that_is_none(tmp_path):
     with pytest.raises(CaffeError, match="cannot be used as the cache"):
         photo_cache.Cache(tmp_path / "c")
     assert "photos" not in str(photo_cache.default_path().parent.name)
+    with contextlib.closing(sqlite3.connect(tmp_path / "other.sqlite")) as other:  # another program's tables
+        other.execute("CREATE TABLE files (name TEXT)")
+    with pytest.raises(CaffeError, match=r"other.sqlite: cannot be used as the cache \(no such column: size\)"):
+        photo_cache.Cache(tmp_path / "other.sqlite").file_digest(tmp_path, os.stat(tmp_path))
+
+
+def test_a_cache_that_is_held_or_full(cache):
+    known = photo_cache.Known({}, bytes(10**6), scoring.Answer(0.5, 0.0, None))
+    cache._run("PRAGMA busy_timeout = 1")
+    with contextlib.closing(sqlite3.connect(cache.path)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(CaffeError, match="database is locked"):
+            cache.put(b"1", "v", b"s", known)
+    cache._run("PRAGMA max_page_count = 20")
+    with pytest.raises(WriteError, match="disk is full"):
+        cache.put(b"1", "v", b"s", known)
+
+
+def test_every_precision_is_a_key_of_its_own(spec, cache, monkeypatch):
+    """bf16 weights on a CPU and bf16 sums on a GPU are not the same scores."""
+    keys = []
+    for gpu, rounded, context_precision in ((None, None, "fp32"), (None, "bf16", "fp32"), (0, None, "bf16"),
+                                            (0, None, "fp32")):
+        monkeypatch.setattr(ranking.context, "precision", context_precision)
+        keys.append(ranking.Spec(spec.weights, spec.net, gpu=gpu, precision=rounded).key(cache))
+    assert len(set(keys)) == 4
 
 
 # --- the tool ---------------------------------------------------------------------------------------------------------
@@ -271,9 +299,49 @@ def test_tool_writes_csv_json_and_page(folder, spec, tmp_path, capsys):
     page = (tmp_path / "out" / "g.html").read_text()
     assert "default-src 'none'" in page and "://" not in page.split("<body>")[0]
     assert rank_photos.main(arguments(folder, spec, tmp_path)) == 0  # its own files it writes anew
-    (tmp_path / "out" / "g.csv").write_text("mine\n")
+    made = {name: (tmp_path / "out" / name).read_bytes() for name in ("g.html", "g.csv", "g.json")}
+    for name, content in (("g.csv", made["g.csv"].replace(b"\n", b",my_notes\n", 1)), ("g.csv", b"mine\n"),
+                          ("g.html", made["g.html"] + b" "), ("g.json", b'{"kind": "ranking"}'), ("g.json", None)):
+        changed = tmp_path / "out" / name
+        changed.unlink() if content is None else changed.write_bytes(content)
+        with pytest.raises(CaffeError, match=f"{name if content else 'g.html'}: is there, and this program did not"):
+            rank_photos.main(arguments(folder, spec, tmp_path))
+        assert content is None or changed.read_bytes() == content
+        changed.write_bytes(made[name])
+
+
+def test_what_is_edited_while_photos_are_scored_stays(folder, spec, tmp_path, monkeypatch):
+    assert rank_photos.main(arguments(folder, spec, tmp_path)) == 0
+    rank, table = ranking.rank, tmp_path / "out" / "g.csv"
+
+    def edited_meanwhile(*given):
+        table.write_text("mine\n")
+        return rank(*given)
+
+    monkeypatch.setattr(ranking, "rank", edited_meanwhile)
     with pytest.raises(CaffeError, match="g.csv: is there, and this program did not write it"):
         rank_photos.main(arguments(folder, spec, tmp_path))
+    assert table.read_text() == "mine\n"
+
+
+def test_all_is_checked_before_a_photo_is_scored(folder, spec, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ranking, "rank", lambda *_: pytest.fail("the photos are being scored"))
+    (tmp_path / "broken.csv").write_text("file\n")
+    for more, message in ((["--workers", -1], "--workers -1: must be at least 1"), (["--batch", 0], "--batch 0"),
+                          (["--batch", -3], "--batch -3"), (["--top", -3], "--top -3"),
+                          (["--gallery-limit", -1], "--gallery-limit -1"), (["--watch", -1], "--watch -1.0"),
+                          (["--picks", tmp_path / "none.csv"], "none.csv"),
+                          (["--picks", tmp_path / "broken.csv"], "broken.csv: line 1: expected the column"),
+                          (["--copy-picks", folder / "best"], "choose a folder elsewhere"),
+                          (["--link-picks", tmp_path / "broken.csv"], "broken.csv: is no folder")):
+        with pytest.raises((CaffeError, FileNotFoundError), match=message):
+            rank_photos.main(arguments(folder, spec, tmp_path, *more))
+    with pytest.raises(CaffeError, match="must end in .html"):
+        rank_photos.main([*arguments(folder, spec, tmp_path), "--out", str(tmp_path / "g.csv")])
+    with pytest.raises(SystemExit):
+        rank_photos.main(arguments(folder, spec, tmp_path, "--reject-below", 10))
+    assert "--reject-below is for --xmp" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_watch_scores_what_arrives(folder, spec, tmp_path, capsys, monkeypatch):
@@ -341,11 +409,28 @@ def test_picks_of_the_gallery(folder, spec, cache, tmp_path):
     assert (given["=1+1.jpg"], given["3.jpg"], given["1.jpg"]) == (2, -1, -1)
     assert picks.ratings(made, choices)["5.jpg"] == 4
     (tmp_path / "picks.csv").write_text("file,pick\n../outside/o.jpg,keep\n")
+    with pytest.raises(CaffeError, match="picks: ../outside/o.jpg .* is not among the photos"):
+        picks.chosen(made, picks.read_choices(tmp_path / "picks.csv"), None)
     with pytest.raises(CaffeError, match="picks.csv:2: file: ../outside/o.jpg is not below"):
-        picks.read_choices(tmp_path / "picks.csv")
+        picks.measure(None, tmp_path / "picks.csv", folder)
     (tmp_path / "picks.csv").write_text("file,pick\nother.jpg,keep\n")
     with pytest.raises(CaffeError, match="other.jpg .* is not among the photos"):
         picks.chosen(made, picks.read_choices(tmp_path / "picks.csv"), None)
+
+
+def test_picks_of_photos_with_odd_names(folder, spec, cache, tmp_path):
+    """A name that is no text is shown with an escape; the CSV holds what is shown."""
+    odd = [b"\xe9.jpg", b"back\\slash.jpg", b" space.jpg", b"two\nlines.jpg"]
+    for i, name in enumerate(odd):
+        jpeg(Path(os.fsdecode(os.fsencode(folder) + b"/" + name)), scene(30 + i))
+    made = ranking.rank(folder, spec, cache)
+    names = ["\\xe9.jpg", "back\\slash.jpg", " space.jpg", "two\nlines.jpg"]
+    with open(tmp_path / "picks.csv", "w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([("file", "pick"), *((name, "keep") for name in names)])
+    picked = picks.chosen(made, picks.read_choices(tmp_path / "picks.csv"), None)
+    assert {photo.name for photo in picked} == set(names)
+    picks.transfer(picked, folder, tmp_path / "to")
+    assert sorted(os.listdir(os.fsencode(tmp_path / "to"))) == sorted(odd)
 
 
 def test_evaluate_against_picks(folder, spec, tmp_path, capsys):
@@ -420,7 +505,7 @@ def test_labels(tmp_path):
     path = tmp_path / "l.csv"
     path.write_text("\ufefffile,label\nb a.jpg,high\n'=x.jpg,0\nc/d.jpg,\n", encoding="utf-8")
     assert [(r.photo, r.label) for r in labels.read_labels(path)] == [("b a.jpg", 1), ("=x.jpg", 0)]
-    assert labels.read_labels(path, undecided=True)[2] == labels.Label("c/d.jpg", None)
+    assert labels.read_labels(path, only_names=True)[2] == labels.Label("c/d.jpg", None)
     path.write_text("votes,file\n0 0 0 0 9 1 0 0 0 0,a.jpg\n0 0 0 0 9 0 0 0 0 0,b.jpg\n")
     assert [(r.label, r.mean) for r in labels.read_labels(path)] == [(1, 5.1), (0, 5.0)]
     path.write_text("file,mean\na.jpg,3.4\nb.jpg,3.6\n")
@@ -464,6 +549,8 @@ def test_pairs(model, tmp_path, capsys):
     # this net likes light: every over-exposed copy ranks above its original
     assert "over-exposed-0.3     0.00% of 4 copies" in said and "blurred-0.006" in said
     assert check_ranking.main(command[:-1] + ["0.95"]) == 1
+    with pytest.raises(CaffeError, match="cannot write .*00000_original.png"):
+        ranking_check.make_set([tmp_path / "good" / "0.jpg"], tmp_path / "none", {})
     photo = np.random.RandomState(0).randint(10, 240, (60, 80, 3)).astype(np.uint8)
     for share in (0.1, 0.3):  # whatever the photo's own light was
         for own in (photo, photo // 2):

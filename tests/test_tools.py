@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,18 @@ import pytest
 from ilgnet import bvlc, caffe_log, evaluation, processes, score
 from ilgnet.scoring import Scorer
 from tests import chromium
-from tools import evaluate, log_to_tensorboard, merge_bn, report, surgery, train, visualize
+from tools import (
+    compare_nets,
+    evaluate,
+    export_onnx,
+    gen_net,
+    log_to_tensorboard,
+    merge_bn,
+    report,
+    surgery,
+    train,
+    visualize,
+)
 from torchcaffe import files, upgrade
 from torchcaffe.errors import CaffeError
 from torchcaffe.proto import caffe_pb2
@@ -47,7 +59,7 @@ layer { name: "accuracy" type: "Accuracy" bottom: "ip" bottom: "label" top: "acc
 INPUT = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 32 dim: 32 } } }\n'
 ANSWER = 'layer { name: "prob" type: "Softmax" bottom: "ip" top: "prob" }\n'
 SOLVER = """net: "%(net)s" test_iter: 3 test_interval: 10 base_lr: %(lr)s lr_policy: "fixed" momentum: 0.9 display: 5
-max_iter: %(max_iter)d snapshot_prefix: "%(folder)s/run/x" random_seed: 1 solver_mode: %(mode)s
+max_iter: %(max_iter)d snapshot_prefix: "%(folder)s/%(run)s/x" random_seed: 1 solver_mode: %(mode)s
 """
 
 
@@ -76,10 +88,10 @@ def folder(tmp_path_factory):
     return folder
 
 
-def write_solver(folder, net="plain", lr=0.01, max_iter=30, mode="CPU"):
+def write_solver(folder, net="plain", lr=0.01, max_iter=30, mode="CPU", run="run"):
     path = folder / "solver.prototxt"
     path.write_text(SOLVER % {"net": folder / f"{net}.prototxt", "lr": lr, "max_iter": max_iter, "folder": folder,
-                              "mode": mode})
+                              "mode": mode, "run": run})
     return str(path)
 
 
@@ -231,6 +243,36 @@ def test_surgery_refuses(trained, folder, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_surgery_names_what_it_cannot_take(trained, folder, tmp_path):
+    """Before any work; a folder that is not there is made."""
+    (tmp_path / "uncut.prototxt").write_text((folder / "plain.prototxt").read_text().replace("crop_size: 32", ""))
+    command = ["--weights", str(trained), "--net", str(folder / "plain.prototxt")]
+    photos = ["--calibrate", str(folder / "photos")]
+    for more, message in ((["--seed", "-1"], "--seed -1"), ([*photos, "--images", "-1"], "--images -1: a calibration"),
+                          ([*photos, "--net", str(tmp_path / "uncut.prototxt")], "uncut.prototxt: no layer has .*crop"),
+                          (["--out", str(tmp_path)], "is a folder; give a file")):
+        with pytest.raises(CaffeError, match=message):
+            surgery.main([*command, "--out", str(tmp_path / "x.caffemodel"), *more])
+    out = tmp_path / "new" / "folder" / "x.caffemodel"
+    assert surgery.main([*command, "--out", str(out)]) == 0 and out.is_file()
+
+
+@pytest.mark.parametrize("main, options", [
+    (visualize.main, ["--lmdb", "val_lmdb", "--net", "plain_deploy.prototxt"]),
+    (export_onnx.main, ["--net", "plain_deploy.prototxt"]),
+    (merge_bn.main, ["--net", "bn_deploy.prototxt", "--out-net", "new.prototxt"]),
+])
+def test_where_a_result_goes_is_looked_at_first(main, options, trained, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(files, "read_caffemodel", lambda *_: pytest.fail("the work has begun"))
+    command = ["--weights", str(trained), *options, "--out"]
+    with pytest.raises(CaffeError, match="is a folder; give a file|must end in .json"):
+        main([*command, str(tmp_path)])
+    if main is visualize.main:
+        with pytest.raises(CaffeError, match="x.csv: must end in .json"):
+            main([*command, str(tmp_path / "x.csv")])
+
+
 def test_training_goes_on_from_a_snapshot(trained, folder):
     state = str(trained.with_suffix(".solverstate"))
     assert train.main(["--solver", write_solver(folder, max_iter=35), "--snapshot", state]) == 0
@@ -241,7 +283,8 @@ def test_training_goes_on_from_a_snapshot(trained, folder):
 
 def test_ctrl_c_leaves_a_usable_snapshot(folder, trained):
     environment = dict(os.environ, PYTHONPATH=str(ROOT))
-    command = [sys.executable, str(ROOT / "tools" / "train.py"), "--solver", write_solver(folder, max_iter=10**7)]
+    solver = write_solver(folder, max_iter=10**7, run="stopped")
+    command = [sys.executable, str(ROOT / "tools" / "train.py"), "--solver", solver]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     seen = threading.Event()
     lines = []
@@ -262,17 +305,18 @@ def test_ctrl_c_leaves_a_usable_snapshot(folder, trained):
     assert stopped, "".join(lines[-5:])
     prefix, iteration = stopped.group(1), int(stopped.group(2))
     assert files.read_solverstate(f"{prefix}_iter_{iteration}.solverstate").iter == iteration
-    assert train.main(["--solver", write_solver(folder, max_iter=iteration + 2), "--snapshot",
+    assert train.main(["--solver", write_solver(folder, max_iter=iteration + 2, run="stopped"), "--snapshot",
                        f"{prefix}_iter_{iteration}.solverstate"]) == 0
 
 
-def test_snapshot_auto_takes_the_newest_whole_one(folder, trained, capsys):
+def test_snapshot_auto_takes_the_newest_whole_one(folder, trained, capfd):
     prefix = folder / "auto" / "x"
-    text = Path(write_solver(folder, max_iter=40)).read_text().replace(str(folder / "run" / "x"), str(prefix))
+    text = Path(write_solver(folder, max_iter=40, run="auto")).read_text()
     solver = folder / "auto.prototxt"
     solver.write_text(text + "snapshot: 10")
     command = ["--solver", str(solver), "--weights", str(trained), "--snapshot", "auto", "--keep", "2"]
     assert train.main(command) == 0
+    assert f"no snapshot yet: starting from {trained}" in capfd.readouterr().err
 
     def kept():
         return sorted(path.name for path in prefix.parent.iterdir() if "_iter_" in path.name)
@@ -281,16 +325,81 @@ def test_snapshot_auto_takes_the_newest_whole_one(folder, trained, capsys):
     wanted = (prefix.parent / "x_iter_40.caffemodel").read_bytes()
     damaged = prefix.parent / "x_iter_40.solverstate"
     damaged.write_bytes(damaged.read_bytes()[:-5])
-    capsys.readouterr()
     assert train.main(command) == 0
     assert (prefix.parent / "x_iter_40.caffemodel").read_bytes() == wanted
     log = (prefix.parent / "x.log").read_text()
     assert "Iteration 30" in log.split("Solving", 2)[2] and "Iteration 5 " not in log.split("Solving", 2)[2]
 
 
+def test_a_fresh_start_beside_another_runs_snapshots_is_refused(folder, trained, capfd):
+    """--snapshot auto would go on with those of the other run, which are further."""
+    before = trained.read_bytes()
+    with pytest.raises(CaffeError, match=r"x_iter_\d+.solverstate: an earlier run's; go on with it by --snapshot auto"):
+        train.main(["--solver", write_solver(folder, lr=0.02, max_iter=10)])
+    assert trained.read_bytes() == before
+    assert train.main(["--solver", write_solver(folder, max_iter=2, run="fresh"), "--snapshot", "auto"]) == 0
+    assert "no snapshot yet: starting from the fillers" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+@pytest.mark.parametrize("more, wanted, unwanted", [
+    ("", "--estimate --engine torch  --weights out/snapshots/ava1_v1bn_init.caffemodel", "--snapshot"),
+    ("SNAPSHOT=auto", "test -f out/snapshots/ava1_v1bn_init.caffemodel || .venv/bin/python tools/surgery.py", "none"),
+    ("SNAPSHOT=auto", "--snapshot auto --weights out/snapshots/ava1_v1bn_init.caffemodel", "none"),
+    ("SNAPSHOT=auto WEIGHTS=none", "--snapshot auto", "--weights"),
+    ("SNAPSHOT=x.solverstate", "--snapshot x.solverstate", "surgery.py"),
+])
+def test_make_starts_from_the_weights_where_there_is_no_snapshot(more, wanted, unwanted):
+    done = subprocess.run(["make", "-n", "ava1-train", *more.split()], cwd=ROOT, capture_output=True, text=True)
+    made = " ".join(line.strip(" \t\\") for line in done.stdout.splitlines() if not line.startswith("test -z"))
+    made = re.sub(r"error: .*?exit 2", "", made)
+    assert " ".join(wanted.split()) in " ".join(made.split()) and unwanted not in made, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+def test_make_looks_for_all_of_the_data_and_cleans_no_snapshots(tmp_path):
+    def make(*words):
+        command = ["make", "-o", ".venv/.installed", "-f", str(ROOT / "Makefile"), *words]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    for name in ("train_lmdb/data.mdb", "val_lmdb/data.mdb", "mean.binaryproto"):
+        assert f"error: data/ava1/{name} is missing" in make("ava1-train", "WEIGHTS=none").stdout
+        (tmp_path / "data/ava1" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data/ava1" / name).touch()
+    (tmp_path / "out/demo/snapshots").mkdir(parents=True)
+    (tmp_path / "out/snapshots").mkdir()
+    (tmp_path / "out/report.html").touch()
+    assert make("clean").returncode == 0 and [path.name for path in (tmp_path / "out").iterdir()] == ["snapshots"]
+
+
+def test_compare_nets_counts_in_this_python(tmp_path, monkeypatch):
+    """Whatever engine trains and tests: --engine bvlc has its pycaffe in another Python."""
+    figures = {"accuracy": {"value": 0.5, "low": 0.4, "high": 0.6}, "balanced_accuracy": 0.5, "auc": 0.5}
+    (tmp_path / "out" / "third_random").mkdir(parents=True)
+    earlier = tmp_path / "out" / "third_random" / "third_iter_9.solverstate"
+    earlier.touch()
+    ran = []
+
+    def tool(name, *arguments):
+        ran.append(name)
+        words = list(map(str, arguments))
+        if name == "gen_net":
+            assert gen_net.main(words) == 0
+        elif name == "train":
+            assert not earlier.exists() and words[-2:] == ["--engine", "bvlc"]
+        elif name == "evaluate":
+            Path(words[words.index("--out") + 1]).write_text(json.dumps({"result": figures}))
+
+    monkeypatch.setattr(compare_nets, "tool", tool)
+    assert compare_nets.main(["--data", str(tmp_path), "--variants", "third", "--engine", "bvlc",
+                              "--out", str(tmp_path / "out")]) == 0
+    (row,) = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert row["parameters"] > 1e5 and ran == ["gen_net", "gen_solver", "train", "evaluate", "report"]
+
+
 def test_divergence_stops_with_one_line(folder):
     with pytest.raises(CaffeError, match=r"iteration \d+: the loss is .*lower base_lr"):
-        train.main(["--solver", write_solver(folder, lr=1e20, max_iter=50)])
+        train.main(["--solver", write_solver(folder, lr=1e20, max_iter=50, run="diverged")])
 
 
 @pytest.mark.parametrize("change, message", [
@@ -312,7 +421,7 @@ def test_weights_that_do_not_fit_are_refused(trained, folder):
     net = (folder / "plain.prototxt").read_text().replace("num_output: 6", "num_output: 5")
     (folder / "narrow.prototxt").write_text(net)
     with pytest.raises(CaffeError, match="layer 'conv': shapes .* do not fit the net's"):
-        train.main(["--solver", write_solver(folder, net="narrow"), "--weights", str(trained)])
+        train.main(["--solver", write_solver(folder, net="narrow", run="narrow"), "--weights", str(trained)])
 
 
 def test_report_of_all_that(trained, folder, evaluated):
@@ -466,17 +575,17 @@ def test_visualize_takes_photos_without_labels(trained, folder):
 def test_tensorboard_reads_a_run(trained, folder):
     """TensorBoard's own reader finds what the log says, and NumPy's view of the weights."""
     from tensorboard.backend.event_processing import event_accumulator as reader
-    assert train.main(["--solver", write_solver(folder, max_iter=12), "--tensorboard"]) == 0
-    found = reader.EventAccumulator(str(folder / "run" / "x_tensorboard"), {reader.HISTOGRAMS: 0}).Reload()
+    assert train.main(["--solver", write_solver(folder, max_iter=12, run="board"), "--tensorboard"]) == 0
+    found = reader.EventAccumulator(str(folder / "board" / "x_tensorboard"), {reader.HISTOGRAMS: 0}).Reload()
     tags = found.Tags()
-    log = caffe_log.read_log(folder / "run" / "x.log")
+    log = caffe_log.read_log(folder / "board" / "x.log")
     for tag, series in (("train/loss", log.loss), ("lr", log.lr), ("test/accuracy", log.tests[0]["accuracy"])):
         assert tag in tags["scalars"]
         assert [e.step for e in found.Scalars(tag)] == series.iterations.tolist()
         np.testing.assert_allclose([e.value for e in found.Scalars(tag)], series.values, rtol=1e-6)
     times = [e.wall_time for e in found.Scalars("train/loss")]
-    assert times == sorted(times) and abs(times[-1] - os.path.getmtime(folder / "run" / "x.log")) < 60
-    blobs = {layer.name: layer.blobs for layer in files.read_caffemodel(folder / "run" / "x_iter_12.caffemodel")}
+    assert times == sorted(times) and abs(times[-1] - os.path.getmtime(folder / "board" / "x.log")) < 60
+    blobs = {layer.name: layer.blobs for layer in files.read_caffemodel(folder / "board" / "x_iter_12.caffemodel")}
     last = found.Histograms("weights/conv/0")[-1]
     values = blobs["conv"][0].astype(np.float64)
     assert last.step == 12 and last.histogram_value.num == values.size == sum(last.histogram_value.bucket)
@@ -484,8 +593,8 @@ def test_tensorboard_reads_a_run(trained, folder):
     assert last.histogram_value.min == pytest.approx(values.min())
     assert set(tags["histograms"]) >= {"weights/conv/0", "weights/conv/1", "weights/ip/0", "weights/ip/1"}
     # again: nothing twice, and what is not ours stays
-    (folder / "run" / "x_tensorboard" / "events.out.tfevents.1.other").write_bytes(b"")
-    assert log_to_tensorboard.main([str(folder / "run" / "x.log"), "--no-weights"]) == 0
-    assert len(list((folder / "run" / "x_tensorboard").iterdir())) == 2
-    again = reader.EventAccumulator(str(folder / "run" / "x_tensorboard")).Reload()
+    (folder / "board" / "x_tensorboard" / "events.out.tfevents.1.other").write_bytes(b"")
+    assert log_to_tensorboard.main([str(folder / "board" / "x.log"), "--no-weights"]) == 0
+    assert len(list((folder / "board" / "x_tensorboard").iterdir())) == 2
+    again = reader.EventAccumulator(str(folder / "board" / "x_tensorboard")).Reload()
     assert len(again.Scalars("train/loss")) == len(times) and not again.Tags()["histograms"]

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ilgnet import engine, summary
+from ilgnet import engine, summary, training
 from prototxt.variants import VARIANTS
 from torchcaffe import files, upgrade
 from torchcaffe.errors import CaffeError, run_main
@@ -76,6 +76,8 @@ def train_one(args: argparse.Namespace, compute: list, name: str, start: str, so
         calibrate = args.calibrate and VARIANTS[name].batch_norm
         tool("surgery", "--weights", source, "--net", net, "--out", init[1],
              *(["--calibrate", args.data / "train_lmdb"] if calibrate else []))
+    for earlier in training.snapshots(str(prefix)):  # of another comparison: it is made anew, as all of this is
+        earlier.unlink()
     tool("train", "--solver", solver, *init, *compute)
     weights = f"{prefix}_iter_{args.iterations}.caffemodel"
     title = VARIANTS[name].title
@@ -83,7 +85,7 @@ def train_one(args: argparse.Namespace, compute: list, name: str, start: str, so
          "--name", f"{title} from {start}", "--out", folder / "evaluation.json", *compute)
     found = json.loads((folder / "evaluation.json").read_text())
     figures = found["result"]
-    caffe = engine.load_engine(args.engine, args.gpu)
+    caffe = engine.load_engine("torch", None)  # counts alike, and a real pycaffe is not in this Python
     costs = summary.summarize(caffe, upgrade.read_net(folder / "deploy.prototxt"), caffe.TEST)
     return {"variant": name, "title": title, "start": start, "base_lr": rate, "iterations": args.iterations,
             "accuracy": figures["accuracy"], "balanced_accuracy": figures["balanced_accuracy"], "auc": figures["auc"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ilgnet import onnx_export, preprocess, scoring
+from ilgnet import onnx_export, outputs, preprocess, scoring
 from torchcaffe import files, log
 from torchcaffe.errors import CaffeError, run_main
 
@@ -29,6 +29,7 @@ def main(argv: list[str] | None = None) -> int:
         raise CaffeError("--mean is for --preprocess")
     if args.check and onnx_export.runtime() is None:
         raise CaffeError("--check needs ONNX Runtime (pip install onnxruntime)")
+    outputs.check(args.out)
     log.set_level(2)
     path = scoring.net_for(files.read_caffemodel(args.weights), args.weights) if args.net is None \
         else scoring.deploy_path(args.net)

@@ -4,7 +4,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ilgnet import surgery
+from ilgnet import outputs, surgery
 from torchcaffe import files, upgrade
 from torchcaffe.errors import CaffeError, run_main
 from torchcaffe.proto import format_text
@@ -17,6 +17,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out-net", required=True, type=Path, metavar="PROTOTXT")
     parser.add_argument("--out", required=True, type=Path, metavar="CAFFEMODEL")
     args = parser.parse_args(argv)
+    outputs.check(args.out)
+    outputs.check(args.out_net)
     net = upgrade.read_net(args.net)
     try:
         merged, arrays, folded = surgery.merge(net, files.read_caffemodel(args.weights))

@@ -9,30 +9,38 @@ import time
 import warnings
 from pathlib import Path
 
-from ilgnet import engine, gallery, photo_cache, picks, processes, ranking, xmp
+from ilgnet import engine, gallery, outputs, photo_cache, picks, processes, ranking, xmp
 from ilgnet.preprocess import PRESETS
 from torchcaffe.errors import CaffeError, run_main
 
 
-def outputs(out: Path) -> tuple[Path, Path, Path]:
-    """The page, the CSV and the JSON. CaffeError where one of them would take the place of somebody else's file."""
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise CaffeError(f"--out {out}: the gallery is a page; name it something.html")
-    paths = out, out.with_suffix(".csv"), out.with_suffix(".json")
-    for path, mark in zip(paths, (gallery.MARK, ",".join(ranking.COLUMNS), f'"kind": "{ranking.KIND}"')):
-        if path.exists():
-            with open(path, encoding="utf-8", errors="replace") as file:
-                if mark not in file.read(4096):
-                    raise CaffeError(f"{path}: is there, and this program did not write it; choose another --out")
-    return paths
+def places(out: Path) -> tuple[Path, Path, Path]:
+    """The page, the CSV and the JSON. CaffeError where one of them would take the place of what a person made."""
+    page = outputs.check(out, ".html", ".htm")
+    table, text = page.with_suffix(".csv"), page.with_suffix(".json")
+    ranking.refuse_changed(text, [page, table])
+    return page, table, text
 
 
-def report(args: argparse.Namespace, paths: tuple[Path, Path, Path], made: ranking.Ranking) -> None:
-    page, table, text = paths
-    page.parent.mkdir(parents=True, exist_ok=True)
+def check(args: argparse.Namespace) -> None:
+    """CaffeError for what would else end the program after all photos are scored."""
+    for name in ("top", "batch", "workers", "gallery_limit"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise CaffeError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+    if args.watch is not None and not 0 < args.watch < 1e6:
+        raise CaffeError(f"--watch {args.watch}: must be above 0 seconds, and below a million")
+    if args.picks:
+        picks.read_choices(args.picks)
+    for to in filter(None, (args.copy_picks, args.link_picks)):
+        picks.check_place(to, args.folder)
+
+
+def report(args: argparse.Namespace, made: ranking.Ranking) -> None:
+    page, table, text = places(args.out)  # a person may have edited the CSV while the photos were scored
     gallery.write(page, made, args.gallery_limit)
     ranking.write_csv(table, made)
-    ranking.write_json(text, made)
+    ranking.write_json(text, made, [page, table])
     for name, reason in made.unread[:20]:
         print(f"not read: {name}: {reason}", file=sys.stderr)
     if len(made.unread) > 20:
@@ -84,13 +92,16 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if processes.wanted(args) > 1 and args.watch is not None:
         parser.error("--watch works in one process, on one GPU")
+    if args.reject_below and not args.xmp:
+        parser.error("--reject-below is for --xmp")
+    check(args)
     elsewhere = engine.run_elsewhere(args.engine, __file__, argv)
     if elsewhere is None:
         elsewhere = processes.launch(args, __file__, argv)
     if elsewhere is not None:
         return elsewhere
     warnings.filterwarnings("ignore", module="PIL")  # of headers that are odd: who cannot be read is told anyway
-    paths = outputs(args.out)
+    places(args.out)
     rounded = engine.set_precision(args, scoring=True)
     processes.start(args)
     spec = ranking.Spec(args.weights, args.net, args.preset, args.mean, args.batch, args.engine, args.gpu, rounded)
@@ -101,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
         if now != seen:
             made = ranking.rank(args.folder, spec, cache, args.workers, sys.stderr.isatty() and processes.root())
             if processes.root():
-                report(args, paths, made)
+                report(args, made)
                 act(args, made)
             seen = now
         if args.watch is None:

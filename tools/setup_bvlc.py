@@ -19,6 +19,7 @@ SUITE = "bullseye"
 PACKAGES = (
     "caffe python3-caffe libopenblas0-pthread python3-lmdb python3-opencv python3-pytest python3-tqdm python3-jinja2"
 ).split()
+MOUNTED = ("proc", "sys", "dev/pts", "dev/shm", "dev", "run")  # what may be mounted below a root, inner ones first
 OTHERWISE = (
     "on Ubuntu 18.04 to 22.04 `apt install caffe-cpu python3-caffe-cpu` instead; elsewhere --engine bvlc uses any "
     "pycaffe that python3 can import"
@@ -92,6 +93,11 @@ def install(root: Path, mirror: str | None) -> None:
         step("installing debootstrap", ["apt-get", "install", "-y", "--no-install-recommends", "debootstrap"], env=env)
     bootstrapped = root / "etc" / "ilgnet-debootstrapped"
     if not bootstrapped.exists() and not (root / "var/lib/dpkg/info/libcaffe1:amd64.list").exists():
+        # A debootstrap that was killed leaves this machine's own file systems in it: they must not be emptied.
+        mounted = [str(root / name) for name in MOUNTED if os.path.ismount(root / name)]
+        if mounted:
+            raise CaffeError(f"{root}: file systems are still mounted in it; first: "
+                             f"umount {' '.join(mounted)}")
         if root.exists():
             shutil.rmtree(root)  # half a debootstrap cannot be taken up again
         root.mkdir(parents=True)

@@ -8,20 +8,24 @@ from typing import Any
 
 import numpy as np
 
-from ilgnet import engine, preprocess, surgery
+from ilgnet import engine, outputs, preprocess, surgery
 from torchcaffe import files, upgrade
 from torchcaffe.errors import CaffeError, run_main
 
 
-def images_for(net: Any, folder: Path, count: int, mean: str | None) -> np.ndarray:
+def images_for(net: Any, folder: Path, count: int, mean: str | None, source: str = "net") -> np.ndarray:
     """(count, 3, H, W): the first photos of an LMDB or a folder, preprocessed as the net's own data layer says."""
     from ilgnet import photos
 
     data = next((layer for layer in net.layer if layer.transform_param.crop_size), None)
-    size = data.transform_param.crop_size if data is not None else net.layer[0].input_param.shape[0].dim[2]
+    shape = next((layer.input_param.shape[0].dim for layer in net.layer if layer.input_param.shape), ())
+    if data is None and len(shape) != 4:
+        raise CaffeError(f"{source}: no layer has transform_param.crop_size, and none is an Input of photos, so their "
+                         "size is unknown")
+    size = (data.transform_param.crop_size,) * 2 if data is not None else tuple(shape[2:])
     if mean is None and data is not None and data.transform_param.HasField("mean_file"):
         mean = data.transform_param.mean_file
-    spec = preprocess.make(None, mean, (size, size))
+    spec = preprocess.make(None, mean, size)
     found = [image for _, _, image in islice(photos.stream(folder, spec), count)]
     if len(found) < 2:
         raise CaffeError(f"{folder}: {len(found)} photo(s); a calibration needs at least 2")
@@ -33,7 +37,7 @@ def operate(args: argparse.Namespace) -> surgery.Report:
     caffe = engine.load_engine(args.engine, args.gpu)
     source = files.read_caffemodel(args.weights)
     net = upgrade.read_net(args.net)
-    images = images_for(net, args.calibrate, args.images, args.mean) if args.calibrate else None
+    images = images_for(net, args.calibrate, args.images, args.mean, args.net) if args.calibrate else None
     if args.seed is not None:
         caffe.set_random_seed(args.seed)
     train_net = engine.without_data(net, caffe.TRAIN, source=args.net)
@@ -79,6 +83,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, help="random seed of the fillers")
     engine.add_arguments(parser)
     args = parser.parse_args(argv)
+    if args.seed is not None and not 0 <= args.seed < 2**32:
+        raise CaffeError(f"--seed {args.seed}: must be at least 0 and below 2^32")
+    if args.images < 2:
+        raise CaffeError(f"--images {args.images}: a calibration needs at least 2")
+    outputs.check(args.out)
     elsewhere = engine.run_elsewhere(args.engine, __file__, argv)
     if elsewhere is not None:
         return elsewhere

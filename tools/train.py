@@ -20,6 +20,8 @@ def train(args: argparse.Namespace, settings: caffe_pb2.SolverParameter, log_fil
         snapshot = args.snapshot
         if snapshot == training.AUTO:
             snapshot = training.newest_snapshot(settings.snapshot_prefix, terminal)
+            if snapshot is None:
+                print(f"no snapshot yet: starting from {args.weights or 'the fillers'}", file=terminal)
         caffe = engine.load_engine(args.engine, args.gpu)
         solver = caffe.get_solver(args.solver)
         if args.weights and snapshot is None:

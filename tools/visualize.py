@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ilgnet import engine, evaluation, feature_maps
+from ilgnet import engine, evaluation, feature_maps, outputs
 from ilgnet.preprocess import PRESETS
 from torchcaffe.errors import CaffeError, run_main
 
@@ -33,6 +33,7 @@ def main(argv: list[str] | None = None) -> int:
         raise CaffeError("--shown must be 0 or more, --batch 1 or more")
     if args.lmdb and not args.mean and args.preset != "direct":
         args.mean = evaluation.mean_beside(args.lmdb)
+    outputs.check(args.out, ".json")
     elsewhere = engine.run_elsewhere(args.engine, __file__, argv)
     if elsewhere is not None:
         return elsewhere
@@ -44,7 +45,6 @@ def main(argv: list[str] | None = None) -> int:
     found = feature_maps.extract(scorer, source, stages, args.shown, progress=sys.stderr.isatty())
     dataset, synthetic = evaluation.about(args.lmdb) if args.lmdb else (None, None)
     title = evaluation.net_title(scorer.net_path)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     result = feature_maps.write(args.out, found, {
         "name": args.name or Path(args.weights).stem, "title": title, "variant": evaluation.variant_of(title),
         "weights": args.weights, "net": scorer.net_path, "source": str(Path(source).resolve()), "dataset": dataset,

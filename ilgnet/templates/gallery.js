@@ -28,7 +28,12 @@ function make(tag, className, text) {
   return element;
 }
 const percent = v => v.toFixed(v > 99 || v < 1 ? 2 : 1) + " %";
-const starText = n => "★".repeat(n) + "☆".repeat(5 - n);
+function starsOf(n, className) {
+  const element = make("span", className, "★".repeat(n) + "☆".repeat(5 - n));
+  element.setAttribute("role", "img");
+  element.setAttribute("aria-label", `${n} of 5 stars`);
+  return element;
+}
 function frame(p, eager) {
   const box = make("div", "frame"), image = make("img");
   image.alt = p.file;
@@ -59,7 +64,7 @@ function facts(p) {
   const name = make("span", "name", p.file);
   name.title = p.file;
   first.append(name, make("span", "soft", "#" + p.rank));
-  second.append(make("span", "stars", starText(stars(p))), make("span", "", `P ${p.p_high.toFixed(3)}`),
+  second.append(starsOf(stars(p), "stars"), make("span", "", `P ${p.p_high.toFixed(3)}`),
     make("span", "soft", percent(p.percentile)));
   box.append(first, second);
   const size = groups.get(p.group);
@@ -70,6 +75,7 @@ function facts(p) {
     const button = make("button", "", what);
     button.type = "button"; button.dataset.do = what; button.tabIndex = -1;
     button.setAttribute("aria-pressed", pick(p) === what);
+    button.setAttribute("aria-label", `${what} ${p.file}`);
     buttons.append(button);
   }
   box.append(buttons);
@@ -77,6 +83,7 @@ function facts(p) {
 }
 function decorate(card, p) {
   card.className = "card " + pick(p);
+  card.setAttribute("aria-label", `${p.file}, ${stars(p)} of 5 stars` + (pick(p) && `, ${pick(p)}`));
   card.replaceChildren(card.firstChild, facts(p));
 }
 const seen = new IntersectionObserver(entries => {
@@ -93,6 +100,7 @@ function card(p) {
     element = make("figure");
     element.dataset.file = p.file;
     element.tabIndex = -1;
+    element.setAttribute("role", "group");
     const photo = make("div", "photo");
     photo.append(frame(p));
     element.append(photo);
@@ -134,12 +142,16 @@ function open(p) {
   // The picture fills its box, whatever its shape: the heat map is laid over the box.
   box.querySelector("img").style.setProperty("--ratio", p.width / p.height);
   overlay(box, p);
-  const rows = [["file", p.file], ["stars", starText(stars(p))], ["P(high)", p.p_high.toFixed(6)],
+  const rows = [["file", p.file], ["stars", starsOf(stars(p))], ["P(high)", p.p_high.toFixed(6)],
     ["percentile", percent(p.percentile)], ["sharpness", p.sharpness], ["brightness", p.brightness],
     ["burnt out, no detail in the dark", `${percent(100 * p.burnt)}, ${percent(100 * p.crushed)}`],
     ["faults", p.faults || "none"], ["size", `${p.width} x ${p.height}`], ["taken", p.taken || "unknown"],
     ["choice", pick(p) || "undecided"]];
-  for (const [term, value] of rows) list.append(make("dt", "", term), make("dd", "", value));
+  for (const [term, value] of rows) {
+    const given = make("dd");
+    given.append(value);  // a number or a name becomes text
+    list.append(make("dt", "", term), given);
+  }
   link.href = p.href;
   link.target = "_blank";
   link.rel = "noreferrer";
@@ -155,7 +167,7 @@ const cell = value => {
 };
 function save() {
   const rows = photos.filter(p => pick(p) || (choices[p.file] || {}).stars)
-    .map(p => [p.file, pick(p), stars(p), p.p_high, p.percentile]);
+    .map(p => [p.file, pick(p), (choices[p.file] || {}).stars || "", p.p_high, p.percentile]);
   const text = [["file", "pick", "stars", "p_high", "percentile"], ...rows].map(r => r.map(cell).join(",")).join("\n");
   const link = make("a");
   link.href = URL.createObjectURL(new Blob([text + "\n"], {type: "text/csv"}));
@@ -200,8 +212,8 @@ document.addEventListener("keydown", event => {
   if (event.ctrlKey || event.metaKey || event.altKey || /SELECT|SUMMARY/.test(event.target.tagName)) return;
   if (event.target.type === "range" && event.key.startsWith("Arrow")) return;
   if (event.target.tagName === "BUTTON" && event.key === "Enter") return;
-  const at = shown.indexOf(current), move = {ArrowRight: 1, ArrowLeft: -1}[event.key] ||
-    ({ArrowDown: 1, ArrowUp: -1}[event.key] || 0) * columns();
+  const at = shown.indexOf(current), rows = {ArrowDown: 1, ArrowUp: -1}[event.key];
+  const move = {ArrowRight: 1, ArrowLeft: -1}[event.key] || (rows && rows * columns());
   const next = {k: {pick: "keep"}, x: {pick: "reject"}, u: {pick: ""}}[event.key] ||
     (/^[0-5]$/.test(event.key) ? {stars: Number(event.key)} : null);
   if (move) go(shown[Math.min(Math.max(at + move, 0), shown.length - 1)]);
