@@ -33,9 +33,9 @@ def read_choices(path: Path | str) -> Choices:
 def predict(scorer: Scorer, decided: Sequence[Label], folder: Path | str) -> evaluation.Predictions:
     """The score of every photo that a person decided on, to be measured against the decision."""
     paths = [Path(folder) / row.photo for row in decided]
-    p_high = scorer.stream(scorer.preprocess.photo(read_photo(path)) for path in paths)
-    return evaluation.Predictions([row.photo for row in decided], np.array([row.label for row in decided]),
-                                  np.array(list(p_high)))
+    rows = scorer.stream_rows(scorer.preprocess.photo(read_photo(path)) for path in paths)
+    return evaluation.Answers([row.photo for row in decided], np.array([row.label for row in decided]),
+                              np.array(list(rows), np.float64)).predictions()
 
 
 def measure(scorer: Scorer, path: Path | str, folder: Path | str | None = None, out: Path | None = None
@@ -46,7 +46,7 @@ def measure(scorer: Scorer, path: Path | str, folder: Path | str | None = None, 
     folder = Path(path).parent if folder is None else Path(folder)
     predictions = predict(scorer, read_labels(path), folder)
     try:
-        figures = metrics.summary(predictions.labels, predictions.p_high)
+        figures = metrics.summary(*predictions[1:])
     except CaffeError as error:
         raise CaffeError(f"{scorer.weights} on {path}: {error}") from None
     title = evaluation.net_title(scorer.net_path)
