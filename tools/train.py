@@ -49,8 +49,6 @@ def train(args: argparse.Namespace, settings: caffe_pb2.SolverParameter, log_fil
             return told.status
         finally:
             watcher.close()
-    if parallel:
-        parallel.stop()
     return 0
 
 

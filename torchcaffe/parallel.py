@@ -7,6 +7,7 @@ environment variables which each one is."""
 
 from __future__ import annotations
 
+import atexit
 import datetime
 import os
 import subprocess
@@ -50,6 +51,7 @@ def start(gpus: Sequence[int] = ()) -> None:
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise CaffeError(f"the {os.environ['WORLD_SIZE']} processes do not find each other: {error}") from error
+    atexit.register(stop)  # gloo's threads must not be there any more when the process ends
     context.solver_rank, context.solver_count, context.multiprocess = dist.get_rank(), dist.get_world_size(), True
     if not root():
         log.set_level(1)
@@ -104,6 +106,7 @@ def gather(value: Any) -> list[Any]:
 
 
 def stop() -> None:
-    """Leave the group."""
-    dist.destroy_process_group()
+    """Leave the group, if that has not been done yet."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
     context.solver_rank, context.solver_count, context.multiprocess = 0, 1, False
