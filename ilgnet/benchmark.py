@@ -135,16 +135,22 @@ def training_net(choice: emit.Choice) -> caffe_pb2.NetParameter:
     return made
 
 
-def initial_weights(net: Path, out: Path) -> None:
-    """A caffemodel of the fillers' weights, BatchNorm's statistics at mean 0 and variance 1."""
+def initial_weights(net: Path, out: Path, soft: bool) -> None:
+    """A caffemodel of the fillers' weights, BatchNorm's statistics at mean 0 and variance 1.
+
+    soft: the last layers are so small that the softmax is not sure of itself. If it is, most gradients are below what
+    floats hold in full, and every engine takes up to three times as long."""
     os.environ.setdefault("GLOG_minloglevel", "2")
     import torchcaffe as caffe
 
     caffe.set_random_seed(1)
     made = caffe.Net(net, caffe.TRAIN)
+    producers = {top: name for name, tops in made.top_names.items() for top in tops}
     for layer in made.layers:
         if layer.type == "BatchNorm":
             layer.blobs[1].data[...] = layer.blobs[2].data[...] = 1
+        if soft and layer.type == "SoftmaxWithLoss":
+            made.params[producers[layer.layer_param.bottom[0]]][0].data[...] *= 0.01
     made.save(out)
 
 
@@ -160,9 +166,10 @@ def prepare(
     deploy.write_text(format_text(emit.deploy(choice)))
     training.write_text(format_text(training_net(choice)))
     if weights is None:
-        weights = folder / f"{variant}.caffemodel"
+        soft = task in ("train", "frozen")
+        weights = folder / f"{variant}{'_soft' * soft}.caffemodel"
         if not weights.exists():
-            initial_weights(training, weights)
+            initial_weights(training, weights, soft)
     solver.write_text(
         f'net: "{training}"\nbase_lr: 1e-9\nlr_policy: "fixed"\nmomentum: 0.9\nweight_decay: 0.0002\n'
         "max_iter: 1000000\n"

@@ -80,6 +80,8 @@ def main(path: str, engine: str, gpu: str, precision: str) -> None:
     log.set_level(2)
     context.set_precision(precision)
     caffe = engines.load_engine(engine, int(gpu) if gpu else None)
+    if engine == "torch":
+        context.flush_denormals()  # as tools/train.py does
     settings = upgrade.read_solver(path)
     never = 2**31 - 1
     settings.max_iter, settings.display, settings.snapshot, settings.base_lr = never, 0, 0, 1e-12

@@ -15,7 +15,7 @@ from typing import Any
 from ilgnet import benchmark, bvlc, decode
 from prototxt.variants import VARIANTS
 from solvers.table1 import TABLE1
-from torchcaffe import files
+from torchcaffe import files, log
 from torchcaffe.errors import CaffeError, run_main
 
 TABLE4 = [name for name, variant in VARIANTS.items() if variant.table4[1] is not None]
@@ -55,6 +55,7 @@ def main(argv: list[str]) -> int:
         raise CaffeError(f"--weights: they are of one variant, {len(args.variants)} given")
     if args.precision and args.gpu is not None:
         raise CaffeError("--precision is for the CPU")
+    log.set_level(2)
     limits = benchmark.machine_limits(args.threads, args.gpu)
     print(f"this machine: {limits['sgemm_flops'] / 1e9:.0f} GFLOP/s sgemm, "
           f"{limits['copy_bytes_per_s'] / 1e9:.1f} GB/s copy, {args.threads} threads"

@@ -6,7 +6,7 @@ import os
 import sys
 
 from ilgnet import engine, estimate, logtee, processes, tensorboard, training
-from torchcaffe import log, signals, upgrade
+from torchcaffe import context, log, signals, upgrade
 from torchcaffe.errors import CaffeError, run_main
 from torchcaffe.proto import caffe_pb2
 
@@ -23,6 +23,8 @@ def train(args: argparse.Namespace, settings: caffe_pb2.SolverParameter, log_fil
             if snapshot is None:
                 print(f"no snapshot yet: starting from {args.weights or 'the fillers'}", file=terminal)
         caffe = engine.load_engine(args.engine, args.gpu)
+        if args.engine == "torch":
+            context.flush_denormals()
         solver = caffe.get_solver(args.solver)
         if args.weights and snapshot is None:
             count = training.load_weights(solver.net, args.weights)

@@ -56,6 +56,19 @@ def set_precision(name: str) -> None:
         torch.backends.cudnn.benchmark = True  # shapes stay the same: the fastest algorithm is worth a search
 
 
+def flush_denormals() -> None:
+    """From now on let numbers below 1.2e-38 count as 0 on this process's CPU threads. For programs, at their start.
+
+    A softmax that is sure of itself gives gradients that small, which CPUs are many times slower with: they made an
+    iteration of ILGNet's from GoogLeNet's weights 2.6 times as long."""
+    import numpy as np
+    import torch
+
+    for kind in (np.float32, np.float64):
+        np.finfo(kind)  # NumPy looks at these numbers once, and warns where there are none
+    torch.set_flush_denormal(True)  # other threads inherit it, so before they start
+
+
 def set_device(index: int) -> None:
     """Choose the CUDA device (for nets made from now on)."""
     global device_id
