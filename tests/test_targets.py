@@ -325,6 +325,8 @@ def test_ranking_without_a_cut_and_photos_without_votes(tmp_path, capsys, monkey
     monkeypatch.setattr(evaluation, "ask", lambda *args: asked.append(args[3]) or ask(*args))
     assert evaluate.main([*command, "--cut-on", str(tmp_path / "train_lmdb"), "--tta", "mirror"]) == 0
     assert asked == ["mirror", "mirror"]  # the cut is of the views that it is to cut
+    with pytest.raises(CaffeError, match="--test-batch: is of two-class nets"):
+        evaluate.main([*command, "--test-batch", "9"])
     with pytest.raises(CaffeError, match="--picks: .* expected a two-class net"):
         evaluate.main([*command[:4], "--picks", str(tmp_path / "picks.csv")])
     for kind in labels.KINDS:

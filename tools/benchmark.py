@@ -12,7 +12,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from ilgnet import benchmark, bvlc, decode
+from ilgnet import benchmark, bvlc, decode, outputs
 from prototxt.variants import VARIANTS
 from solvers.table1 import TABLE1
 from torchcaffe import files, log
@@ -55,6 +55,8 @@ def main(argv: list[str]) -> int:
         raise CaffeError(f"--weights: they are of one variant, {len(args.variants)} given")
     if args.precision and args.gpu is not None:
         raise CaffeError("--precision is for the CPU")
+    if args.out:
+        outputs.check(args.out, ".json")
     log.set_level(2)
     limits = benchmark.machine_limits(args.threads, args.gpu)
     print(f"this machine: {limits['sgemm_flops'] / 1e9:.0f} GFLOP/s sgemm, "
@@ -69,7 +71,6 @@ def main(argv: list[str]) -> int:
     table4(result["rows"])
     result["ratios"] = ratios(result["rows"])
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
         files.write_bytes(args.out, json.dumps(result, indent=1).encode())
         print(f"wrote {args.out}")
     return 0

@@ -23,6 +23,8 @@ def from_weights(args: argparse.Namespace, weights: str, out: Path | None) -> di
                     precision=args.rounded)
     if args.cut_on and scorer.target.name != "ranking":
         raise CaffeError(f"--cut-on: {scorer.net_path} answers {scorer.target.answer}, and brings its cut")
+    if args.test_batch and scorer.target.label:
+        raise CaffeError(f"--test-batch: is of two-class nets; {scorer.net_path} answers {scorer.target.answer}")
     cut = votes.find_cut(scorer, args.cut_on, show, args.tta) if args.cut_on else None
     answers = evaluation.ask(scorer, args.lmdb, show, args.tta)
     dataset, synthetic = evaluation.about(args.lmdb)
