@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ilgnet import engine, summary, training
 from prototxt.variants import VARIANTS
-from torchcaffe import files, upgrade
+from torchcaffe import files, log, upgrade
 from torchcaffe.errors import CaffeError, run_main
 
 TOOLS = Path(__file__).resolve().parent
@@ -85,6 +85,7 @@ def train_one(args: argparse.Namespace, compute: list, name: str, start: str, so
          "--name", f"{title} from {start}", "--out", folder / "evaluation.json", *compute)
     found = json.loads((folder / "evaluation.json").read_text())
     figures = found["result"]
+    log.set_level(2)
     caffe = engine.load_engine("torch", None)  # counts alike, and a real pycaffe is not in this Python
     costs = summary.summarize(caffe, upgrade.read_net(folder / "deploy.prototxt"), caffe.TEST)
     return {"variant": name, "title": title, "start": start, "base_lr": rate, "iterations": args.iterations,
