@@ -76,12 +76,11 @@ def timed(work: Callable[[int], None]) -> float:
     return statistics.median(times)
 
 
+@context.denormals_flushed()  # as tools/train.py trains
 def main(path: str, engine: str, gpu: str, precision: str) -> None:
     log.set_level(2)
     context.set_precision(precision)
     caffe = engines.load_engine(engine, int(gpu) if gpu else None)
-    if engine == "torch":
-        context.flush_denormals()  # as tools/train.py does
     settings = upgrade.read_solver(path)
     never = 2**31 - 1
     settings.max_iter, settings.display, settings.snapshot, settings.base_lr = never, 0, 0, 1e-12

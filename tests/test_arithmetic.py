@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
+import torch
 
 import torchcaffe as caffe
 from tests.test_recording import assert_same, folder, made, make, one_thread, tape  # noqa: F401  (fixtures, two of them)
@@ -78,3 +81,12 @@ def test_tools_refuse_it_where_it_means_nothing(tmp_path, monkeypatch, tool, wor
     (tmp_path / "s").write_text('base_lr: 1 lr_policy: "fixed"')
     with pytest.raises(CaffeError, match=f"--precision {precision}: torchcaffe takes tf32 and bf16 on a GPU"):
         tool.main([*words, "--precision", precision])
+
+
+def test_denormals_are_flushed_while_a_program_trains_and_no_longer():
+    tiny = torch.tensor([1e-39])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with context.denormals_flushed():
+            assert (tiny * 1).item() == 0 and np.finfo(np.float32).tiny > 0
+    assert (tiny * 1).item() > 0

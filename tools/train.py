@@ -11,6 +11,7 @@ from torchcaffe.errors import CaffeError, run_main
 from torchcaffe.proto import caffe_pb2
 
 
+@context.denormals_flushed()
 def train(args: argparse.Namespace, settings: caffe_pb2.SolverParameter, log_file: str) -> int:
     """Solve; stopped by a signal, leave a snapshot. Returns the exit status. Of several processes the root talks."""
     parallel = processes.start(args)
@@ -23,8 +24,6 @@ def train(args: argparse.Namespace, settings: caffe_pb2.SolverParameter, log_fil
             if snapshot is None:
                 print(f"no snapshot yet: starting from {args.weights or 'the fillers'}", file=terminal)
         caffe = engine.load_engine(args.engine, args.gpu)
-        if args.engine == "torch":
-            context.flush_denormals()
         solver = caffe.get_solver(args.solver)
         if args.weights and snapshot is None:
             count = training.load_weights(solver.net, args.weights)

@@ -144,11 +144,11 @@ def _weights(text: str) -> list[str]:
 
 # -- train ---------------------------------------------------------------------------------------------------------
 
+@context.denormals_flushed()
 def train(flags: dict[str, Any]) -> int:
     """`train`: BVLC's, in its order."""
     from torchcaffe.solver import get_solver
 
-    context.flush_denormals()
     path = _need(flags, "solver", "train")
     if flags["snapshot"] and flags["weights"]:
         raise CaffeError("train: give -snapshot to go on from or -weights to start from, not both")
