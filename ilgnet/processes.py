@@ -22,7 +22,7 @@ def wanted(args: Any) -> int:
 def launch(args: Any, script: str, argv: list[str]) -> int | None:
     """For several GPUs: run the same tool in a process each, and return the exit status. None where this process is to
     go on itself."""
-    if len(args.gpu or ()) < 2 or "WORLD_SIZE" in os.environ:
+    if len(args.gpu or ()) < 2 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return None
     from torchcaffe import parallel
 
@@ -50,6 +50,15 @@ def root() -> bool:
 def mine() -> slice:
     """This process's turns at a sequence."""
     return slice(context.solver_rank, None, context.solver_count)
+
+
+def roots(value: Any) -> Any:
+    """What the root has for it. All must ask."""
+    if context.solver_count == 1:
+        return value
+    from torchcaffe import parallel
+
+    return parallel.gather(value)[0]
 
 
 def everyones(items: list) -> list:

@@ -226,7 +226,7 @@ def rank(folder: Path | str, spec: Spec, cache: photo_cache.Cache, workers: int 
     from tqdm import tqdm
 
     folder = Path(folder)
-    found, unread = find(folder)
+    found, unread = processes.roots(find(folder))  # photos may come and go while processes start
     key, version = spec.key(cache), f"{decode.VERSION}.{photo_checks.VERSION}.{THUMBNAIL}"
     known = cache.names(version, key)
     share = found[processes.mine()]
@@ -349,8 +349,8 @@ def refuse_changed(path: Path, beside: Sequence[Path]) -> None:
             written = None
     for other in [path] * (written is None) + [other for other in beside if other.exists()]:
         if not written or written.get(other.name) != _sha256(other):
-            raise CaffeError(f"{other}: is there, and this program did not write it, or somebody has changed it since; "
-                             "choose another --out")
+            raise CaffeError(f"{other}: is there, and this program did not write it, or was stopped before it had "
+                             "written all, or somebody has changed it since; remove it, or choose another --out")
 
 
 def _sha256(path: Path) -> str:

@@ -34,10 +34,10 @@ def check_inputs(solver: Any, solver_path: str, weights: str | None, snapshot: s
         raise CaffeError(f"{solver_path}: net is not set")
     for path, net in nets:
         check_sources(path, net)
-    for path in filter(None, (weights, None if snapshot == AUTO else snapshot)):
-        if not Path(path).is_file():
-            raise CaffeError(f"{path}: no such file")
     earlier = snapshots(solver.snapshot_prefix)
+    for path in [None if earlier and snapshot == AUTO else weights, None if snapshot == AUTO else snapshot]:
+        if path and not Path(path).is_file():
+            raise CaffeError(f"{path}: no such file")
     if earlier and not snapshot:  # --snapshot auto could not tell the two runs' apart, and would go on with the other's
         raise CaffeError(f"{earlier[0]}: an earlier run's; go on with it by --snapshot auto, remove its snapshots, or "
                          f"choose another snapshot_prefix in {solver_path}")

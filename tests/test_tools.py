@@ -1,6 +1,7 @@
 """The tools on a small net and a made-up data set: train, stop and go on, evaluate, operate, fold, report."""
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -329,6 +330,22 @@ def test_snapshot_auto_takes_the_newest_whole_one(folder, trained, capfd):
     assert (prefix.parent / "x_iter_40.caffemodel").read_bytes() == wanted
     log = (prefix.parent / "x.log").read_text()
     assert "Iteration 30" in log.split("Solving", 2)[2] and "Iteration 5 " not in log.split("Solving", 2)[2]
+    command[command.index(str(trained))] = str(folder / "gone.caffemodel")  # not asked for where there are snapshots
+    assert train.main(command) == 0
+    shutil.rmtree(prefix.parent)
+    with pytest.raises(CaffeError, match="gone.caffemodel: no such file"):
+        train.main(command)
+
+
+def test_several_gpus_are_several_processes_also_where_a_launcher_says_one(monkeypatch):
+    launched = []
+    monkeypatch.setattr("torchcaffe.parallel.launch", lambda argv, count: launched.append(count) or 0)
+    for world in (None, "1", "2"):
+        monkeypatch.delenv("WORLD_SIZE", raising=False)
+        if world:
+            monkeypatch.setenv("WORLD_SIZE", world)
+        processes.launch(argparse.Namespace(gpu=[0, 1]), "train.py", [])
+    assert launched == [2, 2]  # under "2" a launcher has made both already
 
 
 def test_a_fresh_start_beside_another_runs_snapshots_is_refused(folder, trained, capfd):
