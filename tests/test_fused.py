@@ -67,6 +67,31 @@ def test_no_layer_is_fused_whose_backward_needs_what_it_kept(tmp_path):
     assert not any(net._fused)
 
 
+def test_a_loss_in_place_counts(tmp_path):
+    (tmp_path / "net.prototxt").write_text("""
+      layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 dim: 4 dim: 5 } } }
+      layer { name: "c" type: "Convolution" bottom: "x" top: "c"
+        convolution_param { num_output: 4 kernel_size: 3 weight_filler { type: "xavier" } } }
+      layer { name: "r" type: "ReLU" bottom: "c" top: "c" loss_weight: 2 }""")
+    net = caffe.Net(str(tmp_path / "net.prototxt"), caffe.TEST)
+    net.blobs["x"].data[...] = np.random.RandomState(0).randn(2, 3, 4, 5)
+    loss = net._forward(0, len(net.layers) - 1)
+    np.testing.assert_allclose(loss, 2 * net.blobs["c"].data.sum(), rtol=1e-5)
+    assert loss > 0
+
+
+def test_a_product_in_place_is_the_bias_with_what_follows_too(tmp_path):
+    (tmp_path / "net.prototxt").write_text("""
+      layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 dim: 4 dim: 5 } } }
+      layer { name: "c" type: "Convolution" bottom: "x" top: "x" convolution_param { num_output: 3 kernel_size: 1
+        weight_filler { type: "xavier" } bias_filler { type: "constant" value: 0.5 } } }
+      layer { name: "r" type: "ReLU" bottom: "x" top: "x" }""")
+    net = caffe.Net(str(tmp_path / "net.prototxt"), caffe.TEST)
+    net.blobs["x"].data[...] = np.random.RandomState(0).randn(2, 3, 4, 5)
+    net.forward()
+    assert (net.blobs["x"].data == 0.5).all()
+
+
 @pytest.mark.parametrize("layer, index", [("c", 0), ("n", 0), ("n", 1), ("n", 2), ("s", 0), ("s", 1)])
 def test_changed_weights(net, layer, index):
     before = assert_same(net)

@@ -765,6 +765,17 @@ def test_solver_callbacks(tmp_path):
     assert seen == [("start", False), ("gradients", True)] * 2
 
 
+def test_callbacks_at_the_start_see_the_last_iteration(tmp_path):
+    solver = caffe.get_solver(solver_file(tmp_path))
+    seen = []
+    solver.add_callback(
+        lambda: solver.iter == 2 and seen.append(float(solver.net.blobs["loss"].data)),
+        lambda: solver.iter == 1 and seen.append(solver.net._forward(0, len(solver.net.layers) - 1)),
+    )
+    solver.step(3)
+    assert seen[0] == seen[1] > 0
+
+
 def test_wrong_calls_of_solvers(tmp_path):
     solver = caffe.get_solver(solver_file(tmp_path))
     for call in (caffe.SGDSolver, lambda: caffe.SGDSolver(3), solver.step, lambda: solver.step("a"),

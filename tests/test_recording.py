@@ -275,4 +275,46 @@ def test_a_gpu_is_waited_for_where_it_is_displayed_or_snapshots_follow(folder, m
     monkeypatch.setattr(watcher, "check_loss", lambda done: looks.append(-done))
     solver.add_callback(watcher, lambda: None)
     solver.step(10)
-    assert looks == [0, -4, 4, 6, -8, 8]
+    assert looks == [0, 0, -4, 4, 4, 6, 6, -8, 8, 8]  # the iteration's own loss, and the sum since the last look
+
+
+def test_a_loss_that_nobody_looked_at_on_a_gpu_stops_training_at_the_next_look(folder, monkeypatch):
+    solver = make('lr_policy: "fixed" display: 4')
+    solver.net.device = "cuda:0"  # as the loop sees it
+    forward = solver.net.run_forward
+    monkeypatch.setattr(solver.net, "run_forward",
+                        lambda *layers: forward(*layers) * (math.nan if solver.iter == 1 else 1.0))
+    monkeypatch.setattr(solver, "_stop_diverged", lambda bad, statistics: pytest.fail(f"{solver.iter}: {bad}"))
+    with pytest.raises(pytest.fail.Exception, match="4: the loss of an earlier iteration"):
+        solver.step(10)
+
+
+def test_backward_recordings_know_what_the_diffs_were(folder):
+    """After an update a diff's values may be those of the history, to be copied when somebody asks. Passes that a
+    script runs itself then add to them, and to what the pass before has left."""
+    eager, recorded = make(), make(recorder=tape)
+    for solver in (eager, recorded):
+        caffe.set_random_seed(4)
+        for passes in (1, 2, 1, 1, 2, 2, 1):
+            for _ in range(passes):
+                solver.net.forward()
+                solver.net.backward()
+            solver.apply_update()
+    assert_same(eager, recorded)
+
+
+def test_window_data_packs_for_a_device_beside_its_mean(folder):
+    cv2.imwrite("a.png", np.random.RandomState(0).randint(0, 256, (30, 40, 3)).astype(np.uint8))
+    Path("windows.txt").write_text("# 0\na.png\n3\n30\n40\n2\n1 0.9 2 3 30 25\n0 0.1 5 5 20 20\n")
+    Path("windows.prototxt").write_text("""layer { name: "data" type: "WindowData" top: "data" top: "label"
+      transform_param { crop_size: 8 mean_file: "mean.binaryproto" }
+      window_data_param { source: "windows.txt" batch_size: 2 fg_fraction: 1 } }""")
+    batches = []
+    for packs in (False, True):
+        caffe.set_random_seed(3)
+        net = caffe.Net("windows.prototxt", caffe.TEST)
+        if packs:
+            net.layers[0].pack_for_device()
+        net.forward()
+        batches.append(net.blobs["data"].data.copy())
+    np.testing.assert_array_equal(*batches)

@@ -240,7 +240,8 @@ class Blob:
     width = property(lambda self: self._legacy(3), doc="size of axis 3 (1 if there is none)")
 
     def reshape(self, *shape: int) -> None:
-        """Change the shape. The values stay, of a smaller blob the first ones, as in BVLC; a larger one's are zero."""
+        """Change the shape. The values stay, of a smaller blob the first ones, as in BVLC. A larger blob's are
+        zero, also where it has been as large before and somebody has looked since (BVLC still has those)."""
         if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
             shape = tuple(shape[0])
         if shape == self._shape and self._count:

@@ -295,11 +295,12 @@ class Net:
 
     def _layers_after(self, i: int) -> list[Layer]:
         """The layers after layer i that it can do together with its own work: they come next, work in place on its only
-        top, and keep nothing that a backward pass needs."""
+        top, keep nothing that a backward pass needs, and add nothing to the loss."""
         top, following = self._layer_tops[i], []
         for j in range(i + 1, len(self._layers)):
             in_place = len(top) == 1 and self._layer_bottoms[j] == self._layer_tops[j] == top
-            if not in_place or self._needs_backward[j] and self._layers[j].keeps_for_backward:
+            kept = self._needs_backward[j] and self._layers[j].keeps_for_backward
+            if not in_place or kept or any(self._layers[j].loss_weights):
                 break
             following.append(self._layers[j])
         return following[: self._layers[i].fuses(following)]
@@ -390,8 +391,8 @@ class Net:
         """Layer i's feed."""
         try:
             return self._layers[i].feed(self._tops[i])
-        except CaffeError as error:
-            raise self._located(i, error) from None
+        except _TROUBLE as error:
+            raise self._located(i, error) from error
 
     @precision.applied
     def _forward_layers(self, start: int, end: int, fed: int) -> torch.Tensor | None:
@@ -408,6 +409,7 @@ class Net:
                     self._reshape_layer(i)
                     following = () if watched else self._fused[i]
                     if i <= done:
+                        self._ran.add(i)
                         continue  # the layer before did this one's work
                     if i >= fed:
                         layer.feed(tops)
@@ -433,8 +435,9 @@ class Net:
         if self._records(end, start) and self._recorded_forward.made:
             memories, read = self._memories("diff", params=True), self._memories("data", params=True)
             # Gradients are written, or in further passes of an iteration added to what is there.
-            fresh = tuple(blob.diff_memory.fresh for blob in self.learnable)
-            backward = self._recorded_backward.setdefault(fresh, Recording(self._recorder))
+            # (What is there may be another tensor's still, to be copied first.)
+            there = tuple((m.fresh, m.state()[1] is not None) for m in (blob.diff_memory for blob in self.learnable))
+            backward = self._recorded_backward.setdefault(there, Recording(self._recorder))
             if backward.ready(self._recording_key(memories + read)):
                 backward.run(memories, lambda: self._backward_layers(start, end), read)
                 return

@@ -246,6 +246,7 @@ class Solver:
         first = start - seen  # the iteration whose loss was the first of this mean
         self._first = first
         self._timer, self._last_display = time.perf_counter(), self.iter
+        unseen: Any = 0.0  # the sum of the losses since the last look
         while self.iter < stop:
             display = bool(p.display) and self.iter % p.display == 0
             # A GPU is not kept waiting in each iteration, but in those that are displayed or snapshots follow.
@@ -255,12 +256,6 @@ class Solver:
             statistics = self._statistics() if look else []
             for blob in self.net.learnable:
                 blob.clear_diff()
-            if self.net.device == "cpu":
-                self.net.release()
-                if self._begun == 1:
-                    # What the first iteration made for life lies among its activations, and they find other places now.
-                    memory.return_freed_memory()
-                self._begun += 1
             due = p.test_interval and self.iter % p.test_interval == 0 and (self.iter > 0 or p.test_initialization)
             if due and context.solver_rank == 0:
                 self.test_all()
@@ -268,6 +263,12 @@ class Solver:
                     return
             for on_start, _ in self._callbacks:
                 on_start()
+            if self.net.device == "cpu":
+                self.net.release()  # (after the callbacks, which may look at the last iteration's blobs)
+                if self._begun == 1:
+                    # What the first iteration made for life lies among its activations, and they find other places now.
+                    memory.return_freed_memory()
+                self._begun += 1
             self.net.debug_info = display and p.debug_info
             loss: Any = 0.0
             last = len(self.net.layers) - 1
@@ -277,8 +278,12 @@ class Solver:
                 if self.net.debug_info:
                     self.net.log_norms()
                 loss = loss if forward is None else loss + forward
+            unseen = unseen + loss
             if look:
                 bad = "" if math.isfinite(float(loss)) else f"the loss is {float(loss):g}"
+                if not bad and not math.isfinite(float(unseen)):
+                    bad = "the loss of an earlier iteration, not looked at one by one, was not finite"
+                unseen = 0.0
                 if self.debug_nan and not bad and not all(_finite(b.g) for b in self.net.learnable if b.has_diff()):
                     bad = "a gradient is not finite"
                 if self.agreed(bool(bad)):

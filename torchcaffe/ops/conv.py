@@ -125,7 +125,8 @@ class BaseConvolution(_Windowed):
                 self.add_blob(shape, filler)
         # Then BVLC multiplies the image itself, without im2col.
         self.one_by_one = all(k == 1 and s == 1 and not q for k, s, q in zip(self.kernel, self.stride, self.pad))
-        if self.one_by_one and any(source is target for source, target in zip(bottom, top)):
+        self.lost = self.one_by_one and any(source is target for source, target in zip(bottom, top))
+        if self.lost:
             warn_of_product_in_place(self)
 
     def output_size(self, size: int, i: int) -> int:
@@ -247,6 +248,8 @@ class Convolution(BaseConvolution):
     _folded_of: list[tuple[int, int, int] | None] = []
 
     def fuses(self, following: Sequence[Layer]) -> int:
+        if self.lost:
+            return 0
         count = 0
         while count < len(following) and self.axis == 1 and following[count].scaling() is not None:
             count += 1

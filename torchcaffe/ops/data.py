@@ -205,7 +205,7 @@ class PrefetchingLayer(Layer):
     def pack_for_device(self) -> None:
         """Let images go to the device as bytes, to be cropped there. Before the first batch."""
         mean = self.transformer.mean
-        self.packs, self._mean = True, None if mean is None else to_device(mean.copy(), self.device)
+        self.packs, self._device_mean = True, None if mean is None else to_device(mean.copy(), self.device)
 
     def open(self, top: list[Blob]) -> None:
         """Open the source and give the tops their shapes."""
@@ -288,7 +288,8 @@ class PrefetchingLayer(Layer):
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         labels, data, *placements = self._held
         if placements:
-            data = place_crops(data, *placements, top[0].shape[2:], self._mean, self.layer_param.transform_param.scale)
+            scale = self.layer_param.transform_param.scale
+            data = place_crops(data, *placements, top[0].shape[2:], self._device_mean, scale)
         top[0].t = data
         if len(top) > 1:
             top[1].t = labels
