@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import pytest
 
 from ilgnet import bvlc
-from tests.bvlc import run_caffe, solvers
+from tests.bvlc import parity_nets, run_caffe, solvers
 from tests.bvlc.engines import Engine, EngineError
 from tools import setup_bvlc
 from torchcaffe.errors import CaffeError
@@ -128,3 +129,17 @@ def test_real_caffe_goes_on_from_our_snapshot(name, tmp_path):
     from tests.test_solvers_bvlc import check
 
     check("resumed", name, value, got, 2e-5)
+
+
+def test_flips_are_counted_from_what_two_passes_left(tmp_path):
+    """Seed 203702 of `parity nets --variants noinc --batch 2 --crop 128`: one ReLU flipped in the whole pass, but not
+    in the one that is given BVLC's ties, so nothing was said to have been turned."""
+    net = tmp_path / "net.prototxt"
+    net.write_text("""layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 1 dim: 1 dim: 2 dim: 2 } } }
+      layer { name: "r" type: "ReLU" bottom: "x" top: "x" }
+      layer { name: "p" type: "Pooling" bottom: "x" top: "y" pooling_param { kernel_size: 2 } }""")
+    folders = {name: tmp_path / name for name in ("torch", "bvlc")}
+    for name, values in (("torch", [0, 2, 3, 1]), ("bvlc", [1e-7, 3, 2, 1])):
+        folders[name].mkdir()
+        np.save(folders[name] / "d0.npy", np.float32(values).reshape(1, 1, 2, 2))
+    assert parity_nets.flipped(net, {"blobs": ["x", "y"], "layers": ["x", "r", "p"]}, folders) == 2
