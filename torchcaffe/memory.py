@@ -6,33 +6,39 @@ import ctypes
 import functools
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from torchcaffe.errors import CaffeError
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # glibc's malloc.h
+_LARGE = 1 << 20  # bytes of a block to be mapped by itself
+
+_kept: bool | None = None  # what keep_freed_memory was last told
 
 
-def return_freed_memory() -> None:
-    """Have glibc return what is free now, in the middle of the heap, too. It will be mapped anew: not for every day."""
-    libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
-    if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(ctypes.c_size_t(0))
+@functools.cache
+def _mallopt() -> Callable[[int, int], int] | None:
+    """glibc's mallopt; None with another C library (musl, macOS's), which has its own ways."""
+    return getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
 
 
-def keep_freed_memory() -> None:
-    """Have glibc keep freed memory instead of returning it to the system.
+def keep_freed_memory(keep: bool) -> None:
+    """Have glibc take large blocks from the heap and keep what is freed there, or (not keep) map each by itself.
 
     An iteration frees and takes the same hundreds of megabytes of activations again. By default glibc maps each large
-    one anew, and the kernel zeroes every page at the first touch, which costs as much as the arithmetic."""
-    if not sys.platform.startswith("linux"):
+    one anew, and the kernel zeroes every page at the first touch, which costs as much as the arithmetic. But a net's
+    first pass also makes thousands of small things for life, oneDNN's kernels above all: among activations on the heap
+    they would keep those from ever becoming one free piece again, which costs training a twentieth of its memory. So
+    the activations of first passes are mapped."""
+    global _kept
+    mallopt = _mallopt()
+    if mallopt is None or keep is _kept:
         return
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return  # another C library (musl): its own ways
-    mallopt(_M_MMAP_MAX, 0)
+    _kept = keep
     mallopt(_M_TRIM_THRESHOLD, -1 & 0x7FFFFFFF)
+    mallopt(_M_MMAP_THRESHOLD, _LARGE)
+    mallopt(_M_MMAP_MAX, 0 if keep else 65536)
 
 
 @functools.cache

@@ -52,7 +52,8 @@ class Net:
     # -- making the net ----------------------------------------------------------------------------------------------
 
     def _build(self, in_param: caffe_pb2.NetParameter, source: str) -> None:
-        keep_freed_memory()
+        keep_freed_memory(False)
+        self._passed = False  # whether there was a forward pass
         self.source = source
         self.device = context.device()
         self.phase = in_param.state.phase
@@ -371,6 +372,8 @@ class Net:
 
     def run_forward(self, start: int, end: int) -> torch.Tensor | None:
         """Layers start..end; returns the weighted loss they produced, left on its device (None: no loss)."""
+        keep_freed_memory(self._passed)
+        self._passed = True
         fed, forward = start, self._recorded_forward
         if self._records(start, end):
             memories = self._memories("data", params=True) + self._memories("diff", params=False)

@@ -12,7 +12,7 @@ from typing import Any, Callable, Union
 import numpy as np
 import torch
 
-from torchcaffe import context, files, log, memory, resume, upgrade
+from torchcaffe import context, files, log, resume, upgrade
 from torchcaffe.blob import Parameter
 from torchcaffe.errors import CaffeError, Diverged
 from torchcaffe.net import Net
@@ -214,7 +214,6 @@ class Solver:
 
         They stay for life, so they come before the first activations: among these they would cut the memory that is
         freed and taken again into pieces."""
-        self._begun = 0  # iterations of this process
         self._history: list[list[torch.Tensor | None]] = [[None] * self.slots for _ in self.net.learnable]
         self._rates = [1.0 if m is None else m for m in self.net.lr_mults]
         self._decays = [1.0 if m is None else m for m in self.net.decay_mults]
@@ -265,10 +264,6 @@ class Solver:
                 on_start()
             if self.net.device == "cpu":
                 self.net.release()  # (after the callbacks, which may look at the last iteration's blobs)
-                if self._begun == 1:
-                    # What the first iteration made for life lies among its activations, and they find other places now.
-                    memory.return_freed_memory()
-                self._begun += 1
             self.net.debug_info = display and p.debug_info
             loss: Any = 0.0
             last = len(self.net.layers) - 1
