@@ -327,7 +327,11 @@ def _upgrade_v0_layer(connection, new, source: str) -> bool:
         if not old.HasField(old_name):
             continue
         if old.type in types:
-            _copy_field(old, old_name, getattr(new, own), new_name)
+            try:
+                _copy_field(old, old_name, getattr(new, own), new_name)
+            except ValueError:  # V0's new_height and new_width have a sign
+                value = getattr(old, old_name)
+                raise CaffeError(f"{source}: V0 layer {old.name!r}: {old_name}: {value}, 0 or more expected") from None
         else:
             compatible = _unknown_v0_setting("shuffle" if old_name == "shuffle_images" else old_name, old.type)
     if old.HasField("hdf5_output_param"):
