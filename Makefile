@@ -126,7 +126,7 @@ define train
 	BVLC GoogLeNet: $(PY) tools/fetch_weights.py, or start from random weights: make $@ WEIGHTS=none"; exit 2; }
 	mkdir -p out/snapshots
 	$(if $(init),$(if $(SNAPSHOT),test -f $(init) || )$(PY) tools/surgery.py --weights "$(WEIGHTS)" \
-	  --net prototxt/$(VARIANT)/train_val$(2).prototxt --out $(init))
+	  --net prototxt/$(VARIANT)/train_val$(2).prototxt --seed $(SEED) --out $(init))
 	$(PY) tools/train.py --solver solvers/$(1)/$(VARIANT).prototxt --estimate $(COMPUTE) \
 	  $(if $(SNAPSHOT),--snapshot $(SNAPSHOT)) $(if $(init),--weights $(init))
 endef

@@ -594,6 +594,19 @@ def test_csv_of_keys_that_would_be_formulas(tmp_path):
     assert evaluation.read_csv(tmp_path / "x.csv").keys == keys
 
 
+def test_names_out_of_files_neither_end_the_line_nor_steer_a_terminal(tmp_path):
+    """Found by fuzzing: a layer's name with a line feed made two lines of the message."""
+    layer = caffe_pb2.LayerParameter(name="a\nb\x1b[2Jc", type="InnerProduct")
+    layer.blobs.add(data=[1, 2])
+    data = caffe_pb2.NetParameter(layer=[layer]).SerializeToString()
+    path = tmp_path / "x.caffemodel"
+    path.write_bytes(data.replace(b"\x2a\x08", b"\x2a\x18"))  # the blob's data: 24 bytes, it says
+    with pytest.raises(CaffeError) as raised:
+        files.read_caffemodel(path)
+    assert str(raised.value).startswith(f"{path}: layer 'a b\\x1b[2Jc', blob 0: ")
+    assert str(CaffeError("photo \udcff \u2028 x\t1\r\n")) == "photo \\udcff x\\t1"
+
+
 # -- real Caffe on the same files --------------------------------------------------------------------------------------
 
 BVLC = {

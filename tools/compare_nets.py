@@ -18,6 +18,7 @@ TOOLS = Path(__file__).resolve().parent
 # large features, of which the local layers read 200,000: at Table 1's rates, training from its weights diverges.
 RATES = {"v1": (1e-6, 1e-6), "third": (1e-5, 1e-4), "two_thirds": (1e-5, 1e-4), "full": (1e-5, 1e-4)}
 RATE = (1e-6, 2e-5)
+SEED = 1
 
 
 def tool(name: str, *args: object) -> None:
@@ -69,12 +70,12 @@ def train_one(args: argparse.Namespace, compute: list, name: str, start: str, so
     tool("gen_solver", "--variant", name, "--net", net, "--base-lr", rate, "--max-iter", args.iterations,
          "--test-iter", 1, "--test-interval", max(1, args.iterations // 4),
          "--snapshot", args.iterations, "--display", 10,
-         "--random-seed", 1, "--snapshot-prefix", prefix, "--out", solver)
+         "--random-seed", SEED, "--snapshot-prefix", prefix, "--out", solver)
     init = []
     if source is not None:
         init = ["--weights", folder / "init.caffemodel"]
         calibrate = args.calibrate and VARIANTS[name].batch_norm
-        tool("surgery", "--weights", source, "--net", net, "--out", init[1],
+        tool("surgery", "--weights", source, "--net", net, "--out", init[1], "--seed", SEED,
              *(["--calibrate", args.data / "train_lmdb"] if calibrate else []))
     for earlier in training.snapshots(str(prefix)):  # of another comparison: it is made anew, as all of this is
         earlier.unlink()

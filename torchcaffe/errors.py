@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import sys
 from concurrent.futures.process import BrokenProcessPool
 from typing import Callable
@@ -12,9 +13,14 @@ class CaffeError(RuntimeError):
     """Bad input: one line that names the file, the record or layer, and the field.
 
     A RuntimeError, since that is what pycaffe raises where it does not end the process.
-    `status` is what a program that ends by it exits with."""
+    `status` is what a program that ends by it exits with. Names come from strangers' files: what ends a line is a space
+    in the message, and what does not print (a terminal's escape codes) is spelt out."""
 
     status = 2
+
+    def __init__(self, message: object = ""):
+        line = re.sub(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*", " ", str(message)).strip()
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in line))
 
 
 class WriteError(CaffeError):
@@ -53,9 +59,9 @@ _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 def named(error: BaseException) -> CaffeError | None:
     """The error as one of this module's, where it is a program's to report in a line; None where it is a bug's."""
-    text = " ".join(str(error).split())
     if isinstance(error, CaffeError):
         return error
+    text = str(error)
     if isinstance(error, MemoryError):
         return OutOfMemory(f"out of memory: {text or 'the machine has no more'}")
     if isinstance(error, BrokenProcessPool):
@@ -84,6 +90,6 @@ def run_main(main: Callable[[], int]) -> None:
         if found is None:
             raise
         sys.stdout.flush()
-        print("error: " + " ".join(str(found).split()), file=sys.stderr)
+        print(f"error: {found}", file=sys.stderr)
         code = found.status
     sys.exit(code)
