@@ -71,6 +71,15 @@ def test_every_iteration_from_real_caffes_state(caffe, golden, tmp_path):
                 assert compare.error(blob.data, arrays[f"weights {name}@{at[0]}"]) <= 1e-6
 
 
+def test_a_weight_smaller_than_its_update_keeps_the_updates_rounding():
+    """The classifier's bias after two iterations of the released set-up: one unit in the last place of its update."""
+    theirs, update = np.float32([-1.7289358e-07, 1.7289358e-07]), np.float32([2.7134997e-06, -2.7134997e-06])
+    ours = np.float32([-1.728938e-07, 1.728938e-07])
+    assert compare.error(ours, theirs) > 1e-6 > released.update_error(ours, theirs, update) > 5e-8
+    assert released.update_error(1.01 * theirs, theirs, theirs / 9) == pytest.approx(0.01, rel=1e-4)
+    assert released.update_error(update / 2, 0 * update, update) == pytest.approx(0.5)
+
+
 def test_the_v1_text_is_the_net_of_the_released_log(shared):
     log = (shared / "ava" / "results" / "AVA1_result.txt").read_text()
     found = re.search(r'Initializing net from parameters: \n(name: .*?\n)I\d', log, re.S)

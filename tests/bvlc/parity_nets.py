@@ -228,8 +228,8 @@ def released_table(s: Setting) -> Table:
     )
     table.notes.append(
         f"base_lr {RATE:g}. Before each iteration, weights and history are BVLC's, by its own snapshot. Data and "
-        f"dropout masks bit for bit, losses {compare.FORWARD:g}; weights, on BVLC's gradients, 1e-6; updates, which "
-        "are sums that may nearly cancel, 1e-5. "
+        f"dropout masks bit for bit, losses {compare.FORWARD:g}; weights, on BVLC's gradients, 1e-6 (of themselves, or "
+        "of the update where that is greater); updates, which are sums that may nearly cancel, 1e-5. "
         "Gradients of all layers end to end, which ReLU and max-pool flips disturb: greatest and median. "
         "Free-running losses are in released.png."
     )

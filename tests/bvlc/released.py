@@ -176,6 +176,13 @@ def run_tiny(caffe, job, arrays=None):
     return seen, out
 
 
+def update_error(weights, theirs, update) -> float:
+    """The error of weights after an update, relative to themselves or the update, whichever is greater: a bias that
+    goes from 0 and back again is smaller than its updates, and keeps their rounding."""
+    size = float(np.linalg.norm(theirs))
+    return error(weights, theirs) * (size or 1) / (max(size, float(np.linalg.norm(update))) or 1)
+
+
 OPEN: dict = {}  # the solver that begin opened
 
 
@@ -230,8 +237,8 @@ def follow(caffe, job, arrays=None):
     state = files.read_solverstate(job["state"])
     learned = files.read_caffemodel(os.path.join(os.path.dirname(job["state"]), state.learned_net))
     theirs = {f"{layer.name}/{i}": values for layer in learned for i, values in enumerate(layer.blobs)}
-    weights = [error(blob.data, theirs[name]) for name, blob in blobs]
     history = [error(blob.diff, values) for (_, blob), values in zip(blobs, state.history)]
+    weights = [update_error(blob.data, theirs[name], values) for (name, blob), values in zip(blobs, state.history)]
     del learned, theirs, state  # mapped files, a gigabyte of them
     solver.restore(job["state"])
     seen.update(gradient=max(errors), median=float(np.median(errors)), weights=max(weights), update=max(history))
