@@ -607,6 +607,31 @@ def test_names_out_of_files_neither_end_the_line_nor_steer_a_terminal(tmp_path):
     assert str(CaffeError("photo \udcff \u2028 x\t1\r\n")) == "photo \\udcff x\\t1"
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no trial without fork")
+@pytest.mark.parametrize("end, said", [
+    ("os.kill(os.getpid(), signal.SIGSEGV)", "libhdf5 ends the process by SIGSEGV"),
+    ("while True: pass", "libhdf5 does not come to an end in it (1 s)"),
+])
+def test_an_hdf5_file_that_libhdf5_cannot_bear_ends_another_process(tmp_path, monkeypatch, end, said):
+    """Fuzzing found 25 solverstates in half a million on which libhdf5 2.0 loops for ever or crashes."""
+    path = tmp_path / "x.solverstate.h5"
+    with h5py.File(path, "w") as file:
+        file["iter"] = np.int32(1)
+    inner = files._try_hdf5
+
+    def bad(path, seconds):
+        inner(path, 1)  # its limit of computing time
+        exec(end, {"os": os, "signal": signal})
+
+    monkeypatch.setattr(files, "_try_hdf5", bad)
+    with pytest.raises(CaffeError, match="damaged: libhdf5") as raised:
+        files.read_solverstate(path)
+    assert said.replace("(1 s)", "(10 s)") in str(raised.value)
+    monkeypatch.setattr(files, "_try_hdf5", inner)
+    with pytest.raises(CaffeError, match="not a solverstate: it has no learned_net"):
+        files.read_solverstate(path)
+
+
 # -- real Caffe on the same files --------------------------------------------------------------------------------------
 
 BVLC = {

@@ -261,3 +261,16 @@ def test_backward_before_the_first_forward(kind):
 def test_slice_cannot_work_in_place():
     with pytest.raises(CaffeError, match="top 0 'b': this type cannot work in place"):
         net_from(BELOW + 'layer { name: "s" type: "Slice" bottom: "b" top: "b" top: "c" }')
+
+
+def test_an_lrn_window_wider_than_the_channels_costs_no_more():
+    """local_size is a stranger's number: 2147483647 once added zeros for hours. The sums are over all channels."""
+    x = np.random.RandomState(0).randn(2, 3, 4, 5).astype(np.float32)
+    size = 2**31 - 1
+    net = net_from('layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 dim: 4 dim: 5 } } }'
+                   f'layer {{ name: "y" type: "LRN" bottom: "x" top: "y" lrn_param {{ local_size: {size} '
+                   'alpha: 1e9 } } force_backward: true')
+    net.blobs["x"].data[...] = x
+    net.forward()
+    scale = 1 + 1e9 / size * (x * x).sum(1, keepdims=True)
+    np.testing.assert_allclose(net.blobs["y"].data, x * scale**-0.75, rtol=1e-5)

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import faulthandler
 import math
 import mmap
 import os
 import re
 import secrets
+import signal
 import struct
 import tokenize
+import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -594,6 +597,8 @@ def _hdf5(path: PathLike, mode: str) -> Iterator[Any]:
         import h5py
     except ImportError as error:
         raise CaffeError(f"{path}: HDF5 files need the h5py package") from error
+    if mode == "r":
+        try_hdf5(path)
     try:
         with h5py.File(str(path), mode) as file:
             if mode == "r":
@@ -604,6 +609,58 @@ def _hdf5(path: PathLike, mode: str) -> Iterator[Any]:
         if mode == "r":
             raise CaffeError(f"cannot read {path}: {text}") from error
         raise WriteError(f"cannot write {path}: {text}") from error
+
+
+def try_hdf5(path: PathLike) -> None:
+    """CaffeError for a file in which libhdf5, which believes what files say of themselves, crashes or never ends.
+
+    Another process reads all of it first, in so many seconds of computing as no sound file takes. What is wrong with
+    it otherwise is left to the reading itself to say. (A system without fork, such as Windows, has no such trial.)"""
+    if not hasattr(os, "fork") or not os.path.isfile(path):
+        return
+    seconds = 10 + os.path.getsize(path) // 10_000_000
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads: the child does what follows only
+        child = os.fork()
+    if not child:
+        try:
+            _try_hdf5(path, seconds)
+        finally:
+            os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status == -signal.SIGXCPU:
+        raise CaffeError(f"cannot read {path}: damaged: libhdf5 does not come to an end in it ({seconds} s)")
+    if status < 0:
+        raise CaffeError(f"cannot read {path}: damaged: libhdf5 ends the process by {signal.Signals(-status).name}")
+
+
+def _try_hdf5(path: PathLike, seconds: int) -> None:
+    """Read all that is in the file, in pieces, and keep nothing."""
+    import resource
+
+    import h5py
+
+    faulthandler.disable()  # nobody wants to read it
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
+    limit = _limit(path)
+
+    def read(_: str, item: Any) -> None:
+        if not isinstance(item, h5py.Dataset) or item.shape is None or item.external or item.is_virtual:
+            return
+        size = item.size * item.dtype.itemsize
+        if size > limit:
+            return
+        if not item.shape:
+            item[()]
+            return
+        step = max(1, (item.shape[0] << 26) // max(1, size))
+        for first in range(0, item.shape[0], step):
+            item[first : first + step]
+
+    with h5py.File(str(path), "r") as file:
+        check_links(file)
+        file.visititems(read)
 
 
 def _write_hdf5(

@@ -97,6 +97,7 @@ class HDF5Data(Layer):
         import h5py
 
         name = self._files[self._file_order[self._file]]
+        files.try_hdf5(name)
         try:
             with h5py.File(name, "r") as file:
                 files.check_links(file)

@@ -37,13 +37,15 @@ class LRN(TorchLayer):
         if len(bottom[0].shape) != 4:
             raise CaffeError(f"bottom 0: has {len(bottom[0].shape)} axes, 4 expected (num, channels, height, width)")
         top[0].reshape(*bottom[0].shape)
+        # No wider than the channels reach: what is beyond adds nothing, however wide a net says.
+        self.window = min(self.size, 2 * max(1, bottom[0].shape[1]) - 1)
 
     def compute(self, x: torch.Tensor) -> torch.Tensor:
-        p, near = self.p, self.size // 2
+        p, near = self.p, self.window // 2
         if not self.across:
             return x * self.scale_within(x).pow(-p.beta)
         squares = F.pad(x * x, (0, 0, 0, 0, near, near))
-        total = sum(squares.narrow(1, i, x.shape[1]) for i in range(self.size))
+        total = sum(squares.narrow(1, i, x.shape[1]) for i in range(self.window))
         return x * (total * (p.alpha / self.size) + p.k).pow(-p.beta)
 
     def scale_within(self, x: torch.Tensor) -> torch.Tensor:
@@ -62,7 +64,7 @@ class LRN(TorchLayer):
     def pieces(self, *tensors: torch.Tensor | None) -> Iterator[tuple[torch.Tensor, ...]]:
         """A scratch of (pixels, near + channels + near), zero at both ends, and each tensor's (pixels, channels),
         a piece at a time. The tensors (None are left out) are dense, with channels last."""
-        channels, near = tensors[0].shape[1], self.size // 2
+        channels, near = tensors[0].shape[1], self.window // 2
         rows = [t.permute(0, 2, 3, 1).view(-1, channels) for t in tensors if t is not None]
         step = max(1, LRN_PIECE // channels if tensors[0].device.type == "cpu" else len(rows[0]))
         scratch = rows[0].new_zeros(min(step, len(rows[0])), channels + 2 * near)
@@ -70,18 +72,18 @@ class LRN(TorchLayer):
             yield (scratch[: len(piece[0])], *piece)
 
     def window_sums(self, padded: torch.Tensor) -> torch.Tensor:
-        """(pixels, near + channels + near) -> (pixels, channels): the sum over the `size` channels around each."""
+        """(pixels, near + channels + near) -> (pixels, channels): the sum over the channels of the window around each."""
         rows, width = padded.shape
-        flat, count = padded.view(-1), padded.numel() - self.size + 1
+        flat, count = padded.view(-1), padded.numel() - self.window + 1
         # One long row, which adds faster than many short ones; sums across two pixels are left out in the end.
-        total = flat[:count].clone() if self.size == 1 else flat[:count] + flat[1 : count + 1]
-        for i in range(2, self.size):
+        total = flat[:count].clone() if self.window == 1 else flat[:count] + flat[1 : count + 1]
+        for i in range(2, self.window):
             total.add_(flat[i : count + i])
-        return total.as_strided((rows, width - self.size + 1), (width, 1))
+        return total.as_strided((rows, width - self.window + 1), (width, 1))
 
     def scale_across(self, padded: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """What is raised to -beta, across channels, of (pixels, channels); padded: the scratch."""
-        torch.mul(values, values, out=padded.narrow(1, self.size // 2, values.shape[1]))
+        torch.mul(values, values, out=padded.narrow(1, self.window // 2, values.shape[1]))
         return torch.add(self._k, self.window_sums(padded), alpha=self.p.alpha / self.size)
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
@@ -125,7 +127,7 @@ class LRN(TorchLayer):
                 diff = direct = power.square_().reciprocal_()
             else:
                 direct = torch.div(diff, power, out=power)
-            torch.mul(diff, answer, out=padded.narrow(1, self.size // 2, x.shape[1])).div_(scale)
+            torch.mul(diff, answer, out=padded.narrow(1, self.window // 2, x.shape[1])).div_(scale)
             torch.addcmul(direct, self.window_sums(padded), values, value=factor, out=result)
         bottom[0].g = down
 
