@@ -210,3 +210,35 @@ def test_bvlc_reads_the_two_files_as_ever(folder):
     made.snapshot()
     state = files.read_solverstate("x_iter_1.solverstate")
     assert state.iter == 1 and state.learned_net == "x_iter_1.caffemodel"
+
+
+class Stateful(caffe.Layer):
+    """A user's layer whose own attribute has the name of one of the engine's methods."""
+
+    def setup(self, bottom, top):
+        self.state = np.zeros(3)
+
+    def reshape(self, bottom, top):
+        top[0].reshape(*bottom[0].shape)
+
+    def forward(self, bottom, top):
+        top[0].data[...] = bottom[0].data
+
+    def backward(self, top, propagate_down, bottom):
+        bottom[0].diff[...] = top[0].diff
+
+
+def test_a_users_layer_may_have_a_state_of_its_own(tmp_path):
+    (tmp_path / "s.prototxt").write_text(
+        'net_param { layer { name: "d" type: "DummyData" top: "d" dummy_data_param { shape { dim: 2 dim: 3 } } }\n'
+        'layer { name: "ip" type: "InnerProduct" bottom: "d" top: "ip" inner_product_param { num_output: 2 } }\n'
+        f'layer {{ name: "p" type: "Python" bottom: "ip" top: "p" python_param {{ module: "{__name__}"\n'
+        '  layer: "Stateful" } }\n'
+        'layer { name: "l" type: "EuclideanLoss" bottom: "p" bottom: "p" top: "l" } }\n'
+        f'base_lr: 0.1 lr_policy: "fixed" snapshot_prefix: "{tmp_path}/s" solver_mode: CPU\n')
+    solver = caffe.get_solver(str(tmp_path / "s.prototxt"))
+    solver.step(1)
+    solver.snapshot()
+    solver.restore(str(tmp_path / "s_iter_1.solverstate"))
+    solver.step(1)
+    assert solver.iter == 2

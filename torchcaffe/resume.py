@@ -54,7 +54,7 @@ def places(solver: Solver) -> Places:
     """Where the random stream is, and each layer: "random", and "NET/LAYER/KEY" of what Layer.state gives."""
     found = {"random": context.rng().state()}
     for net_name, net in _nets(solver).items():
-        for name, layer in zip(net._layer_names, net.layers):
+        for name, layer in zip(net._layer_names, net._layers):  # (net.layers has users' own objects)
             for key, value in layer.state().items():
                 found[f"{net_name}/{name}/{key}"] = value
     return found
@@ -71,8 +71,8 @@ def go_to(solver: Solver, places: Places) -> None:
     nets = _nets(solver)
     context.rng().set_state(places["random"])
     for (net, layer), state in states.items():
-        if net in nets and layer in nets[net].layer_dict:
-            nets[net].layer_dict[layer].set_state(state)
+        if net in nets and layer in nets[net]._layer_names:
+            nets[net]._layers[nets[net]._layer_names.index(layer)].set_state(state)
 
 
 def write(solver: Solver, state_file: files.PathLike, written: dict[str, files.PathLike]) -> None:

@@ -72,7 +72,7 @@ class LRN(TorchLayer):
             yield (scratch[: len(piece[0])], *piece)
 
     def window_sums(self, padded: torch.Tensor) -> torch.Tensor:
-        """(pixels, near + channels + near) -> (pixels, channels): the sum over the channels of the window around each."""
+        """(pixels, near + channels + near) -> (pixels, channels): the sum over the window around each channel."""
         rows, width = padded.shape
         flat, count = padded.view(-1), padded.numel() - self.window + 1
         # One long row, which adds faster than many short ones; sums across two pixels are left out in the end.
