@@ -605,10 +605,9 @@ def _hdf5(path: PathLike, mode: str) -> Iterator[Any]:
                 check_links(file)
             yield file
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, MemoryError) as error:
-        text = " ".join(str(error).split())
         if mode == "r":
-            raise CaffeError(f"cannot read {path}: {text}") from error
-        raise WriteError(f"cannot write {path}: {text}") from error
+            raise CaffeError(f"cannot read {path}: {error}") from error
+        raise WriteError(f"cannot write {path}: {error}") from error
 
 
 def try_hdf5(path: PathLike) -> None:

@@ -183,7 +183,7 @@ def _decoded(function: Any) -> np.ndarray:
     try:
         picture = function()
     except cv2.error as error:
-        raise CaffeError("not decoded: " + " ".join(str(error).split())) from None
+        raise CaffeError(f"not decoded: {error}") from None
     if picture is None:
         raise CaffeError(UNKNOWN)
     return picture

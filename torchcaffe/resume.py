@@ -71,8 +71,9 @@ def go_to(solver: Solver, places: Places) -> None:
     nets = _nets(solver)
     context.rng().set_state(places["random"])
     for (net, layer), state in states.items():
-        if net in nets and layer in nets[net]._layer_names:
-            nets[net]._layers[nets[net]._layer_names.index(layer)].set_state(state)
+        layers = dict(zip(nets[net]._layer_names, nets[net]._layers)) if net in nets else {}
+        if layer in layers:
+            layers[layer].set_state(state)
 
 
 def write(solver: Solver, state_file: files.PathLike, written: dict[str, files.PathLike]) -> None:

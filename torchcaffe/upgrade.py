@@ -523,7 +523,7 @@ def _read_net_binary(path: str):
     try:
         net.ParseFromString(content)
     except Exception as error:  # DecodeError; other types, too, in older protobuf's Python code
-        raise CaffeError(f"{path}: not a binary NetParameter: {' '.join(str(error).split())}") from None
+        raise CaffeError(f"{path}: not a binary NetParameter: {error}") from None
     return net
 
 

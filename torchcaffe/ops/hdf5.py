@@ -103,7 +103,7 @@ class HDF5Data(Layer):
                 files.check_links(file)
                 self._datasets = [self._dataset(file, name, top) for top in self.layer_param.top]
         except (OSError, ValueError, KeyError) as error:
-            reason = "no such file" if not os.path.exists(name) else " ".join(str(error).split())
+            reason = "no such file" if not os.path.exists(name) else str(error)
             raise CaffeError(f"{name}: cannot read it as HDF5: {reason}") from None
         rows = {len(values) for values in self._datasets}
         if len(rows) > 1:
@@ -188,7 +188,7 @@ class HDF5Output(Layer):
         except (OSError, ValueError) as error:
             reason = "there is no such folder"
             if os.path.isdir(os.path.dirname(name) or "."):
-                reason = " ".join(str(error).split())
+                reason = str(error)
             raise CaffeError(f"hdf5_output_param.file_name: cannot write {name}: {reason}") from None
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
