@@ -134,16 +134,6 @@ def test_propagate_down_alone_starts_no_backward_pass():
     assert net_from(text)._needs_backward == [False, False, False]
 
 
-def test_a_loss_top_that_changes_its_size_keeps_its_weight():
-    net = net_from('layer { name: "b" type: "Input" top: "b" input_param { shape { dim: 3 dim: 2 } } }'
-                   'layer { name: "l" type: "Reduction" bottom: "b" top: "l" loss_weight: 2 '
-                   "reduction_param { axis: 1 } }")
-    net.blobs["b"].reshape(5, 2)
-    net.reshape()
-    net.blobs["b"].data[...] = 1
-    assert float(net.run_forward(0, 1)) == 2 * 5 * 2
-
-
 @pytest.mark.parametrize("text, words", [
     ('type: "Embed" bottom: "b" top: "y" embed_param { num_output: 2 input_dim: 3 }', "index 7 is out of range"),
     ('type: "ArgMax" bottom: "b" top: "y" argmax_param { top_k: 9 }', "top_k"),
@@ -154,6 +144,34 @@ def test_bad_input_names_the_layer(text, words):
         net.blobs["b"].data[...] = 7
         net.forward()
     assert "'faulty'" in str(error.value)
+
+
+@pytest.mark.parametrize("type_", ["LSTM", "RNN"])
+def test_a_stream_left_out_goes_on_where_it_was(type_):
+    """BVLC keeps the states of the streams that a smaller batch lacks (they lie behind those it has)."""
+    text = f"""
+    layer {{ name: "x" type: "Input" top: "x" top: "c" input_param {{ shape {{ dim: 2 dim: 3 dim: 4 }}
+      shape {{ dim: 2 dim: 3 }} }} }}
+    layer {{ name: "y" type: "{type_}" bottom: "x" bottom: "c" top: "y" recurrent_param {{ num_output: 5
+      weight_filler {{ type: "uniform" min: -1 max: 1 }} }} }}"""
+
+    def outputs(streams):
+        """The last stream's output after each pass, with so many of three streams in it."""
+        caffe.set_random_seed(4)
+        net = net_from(text)
+        for count in streams:
+            net.blobs["x"].reshape(2, count, 4)
+            net.blobs["c"].reshape(2, count)
+            net.blobs["x"].data[...] = np.arange(8 * count).reshape(2, count, 4) % 3
+            net.blobs["c"].data[...] = 1
+            yield net.forward()["y"][:, -1].copy()
+
+    *_, apart = outputs((3, 2, 1, 3))
+    *_, together = outputs((3, 3))
+    np.testing.assert_allclose(apart, together, rtol=1e-6)
+    *_, anew = outputs((3, 4, 3))  # larger memory starts at zero
+    *_, twice = outputs((4, 3))
+    np.testing.assert_allclose(anew, twice, rtol=1e-6)
 
 
 def test_python_layers_need_permission():

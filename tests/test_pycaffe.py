@@ -283,6 +283,56 @@ def test_a_smaller_blob_keeps_its_first_values(deploy):
     assert (whole[:-1] == -1).all() and not (whole[-1] == -1).any()
 
 
+def test_views_and_values_outlive_a_smaller_size(deploy):
+    """As in BVLC, where a blob's memory only ever grows."""
+    x = deploy.blobs["data"]
+    whole, top = x.data, deploy.blobs["ip"].data
+    whole[...] = np.arange(whole.size).reshape(whole.shape)
+    deploy.forward()
+    before = top.copy()
+    x.reshape(1, *x.shape[1:])
+    x.data[...] = 5
+    deploy.forward()
+    assert (whole[0] == 5).all() and whole[-1].ravel()[-1] == whole.size - 1
+    assert not np.array_equal(top[0], before[0]) and np.array_equal(top[1:], before[1:])
+    x.reshape(*whole.shape)
+    np.testing.assert_array_equal(x.data, whole)
+    whole[...] = np.arange(whole.size).reshape(whole.shape)
+    deploy.forward()
+    np.testing.assert_array_equal(top, before)
+
+
+def test_parameters_keep_their_values_when_made_smaller(small):
+    blob = small.params["ip"][0]
+    whole, values = blob.data, blob.data.copy()
+    blob.diff[...] = 3
+    blob.reshape(1, values.shape[1])
+    np.testing.assert_array_equal(blob.data, values[:1])
+    assert (blob.diff == 3).all() and blob.diff.shape == blob.data.shape
+    blob.data[...] = 7
+    blob.reshape(*values.shape)
+    assert (whole[0] == 7).all() and np.array_equal(blob.data, whole) and np.array_equal(whole[1:], values[1:])
+
+
+def test_a_loss_that_grows_no_longer_counts(tmp_path, monkeypatch):
+    """BVLC writes loss_weight into the top's diff once, and a larger blob's memory starts at zero."""
+    text = """force_backward: true
+    layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 } } }
+    layer { name: "p" type: "Power" bottom: "x" top: "p" loss_weight: 0.5 power_param { scale: 2 } }"""
+    said = []
+    monkeypatch.setattr("torchcaffe.log.warning", lambda where, line: said.append(line))
+    net = caffe.Net(write(tmp_path, text), caffe.TRAIN)
+    losses, gradients = [], []
+    for size in (2, 1, 2, 4, 2):
+        net.blobs["x"].reshape(size, 3)
+        net.blobs["x"].data[...] = 1
+        losses.append(net._forward(0, 1))
+        net.backward()
+        gradients.append(net.blobs["x"].diff.mean())
+    assert losses == [6, 3, 6, 0, 0] and gradients == [1, 1, 1, 0, 0]  # BVLC's
+    assert len(said) == 1 and said[0].startswith("p has grown")
+
+
 def test_whoever_reshapes_a_computed_blob_gets_its_shape_back(deploy):
     deploy.blobs[deploy.inputs[0]].data[...] = 1
     (wanted,) = deploy.forward().values()
@@ -703,6 +753,19 @@ def test_nets_outlive_their_solver(tmp_path):
     for net in nets:
         net.forward()
         assert np.isfinite(sum(float(b.data.sum()) for blobs in net.params.values() for b in blobs))
+
+
+def test_test_nets_have_their_own_weights_until_the_first_test(tmp_path):
+    """As BVLC's, which shares them in each test: what is loaded into one before must not reach the train net."""
+    solver = caffe.SGDSolver(solver_file(tmp_path, "test_initialization: false"))
+    train, test = solver.net.params["ip"][0], solver.test_nets[0].params["ip"][0]
+    before = train.data.copy()
+    test.data[...] = 5
+    np.testing.assert_array_equal(train.data, before)
+    solver.step(1)
+    assert (test.data == 5).all()
+    solver.step(solver.param.test_interval)
+    same_weights(solver.net, solver.test_nets[0])
 
 
 def test_test_nets_see_the_trained_weights(tmp_path):

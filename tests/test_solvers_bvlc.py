@@ -52,7 +52,9 @@ def test_hundred_updates_on_given_gradients(name, caffe):
 def test_rates(name, caffe):
     value, got = run_caffe.run_rates(caffe, solvers.rate_job(name))
     with np.load(GOLDENS / "rates.npz") as f:
-        np.testing.assert_allclose(got["rates"], f[name + "/rates"], rtol=2e-7, atol=1e-12)
+        got, wanted = np.float32(got["rates"]), np.float32(f[name + "/rates"])
+    np.testing.assert_array_max_ulp(got, wanted, 1)
+    assert (got != wanted).sum() <= 1  # glibc's powf rounds a tie of poly's the other way
 
 
 @pytest.mark.parametrize("name", solvers.RESUMED)

@@ -54,12 +54,11 @@ class Memory:
 
     def get(self, shape: tuple[int, ...], device: str) -> torch.Tensor:
         """The values as a tensor of `shape` (the memory's own tensor where the shape is the same)."""
-        tensor, count = self.tensor, math.prod(shape)
-        if tensor is None or tensor.numel() < count:
+        tensor = self.tensor
+        if tensor is None:
             tensor = self.tensor = torch.zeros(shape, device=device)
-            self._drop_host()
-        elif tensor.numel() > count:
-            return self._shrunk(shape, device)
+        elif tensor.numel() != math.prod(shape):
+            return self._resized(shape, device)
         elif self.fresh:
             tensor.zero_()
             self._written()
@@ -72,13 +71,21 @@ class Memory:
         self._stand_in = None
         return shaped(tensor, shape)
 
-    def _shrunk(self, shape: tuple[int, ...], device: str) -> torch.Tensor:
-        """A smaller blob keeps its first values, and views of them stay live."""
-        whole, held = self.get(tuple(self.tensor.shape), device), self.host is not None
+    def _resized(self, shape: tuple[int, ...], device: str) -> torch.Tensor:
+        """A smaller blob keeps its first values. Where somebody has looked, a blob as large as it once was has its
+        values back, and views stay live all along, as Caffe keeps the memory; beyond that it is zero."""
+        whole, count = self.get(tuple(self.tensor.shape), device), math.prod(shape)
+        seen = self.host is not None and whole.device.type == "cpu"
         self._drop_host()
-        self.tensor = whole.contiguous().view(-1)[: math.prod(shape)].view(shape)
         self._changes += 1
-        if held and self.tensor.device.type == "cpu":
+        if count <= whole.numel():
+            self.tensor = whole.contiguous().view(-1)[:count].view(shape)
+        elif seen and count * whole.element_size() <= whole.untyped_storage().nbytes():
+            self.tensor = whole.view(-1).as_strided((count,), (1,)).view(shape)
+        else:
+            self.tensor = torch.zeros(shape, device=device)
+            return self.tensor
+        if seen:
             self.host = self.tensor.numpy()
         return self.tensor
 
@@ -87,10 +94,9 @@ class Memory:
         self._changes += 1
         self.fresh = False
         self._stand_in = None
+        if self.tensor is not None and self.tensor.numel() != tensor.numel() and (self.own or self.host is not None):
+            self._resized(tuple(tensor.shape), str(tensor.device))
         if self.host is None and not self.own:
-            self.tensor = tensor
-        elif self.tensor.numel() != tensor.numel():
-            self._drop_host()
             self.tensor = tensor
         else:
             if self.tensor is not tensor:
@@ -98,7 +104,8 @@ class Memory:
             self._written()
 
     def touch(self, shape: tuple[int, ...], device: str) -> np.ndarray:
-        """The live C-contiguous array of the values, which stays the same array until the size changes."""
+        """The live C-contiguous array of the values, which stays the same array until it has to grow
+        (on a GPU, until the size changes)."""
         tensor = self.get(shape, device)
         self._changes += 1
         if self.host is None:
@@ -241,7 +248,7 @@ class Blob:
 
     def reshape(self, *shape: int) -> None:
         """Change the shape. The values stay, of a smaller blob the first ones, as in BVLC. A larger blob's are
-        zero, also where it has been as large before and somebody has looked since (BVLC still has those)."""
+        zero, but where somebody has looked and it has been as large before: then it has those back."""
         if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
             shape = tuple(shape[0])
         if shape == self._shape and self._count:
@@ -315,6 +322,8 @@ class Parameter(Blob):
             memory.tensor = torch.zeros(self._shape, device=self.device)
             memory.pin()
             memory.fresh = True
+        elif memory.tensor.numel() != self._count:
+            memory.get(self._shape, self.device)
         return memory.tensor.view(self._shape)
 
     def accumulate(self, gradient: torch.Tensor) -> None:
@@ -356,14 +365,6 @@ class Parameter(Blob):
         if not on_cpu:
             tensor.copy_(torch.from_numpy(array).view(self._shape))
         self.data_memory._written()
-
-    def reshape(self, *shape: int) -> None:
-        old = self._count
-        super().reshape(*shape)
-        if old and self._count != old:
-            self.data_memory, self.diff_memory = Memory(torch.zeros(self._shape, device=self.device)), Memory()
-            self.data_memory.pin()
-            self.diff_memory.fresh = True
 
 
 class BlobVec(list):

@@ -226,6 +226,7 @@ class Net:
             if weight:
                 # As in BVLC the weight lives in the top's diff, where backward finds it.
                 blob.g = torch.full(blob.shape, weight, device=self.device)
+                blob.diff_memory.pin()
                 self._loss_tops[-1].append((blob, index))
 
     def _append_param(self, layer_id: int, index: int, owners: dict[str, tuple[int, int, int]]) -> None:
@@ -357,9 +358,10 @@ class Net:
             layer.reshape(bottoms, tops)
             self._seen_shapes[i] = [b.shape for b in (*bottoms, *tops)]
             for blob, index in self._loss_tops[i] if i < len(self._loss_tops) else ():
-                tensor = blob.diff_memory.tensor
-                if tensor is None or tensor.numel() != blob.count:
-                    blob.g = torch.full(blob.shape, layer.loss_weights[index], device=self.device)
+                if blob.diff_memory.tensor.numel() < blob.count and not blob.g.any():
+                    name = self._blob_names[self._layer_tops[i][index]]
+                    log.warning("net.cpp:130", f"{name} has grown: its loss_weight is lost and it no longer counts, as "
+                                "in BVLC; make the net with its largest shape")
 
     def reshape(self) -> None:
         """Push the input blobs' shapes through the net."""

@@ -23,6 +23,11 @@ PathLike = Union[str, Path]
 registry: dict[str, type[Solver]] = {}
 
 
+def powf(base: np.float32, exponent: float) -> np.float32:
+    """C's powf, which rounds right but in rare ties; NumPy's power of float32 is off by a last place or two."""
+    return np.float32(np.power(np.float64(base), np.float64(exponent)))
+
+
 def learning_rate(p: caffe_pb2.SolverParameter, iteration: int, current_step: int = 0) -> tuple[float, int]:
     """The rate of lr_policy at an iteration, as BVLC computes it, and multistep's step reached so far."""
     base, gamma, policy = p.base_lr, p.gamma, p.lr_policy
@@ -42,7 +47,7 @@ def learning_rate(p: caffe_pb2.SolverParameter, iteration: int, current_step: in
         elif policy == "exp":
             power = np.power(np.float64(gamma), iteration)
         elif policy == "inv":
-            power = np.power(np.float32(1) + np.float32(gamma) * np.float32(iteration), np.float32(-p.power))
+            power = powf(np.float32(1) + np.float32(gamma) * np.float32(iteration), -p.power)
         elif policy == "multistep":
             # One step a look, even where two are due.
             if current_step < len(p.stepvalue) and iteration >= p.stepvalue[current_step]:
@@ -50,7 +55,7 @@ def learning_rate(p: caffe_pb2.SolverParameter, iteration: int, current_step: in
                 log.info("sgd_solver.cpp:50", f"MultiStep Status: Iteration {iteration}, step = {current_step}")
             power = np.power(np.float64(gamma), current_step)
         elif policy == "poly":
-            power = np.power(np.float32(1) - np.float32(iteration) / np.float32(p.max_iter), np.float32(p.power))
+            power = powf(np.float32(1) - np.float32(iteration) / np.float32(p.max_iter), p.power)
         elif policy == "sigmoid":
             exponent = np.float32(-gamma) * (np.float32(iteration) - np.float32(p.stepsize))
             power = np.float32(1) / (np.float32(1) + np.float32(np.exp(np.float64(exponent))))  # expf rounds so
@@ -203,8 +208,7 @@ class Solver:
             log.info("solver.cpp:190", f"Creating test net (#{i}) specified by {specified}")
             net = Net.from_param(param, source)
             net.debug_info = p.debug_info
-            # The weights are the train net's from the start: nobody sees the test net's own, and memory is halved.
-            net.share_with(self.net)
+            # Its weights are its own until its first test, as in BVLC: a program may load others into it.
             self._load_weights(net)
             nets.append(net)
         return nets
@@ -466,7 +470,8 @@ class Solver:
         means = [np.zeros(1, np.float32) if t is None else t.cpu().numpy() / np.float32(batches) for t in totals]
         if self.p.test_compute_loss:
             log.info("solver.cpp:401", f"Test loss: {float(loss) / batches:g}")
-        self._log_outputs("solver.cpp:414", "    Test net output", net, means)
+        if batches:
+            self._log_outputs("solver.cpp:414", "    Test net output", net, means)
         return dict(zip(net.outputs, means))
 
     # -- the update --------------------------------------------------------------------------------------------------
@@ -788,8 +793,10 @@ class AdamSolver(SGDSolver):
         (mean, squares), b1, b2, t = history, self.p.momentum, self.p.momentum2, self.iter + 1
         mean.mul_(b1).add_(gradient, alpha=_one_minus(b1))
         squares.mul_(b2).addcmul_(gradient, gradient, value=_one_minus(b2))
-        correction = np.sqrt(np.float32(1) - np.float32(b2) ** t) / (1 - np.float64(b1) ** t)
-        return torch.div(mean, squares.sqrt().add_(self.p.delta), out=gradient).mul_(rate * float(correction))
+        # In BVLC the powers of the two floats are doubles, and so what is made of them.
+        correction = np.float32(math.sqrt(1 - b2**t) / (1 - b1**t))
+        rate = float(np.float32(rate) * correction)
+        return torch.div(mean, squares.sqrt().add_(self.p.delta), out=gradient).mul_(rate)
 
 
 def _finite(tensor: torch.Tensor) -> bool:

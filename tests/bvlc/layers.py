@@ -615,6 +615,8 @@ row("MemoryData", "wraps", "memory_data_param { batch_size: 2 channels: 3 height
     memory=("4 3 5 4", "4 1 1 1 : labels 9"), **ALONE)
 row("MemoryData", "one", "memory_data_param { batch_size: 1 channels: 1 height: 2 width: 3 }", tops=2, passes=2,
     memory=("2 1 2 3", "2 1 1 1 : labels 9"), **ALONE)
+row("MemoryData", "transform", "memory_data_param { batch_size: 2 channels: 1 height: 4 width: 5 } transform_param { "
+    "crop_size: 3 scale: 2 }", tops=2, passes=2, memory=("4 1 4 5", "4 1 1 1 : labels 9"), **ALONE)
 row("MemoryData", "not_a_multiple", "memory_data_param { batch_size: 2 channels: 1 height: 2 width: 3 }", tops=2,
     memory=("3 1 2 3", "3 1 1 1 : labels 9"), fails=True, **ALONE)
 row("MemoryData", "no_data", "memory_data_param { batch_size: 2 channels: 1 height: 2 width: 3 }", tops=2, fails=True, **ALONE)

@@ -119,6 +119,8 @@ UPDATES = {
     "adadelta": 'base_lr: 0.5 momentum: 0.95 weight_decay: 0.05 type: "AdaDelta" delta: 1e-6',
     "adadelta_clip": 'base_lr: 1 momentum: 0.9 type: "AdaDelta" delta: 1e-3 clip_gradients: 3',
     "adam": 'base_lr: 0.01 momentum: 0.9 weight_decay: 0.05 type: "Adam"',
+    # Of whose powers BVLC makes doubles: 1 - 0.99999^t has two digits as a float.
+    "adam_slow": 'base_lr: 0.01 momentum: 0.9 momentum2: 0.99999 type: "Adam"',
     "adam_betas": 'base_lr: 0.01 momentum: 0.5 momentum2: 0.9 delta: 1e-3 type: "Adam" clip_gradients: 5 iter_size: 2',
 }
 COUNT = 100

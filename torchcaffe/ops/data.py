@@ -104,9 +104,6 @@ class MemoryData(Layer):
         self._data: np.ndarray | None = None
         self._position = 0
         self._batch = p.batch_size
-        crop = self.layer_param.transform_param.crop_size
-        if crop:
-            self.shape = (p.channels, crop, crop)
         self.reshape(bottom, top)
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:

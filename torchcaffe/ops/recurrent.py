@@ -166,9 +166,9 @@ class Recurrent(Layer):
         top[0].reshape(self.steps, streams, self.size)
         for blob in top[1:]:
             blob.reshape(1, streams, self.size)
-        if self._carried is not None and len(self._carried[0]) != streams:
-            fewer = len(self._carried[0]) > streams
-            self._carried = [state[:streams] for state in self._carried] if fewer else None
+        # Fewer streams leave the others' states where they are, as BVLC does; more than ever before start anew.
+        if self._carried is not None and len(self._carried[0]) < streams:
+            self._carried = None
 
     def state(self) -> dict[str, np.ndarray]:
         carried = {str(i): state.detach().cpu().numpy() for i, state in enumerate(self._carried or [])}
@@ -182,10 +182,11 @@ class Recurrent(Layer):
         """The states before the first step, (N, D) each."""
         if self.p.expose_hidden:
             return [blob.t[0] for blob in bottom[-self.states :]]
+        streams = bottom[0].shape[1]
         if self._carried is None:
-            shape = (bottom[0].shape[1], self.size)
-            self._carried = [torch.zeros(shape, device=bottom[0].t.device) for _ in range(self.states)]
-        return self._carried
+            device = bottom[0].t.device
+            self._carried = [torch.zeros((streams, self.size), device=device) for _ in range(self.states)]
+        return [state[:streams] for state in self._carried]
 
     def input_gates(self, bottom: list[Blob]) -> torch.Tensor:
         """(T, N, rows): what x, the bias and the static input add to the gates."""
@@ -199,7 +200,8 @@ class Recurrent(Layer):
     def finish(self, outputs: list[torch.Tensor], states: list[torch.Tensor], top: list[Blob]) -> None:
         """Set the tops, and keep the last states for the next pass."""
         top[0].t = torch.stack(outputs)
-        self._carried = states
+        kept = self._carried or [state[:0] for state in states]
+        self._carried = [torch.cat([state, old[len(state) :]]) for state, old in zip(states, kept)]
         for blob, state in zip(top[1:], states):
             blob.t = state.unsqueeze(0).clone()
 
