@@ -126,6 +126,7 @@ def test_weights_that_a_solver_updates(tmp_path):
         "test_iter: 1 test_interval: 100 test_initialization: false")
     solver = caffe.get_solver(str(tmp_path / "solver.prototxt"))
     net = solver.test_nets[0]
+    solver.share_weights(net)
     assert len(net._fused[1]) == 3
     for of in (net, solver.net):
         of.blobs["x"].data[...] = np.random.RandomState(0).randn(2, 3, 7, 6)

@@ -134,6 +134,18 @@ def test_propagate_down_alone_starts_no_backward_pass():
     assert net_from(text)._needs_backward == [False, False, False]
 
 
+def test_a_loss_top_that_grows_is_warned_of(monkeypatch):
+    said = []
+    monkeypatch.setattr("torchcaffe.log.warning", lambda where, line: said.append(line))
+    net = net_from(BELOW + 'layer { name: "l" type: "Reduction" bottom: "b" top: "l" loss_weight: 2 '
+                   "reduction_param { axis: 1 } }")
+    for size in (2, 3, 5, 4, 5):
+        net.blobs["b"].reshape(size, 2)
+        net.reshape()
+    assert said == ["l has grown: its loss_weight is lost and it no longer counts, as in BVLC; make the net with its "
+                    "largest shape"]
+
+
 @pytest.mark.parametrize("text, words", [
     ('type: "Embed" bottom: "b" top: "y" embed_param { num_output: 2 input_dim: 3 }', "index 7 is out of range"),
     ('type: "ArgMax" bottom: "b" top: "y" argmax_param { top_k: 9 }', "top_k"),
