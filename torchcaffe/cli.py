@@ -112,7 +112,7 @@ def _module_file(name: str) -> Path:
     except ValueError:  # the name is empty
         spec = None
     if spec is None or not spec.origin:
-        raise CaffeError(f"run: no such module to run: {name}")
+        raise CaffeError(f"run: no such module to run: '{name}'")
     return Path(spec.origin)
 
 
