@@ -344,6 +344,29 @@ def test_errors_of_a_script(files, capfd):
     assert re.search(r'File "script.py", line 1, .*FileNotFoundError', capfd.readouterr().err, re.S)
 
 
+def test_a_module_runs_as_python_runs_it(files):
+    (files / "pack" / "main").mkdir(parents=True)
+    (files / "pack" / "__init__.py").write_text("")
+    (files / "pack" / "here.py").write_text("NAME = 'from its package'")
+    text = "import sys\nimport caffe\nfrom pack import here\n"
+    text += "print(__name__, sys.argv[0].endswith(OWN), sys.argv[1:], here.NAME, caffe.Net('net.prototxt', 1).outputs)"
+    (files / "pack" / "one.py").write_text(text.replace("OWN", "'one.py'"))
+    (files / "pack" / "main" / "__main__.py").write_text(text.replace("OWN", "'__main__.py'"))
+    for name in ("pack.one", "pack.main"):
+        done = program("run", "-m", name, "-m", "x", cwd=files)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == "__main__ True ['-m', 'x'] from its package ['accuracy', 'loss']\n"
+    (files / "fails.py").write_text("import caffe\ncaffe.Net('broken.prototxt', 1)")
+    done = program("run", "-m", "fails", cwd=files)
+    assert done.returncode == 2 and re.search(r"^error: .*fails\.py:2: broken\.prototxt:1:1: ", done.stderr)
+    for name in ("nope", "pack.nope", "pack", "pack.one.nope", ""):
+        done = program("run", "-m", name, cwd=files)
+        assert (done.returncode, done.stderr) == (2, f"error: run: no such module to run: '{name}'\n")
+    (files / "pack" / "__init__.py").write_text("import missing_module")
+    done = program("run", "-m", "pack.one", cwd=files)
+    assert done.returncode == 1 and "No module named 'missing_module'" in done.stderr
+
+
 PYTHON_NET = 'layer { name: "p" type: "Python" top: "x" python_param { module: "my_layers" layer: "One" } }'
 PYTHON_LAYER = """
 import caffe
@@ -373,5 +396,42 @@ def test_python_layers_need_permission(way, files):
         cli._main([way, *line])
     try:
         assert cli._main([way, "--allow-python-layers", *line]) == 0
+    finally:
+        torchcaffe.allow_python_layers(False)
+
+
+BAD_MODULES = [
+    ("raise ValueError('of its own')", ValueError, "of its own"),
+    ("1 / 0", ZeroDivisionError, "^division by zero$"),
+    ("import missing_module", ModuleNotFoundError, "missing_module"),
+    ("raise RuntimeError('of its own')", RuntimeError, "^of its own$"),
+    ("import caffe\n\nclass One(caffe.Layer):\n    def __init__(self, p):\n        [][1]", IndexError, "list index"),
+]
+
+
+@pytest.mark.parametrize("index", range(len(BAD_MODULES)))
+def test_what_a_layers_module_raises_surfaces(index, files):
+    # BVLC prints the traceback and raises a SystemError without a reason.
+    text, kind, words = BAD_MODULES[index]
+    (files / f"bad_layers_{index}.py").write_text(text)
+    (files / "python.prototxt").write_text(PYTHON_NET.replace("my_layers", f"bad_layers_{index}"))
+    sys.path.insert(0, str(files))
+    torchcaffe.allow_python_layers(True)
+    try:
+        with pytest.raises(kind, match=words) as caught:
+            torchcaffe.Net(str(files / "python.prototxt"), torchcaffe.TEST)
+        assert caught.type is kind
+    finally:
+        torchcaffe.allow_python_layers(False)
+        sys.path.remove(str(files))
+
+
+@pytest.mark.parametrize("name", ["", ".", ".my_layers", "nowhere", "nowhere.at_all", "json.nowhere"])
+def test_a_module_that_is_not_there(name, files):
+    (files / "python.prototxt").write_text(PYTHON_NET.replace("my_layers", name))
+    torchcaffe.allow_python_layers(True)
+    try:
+        with pytest.raises(CaffeError, match="layer 'p' .*(no such module|whole name)"):
+            torchcaffe.Net(str(files / "python.prototxt"), torchcaffe.TEST)
     finally:
         torchcaffe.allow_python_layers(False)

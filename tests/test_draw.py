@@ -50,6 +50,34 @@ def test_phases():
     assert layers(None) == ["data_Data", "test_Data"] + rest
 
 
+def test_rules_as_pycaffe_reads_them():
+    # What BVLC's get_pydot_graph draws of this net: a rule without a phase is one of TRAIN, whatever else it names.
+    rules = {
+        "is": 'include { stage: "x" }', "xs": 'exclude { stage: "x" }', "il": "include { min_level: 1 }",
+        "it": 'include { phase: TEST stage: "x" }', "xt": "exclude { phase: TEST }",
+        "both": "include { phase: TEST } include { phase: TRAIN }",
+        "i2": 'include { stage: "x" } include { phase: TEST }', "x2": 'exclude { stage: "x" } exclude { phase: TEST }',
+    }  # fmt: skip
+    text = " ".join(f'layer {{ name: "{name}" type: "A" {rule} }}' for name, rule in rules.items())
+    ruled = parse_text(text, caffe_pb2.NetParameter(), "here")
+
+    def layers(phase):
+        return [name.partition("_")[0] for name in draw.get_graph(ruled, "LR", phase=phase).nodes]
+
+    assert layers(None) == list(rules)
+    assert layers(caffe_pb2.TRAIN) == ["is", "il", "xt", "both", "i2"]
+    assert layers(caffe_pb2.TEST) == ["xs", "it", "both", "i2"]
+
+
+def test_styles_can_be_changed(monkeypatch):
+    monkeypatch.setitem(draw.LAYER_STYLE_DEFAULT, "shape", "ellipse")
+    monkeypatch.setitem(draw.NEURON_LAYER_STYLE, "fillcolor", "#000001")
+    monkeypatch.setitem(draw.BLOB_STYLE, "shape", "star")
+    nodes = draw.get_graph(net(), "LR").nodes
+    assert (nodes["conv_Convolution"]["shape"], nodes["conv_Convolution"]["fillcolor"]) == ("ellipse", "#FF5050")
+    assert (nodes["relu_ReLU"]["fillcolor"], nodes["fc_blob"]["shape"]) == ("#000001", "star")
+
+
 def test_files(tmp_path):
     draw.draw_net_to_file(net(), tmp_path / "net.dot", rankdir="TB")
     text = (tmp_path / "net.dot").read_text()

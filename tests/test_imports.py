@@ -18,7 +18,10 @@ SCRIPT = ROOT / "tests" / "import_everything.py"
 ORDER = (("tools",), ("ilgnet",), ("prototxt", "solvers", "data_prep"), ("torchcaffe",))
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 # What computes. All else must import without torch, since torch is not where a real pycaffe is.
-ENGINE = ("blob", "classifier", "detector", "layer", "net", "ops", "parallel", "precision", "recording", "solver")
+ENGINE = (
+    "blob", "classifier", "detector", "layer", "net", "ops", "parallel", "precision", "python_layer", "recording",
+    "solver",
+)  # fmt: skip
 COMPUTES = {f"torchcaffe.{name}" for name in ENGINE} | {"ilgnet.plain_pytorch"}
 
 

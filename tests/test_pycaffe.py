@@ -103,6 +103,25 @@ def test_layer_type_list():
         assert name in types
 
 
+def test_a_star_brings_the_names():
+    names = {}
+    exec("from caffe import *", names)
+    for name in "Net Layer SGDSolver get_solver NetSpec layers params to_proto io net_spec TRAIN TEST log".split():
+        assert names[name] is getattr(caffe, name)
+    assert "_caffe" not in names
+
+
+def test_module_functions_take_numbers_only():
+    for function in (caffe.set_solver_count, caffe.set_solver_rank):
+        for wrong in ("1", 1.5, None):
+            with pytest.raises(WRONG_CALL):
+                function(wrong)
+    assert (caffe.solver_count(), caffe.solver_rank()) == (1, 0)
+    for wrong in ("x", 1.5):
+        with pytest.raises(WRONG_CALL):
+            caffe.set_multiprocess(wrong) if wrong == "x" else caffe.init_log(wrong)
+
+
 def test_places_among_solvers():
     assert (caffe.solver_count(), caffe.solver_rank()) == (1, 0)
     caffe.set_solver_count(3)
@@ -180,6 +199,24 @@ def test_constructors(tmp_path, small):
         np.testing.assert_array_equal(net.params["ip"][0].data, small.params["ip"][0].data)
 
 
+def test_paths_may_be_bytes_and_numbers_bools(tmp_path, small):
+    path = write(tmp_path, SMALL)
+    assert caffe.Net(path.encode(), caffe.TEST).inputs == []
+    weights = str(tmp_path / "w.caffemodel").encode()
+    small.save(weights)
+    made = [caffe.Net(path, weights, caffe.TEST), caffe.Net(path.encode(), caffe.TEST, weights=weights)]
+    made.append(caffe.Net(path, caffe.TEST))
+    made[-1].copy_from(weights)
+    small.save_hdf5(weights + b".h5")
+    made.append(caffe.Net(path, True, False))
+    made[-1].load_hdf5(weights + b".h5")
+    for net in made:
+        np.testing.assert_array_equal(net.params["ip"][0].data, small.params["ip"][0].data)
+    ruled = 'layer { name: "p" type: "DummyData" top: "p" dummy_data_param { shape { dim: 2 } } include { %s } }'
+    for rule, arguments in (("phase: TRAIN", (False,)), ("phase: TEST", (True,)), ("min_level: 1", (0, True))):
+        assert list(caffe.Net(write(tmp_path, ruled % rule), *arguments).blobs) == ["p"]
+
+
 def test_wrong_constructors(tmp_path):
     path = write(tmp_path, SMALL)
     for args, kwargs in [((), {}), ((path,), {}), ((path, caffe.TEST), {"nonsense": 1}), ((caffe.TEST, path), {})]:
@@ -204,6 +241,26 @@ def test_names_of_blobs_layers_and_parameters(small):
     assert small.blob_loss_weights == OrderedDict([(n, float(n == "loss")) for n in small.blobs])
     for found in (small.blobs, small.params, small.layer_dict, small.top_names, small.blob_loss_weights):
         assert isinstance(found, OrderedDict)
+
+
+ATTRIBUTES = "blobs blob_loss_weights params layers layer_dict inputs outputs top_names bottom_names".split()
+
+
+def test_attributes_of_nets_are_read_only(small):
+    for name in ATTRIBUTES:
+        assert isinstance(getattr(caffe.Net, name), property)
+        with pytest.raises(AttributeError):
+            setattr(small, name, None)
+        with pytest.raises(AttributeError):
+            delattr(small, name)
+        assert len(getattr(small, name)) == len(getattr(small, name))
+    assert small.layer_dict["conv"].blobs[0].data is not None and small.blobs["conv"] is small.blobs["conv"]
+    small.anything_else = 3
+
+    class Mine(caffe.Net):
+        blobs = "mine"
+
+    assert Mine.blobs == "mine"
 
 
 def test_private_names_that_scripts_use(small):
@@ -429,6 +486,12 @@ def test_forward_takes_inputs_and_returns_what_is_asked(deploy):
     np.testing.assert_allclose(out["ip"], x.reshape(4, -1).dot(weights.T), rtol=1e-3, atol=1e-5)
     found = deploy.backward(prob=np.ones((4, 2)), diffs=["ip"])
     assert set(found) == {"data", "ip"}
+
+
+def test_passes_over_no_inputs(deploy):
+    for call in (deploy.forward_all, deploy.forward_backward_all):
+        with pytest.raises(RuntimeError):
+            call()
 
 
 def test_wrong_calls_of_forward_and_backward(deploy):
@@ -991,6 +1054,62 @@ def test_a_python_layer_may_hold_its_gradient(tmp_path):
     assert solver.net.params["p"][0].data[0] < -0.02
 
 
+OWN_NAMES = "p device layer_param loss_weights param_propagate_down param_field state close user hold".split()
+
+
+class HasItsOwn(Tells):
+    type = "mine"
+    recorded = "of the class"
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        assert not hasattr(self, "phase") and not hasattr(self, "param_str")
+
+    def setup(self, bottom, top):
+        for name in OWN_NAMES:
+            assert not hasattr(self, name)
+            setattr(self, name, "own " + name)
+
+    def scaling(self):
+        return "own method"
+
+
+class SetsItsType(Tells):
+    def setup(self, bottom, top):
+        self.type = "mine"
+
+
+class SetsItsBlobs(Tells):
+    def setup(self, bottom, top):
+        self.blobs = []
+
+
+def test_python_layers_may_have_attributes_of_any_name(tmp_path):
+    net = caffe.Net(write(tmp_path, python_layer("one", "", "y", "HasItsOwn", param="param_str: '3'")), caffe.TEST)
+    for _ in range(2):
+        np.testing.assert_array_equal(net.forward()["y"], [1, 3])
+    net.backward()
+    mine = net.layers[0]
+    assert [getattr(mine, name) for name in OWN_NAMES] == ["own " + name for name in OWN_NAMES]
+    assert (mine.type, mine.recorded, mine.scaling()) == ("mine", "of the class", "own method")
+    assert isinstance(mine, caffe.Layer) and list(mine.blobs) == []
+    for cls in ("SetsItsType", "SetsItsBlobs"):
+        with pytest.raises(AttributeError):
+            caffe.Net(write(tmp_path, python_layer("one", "", "y", cls)), caffe.TEST)
+
+
+def test_what_a_layer_is(small):
+    assert all(isinstance(layer, caffe.Layer) for layer in small.layers)
+    assert hasattr(caffe.Layer, "blobs") and hasattr(caffe.Layer, "type")
+    for name in ("forward", "backward", "p", "device", "phase", "layer_param"):
+        assert not hasattr(caffe.Layer, name)
+    for arguments in ((), (3,), (None,)):
+        with pytest.raises(TypeError):
+            caffe.Layer(*arguments)
+    with pytest.raises(AttributeError):
+        small.layers[1].blobs = None
+
+
 def test_phase_and_param_str(tmp_path):
     path = write(tmp_path, python_layer("one", "", "y", "Tells", param="param_str: '2.5'"))
     for phase in (caffe.TRAIN, caffe.TEST):
@@ -1021,6 +1140,61 @@ def test_net_spec(tmp_path):
     net = caffe.Net(write(tmp_path, str(proto)), caffe.TEST)
     assert [layer.type for layer in net.layers][:3] == ["DummyData", "Convolution", "Pooling"]
     assert set(net.forward()) == {"loss"}
+
+
+def test_net_spec_takes_messages_where_a_field_is_repeated():
+    n = caffe.NetSpec()
+    n.x = L.DummyData(shape=caffe_pb2.BlobShape(dim=[2, 3]), data_filler=[caffe_pb2.FillerParameter(type="gaussian")],
+                      include=[caffe_pb2.NetStateRule(phase=caffe.TRAIN)])  # fmt: skip
+    given = caffe_pb2.ParamSpec(lr_mult=3)
+    n.conv = L.Convolution(n.x, num_output=2, param=[given, caffe_pb2.ParamSpec(lr_mult=0)])
+    data, conv = n.to_proto().layer
+    assert list(data.dummy_data_param.shape[0].dim) == [2, 3] and data.include[0].phase == caffe.TRAIN
+    assert data.dummy_data_param.data_filler[0].type == "gaussian"
+    assert [param.lr_mult for param in conv.param] == [3, 0]
+    conv.param[0].lr_mult = 5
+    assert given.lr_mult == 3 and isinstance(n.tops, OrderedDict)
+
+
+def test_net_spec_by_hand():
+    layer, solver = caffe_pb2.LayerParameter(), caffe_pb2.SolverParameter()
+    assign = caffe.net_spec.assign_proto
+    assign(layer, "name", "a")
+    assign(layer, "top", ["b", "c"])
+    assign(layer, "top", "d")
+    assign(layer, "param", dict(lr_mult=2))
+    assign(layer, "convolution_param", dict(kernel_size=3, weight_filler=dict(type="xavier")))
+    assign(solver, "stepvalue", [1, 2])
+    assert (layer.name, list(layer.top), layer.param[0].lr_mult) == ("a", ["b", "c", "d"], 2)
+    assert layer.convolution_param.weight_filler.type == "xavier" and list(solver.stepvalue) == [1, 2]
+    for name, value in (("nope", 1), ("convolution_param", dict(nope=1))):
+        with pytest.raises(AttributeError):
+            assign(layer, name, value)
+    names = caffe.net_spec.param_name_dict()
+    assert (names["Convolution"], names["InnerProduct"], names["BatchNorm"], names["ReLU"]) == (
+        "convolution", "inner_product", "batch_norm", "relu")  # fmt: skip
+
+
+def test_parameters_of_coordinate_maps(monkeypatch):
+    from caffe import coord_map
+
+    data = L.Data()
+    conv = L.Convolution(data, kernel_size=[3, 5], dilation=2, stride=2, pad=1, axis=2)
+    axis, stride, extent, pad = coord_map.conv_params(conv.fn)
+    assert (axis, stride.tolist(), extent.tolist(), pad.tolist()) == (2, [2], [5, 9], [1])
+    up = L.Deconvolution(data, convolution_param=dict(kernel_size=4))
+    assert [np.ravel(x).tolist() for x in coord_map.conv_params(up.fn)] == [[1], [1], [4], [0]]
+    with pytest.raises(AssertionError):
+        coord_map.conv_params(L.Convolution(data, kernel_size=3, pad_h=1).fn)
+    for settings, wanted in (({}, (2, [0])), (dict(axis=1, offset=5), (1, [5])),
+                             (dict(crop_param=dict(axis=3, offset=[1, 2])), (3, [1, 2]))):  # fmt: skip
+        axis, offset = coord_map.crop_params(L.Crop(data, data, **settings).fn)
+        assert (axis, offset.tolist()) == wanted
+    monkeypatch.setattr(coord_map, "PASS_THROUGH_LAYERS", list(coord_map.PASS_THROUGH_LAYERS))
+    with pytest.raises(coord_map.UndefinedMapException):
+        coord_map.coord_map(L.Mine(data).fn)
+    coord_map.PASS_THROUGH_LAYERS.append("Mine")
+    assert coord_map.coord_map(L.Mine(data).fn) == (None, 1, 0)
 
 
 def test_net_spec_names_what_has_no_name():
@@ -1083,6 +1257,18 @@ def test_transformer():
         t.set_transpose("other", (2, 0, 1))
     with pytest.raises(ValueError):
         t.set_mean("data", np.zeros(2))
+
+
+def test_a_mean_of_two_axes():
+    transformer = caffe.io.Transformer({"data": (1, 1, 2, 3)})
+    mean = np.arange(6.0).reshape(2, 3)
+    transformer.set_mean("data", mean)
+    assert transformer.mean["data"].shape == (2, 3)
+    ready = transformer.preprocess("data", np.full((2, 3), 10.0))
+    np.testing.assert_array_equal(ready, 10 - mean)
+    np.testing.assert_array_equal(transformer.deprocess("data", ready), np.full((2, 3), 10))
+    transformer.set_transpose("data", (2, 0, 1))
+    np.testing.assert_array_equal(transformer.preprocess("data", np.full((2, 3, 1), 10.0)), 10 - mean[np.newaxis])
 
 
 def test_resize_and_oversample():

@@ -17,7 +17,7 @@ __version__ = "1.0.0"
 _EXPORTS = {
     "Net": "net",
     "layer_type_list": "net",
-    "Layer": "layer",
+    "Layer": "python_layer",
     "Solver": "solver",
     "SGDSolver": "solver",
     "NesterovSolver": "solver",
@@ -59,6 +59,8 @@ _EXPORTS = {
     "proto": None,
     "pycaffe": None,
 }
+
+__all__ = sorted([*(_EXPORTS.keys() - {"_caffe"}), "TRAIN", "TEST"])  # what `from caffe import *` brings
 
 
 def __getattr__(name: str) -> Any:

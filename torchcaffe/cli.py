@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import runpy
 import signal
 import sys
@@ -39,7 +41,8 @@ FLAGS = (
 USAGE = """usage: torchcaffe COMMAND [FLAGS]
 
 commands:
-  run SCRIPT [ARGS]    run a Python script in which `import caffe` is this engine (-allow_python_layers before SCRIPT)
+  run SCRIPT [ARGS]    run a Python script in which `import caffe` is this engine, or -m MODULE [ARGS] a module
+                       (-allow_python_layers in front)
   train                train a net: -solver
   test                 score a net: -model, -weights
   time                 time a net layer by layer: -model
@@ -55,26 +58,38 @@ flags (one dash or two, = or a space before the value):
 
 
 def run(argv: Sequence[str]) -> int:
-    """`run [-allow_python_layers] SCRIPT [ARGS]`: the script as __main__, with its own sys.argv and folder."""
+    """`run [-allow_python_layers] SCRIPT [ARGS]`, or `-m MODULE [ARGS]`: the script or module as __main__, with its
+    own sys.argv and folder (of a module: the working folder)."""
     import torchcaffe
 
     rest = list(argv)
-    while rest and rest[0].startswith("-"):
+    as_module = False
+    while rest and rest[0].startswith("-") and not as_module:
         word = rest.pop(0)
-        if word.lstrip("-").replace("-", "_") != "allow_python_layers":
+        if word == "-m":
+            as_module = True
+        elif word.lstrip("-").replace("-", "_") != "allow_python_layers":
             raise CaffeError(f"run: unknown flag '{word}' before the script")
-        torchcaffe.allow_python_layers(True)
+        else:
+            torchcaffe.allow_python_layers(True)
     if not rest:
-        raise CaffeError("run: which script? torchcaffe run SCRIPT [ARGS]")
-    script = Path(rest[0])
-    if not script.exists():
-        raise CaffeError(f"run: no such script: {script}")
+        raise CaffeError("run: which script? torchcaffe run SCRIPT [ARGS], or torchcaffe run -m MODULE [ARGS]")
     torchcaffe.install_as_caffe()
     sys.argv = rest
-    if script.is_file():
-        sys.path[0] = str(script.resolve().parent)
+    if as_module:
+        sys.path[0] = os.getcwd()
+        script = _module_file(rest[0])
+    else:
+        script = Path(rest[0])
+        if not script.exists():
+            raise CaffeError(f"run: no such script: {script}")
+        if script.is_file():
+            sys.path[0] = str(script.resolve().parent)
     try:
-        runpy.run_path(str(script), run_name="__main__")
+        if as_module:
+            runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(str(script), run_name="__main__")
     except CaffeError as error:
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(script)]
         raise CaffeError(f"{script}:{lines[-1]}: {error}" if lines else str(error)) from None
@@ -82,6 +97,23 @@ def run(argv: Sequence[str]) -> int:
         traceback.print_exc()  # the script's own mistake, shown as Python shows it
         return 1
     return 0
+
+
+def _module_file(name: str) -> Path:
+    """The file that `run -m` runs: of a package its __main__.py."""
+    try:
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.submodule_search_locations is not None:
+            spec = importlib.util.find_spec(f"{name}.__main__")
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.__main__.".startswith(f"{error.name}."):
+            raise  # the package is there, a module that it imports is not
+        spec = None
+    except ValueError:  # the name is empty
+        spec = None
+    if spec is None or not spec.origin:
+        raise CaffeError(f"run: no such module to run: '{name}'")
+    return Path(spec.origin)
 
 
 # -- what the commands share ---------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ from torchcaffe.net_spec import layers as L
 
 CoordMap = tuple[Optional[int], Any, Any]
 
-PASS_THROUGH_LAYERS = frozenset(
+# A list, as pycaffe's: scripts append their own types. (Clip and Swish are not in pycaffe's.)
+PASS_THROUGH_LAYERS = (
     "AbsVal BNLL BatchNorm Bias Clip Dropout ELU Eltwise Exp LRN Log MVN PReLU Power ReLU Scale Sigmoid Split Swish"
     " TanH Threshold".split()
 )
@@ -31,7 +32,7 @@ class AxisMismatchException(Exception):
     """Two maps along a path concern different axes."""
 
 
-def _window(fn: Any) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
+def conv_params(fn: Any) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
     """(axis, stride, extent, pad) of a layer that slides a window; an entry for each spatial axis, or one for all."""
     params = fn.params.get("convolution_param") or fn.params.get("pooling_param") or fn.params
     if any(name + end in params for name in ("kernel", "stride", "pad") for end in ("_h", "_w")):
@@ -45,16 +46,22 @@ def _window(fn: Any) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
     return params.get("axis", 1), stride, (kernel - 1) * dilation + 1, pad
 
 
+def crop_params(fn: Any) -> tuple[int, np.ndarray]:
+    """(axis, offset) of a Crop layer; an offset for each axis from there on, or one for all."""
+    params = fn.params.get("crop_param", fn.params)
+    return params.get("axis", 2), np.array(params.get("offset", 0), ndmin=1)
+
+
 def coord_map(fn: Any) -> CoordMap:
     """The map from a net_spec Function's bottom to its top. Raises UndefinedMapException for layers without one."""
     if fn.type_name in PASS_THROUGH_LAYERS:
         return None, 1, 0
     if fn.type_name == "Crop":
-        params = fn.params.get("crop_param", fn.params)
-        return params.get("axis", 2) - 1, 1, -np.array(params.get("offset", 0), ndmin=1)
+        axis, offset = crop_params(fn)
+        return axis - 1, 1, -offset
     if fn.type_name not in _WINDOW_LAYERS:
         raise UndefinedMapException(fn.type_name)
-    axis, stride, extent, pad = _window(fn)
+    axis, stride, extent, pad = conv_params(fn)
     if fn.type_name == "Deconvolution":
         return axis, stride, (extent - 1) / 2 - pad
     return axis, 1 / stride, (pad - (extent - 1) / 2) / stride

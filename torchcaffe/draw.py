@@ -15,7 +15,10 @@ from torchcaffe.proto import caffe_pb2
 
 _LEARNING = ("Convolution", "Deconvolution", "InnerProduct")
 _COLORS = {"Convolution": "#FF5050", "Deconvolution": "#FF5050", "Pooling": "#FF9900", "InnerProduct": "#CC33FF"}
-_BLOB = {"shape": "octagon", "fillcolor": "#E0E0E0", "style": "filled"}
+# Scripts change these to draw otherwise. (pycaffe's layers are records, which look like boxes until a name has a "|".)
+LAYER_STYLE_DEFAULT = {"shape": "box", "fillcolor": "#6495ED", "style": "filled"}
+NEURON_LAYER_STYLE = {"shape": "box", "fillcolor": "#90EE90", "style": "filled"}
+BLOB_STYLE = {"shape": "octagon", "fillcolor": "#E0E0E0", "style": "filled"}
 
 
 class Graph(NamedTuple):
@@ -78,7 +81,7 @@ def get_layer_label(layer: Any, rankdir: str, display_lrm: bool = False) -> str:
 
 def choose_color_by_layertype(layertype: str) -> str:
     """A layer's fill colour by its type."""
-    return _COLORS.get(layertype, "#6495ED")
+    return _COLORS.get(layertype, LAYER_STYLE_DEFAULT["fillcolor"])
 
 
 def _in_phase(layer: Any, phase: int | None) -> bool:
@@ -86,9 +89,10 @@ def _in_phase(layer: Any, phase: int | None) -> bool:
         return True
     if layer.include and layer.exclude:
         raise ValueError(f"layer {layer.name} has both include and exclude specified.")
-    rules = layer.include or layer.exclude
-    matched = any(not rule.HasField("phase") or rule.phase == phase for rule in rules)
-    return matched == bool(layer.include) or not rules
+    # As in pycaffe a rule is its phase alone, and one that names none (a stage, say) is the schema's default, TRAIN's.
+    if layer.include:
+        return any(rule.phase == phase for rule in layer.include)
+    return all(rule.phase != phase for rule in layer.exclude)
 
 
 def get_graph(
@@ -101,15 +105,11 @@ def get_graph(
             continue
         node = f"{layer.name}_{layer.type}"
         in_place = len(layer.bottom) == len(layer.top) == 1 and layer.bottom[0] == layer.top[0]
-        color = "#90EE90" if in_place else choose_color_by_layertype(layer.type)
-        graph.nodes[node] = {
-            "label": get_layer_label(layer, rankdir, display_lrm),
-            "shape": "box",
-            "fillcolor": color,
-            "style": "filled",
-        }
+        color = choose_color_by_layertype(layer.type)
+        style = NEURON_LAYER_STYLE if in_place else {**LAYER_STYLE_DEFAULT, "fillcolor": color}
+        graph.nodes[node] = {"label": get_layer_label(layer, rankdir, display_lrm), **style}
         for blob in list(layer.bottom) + list(layer.top):
-            graph.nodes.setdefault(f"{blob}_blob", {"label": blob, **_BLOB})
+            graph.nodes.setdefault(f"{blob}_blob", {"label": blob, **BLOB_STYLE})
         graph.edges.extend((f"{blob}_blob", node, "") for blob in layer.bottom)
         label = get_edge_label(layer) if label_edges else ""
         graph.edges.extend((node, f"{blob}_blob", label) for blob in layer.top)

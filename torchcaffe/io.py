@@ -145,7 +145,8 @@ class Transformer:
         self.raw_scale[in_] = scale
 
     def set_mean(self, in_: str, mean: np.ndarray) -> None:
-        """Subtract a mean: one number a channel (C,), or C x H x W, resized when it is of another size."""
+        """Subtract a mean: one number a channel (C,), or C x H x W, resized when it is of another size. H x W (one
+        channel) stays so, that it also fits an image of two axes."""
         shape = self._shape(in_)[1:]
         if mean.ndim == 1:
             if mean.shape[0] != shape[0]:
@@ -153,12 +154,11 @@ class Transformer:
             mean = mean[:, np.newaxis, np.newaxis]
         elif mean.ndim not in (2, 3):
             raise ValueError("Mean shape invalid")
-        else:
+        elif (1,) * (3 - mean.ndim) + mean.shape != shape:
             mean = mean.reshape((1,) * (3 - mean.ndim) + mean.shape)
-            if mean.shape != shape:
-                low, span = mean.min(), (mean.max() - mean.min()) or 1
-                resized = resize_image(((mean - low) / span).transpose(1, 2, 0), shape[1:])
-                mean = resized.transpose(2, 0, 1) * span + low
+            low, span = mean.min(), (mean.max() - mean.min()) or 1
+            resized = resize_image(((mean - low) / span).transpose(1, 2, 0), shape[1:])
+            mean = resized.transpose(2, 0, 1) * span + low
         self.mean[in_] = mean
 
     def set_input_scale(self, in_: str, scale: float) -> None:
@@ -201,6 +201,8 @@ def resize_image(im: np.ndarray, new_dims: Sequence[int], interp_order: int = 1)
     interp_order: 1 (linear) or 0 (nearest); ValueError otherwise. As pycaffe does with scikit-image from 0.15 on,
     images of 1 or 3 channels are blurred first where they shrink, samples sit in pixels' centres, and outside is the
     image's minimum. Other numbers of channels are sampled from corner to corner, without blur.
+    Order 0 takes the later one of two pixels that are equally near. So does pycaffe for float32 images; for others its
+    choice there is the rounding of an SVD, which no other library repeats.
     """
     if interp_order not in (0, 1):
         raise ValueError(f"interp_order is {interp_order}: 0 (nearest) and 1 (linear) are implemented")

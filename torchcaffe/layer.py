@@ -1,4 +1,4 @@
-"""Layer: pycaffe's contract, the registry of types, and TorchLayer for types that one pure function defines.
+"""Layer: what the engine asks of a layer, the registry of types, and TorchLayer for types that one function defines.
 
 To add a layer type, write one class in a file of torchcaffe/ops with @layer above it; nothing else changes."""
 
@@ -11,11 +11,12 @@ from typing import Callable, Union
 import numpy as np
 import torch
 
-from torchcaffe import context
-from torchcaffe.blob import Blob, BlobVec, Parameter
+from torchcaffe import context, python_layer
+from torchcaffe.blob import Blob, Parameter
 from torchcaffe.errors import CaffeError
 from torchcaffe.filler import fill
 from torchcaffe.proto import caffe_pb2
+from torchcaffe.python_layer import given_blobs
 
 Count = Union[int, "tuple[int, int | None]", None]  # exactly n, (least, most), or any number
 
@@ -47,8 +48,8 @@ def layer(
     return register
 
 
-class Layer:
-    """One layer of a net. Subclasses (also users' Python layers) implement setup, reshape, forward and backward.
+class Layer(python_layer.Layer):
+    """One layer of a net as the engine has it. Subclasses implement setup, reshape, forward and backward.
 
     Attributes: `p` the type's own parameter message, `layer_param` the whole one, `phase`, `blobs` the parameters,
     `param_propagate_down[i]` whether parameter i wants its gradient."""
@@ -81,12 +82,10 @@ class Layer:
         self.layer_param = layer_param
         self.phase = layer_param.phase
         self.device = context.device() if device is None else device
-        self.blobs = BlobVec()
+        self._caffe_blobs = given_blobs(layer_param, self.device)
         self.param_propagate_down: list[bool] = []
         self.loss_weights: list[float] = []
         self.p = getattr(layer_param, self.param_field) if self.param_field else None
-        for index, stored in enumerate(layer_param.blobs):  # given in the prototxt itself: then no filler draws
-            self.blobs.append(_given_blob(stored, index, self.device))
 
     # -- going on exactly where a snapshot was taken -----------------------------------------------------------------
 
@@ -98,13 +97,6 @@ class Layer:
         """Go to where `state()` was taken."""
 
     # -- the contract ------------------------------------------------------------------------------------------------
-
-    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
-        """Once, before the first reshape: read the parameters, add the blobs and fill them."""
-
-    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
-        """Give the tops their shapes; called before a forward whenever a bottom's shape has changed."""
-        raise CaffeError(f"layer type {self.type} has no reshape")
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         """Compute the tops' data."""
@@ -178,18 +170,6 @@ def to_device(values: np.ndarray, device: str) -> torch.Tensor:
     """An array as a tensor on the device; to a GPU by way of page-locked memory, without waiting for it."""
     tensor = torch.from_numpy(values)
     return tensor if device == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
-
-
-def _given_blob(stored: caffe_pb2.BlobProto, index: int, device: str) -> Parameter:
-    """A blob of a prototxt as a parameter."""
-    old = [field for field in ("num", "channels", "height", "width") if stored.HasField(field)]
-    shape = (stored.num, stored.channels, stored.height, stored.width) if old else tuple(stored.shape.dim)
-    blob = Parameter(*shape, device=device)
-    values = stored.double_data or stored.data
-    if len(values) != blob.count:
-        raise CaffeError(f"blobs: blob {index} has {len(values)} values, its shape {shape} {blob.count}")
-    blob.load(np.array(values, np.float32).reshape(shape))
-    return blob
 
 
 def check_counts(cls: type[Layer], param: caffe_pb2.LayerParameter, bottoms: int, tops: int) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 import torchcaffe.ops  # noqa: F401  (registers every layer type)
-from torchcaffe import context, files, graph, log, precision, upgrade
+from torchcaffe import context, files, graph, log, precision, python_layer, upgrade
 from torchcaffe.blob import Blob, BlobVec, Memory, Parameter, shape_text
 from torchcaffe.errors import CaffeError, named
 from torchcaffe.layer import Layer, check_counts, registry
@@ -95,7 +95,7 @@ class Net:
         memory = 0
 
         for layer_id, lp in enumerate(param.layer):
-            layer, bottoms = None, []
+            bottoms = []
             where = f"{source}: layer '{lp.name}' ({lp.type})"
             try:
                 if not lp.HasField("phase"):
@@ -184,7 +184,7 @@ class Net:
                     for blob_id in top_ids:
                         blob_needs[blob_id] = True
             except _TROUBLE as error:
-                raise _of_layer(where, layer, bottoms, error) from error
+                raise _of_layer(where, lp.type, bottoms, error) from error
 
         self._prune_backward(blob_needs)
         if param.force_backward:
@@ -309,24 +309,70 @@ class Net:
 
     def _index(self) -> None:
         """pycaffe's dictionaries."""
-        self.blobs: OrderedDict[str, Blob] = OrderedDict(zip(self._blob_names, self._blob_list))
-        self.blob_loss_weights = OrderedDict((name, 0.0) for name in self._blob_names)
+        self._blob_dict = OrderedDict(zip(self._blob_names, self._blob_list))
+        self._loss_weight_dict = OrderedDict((name, 0.0) for name in self._blob_names)
         for layer, ids in zip(self._layers, self._layer_tops):
             for blob_id, weight in zip(ids, layer.loss_weights):
-                self.blob_loss_weights[self._blob_names[blob_id]] = weight
+                self._loss_weight_dict[self._blob_names[blob_id]] = weight
         # A Python layer shows as the user's own object.
-        self.layers: list[Layer] = [getattr(layer, "user", layer) for layer in self._layers]
-        self.layer_dict: OrderedDict[str, Layer] = OrderedDict(zip(self._layer_names, self.layers))
-        self.params: OrderedDict[str, BlobVec] = OrderedDict(
+        self._shown_layers = [getattr(layer, "user", layer) for layer in self._layers]
+        self._layer_dict = OrderedDict(zip(self._layer_names, self._shown_layers))
+        self._param_dict = OrderedDict(
             (name, layer.blobs) for name, layer in zip(self._layer_names, self._layers) if len(layer.blobs)
         )
         names = self._blob_names
-        self.inputs = [names[i] for i in self._inputs]
-        self.outputs = [names[i] for i in self._outputs]
-        self.top_names, self.bottom_names = (
+        self._input_names, self._output_names = ([names[i] for i in ids] for ids in (self._inputs, self._outputs))
+        self._top_names, self._bottom_names = (
             OrderedDict((name, [names[i] for i in ids]) for name, ids in zip(self._layer_names, of_layers))
             for of_layers in (self._layer_tops, self._layer_bottoms)
         )
+
+    # Nobody assigns to these, as in pycaffe.
+
+    @property
+    def blobs(self) -> OrderedDict[str, Blob]:
+        """The blobs by name, in the order in which the layers make them."""
+        return self._blob_dict
+
+    @property
+    def blob_loss_weights(self) -> OrderedDict[str, float]:
+        """What each blob's sum counts in the loss, by the blob's name."""
+        return self._loss_weight_dict
+
+    @property
+    def layers(self) -> list[python_layer.Layer]:
+        """The layers in order."""
+        return self._shown_layers
+
+    @property
+    def layer_dict(self) -> OrderedDict[str, python_layer.Layer]:
+        """The layers by name."""
+        return self._layer_dict
+
+    @property
+    def params(self) -> OrderedDict[str, BlobVec]:
+        """The parameters of each layer that has some, by the layer's name."""
+        return self._param_dict
+
+    @property
+    def inputs(self) -> list[str]:
+        """The names of the blobs that Input layers make."""
+        return self._input_names
+
+    @property
+    def outputs(self) -> list[str]:
+        """The names of the blobs that no layer takes, in alphabetical order."""
+        return self._output_names
+
+    @property
+    def top_names(self) -> OrderedDict[str, list[str]]:
+        """The names of each layer's tops, by the layer's name."""
+        return self._top_names
+
+    @property
+    def bottom_names(self) -> OrderedDict[str, list[str]]:
+        """The names of each layer's bottoms, by the layer's name."""
+        return self._bottom_names
 
     # pycaffe's own names for these, which scripts use.
 
@@ -349,7 +395,7 @@ class Net:
     def _located(self, i: int, error: Exception) -> Exception:
         layer = self._layers[i]
         where = f"{self.source}: layer '{self._layer_names[i]}' ({layer.type})"
-        return _of_layer(where, layer, self._bottoms[i], error)
+        return _of_layer(where, layer.type, self._bottoms[i], error)
 
     def _reshape_layer(self, i: int) -> None:
         layer, bottoms, tops = self._layers[i], self._bottoms[i], self._tops[i]
@@ -572,6 +618,8 @@ class Net:
 
     def forward_all(self, blobs: list[str] | None = None, **kwargs: np.ndarray) -> dict[str, np.ndarray]:
         """Forward over any number of inputs, a batch at a time; the last batch is padded with zeros."""
+        if not kwargs:
+            raise CaffeError(f"{self.source}: forward_all: no inputs given")
         collected: dict[str, list[np.ndarray]] = {name: [] for name in dict.fromkeys(self.outputs + list(blobs or []))}
         for batch in self._batch(kwargs):
             for name, values in self.forward(blobs=blobs, **batch).items():
@@ -583,6 +631,8 @@ class Net:
         self, blobs: list[str] | None = None, diffs: list[str] | None = None, **kwargs: np.ndarray
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Forward and backward over any number of inputs and output diffs, a batch at a time."""
+        if not kwargs:
+            raise CaffeError(f"{self.source}: forward_backward_all: neither inputs nor diffs given")
         outs: dict[str, list[np.ndarray]] = {name: [] for name in dict.fromkeys(self.outputs + list(blobs or []))}
         grads: dict[str, list[np.ndarray]] = {name: [] for name in dict.fromkeys(self.inputs + list(diffs or []))}
         forward = self._batch({n: kwargs[n] for n in self.inputs if n in kwargs})
@@ -620,6 +670,8 @@ class Net:
         if layer is None or layer.type != "MemoryData":
             raise CaffeError(f"{self.source}: set_input_arrays needs MemoryData as the first layer")
         layer.set_arrays(data, labels)
+
+    _set_input_arrays = set_input_arrays
 
     def before_forward(self, function: Callable[[int], None]) -> None:
         """Call function(layer index) before each layer's forward."""
@@ -678,7 +730,7 @@ class Net:
         self._save(path, hdf5=False)
 
     def _save(self, path: PathLike, hdf5: bool) -> None:
-        path = os.fspath(path)
+        path = os.fsdecode(path)
         owners = {id(b.data_memory): b for b in self.learnable}
         arrays = {
             # HDF5 holds a shared parameter once, at its owner; the binary format at every layer.
@@ -693,7 +745,7 @@ class Net:
 
     def load_hdf5(self, path: PathLike) -> None:
         """Copy parameters from an HDF5 weights file."""
-        path = os.fspath(path)
+        path = os.fsdecode(path)
         if not files.is_hdf5(path):
             raise CaffeError(f"{path}: not an HDF5 file")
         self.copy_from(path)
@@ -727,7 +779,7 @@ class Net:
         if not isinstance(other, Net):
             raise TypeError(f"share_with takes a Net, not {other!r}")
         layers = self._first_of_each_name()
-        for name, layer in zip(other._layer_names, other.layers):
+        for name, layer in zip(other._layer_names, other._layers):
             if name not in layers:
                 log.info("net.cpp:678", f"Ignoring source layer {name}")
                 continue
@@ -743,7 +795,7 @@ class Net:
 
     def _first_of_each_name(self) -> dict[str, Layer]:
         """The layers by name: of several with one name, BVLC gives the first one what a file or another net has."""
-        return dict(reversed(list(zip(self._layer_names, self.layers))))
+        return dict(reversed(list(zip(self._layer_names, self._layers))))
 
     # -- debug_info --------------------------------------------------------------------------------------------------
 
@@ -802,9 +854,10 @@ class Net:
 _TROUBLE = (CaffeError, RuntimeError, ArithmeticError, MemoryError, IndexError, ValueError)
 
 
-def _of_layer(where: str, layer: Layer | None, bottoms: list[Blob], error: Exception) -> Exception:
-    """What a layer raised, as an error that says which one it was. Exceptions of users' own layers stay theirs."""
-    if not isinstance(error, CaffeError) and hasattr(layer, "user"):
+def _of_layer(where: str, type_name: str, bottoms: list[Blob], error: Exception) -> Exception:
+    """What a layer raised, as an error that says which one it was. Exceptions of users' own code (their layers, and the
+    modules these are imported from) stay theirs."""
+    if not isinstance(error, CaffeError) and type_name == "Python":
         raise error
     text = " ".join(str(error).split())
     found = named(error)
@@ -814,20 +867,24 @@ def _of_layer(where: str, layer: Layer | None, bottoms: list[Blob], error: Excep
 
 
 def _constructor_arguments(*args: Any, **kwargs: Any) -> dict[str, Any]:
-    """pycaffe's two constructors, told apart by their second argument; TypeError for anything else."""
+    """pycaffe's two constructors, told apart by their second argument; TypeError for anything else. As there, a path
+    may be bytes and a number a bool."""
     given: dict[str, Any] = {"level": 0, "stages": None, "weights": None}
     names = ["network_file", "phase", "level", "stages", "weights"]
-    if len(args) > 1 and isinstance(args[1], (str, Path)):
+    if len(args) > 1 and isinstance(args[1], (str, bytes, Path)):
         names = ["network_file", "weights", "phase"]
     if len(args) > len(names) or not set(kwargs) <= set(names[len(args) :]):
         raise TypeError(f"Net takes {', '.join(names)} (or network_file, weights, phase)")
     given.update(zip(names, args), **kwargs)
-    kinds = {"network_file": (str, Path), "phase": int, "level": int, "weights": (str, Path, type(None))}
+    paths = (str, bytes, Path)
+    kinds = {"network_file": paths, "phase": int, "level": int, "weights": (*paths, type(None))}
     for name, kind in kinds.items():
         if name not in given:
             raise TypeError(f"Net: {name} is missing")
         if not isinstance(given[name], kind):
             raise TypeError(f"Net: {name} is {given[name]!r}")
+        if given[name] is not None:
+            given[name] = int(given[name]) if kind is int else os.fsdecode(given[name])
     given["stages"] = [given["stages"][i] for i in range(len(given["stages"]))] if given["stages"] is not None else []
     if given["phase"] not in (TRAIN, TEST):
         raise CaffeError(f"phase {given['phase']}: neither caffe.TRAIN nor caffe.TEST")

@@ -7,24 +7,31 @@
     proto = n.to_proto()
 
 A keyword sets the field of that name in the layer type's own message (`convolution_param`), or else in the layer
-itself; keywords that end in "param" are always the layer's. Dicts are messages, lists are repeated fields, and a single
-value may stand for a list of one.
+itself; keywords that end in "param" are always the layer's. Dicts are messages (as messages themselves are), lists are
+repeated fields, and a single value may stand for a list of one.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from typing import Any, Callable
 
 from torchcaffe.proto import caffe_pb2
 
 _SUFFIX = "Parameter"
-# {"Convolution": "convolution_param", ...}: a type's settings are the field whose message is called after the type.
-_PARAM_FIELDS = {
-    field.message_type.name[: -len(_SUFFIX)]: field.name
-    for field in caffe_pb2.LayerParameter.DESCRIPTOR.fields
-    if field.name.endswith("_param")
-}
+
+
+def param_name_dict() -> dict[str, str]:
+    """{"Convolution": "convolution", ...}: a type's settings are the field (here without "_param") whose message is
+    called after the type."""
+    return {
+        field.message_type.name[: -len(_SUFFIX)]: field.name[: -len("_param")]
+        for field in caffe_pb2.LayerParameter.DESCRIPTOR.fields
+        if field.name.endswith("_param")
+    }
+
+
+_PARAM_FIELDS = {type_name: f"{name}_param" for type_name, name in param_name_dict().items()}
 
 
 class _Missing(AttributeError, KeyError):
@@ -101,13 +108,15 @@ def _set_param(layer, type_name: str, key: str, value: Any) -> None:
     else:
         target, path = layer, key
     try:
-        _assign(target, key, value)
+        assign_proto(target, key, value)
     except (AttributeError, TypeError, ValueError) as error:
         kind = next(kind for kind in (AttributeError, TypeError, ValueError) if isinstance(error, kind))
         raise kind(f"{type_name} layer {layer.name!r}: {path}: {' '.join(str(error).split())}") from None
 
 
-def _assign(message, name: str, value: Any) -> None:
+def assign_proto(message: Any, name: str, value: Any) -> None:
+    """Set a message's field: a dict (or a message) where it holds a message, a list or one value where it is
+    repeated, which is added to what is there. Raises AttributeError where there is no such field."""
     field = message.DESCRIPTOR.fields_by_name.get(name)
     if field is None:
         raise AttributeError(f"{message.DESCRIPTOR.name} has no field {name!r}")
@@ -126,10 +135,13 @@ def _assign(message, name: str, value: Any) -> None:
 
 
 def _assign_fields(message, value: Any) -> None:
+    if isinstance(value, type(message)):
+        message.MergeFrom(value)
+        return
     if not isinstance(value, dict):
         raise TypeError(f"{message.DESCRIPTOR.name} takes a dict, not {value!r}")
     for name, item in value.items():
-        _assign(message, name, item)
+        assign_proto(message, name, item)
 
 
 def to_proto(*tops: Top):
@@ -150,7 +162,7 @@ class NetSpec:
     """A net whose blobs are named by assignment. A layer's name is that of its first top."""
 
     def __init__(self) -> None:
-        object.__setattr__(self, "tops", {})
+        object.__setattr__(self, "tops", OrderedDict())
 
     def __setattr__(self, name: str, value: Any) -> None:
         self.tops[name] = value

@@ -12,17 +12,22 @@ from torchcaffe import context, log
 __version__ = "1.0.0"
 
 
+def _whole(what: str, value: Any) -> int:
+    """The value, which must be an int (or a bool, which counts as one)."""
+    if not isinstance(value, int):
+        raise TypeError(f"{what}: {value!r} is no whole number")
+    return int(value)
+
+
 def init_log(level: int | None = None, stderr: bool = False) -> None:
     """Log nothing below `level` from now on (0 INFO, 1 WARNING, 2 ERROR). Lines go to stderr in any case."""
     if level is not None:
-        log.set_level(level)
+        log.set_level(_whole("init_log", level))
 
 
 def set_random_seed(seed: int) -> None:
     """Restart the random stream from `seed`. Raises OverflowError unless it is an unsigned 32-bit number."""
-    if not isinstance(seed, int):
-        raise TypeError(f"set_random_seed: {seed!r} is no whole number")
-    if not 0 <= seed < 1 << 32:
+    if not 0 <= _whole("set_random_seed", seed) < 1 << 32:
         raise OverflowError(f"set_random_seed: {seed} is not an unsigned 32-bit number")
     context.set_random_seed(seed)
 
@@ -39,16 +44,18 @@ def solver_rank() -> int:
 
 def set_solver_count(count: int) -> None:
     """Say how many solvers train together."""
-    context.solver_count = int(count)
+    context.solver_count = _whole("set_solver_count", count)
 
 
 def set_solver_rank(rank: int) -> None:
     """Say which of them this is."""
-    context.solver_rank = int(rank)
+    context.solver_rank = _whole("set_solver_rank", rank)
 
 
 def set_multiprocess(multiprocess: bool) -> None:
     """Say whether the solvers are processes of their own (torchcaffe's always are)."""
+    if not isinstance(multiprocess, (int, type(None))):
+        raise TypeError(f"set_multiprocess: {multiprocess!r} is neither True nor False")
     context.multiprocess = bool(multiprocess)
 
 
@@ -99,6 +106,8 @@ class Timer:
 def __getattr__(name: str) -> Any:
     import torchcaffe
 
+    if name.startswith("__"):  # what Python asks every module for: torchcaffe's __all__ and __path__ are its own
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     if name in ("Blob", "BlobVec"):
         from torchcaffe import blob
 

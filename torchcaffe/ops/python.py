@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-from torchcaffe import context
+from torchcaffe import context, python_layer
 from torchcaffe.blob import Blob
 from torchcaffe.errors import CaffeError
 from torchcaffe.layer import Layer, layer
@@ -27,10 +27,9 @@ class Python(Layer):
     def __init__(self, layer_param: caffe_pb2.LayerParameter, device: str | None = None):
         super().__init__(layer_param, device)
         self.user = _find(self.p)(layer_param)
-        self.user.type = self.type
         self.user.param_str = self.p.param_str
         self.user.phase = int(self.phase)
-        self.blobs = self.user.blobs
+        self._caffe_blobs = self.user._caffe_blobs
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         with torch.enable_grad():  # for users who compute with torch
@@ -50,27 +49,27 @@ class Python(Layer):
 
     def close(self) -> None:
         close = getattr(self.user, "close", None)
-        if close is not None:
+        if callable(close):
             close()
 
 
-def _find(p: caffe_pb2.PythonParameter) -> type[Layer]:
+def _find(p: caffe_pb2.PythonParameter) -> type[python_layer.Layer]:
     """The class that a prototxt names. A file alone must not start code: without permission only a Layer of a module
     that the program has imported itself."""
     named = f"python_param: layer '{p.layer}' of module '{p.module}'"
     if context.python_layers_allowed:
+        if not p.module or p.module.startswith("."):
+            raise CaffeError(f"{named}: give the module's whole name")
         try:
             module = importlib.import_module(p.module)
         except ModuleNotFoundError as error:
             if error.name is None or p.module != error.name and not p.module.startswith(error.name + "."):
                 raise  # the module is there, one that it imports is not
             raise CaffeError(f"{named}: there is no such module on Python's path") from None
-        except ValueError:
-            raise CaffeError(f"{named}: the module's name is empty") from None
     else:
         module = sys.modules.get(p.module)
     cls = getattr(module, p.layer, None)
-    if isinstance(cls, type) and issubclass(cls, Layer):
+    if isinstance(cls, type) and issubclass(cls, python_layer.Layer):
         return cls
     if not context.python_layers_allowed:
         raise CaffeError(
