@@ -742,6 +742,19 @@ def test_solver_attributes(tmp_path):
         solver.iter = 5
 
 
+def test_a_solvers_attributes(tmp_path):
+    path = solver_file(tmp_path)
+    solver = caffe.get_solver(path.encode())
+    for name in ("net", "test_nets", "iter", "lr"):
+        with pytest.raises(AttributeError):
+            setattr(solver, name, None)
+    solver.history, solver.net.blobs["ip"].mine = [], 3  # a program's own, by names that pycaffe leaves free
+    solver.step(1)
+    assert solver.history == [] and solver.net.blobs["data"].data.size
+    with pytest.raises(WRONG_CALL):
+        solver.share_weights(3)
+
+
 def test_step_and_solve(tmp_path):
     solver = caffe.get_solver(solver_file(tmp_path))
     solver.step(3)

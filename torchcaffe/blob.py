@@ -205,8 +205,6 @@ def shaped(tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
 class Blob:
     """pycaffe's Blob. `shape` axes are those of Caffe: num, channels, height, width for images."""
 
-    __slots__ = ("_shape", "_count", "data_memory", "diff_memory", "device", "__weakref__")
-
     def __init__(self, *shape: int, device: str | None = None):
         self._shape: tuple[int, ...] = ()
         self._count = 0
@@ -304,8 +302,6 @@ class Parameter(Blob):
     """A blob of learned values: one contiguous array for data and one for diff, the same for life, never rebound.
 
     `set`ting writes into the array; gradients are accumulated, as Caffe does until ClearParamDiffs."""
-
-    __slots__ = ()
 
     def __init__(self, *shape: int, device: str | None = None):
         super().__init__(*shape, device=device)

@@ -80,8 +80,9 @@ class Solver:
         """`source` names a solver that is given as a message (upgraded) in errors."""
         if isinstance(param_file, caffe_pb2.SolverParameter):
             self.source, self.p = source, param_file
-        elif isinstance(param_file, (str, Path)):
-            self.source, self.p = str(param_file), upgrade.read_solver(param_file)
+        elif isinstance(param_file, (str, bytes, Path)):
+            self.source = os.fsdecode(param_file)
+            self.p = upgrade.read_solver(self.source)
         else:
             raise TypeError(f"a solver is made from the path of its prototxt, not from {param_file!r}")
         p = self.p
@@ -92,8 +93,8 @@ class Solver:
         self._iter = 0
         self._current_step = 0
         self._callbacks: list[tuple[Callable[[], None], Callable[[], None]]] = []
-        self.net = self._make_train_net()
-        self.test_nets = self._make_test_nets()
+        self._net = self._make_train_net()
+        self._test_nets = self._make_test_nets()
         self._losses: list[np.float32] = []
         self._unread_losses: deque[tuple[int, Any]] = deque()
         self._smoothed_loss = np.float32(0)
@@ -224,9 +225,19 @@ class Solver:
         for index, blob in enumerate(self.net.learnable):
             if self._rates[index]:
                 blob.grad_buffer()
-                self.history(index)
+                self._history_of(index)
 
     # -- the loop ----------------------------------------------------------------------------------------------------
+
+    @property
+    def net(self) -> Net:
+        """The train net."""
+        return self._net
+
+    @property
+    def test_nets(self) -> list[Net]:
+        """The test nets."""
+        return self._test_nets
 
     @property
     def iter(self) -> int:
@@ -543,7 +554,7 @@ class Solver:
             decay = float(np.float32(self.p.weight_decay) * np.float32(self._decays[index]))
             if decay:
                 gradient.add_(blob.t if self.p.regularization_type == "L2" else blob.t.sign(), alpha=decay)
-            change = self.change(gradient, self.history(index), local)
+            change = self.change(gradient, self._history_of(index), local)
             blob.g = change
             blob.t.sub_(change)
             blob.data_memory._written()
@@ -552,7 +563,7 @@ class Solver:
         """A parameter with lr_mult 0 stays as it is: its update is zero, and its history too (a sum of updates)."""
         return self.slots == 1 and self._rates[index] == 0 and self._history[index][0] is None
 
-    def history(self, index: int) -> list[torch.Tensor]:
+    def _history_of(self, index: int) -> list[torch.Tensor]:
         """The history arrays of learnable parameter `index`, zero at first."""
         blob: Parameter = self.net.learnable[index]
         slots = self._history[index]
@@ -646,7 +657,7 @@ class Solver:
                 if self._rates[index] == 0 and not values.any():
                     self._history[index][k] = None
                     continue
-                self.history(index)[k].copy_(torch.tensor(values, device=blob.device).view(blob.shape))
+                self._history_of(index)[k].copy_(torch.tensor(values, device=blob.device).view(blob.shape))
         self.restored()
         resume.restore(self, path)
 
@@ -661,6 +672,8 @@ class Solver:
 
     def share_weights(self, net: Net) -> None:
         """Share the train net's parameters with another net."""
+        if not isinstance(net, Net):
+            raise TypeError(f"share_weights takes a Net, not {net!r}")
         net.share_with(self.net)
 
 
@@ -694,7 +707,7 @@ class SGDSolver(Solver):
         for (lr, decay), indices in groups.items():
             local = rate * lr
             blobs = [self.net.learnable[i] for i in indices]
-            buffers = [self.history(i)[0] for i in indices]
+            buffers = [self._history_of(i)[0] for i in indices]
             if local == 0:
                 for blob, buffer in zip(blobs, buffers):
                     buffer.mul_(p.momentum)
@@ -811,8 +824,9 @@ def get_solver(path: Union[PathLike, caffe_pb2.SolverParameter], source: str = "
     """The solver of the type that a solver prototxt (or an upgraded message, which `source` names) asks for."""
     if isinstance(path, caffe_pb2.SolverParameter):
         param = path
-    elif isinstance(path, (str, Path)):
-        param, source = upgrade.read_solver(path), str(path)
+    elif isinstance(path, (str, bytes, Path)):
+        source = os.fsdecode(path)
+        param = upgrade.read_solver(source)
     else:
         raise TypeError(f"get_solver takes the path of a solver prototxt, not {path!r}")
     if param.type not in registry:
