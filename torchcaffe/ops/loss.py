@@ -72,7 +72,9 @@ def check_label_count(label: Blob, predictions: int) -> None:
 
 def integers(label: torch.Tensor) -> torch.Tensor:
     """Labels as BVLC casts them: by an int, whose least value what does not fit into it (and NaN) becomes."""
-    return label.to(torch.int32).to(torch.int64)
+    if label.device.type == "cpu":  # a GPU's int of NaN would be 0, a label
+        label = label.to(torch.int32)
+    return label.to(torch.int64)
 
 
 class Labels:
