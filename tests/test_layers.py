@@ -23,7 +23,7 @@ HERE = Path(__file__).resolve().parent / "bvlc"
 PLAIN = [row for row in layers.ROWS if not row.fails and row.bottoms and not row.reads and row.type != "Python"]
 # Where BVLC's gradient is not that of what it computes: ties, zeros and the edges of what is clamped.
 NOT_SMOOTH = ("ties", "zeros", "scale_zero", "unforced", "second_alone", "constant", "at_the_limits", "of_negative",
-              "unstable", "in_place")
+              "unstable", "in_place", "not_numbers")
 
 
 def net_of(row: layers.Row) -> tuple[caffe.Net, dict]:
@@ -288,8 +288,8 @@ def test_backward_before_the_first_forward(kind):
     net.backward()
 
 
-def test_slice_cannot_work_in_place():
-    with pytest.raises(CaffeError, match="top 0 'b': this type cannot work in place"):
+def test_slice_into_two_cannot_work_in_place():
+    with pytest.raises(CaffeError, match="in place the top's shape"):
         net_from(BELOW + 'layer { name: "s" type: "Slice" bottom: "b" top: "b" top: "c" }')
 
 
@@ -304,3 +304,36 @@ def test_an_lrn_window_wider_than_the_channels_costs_no_more():
     net.forward()
     scale = 1 + 1e9 / size * (x * x).sum(1, keepdims=True)
     np.testing.assert_allclose(net.blobs["y"].data, x * scale**-0.75, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["HingeLoss", "SigmoidCrossEntropyLoss"])
+def test_a_loss_goes_back_from_the_scores_that_forward_saw(kind):
+    """BVLC keeps the margins (in the bottom's diff) and the probabilities; scores edited since change nothing."""
+    label = "shape { dim: 4 }" if kind == "HingeLoss" else "shape { dim: 4 dim: 3 }"
+    net = net_from(f"""force_backward: true
+        layer {{ name: "x" type: "Input" top: "x" top: "label" input_param {{ shape {{ dim: 4 dim: 3 }} {label} }} }}
+        layer {{ name: "it" type: "{kind}" bottom: "x" bottom: "label" top: "y" }}""")
+    gradients = []
+    for edit in (0, 3):
+        net.blobs["x"].data[...] = draw("normal", (4, 3), 1)
+        net.forward()
+        net.blobs["x"].data[...] += edit
+        net.backward()
+        gradients.append(net.blobs["x"].diff.copy())
+    assert np.abs(gradients[0]).max() > 0.1
+    np.testing.assert_array_equal(*gradients)
+
+
+@pytest.mark.parametrize(("kind", "rest", "match"), [
+    ("ContrastiveLoss", 'bottom: "x" bottom: "x" bottom: "one" top: "y"', "bottom 2: shape"),
+    ("Embed", 'bottom: "x" top: "x" embed_param { input_dim: 2 num_output: 1 }', "in place"),
+    ("Crop", 'bottom: "x" bottom: "one" top: "x" crop_param { axis: 0 }', "in place"),
+    ("ArgMax", 'bottom: "x" top: "x"', "in place"),
+    ("Dropout", 'bottom: "x" top: "y" dropout_param { dropout_ratio: 1 }', "dropout_ratio: 1"),
+])
+def test_what_bvlc_computes_from_memory_that_is_not_its_own(kind, rest, match):
+    """Labels that are not there, blobs that change their shape in place; and Dropout of everything, which gives NaN."""
+    with pytest.raises(CaffeError, match=f"layer 'it' .*{match}"):
+        net_from('layer { name: "x" type: "Input" top: "x" top: "one" '
+                 "input_param { shape { dim: 4 dim: 3 } shape { dim: 1 dim: 1 } } }"
+                 f'layer {{ name: "it" type: "{kind}" {rest} }}')

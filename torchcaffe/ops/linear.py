@@ -118,6 +118,8 @@ class InnerProduct(Layer):
 class Embed(TorchLayer):
     """Row x of a table for every index x of the bottom (input_dim rows of num_output), plus a bias."""
 
+    allows_in_place = False  # the top has an axis more
+
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         p = self.p
         if p.num_output < 1:

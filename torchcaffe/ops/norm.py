@@ -174,8 +174,8 @@ class MVN(Layer):
 
 
 def _channel_view(tensor: torch.Tensor, axes: int) -> torch.Tensor:
-    """A vector a channel, to be broadcast over a blob whose channels are axis 1 (of one axis: the only axis)."""
-    return tensor.view(1, -1, *(1,) * (axes - 2)) if axes > 1 else tensor
+    """A vector a channel, to be broadcast over a blob whose channels are axis 1."""
+    return tensor.view(1, -1, *(1,) * (axes - 2))
 
 
 # torch adds a channel's values one after the other: in pieces this short every float32 sum stays within 1e-6 of exact.
@@ -183,8 +183,8 @@ PIECE = 1024
 
 
 def _rows(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """x as (pixels, channels), channels being axis 1 (of one axis: it is one channel), in pieces to be summed apart."""
-    flat = x.movedim(1, -1).reshape(-1, x.shape[1]) if x.dim() > 1 else x[:, None]
+    """x as (pixels, channels), channels being axis 1, in pieces to be summed apart."""
+    flat = x.movedim(1, -1).reshape(-1, x.shape[1])
     return flat.split(PIECE if x.device.type == "cpu" else max(1, len(flat)))
 
 
@@ -206,7 +206,7 @@ def _sums(g: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
     if g.device.type != "cpu":  # whose kernel wants statistics, too
         (g,), (y,) = _rows(g), _rows(y)
         return g.sum(0), (g * y).sum(0)
-    zero, one = y.new_zeros(y.shape[1] if y.dim() > 1 else 1), y.new_ones(y.shape[1] if y.dim() > 1 else 1)
+    zero, one = y.new_zeros(y.shape[1]), y.new_ones(y.shape[1])
     parts = [torch.ops.aten.native_batch_norm_backward(a, b, None, zero, one, None, None, False, 0.0,
                                                        [False, True, True])[1:] for a, b in zip(_rows(g), _rows(y))]
     products, sums = (torch.stack(v).double().sum(0).to(g.dtype) for v in zip(*parts))
@@ -225,7 +225,9 @@ class BatchNorm(Layer):
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         p = self.p
         self.use_global = p.use_global_stats if p.HasField("use_global_stats") else self.phase == caffe_pb2.TEST
-        self.channels = bottom[0].shape[1] if len(bottom[0].shape) > 1 else 1
+        if len(bottom[0].shape) < 2:
+            raise CaffeError(f"bottom 0: shape {bottom[0].shape}: at least 2 axes expected")
+        self.channels = bottom[0].shape[1]
         shapes = ((self.channels,), (self.channels,), (1,))
         if self.blobs:
             self.check_given_blobs(*shapes)
@@ -242,7 +244,7 @@ class BatchNorm(Layer):
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         shape = bottom[0].shape
-        if (shape[1] if len(shape) > 1 else 1) != self.channels:
+        if shape[1:2] != (self.channels,):
             raise CaffeError(f"bottom 0: shape {shape}, {self.channels} channels expected")
         top[0].reshape(*shape)
 
@@ -410,6 +412,7 @@ class Scale(_Broadcast):
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         super().setup(bottom, top)
         if self.p.bias_term and len(self.blobs) == (1 if len(bottom) == 1 else 0):
+            canonical_axis(self.p.axis, len(bottom[0].shape))  # BVLC's inner Bias layer looks even for a scalar
             shape = self.blobs[0].shape if self.blobs else bottom[1].shape
             bias = self.add_blob(shape, None if self.layer_param.blobs else self.p.bias_filler)
             if self.layer_param.blobs:  # BVLC's inner Bias layer is given the same blobs, and takes the first

@@ -27,6 +27,8 @@ class Reduction(TorchLayer):
 
     def compute(self, x: torch.Tensor) -> torch.Tensor:
         shape = x.shape[: self.axis]
+        if not self.p.coeff:  # BLAS scales by 0 without a look at what is scaled
+            return x.new_zeros(shape)
         x = x.reshape(*shape, -1)
         if self.p.operation == ASUM:
             x = x.abs()
@@ -44,8 +46,6 @@ class ArgMax(Layer):
     top_k) with the indices before the values; with it, the bottom's shape with top_k for that axis: indices, or values
     alone."""
 
-    allows_in_place = False
-
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         self.axis = canonical_axis(self.p.axis, len(bottom[0].shape)) if self.p.HasField("axis") else None
 
@@ -59,6 +59,7 @@ class ArgMax(Layer):
             shape = [shape[0], 2 if p.out_max_val else 1, p.top_k] + [1] * (len(shape) - 3)
         else:
             shape[self.axis] = p.top_k
+        self.check_in_place(bottom[0], top[0], shape)
         top[0].reshape(*shape)
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:

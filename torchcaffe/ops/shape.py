@@ -101,8 +101,6 @@ class Concat(Layer):
 class Slice(Layer):
     """The bottom cut along `axis` (or slice_dim) at slice_point, or into equal parts."""
 
-    allows_in_place = False
-
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         if self.p.HasField("axis") and self.p.HasField("slice_dim"):
             raise CaffeError("axis: give either axis or slice_dim, not both")
@@ -129,6 +127,7 @@ class Slice(Layer):
             self.sizes = [size // len(top)] * len(top)
         for blob, part in zip(top, self.sizes):
             shape[self.axis] = part
+            self.check_in_place(bottom[0], blob, shape)
             blob.reshape(*shape)
         if len(top) == 1:
             share(bottom[0], top[0])
@@ -239,9 +238,10 @@ class Eltwise(TorchLayer):
     def compute(self, *xs: torch.Tensor) -> torch.Tensor:
         y = xs[0]
         if self.operation == SUM:
-            y = y * self.coeff[0] if self.coeff[0] != 1 else y
+            # BLAS does not look at what it multiplies by 0, which may be NaN or infinite.
+            y = torch.zeros_like(y) if not self.coeff[0] else y * self.coeff[0] if self.coeff[0] != 1 else y
             for x, coeff in zip(xs[1:], self.coeff[1:]):
-                y = torch.add(y, x, alpha=coeff)
+                y = torch.add(y, x, alpha=coeff) if coeff else y
         elif self.operation == PROD:
             for x in xs[1:]:
                 y = y * x
@@ -324,9 +324,9 @@ class Tile(TorchLayer):
 
 @layer(bottoms=2, tops=1)
 class Crop(Layer):
-    """Bottom 0 cut to the sizes of bottom 1 from `axis` on, starting at `offset`: one for all, or one an axis."""
+    """Bottom 0 cut to the sizes of bottom 1 from `axis` on, starting at `offset`: one for all, or one an axis.
 
-    allows_in_place = False
+    In place (where nothing is cut) no gradient comes through: BVLC clears the bottom's diff, the top's, first."""
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         axes = len(bottom[0].shape)
@@ -348,7 +348,9 @@ class Crop(Layer):
                     f"offset: {sizes[i]} values from {offset} on are more than axis {i} of bottom 0 {shape} has"
                 )
             self.cut.append(slice(offset, offset + sizes[i]))
-        top[0].reshape(*shape[:start], *sizes[start : len(shape)])
+        cropped = (*shape[:start], *sizes[start : len(shape)])
+        self.check_in_place(bottom[0], top[0], cropped)
+        top[0].reshape(*cropped)
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         top[0].t = bottom[0].t[tuple(self.cut)].clone()
@@ -356,7 +358,8 @@ class Crop(Layer):
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         if propagate_down[0]:
             gradient = torch.zeros_like(bottom[0].t)
-            gradient[tuple(self.cut)] = top[0].g
+            if top[0] is not bottom[0]:
+                gradient[tuple(self.cut)] = top[0].g
             bottom[0].g = gradient
 
 
@@ -376,10 +379,10 @@ class BatchReindex(Layer):
         if index.device.type != "cpu":
             index = index.clamp(0, items - 1)  # looking would cost a synchronisation
         elif index.numel():
-            least, most = (int(value) for value in torch.aminmax(index))
-            if least < 0 or most >= items:
-                bad = least if least < 0 else most
-                raise CaffeError(f"bottom 1: index {bad} is out of range for bottom 0's {items} items")
+            least, most = (float(value) for value in torch.aminmax(bottom[1].t))  # before they are cut to integers
+            if not (least >= 0 and most < items):
+                bad = most if least >= 0 else least
+                raise CaffeError(f"bottom 1: index {bad:g} is out of range for bottom 0's {items} items")
         top[0].t = bottom[0].t[index]
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
