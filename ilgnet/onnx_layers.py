@@ -368,7 +368,9 @@ def eltwise(s: Step) -> str:
     if s.layer.operation == kinds.MAX:
         return s.emit("Max", y)
     if s.layer.operation == kinds.SUM:
-        y = [s.emit("Mul", [x, s.constant(c, "coeff")]) if c != 1 else x for x, c in zip(y, s.layer.coeff)]
+        # What counts 0 is left out where something else counts: as in Caffe, its infinities vanish.
+        terms = [(x, c) for x, c in zip(y, s.layer.coeff) if c] or [(y[0], 0.0)]
+        y = [s.emit("Mul", [x, s.constant(c, "coeff")]) if c != 1 else x for x, c in terms]
         return s.emit("Sum", y)
     result = y[0]
     for x in y[1:]:

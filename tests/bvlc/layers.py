@@ -307,6 +307,7 @@ for name_, text_ in {"plain": "", "no_variance": "normalize_variance: false", "a
                      "across_no_variance": "across_channels: true normalize_variance: false", "eps": "eps: 0.5"}.items():
     row("MVN", name_, f"mvn_param {{ {text_} }}", NCHW, again=("n+1 c h+1 w+1",))
 row("MVN", "constant", "", NCHW + " : constant 3", note="no variance at all")
+row("MVN", "constant_56", "", "2 3 7 8 : constant 3", note="56 times 3 times 1/56 is not 3: what is left is divided by itself")
 row("Scale", "plain", "", NCHW, again=("n+1 c h+1 w+2",))
 row("Scale", "filled", "scale_param { filler { type: 'gaussian' std: 0.3 } }", NCHW, params="own")
 row("Scale", "filled_default", "scale_param { bias_term: true bias_filler { value: 0.3 } }", NCHW, params="own")

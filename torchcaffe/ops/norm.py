@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -149,9 +150,12 @@ class MVN(Layer):
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         x = bottom[0].t.reshape(self.rows, -1)
-        y = x - x.mean(1, keepdim=True)
+        # Not mean(): times 1/n, as BVLC does it, is not always the mean of a constant, and what is left of that is all
+        # that there is to divide by.
+        share = float(np.float32(1) / np.float32(x.shape[1]))
+        y = x - x.sum(1, keepdim=True).mul_(share)
         if self.p.normalize_variance:
-            self._divisor = y.square().mean(1, keepdim=True).sqrt_().add_(self.p.eps)
+            self._divisor = y.square().sum(1, keepdim=True).mul_(share).sqrt_().add_(self.p.eps)
             y.div_(self._divisor)
         top[0].t = y.view(top[0].shape)
 
