@@ -103,10 +103,18 @@ def expose(picture: np.ndarray, stops: float) -> np.ndarray:
     return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055).astype(np.float32)
 
 
+def stops_to_burn(picture: np.ndarray, share: float, white: int = 250) -> float:
+    """The stops of light after which that share of the pixels is burnt out: all their channels `white` of 255 or more."""
+    brightest = max(float(np.quantile(picture.min(axis=2), 1 - share)), 1 / 255)  # the darkest value that shall burn
+    white, below = np.log2(to_light(np.array([white / 255, brightest])))
+    return float(white - below)
+
+
 @fault
 def over_exposure(rng: Random, picture: np.ndarray, severity: float) -> np.ndarray:
-    """Burnt out, by 1 to 3 stops."""
-    return expose(picture, 1 + 2 * severity)
+    """Burnt out: a tenth of the pixels to a half of them, by 1 to 4 stops. (The same stops for all would not do: they
+    are what a dark photo wanted.)"""
+    return expose(picture, float(np.clip(stops_to_burn(picture, 0.1 + 0.4 * severity), 1, 4)))
 
 
 @fault

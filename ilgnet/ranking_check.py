@@ -26,11 +26,9 @@ def blurred(bgr: np.ndarray, share: float) -> np.ndarray:
 
 
 def over_exposed(bgr: np.ndarray, share: float) -> np.ndarray:
-    """More light, clipped where the sensor would, until that share of the pixels is burnt out (see photo_checks). So
-    many stops for all would not do: they are what a dark photo wanted."""
-    brightest = max(float(np.quantile(bgr.min(axis=2), 1 - share)), 1)  # the darkest value that shall burn
-    stops = np.log2(demo.to_light(np.array([photo_checks.WHITE, brightest]) / 255))
-    return demo.to_bytes(demo.expose(bgr.astype(np.float32) / 255, max(stops[0] - stops[1], 0)))
+    """More light, clipped where the sensor would, until that share of the pixels is burnt out (see photo_checks)."""
+    picture = bgr.astype(np.float32) / 255
+    return demo.to_bytes(demo.expose(picture, max(demo.stops_to_burn(picture, share, photo_checks.WHITE), 0)))
 
 
 KINDS = {"blurred": blurred, "over-exposed": over_exposed}
