@@ -104,7 +104,7 @@ def expose(picture: np.ndarray, stops: float) -> np.ndarray:
 
 
 def stops_to_burn(picture: np.ndarray, share: float, white: int = 250) -> float:
-    """The stops of light after which that share of the pixels is burnt out: all their channels `white` of 255 or more."""
+    """The stops of light after which that share of the pixels is burnt out: all channels `white` of 255 or more."""
     brightest = max(float(np.quantile(picture.min(axis=2), 1 - share)), 1 / 255)  # the darkest value that shall burn
     white, below = np.log2(to_light(np.array([white / 255, brightest])))
     return float(white - below)

@@ -109,6 +109,15 @@ def test_faults_do_not_undo_each_other():
     assert {"cast", "over_exposure"} in [names - set(demo.COMPOSING) for names in found]
 
 
+def test_over_exposure_burns_whatever_the_light_was():
+    rng = np.random.RandomState(0)
+    picture = rng.rand(60, 80, 3).astype(np.float32)
+    for own in (picture, picture / 3):
+        for severity in (0.3, 1):
+            burnt = (demo.to_bytes(demo.over_exposure(rng, own, severity)).min(axis=2) >= 250).mean()
+            assert burnt >= 0.1 + 0.4 * severity - 0.02
+
+
 def test_more_light_is_more_light():
     """A stop doubles the light of what is not clipped: middle grey, 18 % of it, becomes 36 %, in sRGB 0.637."""
     assert demo.expose(np.array([0.0, 118 / 255, 0.9]), 1) == pytest.approx([0, 0.637, 1], abs=2e-3)
