@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import faulthandler
+import functools
 import math
 import mmap
 import os
@@ -22,7 +23,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Optional, Union
+from typing import Any, Callable, Optional, TypeVar, Union
 
 import numpy as np
 
@@ -32,6 +33,7 @@ from torchcaffe.wire import WireError
 
 PathLike = Union[str, "os.PathLike[str]"]
 Arrays = Sequence[Optional[np.ndarray]]
+Read = TypeVar("Read")
 
 # BVLC's limits: protobuf's on a message, Blob's on axes and count.
 MAX_BYTES = MAX_COUNT = 2**31 - 1
@@ -597,8 +599,6 @@ def _hdf5(path: PathLike, mode: str) -> Iterator[Any]:
         import h5py
     except ImportError as error:
         raise CaffeError(f"{path}: HDF5 files need the h5py package") from error
-    if mode == "r":
-        try_hdf5(path)
     try:
         with h5py.File(str(path), mode) as file:
             if mode == "r":
@@ -610,20 +610,34 @@ def _hdf5(path: PathLike, mode: str) -> Iterator[Any]:
         raise WriteError(f"cannot write {path}: {error}") from error
 
 
-def try_hdf5(path: PathLike) -> None:
-    """CaffeError for a file in which libhdf5, which believes what files say of themselves, crashes or never ends.
+def tried(read: Callable[..., Read]) -> Callable[..., Read]:
+    """A reader of HDF5 files, which another process runs first: in damaged files libhdf5 crashes, or never ends.
 
-    Another process reads all of it first, in so many seconds of computing as no sound file takes. What is wrong with
-    it otherwise is left to the reading itself to say. (A system without fork, such as Windows, has no such trial.)"""
-    if not hasattr(os, "fork") or not os.path.isfile(path):
-        return
+    CaffeError where it does, "never" being so many seconds of computing as no sound file takes. Whatever else is wrong
+    with the file is left to the reading itself to say. (A system without fork, such as Windows, has no such trial.)"""
+
+    @functools.wraps(read)
+    def read_twice(path: PathLike, *rest: Any) -> Read:
+        if hasattr(os, "fork") and os.path.isfile(path):
+            _try(path, lambda: read(path, *rest))
+        return read(path, *rest)
+
+    return read_twice
+
+
+def _try(path: PathLike, read: Callable[[], Any]) -> None:
+    import resource  # Windows has none
+
     seconds = 10 + os.path.getsize(path) // 10_000_000
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads: the child does what follows only
         child = os.fork()
     if not child:
         try:
-            _try_hdf5(path, seconds)
+            faulthandler.disable()  # nobody wants to read it
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
+            read()
         finally:
             os._exit(0)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -631,35 +645,6 @@ def try_hdf5(path: PathLike) -> None:
         raise CaffeError(f"cannot read {path}: damaged: libhdf5 does not come to an end in it ({seconds} s)")
     if status < 0:
         raise CaffeError(f"cannot read {path}: damaged: libhdf5 ends the process by {signal.Signals(-status).name}")
-
-
-def _try_hdf5(path: PathLike, seconds: int) -> None:
-    """Read all that is in the file, in pieces, and keep nothing."""
-    import resource
-
-    import h5py
-
-    faulthandler.disable()  # nobody wants to read it
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
-    limit = _limit(path)
-
-    def read(_: str, item: Any) -> None:
-        if not isinstance(item, h5py.Dataset) or item.shape is None or item.external or item.is_virtual:
-            return
-        size = item.size * item.dtype.itemsize
-        if size > limit:
-            return
-        if not item.shape:
-            item[()]
-            return
-        step = max(1, (item.shape[0] << 26) // max(1, size))
-        for first in range(0, item.shape[0], step):
-            item[first : first + step]
-
-    with h5py.File(str(path), "r") as file:
-        check_links(file)
-        file.visititems(read)
 
 
 def _write_hdf5(
@@ -674,13 +659,25 @@ def _write_hdf5(
 
 def _array(dataset: Any, limit: int) -> np.ndarray:
     """A dataset as float32. A few bytes can declare any size: `limit` bytes is what the file can hold at most."""
-    check_own(dataset)
+    _check_held(dataset, limit)
     if dataset.dtype.kind not in "fiu":
         raise ValueError(f"{dataset.name} does not hold numbers")
-    if dataset.size * dataset.dtype.itemsize > limit:
-        raise ValueError(f"{dataset.name} says {dataset.size} values, more than the file can hold")
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(dataset[()], np.float32)
+
+
+def _only(file: Any, key: str, limit: int) -> Any:
+    """The one value of a dataset."""
+    _check_held(file[key], limit)
+    if file[key].size != 1:
+        raise ValueError(f"{file[key].name} holds {file[key].size} values, not 1")
+    return np.ravel(file[key][()])[0]
+
+
+def _check_held(dataset: Any, limit: int) -> None:
+    check_own(dataset)
+    if dataset.size * dataset.dtype.itemsize > limit:
+        raise ValueError(f"{dataset.name} says {dataset.size} values, more than the file can hold")
 
 
 def check_own(dataset: Any) -> None:
@@ -710,6 +707,7 @@ def _limit(path: PathLike) -> int:
     return os.path.getsize(path) * 1100  # deflate's best is 1 : 1032
 
 
+@tried
 def _read_caffemodel_hdf5(path: PathLike) -> list[LayerBlobs]:
     """data/<layer>/<i>, diff/<layer>/<i>. Types are not stored. A layer named a/b is a group in a group."""
     import h5py
@@ -763,18 +761,19 @@ def _write_caffemodel_hdf5(path: PathLike, net: Any, blobs: dict[str, Arrays], d
     _write_hdf5(path, fill)
 
 
+@tried
 def _read_solverstate_hdf5(path: PathLike) -> SolverState:
     limit = _limit(path)
     with _hdf5(path, "r") as file:
         for key in ("iter", "learned_net", "current_step", "history"):
             if key not in file:
                 raise CaffeError(f"{path}: not a solverstate: it has no {key}")
-        name = file["learned_net"][()]
+        name = _only(file, "learned_net", limit)
         history = file["history"]
         return SolverState(
-            int(np.ravel(file["iter"][()])[0]),
+            int(_only(file, "iter", limit)),
             name.decode() if isinstance(name, bytes) else str(name),
-            int(np.ravel(file["current_step"][()])[0]),
+            int(_only(file, "current_step", limit)),
             [_array(history[str(index)], limit) for index in range(len(history))],
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,34 @@ class LibcRand:
 
 
 _libc = LibcRand()  # one stream a process, as in C
+
+
+@files.tried
+def _read(name: str, tops: Sequence[str]) -> list[np.ndarray]:
+    """The datasets of a file that the tops are named after, as float32."""
+    import h5py
+
+    try:
+        with h5py.File(name, "r") as file:
+            files.check_links(file)
+            return [_dataset(file, name, top) for top in tops]
+    except (OSError, ValueError, KeyError) as error:
+        reason = "no such file" if not os.path.exists(name) else str(error)
+        raise CaffeError(f"{name}: cannot read it as HDF5: {reason}") from None
+
+
+def _dataset(file: object, name: str, top: str) -> np.ndarray:
+    values = file.get(top)
+    if values is None or not hasattr(values, "dtype"):
+        raise CaffeError(f"{name}: has no dataset '{top}'")
+    if values.dtype.kind not in "fiu" or values.ndim < 1:
+        raise CaffeError(f"{name}: dataset '{top}' ({values.dtype} {values.shape}): rows of numbers expected")
+    try:
+        files.check_own(values)
+    except ValueError as error:
+        raise CaffeError(f"{name}: {error}") from None
+    check_fits(values.size, f"{name}: dataset '{top}'")
+    return np.asarray(values, np.float32)
 
 
 @layer(bottoms=0, tops=(1, None))
@@ -94,17 +123,8 @@ class HDF5Data(Layer):
 
     def _load(self) -> None:
         """The datasets of the current file."""
-        import h5py
-
         name = self._files[self._file_order[self._file]]
-        files.try_hdf5(name)
-        try:
-            with h5py.File(name, "r") as file:
-                files.check_links(file)
-                self._datasets = [self._dataset(file, name, top) for top in self.layer_param.top]
-        except (OSError, ValueError, KeyError) as error:
-            reason = "no such file" if not os.path.exists(name) else str(error)
-            raise CaffeError(f"{name}: cannot read it as HDF5: {reason}") from None
+        self._datasets = _read(name, self.layer_param.top)
         rows = {len(values) for values in self._datasets}
         if len(rows) > 1:
             raise CaffeError(f"{name}: the datasets {', '.join(self.layer_param.top)} have different numbers of rows")
@@ -113,19 +133,6 @@ class HDF5Data(Layer):
         self._row_order = np.arange(rows.pop())
         if self.p.shuffle:
             _libc.shuffle(self._row_order)
-
-    def _dataset(self, file: object, name: str, top: str) -> np.ndarray:
-        values = file.get(top)
-        if values is None or not hasattr(values, "dtype"):
-            raise CaffeError(f"{name}: has no dataset '{top}'")
-        if values.dtype.kind not in "fiu" or values.ndim < 1:
-            raise CaffeError(f"{name}: dataset '{top}' ({values.dtype} {values.shape}): rows of numbers expected")
-        try:
-            files.check_own(values)
-        except ValueError as error:
-            raise CaffeError(f"{name}: {error}") from None
-        check_fits(values.size, f"{name}: dataset '{top}'")
-        return np.asarray(values, np.float32)
 
     def _next(self) -> None:
         """Go to the next row."""
