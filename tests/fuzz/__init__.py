@@ -34,11 +34,13 @@ BIG = 20_000  # bytes; longer seeds are no better
 
 
 class Target(NamedTuple):
-    """A reader: what it does with a file, the name that file has, and files that it can read."""
+    """A reader: what it does with a file, the name that file has, and files that it can read. `tried`: it lets another
+    process read first (files.tried)."""
 
     read: Callable[[Path], object]
     name: str
     seeds: Callable[[], list[bytes]]
+    tried: bool = False
 
 
 def _small(pattern: str) -> list[bytes]:
@@ -132,11 +134,11 @@ TARGETS = {
     "caffemodel": Target(files.read_caffemodel, "x.caffemodel", lambda: _small("bvlc/goldens/**/*.caffemodel")),
     "caffemodel_net": Target(files.read_caffemodel_net, "x.caffemodel", lambda: _small("bvlc/goldens/**/*.caffemodel")),
     "caffemodel_hdf5": Target(files.read_caffemodel, "x.caffemodel.h5", lambda: [
-        *_small("bvlc/goldens/**/*.caffemodel.h5"), _hdf5(data__ip__0=np.ones((2, 3), "f4"))]),
+        *_small("bvlc/goldens/**/*.caffemodel.h5"), _hdf5(data__ip__0=np.ones((2, 3), "f4"))], tried=True),
     "solverstate": Target(files.read_solverstate, "x.solverstate", lambda: _small("bvlc/goldens/**/*.solverstate")),
     "solverstate_hdf5": Target(files.read_solverstate, "x.solverstate.h5", lambda: [
         *_small("bvlc/goldens/**/*.solverstate.h5"),
-        _hdf5(iter=np.int32(1), learned_net=b"x", current_step=np.int32(0), history__0=np.ones(3, "f4"))]),
+        _hdf5(iter=np.int32(1), learned_net=b"x", current_step=np.int32(0), history__0=np.ones(3, "f4"))], tried=True),
     "blobproto": Target(files.read_blobproto, "x.binaryproto", lambda: [
         caffe_pb2.BlobProto(num=1, channels=3, height=1, width=2, data=range(6)).SerializeToString(),
         *_small("bvlc/goldens/inputs/*.binaryproto")]),
