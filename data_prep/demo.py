@@ -103,18 +103,19 @@ def expose(picture: np.ndarray, stops: float) -> np.ndarray:
     return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055).astype(np.float32)
 
 
-def stops_to_burn(picture: np.ndarray, share: float, white: int = 250) -> float:
-    """The stops of light after which that share of the pixels is burnt out: all channels `white` of 255 or more."""
+def burn(picture: np.ndarray, share: float, white: int = 250) -> np.ndarray:
+    """Exposed until that share of the pixels is burnt out (all channels `white` of 255 or more), by 1 to 4 stops: a
+    photo that is white in large part already gets a stop, a night no more than 4. (The same stops for all would not do:
+    they are what a dark photo wanted.)"""
     brightest = max(float(np.quantile(picture.min(axis=2), 1 - share)), 1 / 255)  # the darkest value that shall burn
     white, below = np.log2(to_light(np.array([white / 255, brightest])))
-    return float(white - below)
+    return expose(picture, float(np.clip(white - below, 1, 4)))
 
 
 @fault
 def over_exposure(rng: Random, picture: np.ndarray, severity: float) -> np.ndarray:
-    """Burnt out: a tenth of the pixels to a half of them, by 1 to 4 stops. (The same stops for all would not do: they
-    are what a dark photo wanted.)"""
-    return expose(picture, float(np.clip(stops_to_burn(picture, 0.1 + 0.4 * severity), 1, 4)))
+    """Burnt out: a tenth of the pixels to a half of them."""
+    return burn(picture, 0.1 + 0.4 * severity)
 
 
 @fault

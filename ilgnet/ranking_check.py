@@ -26,9 +26,8 @@ def blurred(bgr: np.ndarray, share: float) -> np.ndarray:
 
 
 def over_exposed(bgr: np.ndarray, share: float) -> np.ndarray:
-    """More light, clipped where the sensor would, until that share of the pixels is burnt out (see photo_checks)."""
-    picture = bgr.astype(np.float32) / 255
-    return demo.to_bytes(demo.expose(picture, max(demo.stops_to_burn(picture, share, photo_checks.WHITE), 0)))
+    """More light, until that share of the pixels is burnt out: as the demo set's over-exposure."""
+    return demo.to_bytes(demo.burn(bgr.astype(np.float32) / 255, share, photo_checks.WHITE))
 
 
 KINDS = {"blurred": blurred, "over-exposed": over_exposed}

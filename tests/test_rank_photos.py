@@ -551,8 +551,11 @@ def test_pairs(model, tmp_path, capsys):
     assert check_ranking.main(command[:-1] + ["0.95"]) == 1
     with pytest.raises(CaffeError, match="cannot write .*00000_original.png"):
         ranking_check.make_set([tmp_path / "good" / "0.jpg"], tmp_path / "none", {})
-    photo = np.random.RandomState(0).randint(10, 240, (60, 80, 3)).astype(np.uint8)
+    photo = np.random.RandomState(0).randint(10, 240, (60, 80, 1)).astype(np.uint8).repeat(3, 2)
     for share in (0.1, 0.3):  # whatever the photo's own light was
-        for own in (photo, photo // 2):
+        for own in (photo // 3 * 2, photo // 2):
             burnt = photo_checks.measure(ranking_check.over_exposed(own, share)).burnt
             assert burnt == pytest.approx(share, abs=0.02)
+    white = np.where(np.arange(60)[:, None, None] < 15, 252, photo // 2).astype(np.uint8)  # burnt out as it is
+    copy = ranking_check.over_exposed(white, 0.2)  # yet no copy is the original: that would rank as it does
+    assert (copy[:15] == 255).all() and copy[15:].mean() > white[15:].mean() * 1.3  # a stop, on sRGB's curve
