@@ -636,7 +636,8 @@ def _try(path: PathLike, read: Callable[[], Any]) -> None:
         try:
             faulthandler.disable()  # nobody wants to read it
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
+            hard = resource.getrlimit(resource.RLIMIT_CPU)[1]  # below which a process may go, above never
+            resource.setrlimit(resource.RLIMIT_CPU, (seconds if hard < 0 else min(seconds, hard), hard))
             read()
         finally:
             os._exit(0)
