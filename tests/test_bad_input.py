@@ -28,6 +28,7 @@ from tools import evaluate, export_onnx, merge_bn, plot_log, rank_photos, summar
 from torchcaffe import cli, files, imageset, wire
 from torchcaffe import io as caffe_io
 from torchcaffe.errors import CaffeError, named
+from torchcaffe.ops.hdf5 import read_datasets
 from torchcaffe.proto import caffe_pb2
 
 GOOD_NET = """layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 8 dim: 8 } } }
@@ -677,6 +678,22 @@ def test_solverstate_hdf5_of_the_wrong_size(tmp_path, key, values, said):
         file.update(content)
     with pytest.raises(CaffeError, match=said):
         files.read_solverstate(path)
+
+
+def test_hdf5_data_that_is_none(tmp_path):
+    """Fuzzing found exceptions of h5py's that named no file."""
+    path = tmp_path / "x.h5"
+    with h5py.File(path, "w") as file:
+        file["data"] = np.dtype("f4")  # a type, no dataset
+        file.create_dataset("label", shape=(1 << 15, 1 << 16), dtype="f4")  # 8 GB on paper, nothing on disk
+        file["text"] = "words"
+    for top, said in (("data", "has no dataset 'data'"), ("none", "has no dataset 'none'"), ("text", "rows of numbers"),
+                      ("label", "more than the file can hold")):
+        with pytest.raises(CaffeError, match=f"x.h5: .*{said}"):
+            read_datasets(path, [top])
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(CaffeError, match="cannot read .*x.h5: "):
+        read_datasets(path, ["data"])
 
 
 @pytest.mark.parametrize("key", ["iter", "learned_net", "current_step"])

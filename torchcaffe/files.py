@@ -593,8 +593,8 @@ def write_blobproto(path: PathLike, array: np.ndarray) -> None:
 
 
 @contextlib.contextmanager
-def _hdf5(path: PathLike, mode: str) -> Iterator[Any]:
-    """An open HDF5 file; h5py's many exceptions become CaffeError."""
+def hdf5_file(path: PathLike, mode: str) -> Iterator[Any]:
+    """An open HDF5 file; h5py's many exceptions become CaffeError. One to be read must not link to others."""
     try:
         import h5py
     except ImportError as error:
@@ -602,7 +602,7 @@ def _hdf5(path: PathLike, mode: str) -> Iterator[Any]:
     try:
         with h5py.File(str(path), mode) as file:
             if mode == "r":
-                check_links(file)
+                _check_links(file)
             yield file
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, MemoryError) as error:
         if mode == "r":
@@ -652,42 +652,40 @@ def _write_hdf5(
     path: PathLike, fill: Callable[[Any], None], before_named: Callable[[Path], None] | None = None
 ) -> None:
     with atomic(path) as temporary:
-        with _hdf5(temporary, "w") as file:
+        with hdf5_file(temporary, "w") as file:
             fill(file)
         if before_named:
             before_named(temporary)
 
 
-def _array(dataset: Any, limit: int) -> np.ndarray:
-    """A dataset as float32. A few bytes can declare any size: `limit` bytes is what the file can hold at most."""
-    _check_held(dataset, limit)
+def _array(dataset: Any) -> np.ndarray:
+    """A dataset as float32."""
+    check_held(dataset)
     if dataset.dtype.kind not in "fiu":
         raise ValueError(f"{dataset.name} does not hold numbers")
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(dataset[()], np.float32)
 
 
-def _only(file: Any, key: str, limit: int) -> Any:
+def _only(file: Any, key: str) -> Any:
     """The one value of a dataset."""
-    _check_held(file[key], limit)
+    check_held(file[key])
     if file[key].size != 1:
         raise ValueError(f"{file[key].name} holds {file[key].size} values, not 1")
     return np.ravel(file[key][()])[0]
 
 
-def _check_held(dataset: Any, limit: int) -> None:
-    check_own(dataset)
-    if dataset.size * dataset.dtype.itemsize > limit:
+def check_held(dataset: Any) -> None:
+    """ValueError for a dataset whose values are in other files, which a file from a stranger must not name to be read,
+    or are more than its file can hold: a few bytes can declare any size."""
+    if dataset.external or dataset.is_virtual:
+        raise ValueError(f"{dataset.name} keeps its values in other files")
+    most = os.path.getsize(dataset.file.filename) * 1100  # deflate's best is 1 : 1032
+    if dataset.size * dataset.dtype.itemsize > most:
         raise ValueError(f"{dataset.name} says {dataset.size} values, more than the file can hold")
 
 
-def check_own(dataset: Any) -> None:
-    """ValueError for a dataset whose values are in other files: a file from a stranger must not name those to read."""
-    if dataset.external or dataset.is_virtual:
-        raise ValueError(f"{dataset.name} keeps its values in other files")
-
-
-def check_links(file: Any) -> None:
+def _check_links(file: Any) -> None:
     """ValueError where an HDF5 file links to another one."""
     import h5py
 
@@ -704,26 +702,21 @@ def check_links(file: Any) -> None:
     visit(file, 0)
 
 
-def _limit(path: PathLike) -> int:
-    return os.path.getsize(path) * 1100  # deflate's best is 1 : 1032
-
-
 @tried
 def _read_caffemodel_hdf5(path: PathLike) -> list[LayerBlobs]:
     """data/<layer>/<i>, diff/<layer>/<i>. Types are not stored. A layer named a/b is a group in a group."""
     import h5py
 
-    limit = _limit(path)
-    with _hdf5(path, "r") as file:
+    with hdf5_file(path, "r") as file:
         if not isinstance(file.get("data"), h5py.Group):
             raise CaffeError(f"{path}: not a caffemodel: it has no group data")
         layers: list[LayerBlobs] = []
 
         def visit(group: Any, name: str, depth: int) -> None:
             inner = [key for key in group if isinstance(group[key], h5py.Group)]
-            data = _indexed(group, limit)
+            data = _indexed(group)
             if name and (data or not inner):
-                diff = _indexed(file.get(f"diff/{name}", {}), limit)
+                diff = _indexed(file.get(f"diff/{name}", {}))
                 indices = range(1 + max([-1, *data, *diff]))
                 layer = LayerBlobs(name, "", [data.get(i) for i in indices], [diff.get(i) for i in indices])
                 layers.append(layer)
@@ -736,14 +729,14 @@ def _read_caffemodel_hdf5(path: PathLike) -> list[LayerBlobs]:
     return layers
 
 
-def _indexed(group: Any, limit: int) -> dict[int, np.ndarray]:
+def _indexed(group: Any) -> dict[int, np.ndarray]:
     """The datasets named 0, 1, ... of a layer's group."""
     found = {}
     for key in group:
         if key.isdigit() and hasattr(group[key], "dtype"):
             if len(key) > 3:
                 raise ValueError(f"{group.name}: blob number {key}")
-            found[int(key)] = _array(group[key], limit)
+            found[int(key)] = _array(group[key])
     return found
 
 
@@ -764,18 +757,17 @@ def _write_caffemodel_hdf5(path: PathLike, net: Any, blobs: dict[str, Arrays], d
 
 @tried
 def _read_solverstate_hdf5(path: PathLike) -> SolverState:
-    limit = _limit(path)
-    with _hdf5(path, "r") as file:
+    with hdf5_file(path, "r") as file:
         for key in ("iter", "learned_net", "current_step", "history"):
             if key not in file:
                 raise CaffeError(f"{path}: not a solverstate: it has no {key}")
-        name = _only(file, "learned_net", limit)
+        name = _only(file, "learned_net")
         history = file["history"]
         return SolverState(
-            int(_only(file, "iter", limit)),
+            int(_only(file, "iter")),
             name.decode() if isinstance(name, bytes) else str(name),
-            int(_only(file, "current_step", limit)),
-            [_array(history[str(index)], limit) for index in range(len(history))],
+            int(_only(file, "current_step")),
+            [_array(history[str(index)]) for index in range(len(history))],
         )
 
 

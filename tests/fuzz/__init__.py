@@ -17,9 +17,10 @@ import cv2
 import h5py
 import lmdb
 import numpy as np
+from google.protobuf import text_format
 
 from data_prep import labels, ratings, splits
-from ilgnet import caffe_log, decode, evaluation, preprocess
+from ilgnet import caffe_log, decode, evaluation, preprocess, xmp
 from torchcaffe import context, files, imageset, pictures, resume, upgrade
 from torchcaffe.db import LmdbReader
 from torchcaffe.errors import CaffeError, OutOfMemory, named
@@ -124,6 +125,40 @@ def _nets() -> list[bytes]:
     return seeds
 
 
+def _read_rows(path: Path) -> None:
+    from torchcaffe.ops import hdf5
+
+    hdf5.read_datasets(path, ("data", "label"))
+
+
+def _batch(path: Path, kind: str, parameters: str) -> None:
+    """A batch of a layer that reads a list of pictures, of which a.png is there."""
+    from torchcaffe.net import Net
+
+    (path.parent / "a.png").write_bytes(_images()[1])
+    net = caffe_pb2.NetParameter()
+    text = f"""layer {{ name: "data" type: "{kind}" top: "data" top: "label" transform_param {{ crop_size: 8 }}
+               {parameters % path} }}"""
+    text_format.Parse(text, net)
+    context.set_random_seed(1)
+    Net.from_param(net, str(path)).run_forward(0, 0)
+
+
+def _read_image_data(path: Path) -> None:
+    _batch(path, "ImageData", f"""image_data_param {{ source: "%s" root_folder: "{path.parent}/" batch_size: 2
+                                  new_height: 9 new_width: 9 }}""")
+
+
+def _read_window_data(path: Path) -> None:
+    _batch(path, "WindowData", f"""window_data_param {{ source: "%s" root_folder: "{path.parent}/" batch_size: 2 }}""")
+
+
+def _read_sidecar(path: Path) -> None:
+    photo = path.with_suffix(".jpg")
+    photo.write_bytes(path.read_bytes())
+    xmp.rated_by_hand(photo)
+
+
 ROW = b"1 10 1 2 3 4 5 6 7 8 9 10 0 0 1\n"
 LOG = (b"I1124 23:59:58.999999  1 solver.cpp:239] Iteration 20 (3.1 iter/s, 6.4s/20 iters), loss = 0.7\n"
        b"I1124 23:59:59.999999  1 solver.cpp:347] Iteration 20, Testing net (#0)\n"
@@ -139,6 +174,12 @@ TARGETS = {
     "solverstate_hdf5": Target(files.read_solverstate, "x.solverstate.h5", lambda: [
         *_small("bvlc/goldens/**/*.solverstate.h5"),
         _hdf5(iter=np.int32(1), learned_net=b"x", current_step=np.int32(0), history__0=np.ones(3, "f4"))], tried=True),
+    "hdf5_data": Target(_read_rows, "x.h5", lambda: [
+        _hdf5(data=np.ones((3, 2), "f4"), label=np.arange(3)), _hdf5(data=np.ones((2, 1, 2)), label=np.ones(2))],
+        tried=True),
+    "image_data": Target(_read_image_data, "list.txt", lambda: [b"a.png 0\na.png 1\n", b"a.png\n"]),
+    "window_data": Target(_read_window_data, "windows.txt", lambda: [
+        b"# 0\na.png\n3\n40\n48\n2\n1 0.9 0 0 20 20\n1 0.1 5 5 30 30\n"]),
     "blobproto": Target(files.read_blobproto, "x.binaryproto", lambda: [
         caffe_pb2.BlobProto(num=1, channels=3, height=1, width=2, data=range(6)).SerializeToString(),
         *_small("bvlc/goldens/inputs/*.binaryproto")]),
@@ -162,6 +203,7 @@ TARGETS = {
                                                          b"file,votes\na.jpg,1 2 3\n"]),
     "predictions": Target(evaluation.read_csv, "x.csv", lambda: [
         b"key,label,p_high\n1_a,0,0.5\n2_b,1,1e-3\n", b"key,label,p_high,margin\n1_a,0,0.5,0\n2_b,1,1,17.5\n"]),
+    "sidecar": Target(_read_sidecar, "x.xmp", lambda: [xmp.render(3, 0.5, 60), _images()[0] + b'xmp:Rating="4"']),
     "log": Target(caffe_log.read_log, "x.log", lambda: [LOG]),
 }  # fmt: skip
 

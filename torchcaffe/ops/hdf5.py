@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,30 +45,22 @@ _libc = LibcRand()  # one stream a process, as in C
 
 
 @files.tried
-def _read(name: str, tops: Sequence[str]) -> list[np.ndarray]:
+def read_datasets(path: files.PathLike, tops: Sequence[str]) -> list[np.ndarray]:
     """The datasets of a file that the tops are named after, as float32."""
-    import h5py
-
-    try:
-        with h5py.File(name, "r") as file:
-            files.check_links(file)
-            return [_dataset(file, name, top) for top in tops]
-    except (OSError, ValueError, KeyError) as error:
-        reason = "no such file" if not os.path.exists(name) else str(error)
-        raise CaffeError(f"{name}: cannot read it as HDF5: {reason}") from None
+    if not os.path.exists(path):
+        raise CaffeError(f"{path}: no such file")
+    with files.hdf5_file(path, "r") as file:
+        return [_dataset(file, path, top) for top in tops]
 
 
-def _dataset(file: object, name: str, top: str) -> np.ndarray:
+def _dataset(file: Any, path: files.PathLike, top: str) -> np.ndarray:
     values = file.get(top)
-    if values is None or not hasattr(values, "dtype"):
-        raise CaffeError(f"{name}: has no dataset '{top}'")
-    if values.dtype.kind not in "fiu" or values.ndim < 1:
-        raise CaffeError(f"{name}: dataset '{top}' ({values.dtype} {values.shape}): rows of numbers expected")
-    try:
-        files.check_own(values)
-    except ValueError as error:
-        raise CaffeError(f"{name}: {error}") from None
-    check_fits(values.size, f"{name}: dataset '{top}'")
+    if values is None or not (hasattr(values, "dtype") and hasattr(values, "shape")):
+        raise CaffeError(f"{path}: has no dataset '{top}'")
+    if values.dtype.kind not in "fiu" or not values.shape:
+        raise CaffeError(f"{path}: dataset '{top}' ({values.dtype} {values.shape}): rows of numbers expected")
+    files.check_held(values)
+    check_fits(values.size, f"{path}: dataset '{top}'")
     return np.asarray(values, np.float32)
 
 
@@ -124,7 +117,7 @@ class HDF5Data(Layer):
     def _load(self) -> None:
         """The datasets of the current file."""
         name = self._files[self._file_order[self._file]]
-        self._datasets = _read(name, self.layer_param.top)
+        self._datasets = read_datasets(name, self.layer_param.top)
         rows = {len(values) for values in self._datasets}
         if len(rows) > 1:
             raise CaffeError(f"{name}: the datasets {', '.join(self.layer_param.top)} have different numbers of rows")
