@@ -72,10 +72,12 @@ def read_labels(path: Path | str, cut: float = CUT, only_names: bool = False) ->
             raise CaffeError(f"{where}: file: empty")
         if not (photo.isprintable() or only_names):  # a line end would break the lists that are written of it
             raise CaffeError(f"{where}: file: {photo!r} holds characters that cannot be printed")
+        path_of = PurePosixPath(photo)
+        if not only_names:
+            photo = str(path_of)  # ./a.jpg is a.jpg: one photo must not be there with two labels
         if photo in line_of:
             raise CaffeError(f"{where}: file: {photo} was already on line {line_of[photo]}")
         line_of[photo] = reader.line_num
-        path_of = PurePosixPath(photo)
         if (path_of.is_absolute() or ".." in path_of.parts or "\\" in photo) and not only_names:
             raise CaffeError(f"{where}: file: {photo} is not below the images folder (write folders with /)")
         if value or only_names:

@@ -23,7 +23,16 @@ from data_prep import labels, make_lmdb, splits, targets
 from data_prep.ratings import read_ratings
 from torchcaffe.errors import CaffeError, run_main
 from torchcaffe.files import write_bytes
-from torchcaffe.imageset import Imageset, Options, Photo, compute_image_mean, convert_imageset, sha256, write_mean
+from torchcaffe.imageset import (
+    Imageset,
+    Options,
+    Photo,
+    compute_image_mean,
+    convert_imageset,
+    read_as_bvlc,
+    sha256,
+    write_mean,
+)
 
 SYNTHETIC = "DEMO.json"  # in a demo set: says that its labels are synthetic
 
@@ -35,11 +44,15 @@ def prepare(args: argparse.Namespace) -> dict:
         raise CaffeError("--size 0: a mean image is made of photos of one size; make_lmdb.py keeps them as they are")
     out = args.out
     if args.labels is not None:
+        # One's own photos may be HEIC or RAW, and are prepared for a net as they are scored.
+        from ilgnet.preprocess import read_for_training as read
+
         source, images, synthetic = args.labels, args.images or args.labels.parent, None
         ratings = labels.read_labels(source, args.cut)
         rated = [splits.Entry(row.photo, row.label) for row in ratings]
         split = labels.split(rated, args.seed, args.held_out)
     else:
+        read = read_as_bvlc
         source, images, synthetic = args.ava / "AVA.txt", args.images or args.ava / "images", _synthetic(args)
         for path, what in ((source, "ratings"), (images, "photos")):
             if not path.exists():
@@ -69,7 +82,7 @@ def prepare(args: argparse.Namespace) -> dict:
     for name, photos in halves.items():
         text = "".join(f"{photo} {label}\n" for photo, label in photos).encode()
         target = out / f"{name}_lmdb"
-        result = convert_imageset(images, photos, target, options, args.workers)
+        result = convert_imageset(images, photos, target, options, args.workers, read)
         write_bytes(out / f"{name}.txt", text)
         manifest[name] = _report(photos, result)
         for kind in args.targets:

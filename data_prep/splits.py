@@ -23,6 +23,7 @@ from torchcaffe.errors import CaffeError, run_main
 from torchcaffe.files import write_bytes
 
 DATASETS = ("ava1", "ava1_delta1", "ava2")
+FRACTION, OFFICIAL = 0.1, "generic_ls"  # AVA2's share of AVA in each class; AVA's own list for all of its photos
 RELEASED_THRESHOLDS = (4.4653, 6.3077)  # AVA2: the highest low mean and the lowest high mean of the released lists
 AVA_PHOTOS, AVA_LOW, AVA_HIGH = 255529, 74673, 180856  # the paper's counts, and the released lists'
 AVA1_TRAIN, AVA1_VAL = 235529, 20000  # the released lists'
@@ -80,7 +81,7 @@ def split_ava1(ratings: Sequence[Rating], seed: int) -> Split:
 
 
 def choose_ava2(
-    ratings: Sequence[Rating], fraction: float = 0.1, thresholds: tuple[float, float] | None = None
+    ratings: Sequence[Rating], fraction: float = FRACTION, thresholds: tuple[float, float] | None = None
 ) -> list[Entry]:
     """AVA2's photos: the `fraction` with the highest means and the `fraction` with the lowest (ties by image id),
     or, given thresholds (low, high), those with mean <= low and mean >= high."""
@@ -103,7 +104,7 @@ def choose_ava2(
 
 
 def split_ava2(
-    ratings: Sequence[Rating], seed: int, fraction: float = 0.1, thresholds: tuple[float, float] | None = None
+    ratings: Sequence[Rating], seed: int, fraction: float = FRACTION, thresholds: tuple[float, float] | None = None
 ) -> Split:
     """AVA2's photos in two random halves (not balanced by class, as the released lists are not)."""
     order = shuffled(choose_ava2(ratings, fraction, thresholds), seed)
@@ -155,7 +156,7 @@ def split_by_lists(folder: Path | str, ratings: Sequence[Rating]) -> Split:
     return split
 
 
-def split_official(folder: Path | str, ratings: Sequence[Rating], name: str = "generic_ls") -> Split:
+def split_official(folder: Path | str, ratings: Sequence[Rating], name: str = OFFICIAL) -> Split:
     """The split of AVA's own lists: FOLDER/NAME_train.jpgl and NAME_test.jpgl (generic_ls and generic_ss share
     generic_test.jpgl), an image id a line. Ids without a row in AVA.txt have no label: they are left out and noted."""
     folder = Path(folder)
@@ -180,10 +181,10 @@ def make_split(
     dataset: str = "ava1",
     seed: int = 1,
     delta: float | str | None = None,
-    fraction: float = 0.1,
+    fraction: float = FRACTION,
     thresholds: tuple[float, float] | None = None,
     lists: Path | str | None = None,
-    official: str = "generic_ls",
+    official: str = OFFICIAL,
 ) -> Split:
     """The split of one of DATASETS. `lists` is a folder with train.txt and val.txt or with AVA's own .jpgl lists;
     without it the split is random from the seed. `delta` defaults to 1 for ava1_delta1, else 0."""
@@ -199,9 +200,17 @@ def make_split(
         raise CaffeError(f"delta {delta}: not a number of at least 0")
     if dataset == "ava2" and width > 0:
         raise CaffeError("delta: AVA2 holds no photo near the mean score 5; delta is for AVA1")
+    by_score = fraction != FRACTION or thresholds is not None
+    if by_score and (dataset != "ava2" or lists is not None):
+        raise CaffeError("fraction, thresholds: they choose AVA2's photos from AVA.txt, where no lists do")
+    if fraction != FRACTION and thresholds is not None:
+        raise CaffeError("fraction, thresholds: both say which photos AVA2 has; give one of them")
+    are_official = lists is not None and not (Path(lists) / "train.txt").is_file() and any(Path(lists).glob("*.jpgl"))
+    if official != OFFICIAL and not are_official:
+        raise CaffeError(f"official {official}: names one of AVA's own .jpgl lists, but no folder of them was given")
     if lists is not None:
         folder = Path(lists)
-        if (folder / "train.txt").is_file() or not any(folder.glob("*.jpgl")):
+        if not are_official:
             split = split_by_lists(folder, ratings)
         elif dataset == "ava2":
             raise CaffeError(f"{folder}: AVA's own lists split all of AVA, not AVA2")
@@ -301,7 +310,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", choices=DATASETS, default="ava1", help="which of the paper's data sets (ava1)")
     parser.add_argument("--seed", type=int, default=1, help="of the random split and of the LMDBs' order (1)")
     parser.add_argument("--delta", help="drop 5-DELTA < mean < 5+DELTA from training (1 for ava1_delta1, else 0)")
-    parser.add_argument("--fraction", type=float, default=0.1, help="AVA2: share of AVA in each class (0.1)")
+    parser.add_argument("--fraction", type=float, default=FRACTION, help=f"AVA2: share of each class ({FRACTION})")
     parser.add_argument(
         "--thresholds",
         type=float,
@@ -310,7 +319,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"AVA2: by mean score instead; the released lists': {RELEASED_THRESHOLDS[0]} {RELEASED_THRESHOLDS[1]}",
     )
     parser.add_argument("--lists", type=Path, metavar="DIR", help="DIR with the split: train.txt and val.txt, or .jpgl")
-    parser.add_argument("--official", default="generic_ls", metavar="NAME", help=".jpgl lists: which ones (generic_ls)")
+    parser.add_argument("--official", default=OFFICIAL, metavar="NAME", help=f".jpgl lists: which ones ({OFFICIAL})")
 
 
 def from_arguments(args: argparse.Namespace, ratings: Sequence[Rating]) -> Split:

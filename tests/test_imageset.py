@@ -219,6 +219,17 @@ def test_a_finished_folder(few, tmp_path):
             convert_imageset(folder, others, tmp_path / "lmdb", options)
 
 
+def test_a_finished_folder_says_which_photos_are_there_by_now(few, tmp_path):
+    folder, photos = few
+    (folder / photos[3][0]).rename(tmp_path / "away")
+    first = convert_imageset(folder, photos, tmp_path / "lmdb", Options((8, 8)))
+    assert [name for name, _ in first.skipped] == [photos[3][0]]
+    assert convert_imageset(folder, photos, tmp_path / "lmdb", Options((8, 8))) == first
+    (tmp_path / "away").rename(folder / photos[3][0])
+    with pytest.raises(CaffeError, match=f"lmdb: was made without 1 photos .*; 1 can be now, {photos[3][0]} for one"):
+        convert_imageset(folder, photos, tmp_path / "lmdb", Options((8, 8)))
+
+
 def test_a_partial_folder_that_something_else_wrote_to(few, tmp_path):
     folder, photos = few
     for key in (b"strange", b"00000099_x", b"00000003_3.jpg"):

@@ -17,9 +17,11 @@ import pytest
 
 import torchcaffe
 from data_prep import labels, prepare
-from ilgnet import photo_cache, photo_checks, picks, ranking, ranking_check, scoring, xmp
+from ilgnet import photo_cache, photo_checks, picks, preprocess, ranking, ranking_check, scoring, xmp
 from tools import check_ranking, evaluate, rank_photos
+from torchcaffe.db import LmdbReader
 from torchcaffe.errors import CaffeError, WriteError
+from torchcaffe.transform import datum_image, parse_datum
 
 NET = """name: "tiny"
 layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 32 dim: 32 } } }
@@ -512,6 +514,7 @@ def test_labels(tmp_path):
     assert [r.label for r in labels.read_labels(path, cut=3.5)] == [0, 1]
     for text, message in (("file\na\n", "line 1: expected"), ("file,label\na,2\n", "l.csv:2: label: '2'"),
                           ("file,label\na,1\na,0\n", "l.csv:3: file: a was already on line 2"),
+                          ("file,label\na/b,1\n./a//b,0\n", "l.csv:3: file: a/b was already on line 2"),
                           ("file,label\n/etc/a.jpg,1\n", "not below"), ("file,votes\na,1 x\n", "not vote counts"),
                           ("file,votes\na,0 0\n", "not vote counts"), ("file,mean\na,nan\n", "not a number"),
                           ("file,label\n", "no labelled photos"), ('file,label\n"a\nb",1\n', "cannot be printed")):
@@ -534,6 +537,20 @@ def test_own_labels_to_lmdbs(folder, tmp_path, capsys):
     assert (manifest["val"]["low"], manifest["val"]["high"]) == (2, 1)
     lines = [line for half in ("train", "val") for line in (out / f"{half}.txt").read_text().splitlines()]
     assert sorted(lines) == sorted(row.replace(",keep", " 1").replace(",reject", " 0") for row in rows)
+
+
+def test_own_photos_are_prepared_as_they_are_scored(tmp_path):
+    """OpenCV alone reads no HEIC, and large photos are shrunk while they are decoded."""
+    noise = np.random.RandomState(0)
+    for i in range(4):
+        picture = cv2.resize(noise.randint(0, 256, (700, 1050, 3), np.uint8), (2100, 1400))
+        cv2.imwrite(str(tmp_path / f"{i}.jpg"), picture)
+    (tmp_path / "mine.csv").write_text("file,pick\n0.jpg,keep\n1.jpg,keep\n2.jpg,reject\n3.jpg,reject\n")
+    assert prepare.main(["--labels", str(tmp_path / "mine.csv"), "--out", str(tmp_path / "out")]) == 0
+    with LmdbReader(tmp_path / "out" / "train_lmdb") as reader:
+        for key, value in reader:
+            scored = cv2.resize(preprocess.read_photo(tmp_path / key.decode().partition("_")[2]), (256, 256))
+            assert (datum_image(parse_datum(value)) == scored.transpose(2, 0, 1)).all()
 
 
 # --- spoilt copies ----------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ Byte for byte the same for the same pictures and options; on all cores, resumabl
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -112,13 +113,21 @@ class Options:
     quality: int = 95
 
 
-def read_photo(path: Path, label: int, options: Options) -> tuple[bytes, str]:
+Read = Callable[[Path, Options], tuple[np.ndarray, str]]
+
+
+def read_as_bvlc(path: Path, options: Options) -> tuple[np.ndarray, str]:
+    """A photo as uint8 (H, W, 3) BGR, or (H, W), and what is wrong with it ("": nothing). CaffeError: unusable."""
+    # As BVLC: three channels (or one), turned upright by EXIF's orientation. Not imdecode: of a JPEG that is cut short
+    # it gives nothing, or something else than imread's picture with a grey rest.
+    picture = pictures.read(path, cv2.IMREAD_GRAYSCALE if options.gray else cv2.IMREAD_COLOR)
+    return picture, "cut short: the end is missing" if is_file_cut_short(path) else ""
+
+
+def read_photo(path: Path, label: int, options: Options, read: Read = read_as_bvlc) -> tuple[bytes, str]:
     """A photo as a serialized Datum, and what is wrong with it ("": nothing). No bytes: it is unusable."""
     try:
-        # As BVLC: three channels (or one), turned upright by EXIF's orientation. Not imdecode: of a JPEG that is cut
-        # short it gives nothing, or something else than imread's picture with a grey rest.
-        picture = pictures.read(path, cv2.IMREAD_GRAYSCALE if options.gray else cv2.IMREAD_COLOR)
-        fault = "cut short: the end is missing" if is_file_cut_short(path) else ""
+        picture, fault = read(path, options)
     except CaffeError as error:
         return b"", str(error)
     if options.resize:
@@ -163,19 +172,30 @@ def convert_imageset(
     out: Path | str,
     options: Options = Options(),  # noqa: B008 (frozen)
     workers: int | None = None,
+    read: Read = read_as_bvlc,
 ) -> Imageset:
     """Write the LMDB folder `out` of photos below `root`, in the order given; key: position (8 digits), _, name.
 
     Works in OUT.partial, which gets its name when it is whole; called again after a crash, it goes on behind the last
     record and comes to the same bytes. If `out` is there and the same job made it, nothing is done. `workers` is the
-    number of threads that decode (default: one a core); it changes nothing but the speed.
-    Raises CaffeError when no photo can be read, and for an `out` that something else made."""
+    number of threads that decode (default: one a core); it changes nothing but the speed. `read`: how, if not as BVLC.
+    Raises CaffeError when no photo can be read, for an `out` that something else made, and for one that lacks photos
+    which can be read by now."""
     root, out = Path(root), Path(out)
     photos = [Photo(*photo) for photo in photos]
     job = {"photos": len(photos), "list_sha256": _digest(photos), **asdict(options)}
     job["resize"] = list(options.resize) if options.resize else None
+    if read is not read_as_bvlc:
+        job["read"] = read.__name__
+    one = functools.partial(_read_one, root, options, read)
     if out.exists():
-        return _finished(out, job)
+        result = _finished(out, job)
+        label_of = dict(photos)
+        found = [name for name, _ in result.skipped if one(Photo(name, label_of[name]))[0]]
+        if found:
+            raise CaffeError(f"{out}: was made without {len(result.skipped)} photos that could not be read; "
+                             f"{len(found)} can be now, {found[0]} for one: remove {out.name} to have them in it")
+        return result
     if not root.is_dir():
         raise CaffeError(f"{root}: no such folder of photos")
     partial = out.with_name(out.name + ".partial")
@@ -186,7 +206,7 @@ def convert_imageset(
                 path.unlink()
             write_bytes(partial / JOB, _json({"job": job}))
         if "result" not in _read_json(partial / JOB):
-            result = _convert(root, photos, partial, options, workers or os.cpu_count() or 1, out.name)
+            result = _convert(one, photos, partial, options, workers or os.cpu_count() or 1, out.name)
             if result.records == 0:
                 first = f"; {result.skipped[0].name}: {result.skipped[0].reason}" if result.skipped else ""
                 shutil.rmtree(partial)
@@ -198,7 +218,22 @@ def convert_imageset(
     return _finished(out, job)
 
 
-def _convert(root: Path, photos: list[Photo], partial: Path, options: Options, workers: int, name: str) -> Imageset:
+def _read_one(root: Path, options: Options, read: Read, photo: Photo) -> tuple[bytes, str]:
+    try:
+        path = pictures.inside(root, photo.name)
+    except CaffeError as error:
+        return b"", str(error)
+    return read_photo(path, photo.label, options, read)
+
+
+def _convert(
+    one: Callable[[Photo], tuple[bytes, str]],
+    photos: list[Photo],
+    partial: Path,
+    options: Options,
+    workers: int,
+    name: str,
+) -> Imageset:
     """Append to the LMDB in `partial` what it lacks, from its last key on."""
     result = Imageset()
     writer = LmdbWriter(partial)
@@ -220,12 +255,7 @@ def _convert(root: Path, photos: list[Photo], partial: Path, options: Options, w
         log.info("convert_imageset.cpp:110", f"{partial}: going on behind record {there}")
 
     def read(number: int) -> tuple[int, bytes, str]:
-        photo = photos[number]
-        try:
-            path = pictures.inside(root, photo.name)
-        except CaffeError as error:
-            return number, b"", str(error)
-        return (number, *read_photo(path, photo.label, options))
+        return (number, *one(photos[number]))
 
     # Full-size pictures are kept few; small ones as many as are decoded while a transaction is written.
     ahead = min(32 * workers, 512) if options.resize or options.encode else 2 * workers
