@@ -92,6 +92,18 @@ def test_keyboard(page, tmp_path):
     assert choices["1.jpg"].label == 1 and choices["2.jpg"].label == 0 and choices[rows[2]["file"]].stars == 2
 
 
+def test_groups_switched_with_a_photo_shown_large(page):
+    page.press("g")
+    page.value("go(byFile.get('2.jpg'))")
+    page.press("Enter", "g")  # 2.jpg goes behind 1.jpg
+    shown = page.value("large.querySelector('dd').textContent")
+    assert shown == page.value("current.file") and shown != "2.jpg"
+    page.press("x")
+    assert page.value("photos.filter(pick).map(p => p.file).join()") == shown
+    page.value("(() => { $('show').value = 'keep'; $('show').dispatchEvent(new Event('input')); })()")
+    assert not page.value("large.open")  # nothing left to show
+
+
 def test_mouse(page, page_file):
     page.click('.card[data-file="3.jpg"] [data-do="keep"]')
     page.click('.card[data-file="=cmd.jpg"] [data-do="keep"]')

@@ -192,7 +192,11 @@ function count() {
 }
 large.addEventListener("click", event => { if (event.target === large) large.close(); });
 large.addEventListener("close", () => go(current));
-for (const id of ["scale", "threshold", "sort", "show", "best"]) $(id).addEventListener("input", refresh);
+for (const id of ["scale", "threshold", "sort", "show", "best"]) $(id).addEventListener("input", () => {
+  refresh();
+  // The photo that is shown large may be another now: a choice is made for the one that a person sees.
+  if (large.open) { if (current) open(current); else large.close(); }
+});
 $("heat").addEventListener("input", () => {
   for (const [file, element] of cards) if (element.querySelector("img").src) {
     overlay(element.querySelector(".frame"), byFile.get(file));
