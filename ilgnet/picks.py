@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,13 @@ from .ranking import Ranked, Ranking
 from .scoring import Scorer
 
 Choices = dict[str, Label]
+
+
+class Rating(NamedTuple):
+    """XMP's rating of a photo, and whether a person chose it."""
+
+    value: int
+    by_person: bool
 
 
 def read_choices(path: Path | str) -> Choices:
@@ -111,20 +118,22 @@ def _copy(source: Path, place: Path) -> None:
         shutil.copystat(source, place)
 
 
-def ratings(ranking: Ranking, choices: Choices | None, reject_below: float = 0.0) -> dict[str, int]:
-    """XMP's rating of each photo: the person's stars, or those of its percentile; -1 where the person rejected it, or
-    did not decide and its percentile is below `reject_below`."""
+def ratings(ranking: Ranking, choices: Choices | None, reject_below: float = 0.0) -> dict[str, Rating]:
+    """The rating of each photo: the person's stars, or those of its percentile; -1 where the person rejected it, or
+    chose nothing and its percentile is below `reject_below`."""
     result = {}
     for photo in ranking.photos:
         choice = (choices or {}).get(photo.name) or Label(photo.name, None)
-        reject = photo.percentile < reject_below if choice.label is None else choice.label == 0
-        result[photo.name] = -1 if reject else choice.stars or photo.stars
+        by_person = choice.label is not None or choice.stars is not None
+        reject = choice.label == 0 if by_person else photo.percentile < reject_below
+        result[photo.name] = Rating(-1 if reject else choice.stars or photo.stars, by_person)
     return result
 
 
-def write_sidecars(ranking: Ranking, given: dict[str, int], style: str, dry_run: bool = False) -> list[str]:
+def write_sidecars(ranking: Ranking, given: dict[str, Rating], style: str, dry_run: bool = False) -> list[str]:
     """Write a rating sidecar beside each photo that nobody has rated yet: not in the photo, not in a sidecar of either
-    style. A sidecar that this program wrote and nobody has touched since gives way to a new rating."""
+    style. A sidecar that this program wrote and nobody has touched since gives way to a new rating, unless it holds a
+    person's choice and the new rating is the net's."""
     done, taken = [], {}
     # Two photos may share a sidecar (IMG_1.CR2 and IMG_1.JPG): it is the RAW's.
     for photo in sorted(ranking.photos, key=lambda photo: (xmp.is_plain(photo.path), photo.name)):
@@ -133,15 +142,15 @@ def write_sidecars(ranking: Ranking, given: dict[str, int], style: str, dry_run:
             done.append(f"left alone, the sidecar is {taken[place]}'s: {photo.name}")
             continue
         taken[place] = photo.name
-        text = xmp.render(rating, photo.p_high, photo.percentile)
-        reason = xmp.rated_by_hand(photo.path)
+        text = xmp.render(rating.value, photo.p_high, photo.percentile, rating.by_person)
+        reason = xmp.rated_by_hand(photo.path, rating.by_person)
         ours = os.path.lexists(place)
         if reason is None and ours and place.read_bytes() == text:
             continue
         if reason is not None:
             done.append(f"left alone, {reason}: {photo.name}")
             continue
-        done.append(f"rate {rating}: {place}")
+        done.append(f"rate {rating.value}: {place}")
         if not dry_run:
             write_bytes(place, text, replace=ours)
     return done

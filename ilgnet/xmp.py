@@ -1,7 +1,7 @@
 """XMP rating sidecars, as exiftool, darktable, digiKam and Adobe's programs read them: xmp:Rating, -1 (reject), 0 to 5.
 
 A person's rating is never overwritten: one in the photo itself, or any sidecar that is not, byte for byte, what this
-program writes.
+program writes of the net's score. One that a person gave by --picks is written here, too, and marked as theirs.
 """
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ _TEMPLATE = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
     xmlns:ilgnet="%s"
     xmp:Rating="%d"
     ilgnet:PHigh="%s"
-    ilgnet:Percentile="%s"/>
+    ilgnet:Percentile="%s"%s/>
  </rdf:RDF>
 </x:xmpmeta>
 <?xpacket end="w"?>
 """
-_OURS = re.compile(r'xmp:Rating="(-?\d)"\s+ilgnet:PHigh="([0-9.]+)"\s+ilgnet:Percentile="([0-9.]+)"')
+_PICKED = '\n    ilgnet:By="person"'
+_OURS = re.compile(r'xmp:Rating="(-?\d)"\s+ilgnet:PHigh="([0-9.]+)"\s+ilgnet:Percentile="([0-9.]+)"'
+                   rf'({_PICKED})?')
 # A rating in a photo: XMP's, as an attribute or an element, under Adobe's usual prefixes. Cameras write 0: not rated.
 _EMBEDDED = re.compile(rb'(?:xmp|xap):Rating\s*(?:=\s*["\']|>)\s*(-?\d+)')
 
@@ -42,27 +44,30 @@ def is_plain(photo: Path) -> bool:
     return photo.suffix.lower() not in decode.RAW
 
 
-def render(rating: int, p_high: float, percentile: float) -> bytes:
-    """A sidecar's content."""
-    return _rendered(rating, f"{p_high:.6f}", f"{percentile:.2f}")
+def render(rating: int, p_high: float, percentile: float, by_person: bool) -> bytes:
+    """A sidecar's content. by_person: the rating is a person's choice."""
+    return _rendered(rating, f"{p_high:.6f}", f"{percentile:.2f}", _PICKED if by_person else "")
 
 
-def _rendered(rating: int, p_high: str, percentile: str) -> bytes:
-    return (_TEMPLATE % (NAMESPACE, rating, p_high, percentile)).encode()
+def _rendered(rating: int, p_high: str, percentile: str, by: str) -> bytes:
+    return (_TEMPLATE % (NAMESPACE, rating, p_high, percentile, by)).encode()
 
 
-def is_untouched(path: Path) -> bool:
-    """Whether a sidecar is what `render` makes of the figures in it: written here, and changed by nobody since."""
+def gives_way(path: Path, by_person: bool) -> bool:
+    """Whether a sidecar is what `render` makes of the figures in it: written here, and changed by nobody since. One of
+    a person's choice gives way to another choice only (by_person)."""
     data = path.read_bytes()
     found = _OURS.search(data.decode("utf-8", "replace"))
-    return found is not None and _rendered(int(found[1]), found[2], found[3]) == data
+    return (found is not None and _rendered(int(found[1]), found[2], found[3], found[4] or "") == data
+            and (by_person or not found[4]))
 
 
-def rated_by_hand(photo: Path) -> str | None:
-    """Why a photo's rating is a person's, or may be; None where nobody rated it."""
+def rated_by_hand(photo: Path, by_person: bool) -> str | None:
+    """Why a photo's rating is a person's, or may be; None where nobody rated it. by_person: it is to be rated by a
+    person's choice, which may follow an earlier one."""
     for style in STYLES:
         place = sidecar(photo, style)
-        if os.path.lexists(place) and not (place.is_file() and is_untouched(place)):
+        if os.path.lexists(place) and not (place.is_file() and gives_way(place, by_person)):
             return f"{place.name} is there already"
     with open(photo, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         found = [int(match[1]) for match in _EMBEDDED.finditer(data)]

@@ -406,8 +406,8 @@ def test_picks_of_the_gallery(folder, spec, cache, tmp_path):
     choices = picks.read_choices(tmp_path / "picks.csv")
     assert [photo.name for photo in picks.chosen(made, choices, None)] == ["=1+1.jpg"]
     given = picks.ratings(made, choices, reject_below=100)
-    assert (given["=1+1.jpg"], given["3.jpg"], given["1.jpg"]) == (2, -1, -1)
-    assert picks.ratings(made, choices)["5.jpg"] == 4
+    assert (given["=1+1.jpg"], given["3.jpg"], given["1.jpg"]) == ((2, True), (-1, True), (-1, False))
+    assert picks.ratings(made, choices)["5.jpg"] == (4, True)
     (tmp_path / "picks.csv").write_text("file,pick\n../outside/o.jpg,keep\n")
     with pytest.raises(CaffeError, match="picks: ../outside/o.jpg .* is not among the photos"):
         picks.chosen(made, picks.read_choices(tmp_path / "picks.csv"), None)
@@ -482,14 +482,40 @@ def test_sidecars_never_overwrite_a_person(folder, spec, cache):
         place = xmp.sidecar(photo.path, "full")
         assert place.exists() == (photo.name not in alone)
         if photo.name not in alone:
-            assert rating_in(place) == given[photo.name]
-    assert -1 in given.values() and picks.write_sidecars(made, given, "full")[3:] == []  # nothing new to say
+            assert rating_in(place) == given[photo.name].value
+    assert (-1, False) in given.values() and picks.write_sidecars(made, given, "full")[3:] == []  # nothing new to say
     # our own gives way; one that a person's program has touched does not
     place = folder / "3.jpg.xmp"
     person = folder / "1.jpg.xmp"
     person.write_text(person.read_text().replace('xmp:Rating="', 'xmp:Rating="1" old="'))
-    picks.write_sidecars(made, dict.fromkeys(given, 2), "full")
+    picks.write_sidecars(made, dict.fromkeys(given, picks.Rating(2, False)), "full")
     assert rating_in(place) == 2 and rating_in(person) == 1
+
+
+@pytest.mark.parametrize("style", xmp.STYLES)
+def test_a_choice_written_as_a_sidecar_stays_a_persons(folder, spec, cache, style):
+    made = ranking.rank(folder, spec, cache)
+
+    def write(*chosen: labels.Label) -> list[str]:
+        given = picks.ratings(made, {row.photo: row for row in chosen}, reject_below=100)
+        return picks.write_sidecars(made, given, style)
+
+    def found() -> tuple[int, ...]:
+        return tuple(rating_in(xmp.sidecar(folder / name, style)) for name in ("1.jpg", "3.jpg", "5.jpg"))
+
+    choices = labels.Label("1.jpg", 0), labels.Label("3.jpg", 1, stars=4), labels.Label("5.jpg", None, stars=2)
+    write(*choices)
+    assert found() == (-1, 4, 2)
+    ours = xmp.sidecar(folder / "1.jpg", style)
+    left = [line.rpartition(": ")[2] for line in write() if line.startswith("left alone")]
+    assert found() == (-1, 4, 2) and sorted(left) == ["1.jpg", "3.jpg", "5.jpg"]
+    write(labels.Label("1.jpg", None), labels.Label("3.jpg", 0))  # the one that is chosen anew
+    assert found() == (-1, -1, 2)
+    assert write(labels.Label("3.jpg", 0), *choices[::2]) == []
+    # what was written before choices were marked gives way, as it did
+    ours.write_bytes(ours.read_bytes().replace(b'\n    ilgnet:By="person"', b"").replace(b'Rating="-1"', b'Rating="5"'))
+    write()
+    assert found() == (-1, -1, 2)
 
 
 def test_raw_and_jpeg_share_a_sidecar():
