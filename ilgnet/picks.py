@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +35,17 @@ class Rating(NamedTuple):
 def read_choices(path: Path | str) -> Choices:
     """What the gallery exported, or any CSV of labels, by file as a ranking shows it."""
     return {row.photo: row for row in read_labels(path, only_names=True)}
+
+
+def missing(choices: Choices, names: Iterable[str], folder: Path | str) -> list[str]:
+    """The files in `choices` that are not among the photos: deleted since, or they cannot be read.
+
+    CaffeError where that is all of them: they were chosen below another folder."""
+    found = sorted(set(choices) - set(names))
+    if found and len(found) == len(choices):
+        raise CaffeError(f"picks: none of the {len(found)} files, such as {found[0]!r}, is among the photos of "
+                         f"{folder} that can be read; name the folder that they were picked in")
+    return found
 
 
 def predict(scorer: Scorer, decided: Sequence[Label], folder: Path | str) -> evaluation.Predictions:
@@ -65,15 +76,9 @@ def measure(scorer: Scorer, path: Path | str, folder: Path | str | None = None, 
 
 
 def chosen(ranking: Ranking, choices: Choices | None, top: int | None) -> list[Ranked]:
-    """The picks: those kept in `choices`, else the top ones, else the best of each group.
-
-    CaffeError for a file in `choices` that is not among the photos."""
+    """The picks: those kept in `choices`, else the top ones, else the best of each group."""
     if choices is None:
         return ranking.top(len(ranking.photos) if top is None else top)
-    missing = sorted(set(choices) - {photo.name for photo in ranking.photos})
-    if missing:
-        raise CaffeError(f"picks: {missing[0]} (and {len(missing) - 1} more) is not among the photos of "
-                         f"{ranking.folder} that could be read")
     return [photo for photo in ranking.photos if photo.name in choices and choices[photo.name].label == 1]
 
 

@@ -409,13 +409,27 @@ def test_picks_of_the_gallery(folder, spec, cache, tmp_path):
     assert (given["=1+1.jpg"], given["3.jpg"], given["1.jpg"]) == ((2, True), (-1, True), (-1, False))
     assert picks.ratings(made, choices)["5.jpg"] == (4, True)
     (tmp_path / "picks.csv").write_text("file,pick\n../outside/o.jpg,keep\n")
-    with pytest.raises(CaffeError, match="picks: ../outside/o.jpg .* is not among the photos"):
-        picks.chosen(made, picks.read_choices(tmp_path / "picks.csv"), None)
+    assert picks.chosen(made, picks.read_choices(tmp_path / "picks.csv"), None) == []
     with pytest.raises(CaffeError, match="picks.csv:2: file: ../outside/o.jpg is not below"):
         picks.measure(None, tmp_path / "picks.csv", folder)
-    (tmp_path / "picks.csv").write_text("file,pick\nother.jpg,keep\n")
-    with pytest.raises(CaffeError, match="other.jpg .* is not among the photos"):
-        picks.chosen(made, picks.read_choices(tmp_path / "picks.csv"), None)
+
+
+@pytest.mark.parametrize("action", [["--xmp"], ["--copy-picks", "to"]])
+def test_picks_of_photos_that_are_not_there(folder, spec, tmp_path, monkeypatch, capsys, action):
+    monkeypatch.chdir(tmp_path)
+    command = arguments(folder, spec, tmp_path, "--picks", "picks.csv", *action)
+    Path("picks.csv").write_text("file,pick\n3.jpg,keep\ngone.jpg,keep\nbroken.jpg,reject\n")
+    assert rank_photos.main(command) == 0  # a photo deleted since stops nothing
+    said = capsys.readouterr()
+    assert "picks: 2 of 3 files are not among the photos that can be read: 'broken.jpg', 'gone.jpg'\n" in said.err
+    assert "3.jpg" in said.out and Path("to/3.jpg").exists() == ("to" in action)
+    Path("picks.csv").write_text("file,pick\nbroken.jpg,keep\n")
+    with pytest.raises(CaffeError, match="picks: none of the 1 files, such as 'broken.jpg', is among the photos"):
+        rank_photos.main(command)
+    Path("picks.csv").write_text("file,pick\nphotos/3.jpg,keep\nphotos/5.jpg,keep\n")  # seen from the folder above
+    monkeypatch.setattr(ranking, "rank", lambda *_: pytest.fail("the photos are being scored"))
+    with pytest.raises(CaffeError, match="picks: none of the 2 files, such as 'photos/3.jpg', is among the photos"):
+        rank_photos.main(command)
 
 
 def test_picks_of_photos_with_odd_names(folder, spec, cache, tmp_path):

@@ -31,7 +31,7 @@ def check(args: argparse.Namespace) -> None:
     if args.watch is not None and not 0 < args.watch < 1e6:
         raise CaffeError(f"--watch {args.watch}: must be above 0 seconds, and below a million")
     if args.picks:
-        picks.read_choices(args.picks)
+        picks.missing(picks.read_choices(args.picks), (item.name for item in ranking.find(args.folder)[0]), args.folder)
     for to in filter(None, (args.copy_picks, args.link_picks)):
         picks.check_place(to, args.folder)
 
@@ -55,6 +55,10 @@ def report(args: argparse.Namespace, made: ranking.Ranking) -> None:
 def act(args: argparse.Namespace, made: ranking.Ranking) -> None:
     """Copies, links and sidecars."""
     choices = picks.read_choices(args.picks) if args.picks else None
+    missing = picks.missing(choices, (photo.name for photo in made.photos), args.folder) if choices else []
+    if missing:
+        print(f"picks: {len(missing)} of {len(choices)} files are not among the photos that can be read: "
+              + ", ".join(map(repr, missing[:5])) + ", ..." * (len(missing) > 5), file=sys.stderr)
     done = []
     for to, link in ((args.copy_picks, False), (args.link_picks, True)):
         if to is not None:
