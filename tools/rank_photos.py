@@ -30,6 +30,14 @@ def check(args: argparse.Namespace) -> None:
             raise CaffeError(f"--{name.replace('_', '-')} {value}: must be at least 1")
     if args.watch is not None and not 0 < args.watch < 1e6:
         raise CaffeError(f"--watch {args.watch}: must be above 0 seconds, and below a million")
+    if not 0 <= args.reject_below <= 100:
+        raise CaffeError(f"--reject-below {args.reject_below}: must be from 0 to 100")
+    if args.reject_below and not args.xmp:
+        raise CaffeError("--reject-below is for --xmp")
+    if not (args.xmp or args.copy_picks or args.link_picks):
+        for name in ("picks", "dry_run"):
+            if getattr(args, name):
+                raise CaffeError(f"--{name.replace('_', '-')} is for --xmp, --copy-picks or --link-picks")
     if args.picks:
         picks.missing(picks.read_choices(args.picks), (item.name for item in ranking.find(args.folder)[0]), args.folder)
     for to in filter(None, (args.copy_picks, args.link_picks)):
@@ -96,8 +104,6 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if processes.wanted(args) > 1 and args.watch is not None:
         parser.error("--watch works in one process, on one GPU")
-    if args.reject_below and not args.xmp:
-        parser.error("--reject-below is for --xmp")
     check(args)
     elsewhere = engine.run_elsewhere(args.engine, __file__, argv)
     if elsewhere is None:
