@@ -17,7 +17,7 @@ from data_prep.labels import Label, read_labels
 from torchcaffe.errors import CaffeError
 from torchcaffe.files import atomic, write_bytes
 
-from . import evaluation, metrics, xmp
+from . import decode, evaluation, metrics, xmp
 from .preprocess import read_photo
 from .ranking import Ranked, Ranking
 from .scoring import Scorer
@@ -139,14 +139,15 @@ def write_sidecars(ranking: Ranking, given: dict[str, Rating], style: str, dry_r
     """Write a rating sidecar beside each photo that nobody has rated yet: not in the photo, not in a sidecar of either
     style. A sidecar that this program wrote and nobody has touched since gives way to a new rating, unless it holds a
     person's choice and the new rating is the net's."""
-    done, taken = [], {}
-    # Two photos may share a sidecar (IMG_1.CR2 and IMG_1.JPG): it is the RAW's.
-    for photo in sorted(ranking.photos, key=lambda photo: (xmp.is_plain(photo.path), photo.name)):
+    done, owners = [], {}
+    for folder in {photo.path.parent for photo in ranking.photos}:
+        owners.update(_owners(folder, style))
+    for photo in sorted(ranking.photos, key=lambda photo: photo.name):
         place, rating = xmp.sidecar(photo.path, style), given[photo.name]
-        if place in taken:
-            done.append(f"left alone, the sidecar is {taken[place]}'s: {photo.name}")
+        owner = owners.get(place, photo.path)
+        if owner != photo.path:
+            done.append(f"left alone, the sidecar is {owner.name}'s: {photo.name}")
             continue
-        taken[place] = photo.name
         text = xmp.render(rating.value, photo.p_high, photo.percentile, rating.by_person)
         reason = xmp.rated_by_hand(photo.path, rating.by_person)
         ours = os.path.lexists(place)
@@ -159,3 +160,13 @@ def write_sidecars(ranking: Ranking, given: dict[str, Rating], style: str, dry_r
         if not dry_run:
             write_bytes(place, text, replace=ours)
     return done
+
+
+def _owners(folder: Path, style: str) -> dict[Path, Path]:
+    """Whose each sidecar in a folder is. Two photos may share one (IMG_1.CR2 and IMG_1.JPG): it is the RAW's, even
+    where that could not be read, and so is not ranked."""
+    owners: dict[Path, Path] = {}
+    photos = [path for path in folder.iterdir() if path.suffix.lower() in decode.SUFFIXES]
+    for path in sorted(photos, key=lambda path: (xmp.is_plain(path), path.name)):
+        owners.setdefault(xmp.sidecar(path, style), path)
+    return owners

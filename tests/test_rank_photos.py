@@ -535,10 +535,15 @@ def test_a_choice_written_as_a_sidecar_stays_a_persons(folder, spec, cache, styl
     assert found() == (-1, -1, 2)
 
 
-def test_raw_and_jpeg_share_a_sidecar():
-    made = [Path("IMG.JPG"), Path("IMG.CR2")]
-    assert {xmp.sidecar(path, "base") for path in made} == {Path("IMG.xmp")}
-    assert sorted(made, key=xmp.is_plain)[0] == Path("IMG.CR2")
+def test_raw_and_jpeg_share_a_sidecar(folder, spec, cache):
+    """It is the RAW's, which cannot be read here: it gets no rating of the JPEG's."""
+    (folder / "3.NEF").write_bytes(b"no photo")
+    made = ranking.rank(folder, spec, cache)
+    said = picks.write_sidecars(made, picks.ratings(made, None), "base")
+    assert "left alone, the sidecar is 3.NEF's: 3.jpg" in said and not (folder / "3.xmp").exists()
+    assert (folder / "5.xmp").exists() and len(said) == 8
+    picks.write_sidecars(made, picks.ratings(made, None), "full")
+    assert (folder / "3.jpg.xmp").exists()
 
 
 # --- one's own labels -------------------------------------------------------------------------------------------------
