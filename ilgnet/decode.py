@@ -176,6 +176,11 @@ def _exif(data: bytes | None) -> Any:
     return exif
 
 
+def heif_exif(data: Any, path: Path | str) -> Any:
+    """The EXIF of a HEIC file's bytes."""
+    return _exif(_extra("pillow_heif", path).open_heif(io.BytesIO(data)).info.get("exif"))
+
+
 def _heif(data: bytes, path: Path | str) -> Photo:
     """HEIC: libheif turns it upright itself, by the file's own boxes; EXIF's orientation there is only a copy."""
     heif = _extra("pillow_heif", path)

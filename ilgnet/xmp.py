@@ -27,11 +27,14 @@ _TEMPLATE = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 </x:xmpmeta>
 <?xpacket end="w"?>
 """
+_RATING = 0x4746  # EXIF's tag
 _PICKED = '\n    ilgnet:By="person"'
 _OURS = re.compile(r'xmp:Rating="(-?\d)"\s+ilgnet:PHigh="([0-9.]+)"\s+ilgnet:Percentile="([0-9.]+)"'
                    rf'({_PICKED})?')
 # A rating in a photo: XMP's, as an attribute or an element, under Adobe's usual prefixes. Cameras write 0: not rated.
-_EMBEDDED = re.compile(rb'(?:xmp|xap):Rating\s*(?:=\s*["\']|>)\s*(-?\d+)')
+_EMBEDDED = re.compile(rb'(?:xmp|xap):Rating\s*(?:=\s*["\']|>)\s*(-?\d{1,9})')
+# What a PNG's rating stands in, if not plainly: Pillow looks behind the picture, and decodes all of it for that.
+_PNG_EXTRAS = re.compile(rb"eXIf|XML:com\.adobe\.xmp|Raw profile type")
 
 
 def sidecar(photo: Path, style: str) -> Path:
@@ -66,23 +69,33 @@ def rated_by_hand(photo: Path, by_person: bool) -> str | None:
     """Why a photo's rating is a person's, or may be; None where nobody rated it. by_person: it is to be rated by a
     person's choice, which may follow an earlier one."""
     for style in STYLES:
-        place = sidecar(photo, style)
-        if os.path.lexists(place) and not (place.is_file() and gives_way(place, by_person)):
-            return f"{place.name} is there already"
+        for place in (sidecar(photo, style), sidecar(photo, style).with_suffix(".XMP")):
+            if os.path.lexists(place) and not (place.is_file() and gives_way(place, by_person)):
+                return f"{place.name} is there already"
     with open(photo, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        found = [int(match[1]) for match in _EMBEDDED.finditer(data)]
-    if any(found):
-        return f"rated {next(filter(None, found))} in the photo itself"
-    rating = _exif_rating(photo)
+        rating = _embedded_rating(data) or _header_rating(photo, data)
     return f"rated {rating} in the photo itself" if rating else None
 
 
-def _exif_rating(photo: Path) -> int:
-    """EXIF's rating (tag 0x4746, Windows'), 0 where there is none or the file is none that Pillow reads."""
+def _embedded_rating(data: bytes | mmap.mmap) -> int:
+    """The first rating in XMP that is none of 0, or 0."""
+    return next(filter(None, (int(match[1]) for match in _EMBEDDED.finditer(data))), 0)
+
+
+def _header_rating(photo: Path, data: mmap.mmap) -> int:
+    """The rating in EXIF (tag 0x4746, Windows') or in a PNG's compressed XMP; 0 where there is none, or the file is a
+    RAW of a kind that Pillow cannot open."""
     from PIL import Image
 
+    is_png = data[:4] == b"\x89PNG"
+    if is_png and not _PNG_EXTRAS.search(data):
+        return 0
     try:
-        with Image.open(photo, formats=("JPEG", "TIFF")) as header:
-            return int(header.getexif().get(0x4746) or 0)
-    except Exception:  # HEIC, RAW, ...: their EXIF rating is XMP's, looked at already
+        if data[4:8] == b"ftyp":
+            return int(decode.heif_exif(data, photo).get(_RATING) or 0)
+        with Image.open(photo, formats=("JPEG", "TIFF", "PNG", "WEBP")) as header:
+            rating = int(header.getexif().get(_RATING) or 0)
+            text = header.info.get("XML:com.adobe.xmp", "") if is_png else ""
+        return rating or _embedded_rating(text.encode())
+    except Exception:  # Pillow's readers raise all sorts of things over broken files
         return 0

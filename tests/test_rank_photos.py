@@ -535,6 +535,58 @@ def test_a_choice_written_as_a_sidecar_stays_a_persons(folder, spec, cache, styl
     assert found() == (-1, -1, 2)
 
 
+def behind_the_picture(png: bytes) -> bytes:
+    """The PNG with its EXIF and its text after the pixels, where exiftool writes them, too."""
+    first, last, at = [], [], 8
+    while at < len(png):
+        end = at + 12 + int.from_bytes(png[at:at + 4], "big")
+        (last if png[at + 4:at + 8] in (b"eXIf", b"iTXt", b"IEND") else first).append(png[at:end])
+        at = end
+    return png[:8] + b"".join(first + last)
+
+
+def test_ratings_in_photos_of_all_kinds(tmp_path):
+    from PIL import Image, PngImagePlugin
+
+    exif = Image.Exif()
+    exif[0x4746] = 3
+    picture = Image.fromarray(scene(0))
+    for name in ("a.jpg", "a.png", "a.webp", "a.tif"):
+        picture.save(tmp_path / name, exif=exif)
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", '<x xmp:Rating="3"/>', zip=True)
+    picture.save(tmp_path / "b.png", pnginfo=text)
+    for name in ("a.png", "b.png"):
+        (tmp_path / f"late_{name}").write_bytes(behind_the_picture((tmp_path / name).read_bytes()))
+    names = {path.name for path in tmp_path.iterdir()}
+    found = {name: xmp.rated_by_hand(tmp_path / name, by_person=False) for name in names}
+    assert len(names) == 7 and found == dict.fromkeys(names, "rated 3 in the photo itself")
+    for name in ("c.jpg", "c.png", "c.webp", "c.tif", "c.bmp"):
+        picture.save(tmp_path / name)
+        assert xmp.rated_by_hand(tmp_path / name, by_person=False) is None
+    with open(tmp_path / "c.jpg", "ab") as file:  # a number that Python would not read
+        file.write(b'xmp:Rating="' + b"7" * 5000 + b'"')
+    assert xmp.rated_by_hand(tmp_path / "c.jpg", by_person=False) == "rated 777777777 in the photo itself"
+
+
+def test_a_rating_in_a_heic(tmp_path):
+    heif = pytest.importorskip("pillow_heif")
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[0x4746] = 3
+    for name, given in (("a.heic", exif.tobytes()), ("b.hif", None)):
+        heif.from_pillow(Image.fromarray(scene(0))).save(tmp_path / name, exif=given)
+    assert xmp.rated_by_hand(tmp_path / "a.heic", by_person=False) == "rated 3 in the photo itself"
+    assert xmp.rated_by_hand(tmp_path / "b.hif", by_person=False) is None
+
+
+@pytest.mark.parametrize("name", ["1.jpg.XMP", "1.XMP"])
+def test_a_sidecar_in_capitals_is_a_persons(folder, name):
+    (folder / name).write_text("somebody's")
+    assert xmp.rated_by_hand(folder / "1.jpg", by_person=False) == f"{name} is there already"
+
+
 def test_raw_and_jpeg_share_a_sidecar(folder, spec, cache):
     """It is the RAW's, which cannot be read here: it gets no rating of the JPEG's."""
     (folder / "3.NEF").write_bytes(b"no photo")
