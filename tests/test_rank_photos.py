@@ -234,6 +234,43 @@ def test_other_weights_or_a_changed_photo_are_scored_anew(folder, spec, cache, m
     assert ranking.rank(folder, ranking.Spec(tmp_path / "other.caffemodel", spec.net), cache).from_cache == 0
 
 
+def test_a_change_that_keeps_size_and_time_is_seen(spec, tmp_path, monkeypatch):
+    """As exiftool -P makes; the cache may be of a version that did not know the inode's time."""
+    path = tmp_path / "photos" / "a.bmp"
+    path.parent.mkdir()
+
+    def put(seed: int) -> None:
+        path.write_bytes(cv2.imencode(".bmp", scene(seed))[1].tobytes())
+        os.utime(path, (1.6e9, 1.6e9))
+
+    def scored() -> str:
+        return (tmp_path / "out" / "g.csv").read_text()
+
+    put(1)
+    with contextlib.closing(sqlite3.connect(tmp_path / "c.sqlite")) as old:
+        old.execute("CREATE TABLE files (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, digest BLOB)")
+        old.execute("INSERT INTO files VALUES (?, ?, ?, ?)",
+                    (os.fsencode(path), path.stat().st_size, path.stat().st_mtime_ns, b"another photo's"))
+        old.commit()
+    assert rank_photos.main(arguments(path.parent, spec, tmp_path)) == 0
+    found = [scored()]
+    put(2)
+    assert rank_photos.main(arguments(path.parent, spec, tmp_path)) == 0
+    found.append(scored())
+
+    def sleep(_):
+        if len(found) > 2:
+            raise KeyboardInterrupt
+        found.append(scored())
+        put(3)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        rank_photos.main(arguments(path.parent, spec, tmp_path, "--watch"))
+    found.append(scored())
+    assert found[2] == found[1] and len({found[0], found[1], found[3]}) == 3
+
+
 def test_a_file_changed_just_now_is_not_remembered(tmp_path, cache):
     path = tmp_path / "a.jpg"
     path.write_bytes(b"1")
@@ -250,8 +287,8 @@ def test_a_cache_that_is_none(tmp_path):
         photo_cache.Cache(tmp_path / "c")
     assert "photos" not in str(photo_cache.default_path().parent.name)
     with contextlib.closing(sqlite3.connect(tmp_path / "other.sqlite")) as other:  # another program's tables
-        other.execute("CREATE TABLE files (name TEXT)")
-    with pytest.raises(CaffeError, match=r"other.sqlite: cannot be used as the cache \(no such column: size\)"):
+        other.execute("CREATE TABLE stats (name TEXT)")
+    with pytest.raises(CaffeError, match=r"other.sqlite: cannot be used as the cache \(no such column: digest\)"):
         photo_cache.Cache(tmp_path / "other.sqlite").file_digest(tmp_path, os.stat(tmp_path))
 
 

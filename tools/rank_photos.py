@@ -118,7 +118,7 @@ def main(argv: list[str] | None = None) -> int:
     cache = photo_cache.Cache(args.cache)
     seen = None
     while True:
-        now = [(item.name, item.stat.st_size, item.stat.st_mtime_ns) for item in ranking.find(args.folder)[0]]
+        now = [(item.name, photo_cache.state(item.stat)) for item in ranking.find(args.folder)[0]]
         if now != seen:
             made = ranking.rank(args.folder, spec, cache, args.workers, sys.stderr.isatty() and processes.root())
             if processes.root():
