@@ -25,8 +25,8 @@ from torchcaffe import pictures
 from torchcaffe.errors import CaffeError
 from torchcaffe.imageset import is_cut_short
 
-PLAIN = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
-HEIF = (".heic", ".heif")
+PLAIN = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp")
+HEIF = (".heic", ".heif", ".hif")  # .hif: Canon's and Sony's
 RAW = (".3fr", ".arw", ".cr2", ".cr3", ".dng", ".erf", ".iiq", ".kdc", ".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf",
        ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f")
 SUFFIXES = PLAIN + HEIF + RAW
@@ -174,6 +174,11 @@ def _exif(data: bytes | None) -> Any:
     exif = Image.Exif()
     exif.load(data or b"")
     return exif
+
+
+def heif_exif(data: Any, path: Path | str) -> Any:
+    """The EXIF of a HEIC file's bytes."""
+    return _exif(_extra("pillow_heif", path).open_heif(io.BytesIO(data)).info.get("exif"))
 
 
 def _heif(data: bytes, path: Path | str) -> Photo:

@@ -13,7 +13,7 @@ import numpy as np
 
 from torchcaffe.files import write_bytes
 
-from . import html, ranking
+from . import html, photo_cache, ranking
 
 LIMIT = 3000  # photos a page; more would make a browser slow
 MARK = '<meta name="generator" content="ilgnet rank_photos">'
@@ -29,7 +29,7 @@ def write(path: Path | str, made: ranking.Ranking, limit: int = LIMIT) -> None:
     photos = [_photo(row, photo, path) for row, photo in zip(ranking.rows(made)[:limit], made.photos)]
     crop = made.about["preprocess"]
     inset = [50 * (1 - part / whole) for part, whole in zip(crop["crop"], crop["warp"])]
-    # What the browser remembers belongs to this folder's photos, not to another page opened from the same disk.
+    # What the browser remembers belongs to this page, not to another one opened from the same disk.
     key = "ilgnet-picks-" + hashlib.sha256(os.fsencode(os.path.abspath(path)) + made.folder.encode()).hexdigest()[:16]
     data = json.dumps({"key": key, "inset": inset, "photos": photos}, allow_nan=False, separators=(",", ":"))
     page = html.page(
@@ -41,7 +41,9 @@ def write(path: Path | str, made: ranking.Ranking, limit: int = LIMIT) -> None:
 
 
 def _photo(row: dict[str, Any], photo: ranking.Ranked, page: Path) -> dict[str, Any]:
-    row = dict(row, thumbnail=base64.b64encode(photo.thumbnail).decode(),
+    # A choice is kept under name and content: another card's photos have the same names, and a copy the same content.
+    row = dict(row, id=photo_cache.combined((photo.digest, photo.name)).hex()[:20],
+               thumbnail=base64.b64encode(photo.thumbnail).decode(),
                href=quote(os.fsencode(os.path.relpath(photo.path, page.parent).replace(os.sep, "/"))))
     if photo.heat is not None:
         values = np.rint(photo.heat * 127).astype(np.int8)

@@ -1,7 +1,7 @@
 """What is known of photos already, kept in the user's cache folder (SQLite), never among the photos.
 
 All is filed under a photo's content, so moving or renaming one costs nothing. A file is only read again when its size
-or its time of change is another.
+or one of its times of change is another: exiftool -P puts the time of its content back, and cannot that of its inode.
 """
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .scoring import Answer
 SCHEMA = 1
 FRESH_NS = 2 * 10**9  # a file changed so lately could change again without its time showing it: not remembered
 _TABLES = """
-CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, digest BLOB);
+CREATE TABLE IF NOT EXISTS stats (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER, digest BLOB);
 CREATE TABLE IF NOT EXISTS photos (digest BLOB, version TEXT, facts TEXT, thumbnail BLOB,
                                    PRIMARY KEY (digest, version));
 CREATE TABLE IF NOT EXISTS scores (digest BLOB, spec BLOB, p_high REAL, margin REAL, rows INTEGER, heat BLOB,
@@ -56,6 +56,12 @@ def default_path() -> Path:
 def digest(data: bytes, kind: str = "") -> bytes:
     """A name for a content; `kind` parts what is read differently though the bytes agree."""
     return hashlib.blake2b(data, digest_size=20, person=kind.encode()[:16]).digest()
+
+
+def state(found: os.stat_result) -> tuple[int, int, int]:
+    """What is another when a file has changed: its size and its times of change (on Windows, the second is the file's
+    creation)."""
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 class Cache:
@@ -93,16 +99,14 @@ class Cache:
 
     def file_digest(self, path: Path, found: os.stat_result) -> bytes | None:
         """The digest of a file that has not changed since `remember_file`, or None."""
-        for size, mtime_ns, name in self._run("SELECT size, mtime_ns, digest FROM files WHERE path = ?", (_key(path),)):
-            if (size, mtime_ns) == (found.st_size, found.st_mtime_ns):
-                return name
-        return None
+        rows = self._run("SELECT digest FROM stats WHERE path = ? AND size = ? AND mtime_ns = ? AND ctime_ns = ?",
+                         (_key(path), *state(found)))
+        return rows[0][0] if rows else None
 
     def remember_file(self, path: Path, found: os.stat_result, name: bytes) -> None:
         """`found`: what stat said before the file was read."""
         if time.time_ns() - found.st_mtime_ns > FRESH_NS:
-            self._run("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)",
-                      (_key(path), found.st_size, found.st_mtime_ns, name))
+            self._run("INSERT OR REPLACE INTO stats VALUES (?, ?, ?, ?, ?)", (_key(path), *state(found), name))
 
     def digest_of(self, path: Path | str) -> bytes:
         """The digest of a large file such as a caffemodel, read only when it has changed."""

@@ -7,9 +7,9 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from data_prep.labels import Label, read_labels
 from torchcaffe.errors import CaffeError
 from torchcaffe.files import atomic, write_bytes
 
-from . import evaluation, metrics, xmp
+from . import decode, evaluation, metrics, xmp
 from .preprocess import read_photo
 from .ranking import Ranked, Ranking
 from .scoring import Scorer
@@ -25,9 +25,27 @@ from .scoring import Scorer
 Choices = dict[str, Label]
 
 
+class Rating(NamedTuple):
+    """XMP's rating of a photo, and whether a person chose it."""
+
+    value: int
+    by_person: bool
+
+
 def read_choices(path: Path | str) -> Choices:
     """What the gallery exported, or any CSV of labels, by file as a ranking shows it."""
     return {row.photo: row for row in read_labels(path, only_names=True)}
+
+
+def missing(choices: Choices, names: Iterable[str], folder: Path | str) -> list[str]:
+    """The files in `choices` that are not among the photos: deleted since, or they cannot be read.
+
+    CaffeError where that is all of them: they were chosen below another folder."""
+    found = sorted(set(choices) - set(names))
+    if found and len(found) == len(choices):
+        raise CaffeError(f"picks: none of the {len(found)} files, such as {found[0]!r}, is among the photos of "
+                         f"{folder} that can be read; name the folder that they were picked in")
+    return found
 
 
 def predict(scorer: Scorer, decided: Sequence[Label], folder: Path | str) -> evaluation.Predictions:
@@ -58,15 +76,9 @@ def measure(scorer: Scorer, path: Path | str, folder: Path | str | None = None, 
 
 
 def chosen(ranking: Ranking, choices: Choices | None, top: int | None) -> list[Ranked]:
-    """The picks: those kept in `choices`, else the top ones, else the best of each group.
-
-    CaffeError for a file in `choices` that is not among the photos."""
+    """The picks: those kept in `choices`, else the top ones, else the best of each group."""
     if choices is None:
         return ranking.top(len(ranking.photos) if top is None else top)
-    missing = sorted(set(choices) - {photo.name for photo in ranking.photos})
-    if missing:
-        raise CaffeError(f"picks: {missing[0]} (and {len(missing) - 1} more) is not among the photos of "
-                         f"{ranking.folder} that could be read")
     return [photo for photo in ranking.photos if photo.name in choices and choices[photo.name].label == 1]
 
 
@@ -111,37 +123,50 @@ def _copy(source: Path, place: Path) -> None:
         shutil.copystat(source, place)
 
 
-def ratings(ranking: Ranking, choices: Choices | None, reject_below: float = 0.0) -> dict[str, int]:
-    """XMP's rating of each photo: the person's stars, or those of its percentile; -1 where the person rejected it, or
-    did not decide and its percentile is below `reject_below`."""
+def ratings(ranking: Ranking, choices: Choices | None, reject_below: float = 0.0) -> dict[str, Rating]:
+    """The rating of each photo: the person's stars, or those of its percentile; -1 where the person rejected it, or
+    chose nothing and its percentile is below `reject_below`."""
     result = {}
     for photo in ranking.photos:
         choice = (choices or {}).get(photo.name) or Label(photo.name, None)
-        reject = photo.percentile < reject_below if choice.label is None else choice.label == 0
-        result[photo.name] = -1 if reject else choice.stars or photo.stars
+        by_person = choice.label is not None or choice.stars is not None
+        reject = choice.label == 0 if by_person else photo.percentile < reject_below
+        result[photo.name] = Rating(-1 if reject else choice.stars or photo.stars, by_person)
     return result
 
 
-def write_sidecars(ranking: Ranking, given: dict[str, int], style: str, dry_run: bool = False) -> list[str]:
+def write_sidecars(ranking: Ranking, given: dict[str, Rating], style: str, dry_run: bool = False) -> list[str]:
     """Write a rating sidecar beside each photo that nobody has rated yet: not in the photo, not in a sidecar of either
-    style. A sidecar that this program wrote and nobody has touched since gives way to a new rating."""
-    done, taken = [], {}
-    # Two photos may share a sidecar (IMG_1.CR2 and IMG_1.JPG): it is the RAW's.
-    for photo in sorted(ranking.photos, key=lambda photo: (xmp.is_plain(photo.path), photo.name)):
+    style. A sidecar that this program wrote and nobody has touched since gives way to a new rating, unless it holds a
+    person's choice and the new rating is the net's."""
+    done, owners = [], {}
+    for folder in {photo.path.parent for photo in ranking.photos}:
+        owners.update(_owners(folder, style))
+    for photo in sorted(ranking.photos, key=lambda photo: photo.name):
         place, rating = xmp.sidecar(photo.path, style), given[photo.name]
-        if place in taken:
-            done.append(f"left alone, the sidecar is {taken[place]}'s: {photo.name}")
+        owner = owners.get(place, photo.path)
+        if owner != photo.path:
+            done.append(f"left alone, the sidecar is {owner.name}'s: {photo.name}")
             continue
-        taken[place] = photo.name
-        text = xmp.render(rating, photo.p_high, photo.percentile)
-        reason = xmp.rated_by_hand(photo.path)
+        text = xmp.render(rating.value, photo.p_high, photo.percentile, rating.by_person)
+        reason = xmp.rated_by_hand(photo.path, rating.by_person)
         ours = os.path.lexists(place)
         if reason is None and ours and place.read_bytes() == text:
             continue
         if reason is not None:
             done.append(f"left alone, {reason}: {photo.name}")
             continue
-        done.append(f"rate {rating}: {place}")
+        done.append(f"rate {rating.value}: {place}")
         if not dry_run:
             write_bytes(place, text, replace=ours)
     return done
+
+
+def _owners(folder: Path, style: str) -> dict[Path, Path]:
+    """Whose each sidecar in a folder is. Two photos may share one (IMG_1.CR2 and IMG_1.JPG): it is the RAW's, even
+    where that could not be read, and so is not ranked."""
+    owners: dict[Path, Path] = {}
+    photos = [path for path in folder.iterdir() if path.suffix.lower() in decode.SUFFIXES]
+    for path in sorted(photos, key=lambda path: (xmp.is_plain(path), path.name)):
+        owners.setdefault(xmp.sidecar(path, style), path)
+    return owners

@@ -86,10 +86,12 @@ class Found(NamedTuple):
 
 @dataclass
 class Ranked:
-    """A scored photo. group: the name of the best photo that it nearly equals (its own where it stands alone)."""
+    """A scored photo. digest: its content's. group: the name of the best photo that it nearly equals (its own where it
+    stands alone)."""
 
     name: str
     path: Path
+    digest: bytes
     p_high: float
     margin: float
     heat: np.ndarray | None
@@ -276,7 +278,7 @@ def rank(folder: Path | str, spec: Spec, cache: photo_cache.Cache, workers: int 
         scored += asked
         facts, thumbnail, answer = cache.get(digest, version, key)
         checks = photo_checks.Checks(**facts.pop("checks"))
-        photos.append(Ranked(item.name, item.path, *answer, thumbnail, checks=checks, **facts))
+        photos.append(Ranked(item.name, item.path, digest, *answer, thumbnail, checks=checks, **facts))
     set_order(photos)
     return Ranking(folder.resolve().name, photos, sorted(unread), about, len(photos) - scored)
 

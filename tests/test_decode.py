@@ -63,6 +63,11 @@ def test_time_taken():
     assert decode.decode(encoded("JPEG", Image.fromarray(PICTURE), exif), "a.jpg").taken is None
 
 
+def test_suffixes():
+    """Canon's and Sony's name of HEIF, and Windows' of JPEG."""
+    assert {".hif", ".jfif"} <= set(decode.SUFFIXES)
+
+
 def test_heic():
     import pillow_heif as heif
     made = io.BytesIO()

@@ -236,6 +236,43 @@ def test_other_weights_or_a_changed_photo_are_scored_anew(folder, spec, cache, m
     assert ranking.rank(folder, ranking.Spec(tmp_path / "other.caffemodel", spec.net), cache).from_cache == 0
 
 
+def test_a_change_that_keeps_size_and_time_is_seen(spec, tmp_path, monkeypatch):
+    """As exiftool -P makes; the cache may be of a version that did not know the inode's time."""
+    path = tmp_path / "photos" / "a.bmp"
+    path.parent.mkdir()
+
+    def put(seed: int) -> None:
+        path.write_bytes(cv2.imencode(".bmp", scene(seed))[1].tobytes())
+        os.utime(path, (1.6e9, 1.6e9))
+
+    def scored() -> str:
+        return (tmp_path / "out" / "g.csv").read_text()
+
+    put(1)
+    with contextlib.closing(sqlite3.connect(tmp_path / "c.sqlite")) as old:
+        old.execute("CREATE TABLE files (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, digest BLOB)")
+        old.execute("INSERT INTO files VALUES (?, ?, ?, ?)",
+                    (os.fsencode(path), path.stat().st_size, path.stat().st_mtime_ns, b"another photo's"))
+        old.commit()
+    assert rank_photos.main(arguments(path.parent, spec, tmp_path)) == 0
+    found = [scored()]
+    put(2)
+    assert rank_photos.main(arguments(path.parent, spec, tmp_path)) == 0
+    found.append(scored())
+
+    def sleep(_):
+        if len(found) > 2:
+            raise KeyboardInterrupt
+        found.append(scored())
+        put(3)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        rank_photos.main(arguments(path.parent, spec, tmp_path, "--watch"))
+    found.append(scored())
+    assert found[2] == found[1] and len({found[0], found[1], found[3]}) == 3
+
+
 def test_a_file_changed_just_now_is_not_remembered(tmp_path, cache):
     path = tmp_path / "a.jpg"
     path.write_bytes(b"1")
@@ -252,8 +289,8 @@ def test_a_cache_that_is_none(tmp_path):
         photo_cache.Cache(tmp_path / "c")
     assert "photos" not in str(photo_cache.default_path().parent.name)
     with contextlib.closing(sqlite3.connect(tmp_path / "other.sqlite")) as other:  # another program's tables
-        other.execute("CREATE TABLE files (name TEXT)")
-    with pytest.raises(CaffeError, match=r"other.sqlite: cannot be used as the cache \(no such column: size\)"):
+        other.execute("CREATE TABLE stats (name TEXT)")
+    with pytest.raises(CaffeError, match=r"other.sqlite: cannot be used as the cache \(no such column: digest\)"):
         photo_cache.Cache(tmp_path / "other.sqlite").file_digest(tmp_path, os.stat(tmp_path))
 
 
@@ -326,23 +363,26 @@ def test_what_is_edited_while_photos_are_scored_stays(folder, spec, tmp_path, mo
     assert table.read_text() == "mine\n"
 
 
-def test_all_is_checked_before_a_photo_is_scored(folder, spec, tmp_path, monkeypatch, capsys):
+def test_all_is_checked_before_a_photo_is_scored(folder, spec, tmp_path, monkeypatch):
     monkeypatch.setattr(ranking, "rank", lambda *_: pytest.fail("the photos are being scored"))
     (tmp_path / "broken.csv").write_text("file\n")
     for more, message in ((["--workers", -1], "--workers -1: must be at least 1"), (["--batch", 0], "--batch 0"),
                           (["--batch", -3], "--batch -3"), (["--top", -3], "--top -3"),
                           (["--gallery-limit", -1], "--gallery-limit -1"), (["--watch", -1], "--watch -1.0"),
-                          (["--picks", tmp_path / "none.csv"], "none.csv"),
-                          (["--picks", tmp_path / "broken.csv"], "broken.csv: line 1: expected the column"),
+                          (["--reject-below", 10], "--reject-below is for --xmp"),
+                          (["--xmp", "--reject-below", 100.5], "--reject-below 100.5: must be from 0 to 100"),
+                          (["--xmp", "--reject-below", -1], "--reject-below -1.0: must be"),
+                          (["--xmp", "--reject-below", "nan"], "--reject-below nan: must be"),
+                          (["--picks", tmp_path / "broken.csv"], "--picks is for --xmp, --copy-picks or --link-picks"),
+                          (["--dry-run"], "--dry-run is for --xmp, --copy-picks or --link-picks"),
+                          (["--xmp", "--picks", tmp_path / "none.csv"], "none.csv"),
+                          (["--xmp", "--picks", tmp_path / "broken.csv"], "broken.csv: line 1: expected the column"),
                           (["--copy-picks", folder / "best"], "choose a folder elsewhere"),
                           (["--link-picks", tmp_path / "broken.csv"], "broken.csv: is no folder")):
         with pytest.raises((CaffeError, FileNotFoundError), match=message):
             rank_photos.main(arguments(folder, spec, tmp_path, *more))
     with pytest.raises(CaffeError, match="must end in .html"):
         rank_photos.main([*arguments(folder, spec, tmp_path), "--out", str(tmp_path / "g.csv")])
-    with pytest.raises(SystemExit):
-        rank_photos.main(arguments(folder, spec, tmp_path, "--reject-below", 10))
-    assert "--reject-below is for --xmp" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -408,16 +448,30 @@ def test_picks_of_the_gallery(folder, spec, cache, tmp_path):
     choices = picks.read_choices(tmp_path / "picks.csv")
     assert [photo.name for photo in picks.chosen(made, choices, None)] == ["=1+1.jpg"]
     given = picks.ratings(made, choices, reject_below=100)
-    assert (given["=1+1.jpg"], given["3.jpg"], given["1.jpg"]) == (2, -1, -1)
-    assert picks.ratings(made, choices)["5.jpg"] == 4
+    assert (given["=1+1.jpg"], given["3.jpg"], given["1.jpg"]) == ((2, True), (-1, True), (-1, False))
+    assert picks.ratings(made, choices)["5.jpg"] == (4, True)
     (tmp_path / "picks.csv").write_text("file,pick\n../outside/o.jpg,keep\n")
-    with pytest.raises(CaffeError, match="picks: ../outside/o.jpg .* is not among the photos"):
-        picks.chosen(made, picks.read_choices(tmp_path / "picks.csv"), None)
+    assert picks.chosen(made, picks.read_choices(tmp_path / "picks.csv"), None) == []
     with pytest.raises(CaffeError, match="picks.csv:2: file: ../outside/o.jpg is not below"):
         picks.measure(None, tmp_path / "picks.csv", folder)
-    (tmp_path / "picks.csv").write_text("file,pick\nother.jpg,keep\n")
-    with pytest.raises(CaffeError, match="other.jpg .* is not among the photos"):
-        picks.chosen(made, picks.read_choices(tmp_path / "picks.csv"), None)
+
+
+@pytest.mark.parametrize("action", [["--xmp"], ["--copy-picks", "to"]])
+def test_picks_of_photos_that_are_not_there(folder, spec, tmp_path, monkeypatch, capsys, action):
+    monkeypatch.chdir(tmp_path)
+    command = arguments(folder, spec, tmp_path, "--picks", "picks.csv", *action)
+    Path("picks.csv").write_text("file,pick\n3.jpg,keep\ngone.jpg,keep\nbroken.jpg,reject\n")
+    assert rank_photos.main(command) == 0  # a photo deleted since stops nothing
+    said = capsys.readouterr()
+    assert "picks: 2 of 3 files are not among the photos that can be read: 'broken.jpg', 'gone.jpg'\n" in said.err
+    assert "3.jpg" in said.out and Path("to/3.jpg").exists() == ("to" in action)
+    Path("picks.csv").write_text("file,pick\nbroken.jpg,keep\n")
+    with pytest.raises(CaffeError, match="picks: none of the 1 files, such as 'broken.jpg', is among the photos"):
+        rank_photos.main(command)
+    Path("picks.csv").write_text("file,pick\nphotos/3.jpg,keep\nphotos/5.jpg,keep\n")  # seen from the folder above
+    monkeypatch.setattr(ranking, "rank", lambda *_: pytest.fail("the photos are being scored"))
+    with pytest.raises(CaffeError, match="picks: none of the 2 files, such as 'photos/3.jpg', is among the photos"):
+        rank_photos.main(command)
 
 
 def test_picks_of_photos_with_odd_names(folder, spec, cache, tmp_path):
@@ -484,20 +538,103 @@ def test_sidecars_never_overwrite_a_person(folder, spec, cache):
         place = xmp.sidecar(photo.path, "full")
         assert place.exists() == (photo.name not in alone)
         if photo.name not in alone:
-            assert rating_in(place) == given[photo.name]
-    assert -1 in given.values() and picks.write_sidecars(made, given, "full")[3:] == []  # nothing new to say
+            assert rating_in(place) == given[photo.name].value
+    assert (-1, False) in given.values() and picks.write_sidecars(made, given, "full")[3:] == []  # nothing new to say
     # our own gives way; one that a person's program has touched does not
     place = folder / "3.jpg.xmp"
     person = folder / "1.jpg.xmp"
     person.write_text(person.read_text().replace('xmp:Rating="', 'xmp:Rating="1" old="'))
-    picks.write_sidecars(made, dict.fromkeys(given, 2), "full")
+    picks.write_sidecars(made, dict.fromkeys(given, picks.Rating(2, False)), "full")
     assert rating_in(place) == 2 and rating_in(person) == 1
 
 
-def test_raw_and_jpeg_share_a_sidecar():
-    made = [Path("IMG.JPG"), Path("IMG.CR2")]
-    assert {xmp.sidecar(path, "base") for path in made} == {Path("IMG.xmp")}
-    assert sorted(made, key=xmp.is_plain)[0] == Path("IMG.CR2")
+@pytest.mark.parametrize("style", xmp.STYLES)
+def test_a_choice_written_as_a_sidecar_stays_a_persons(folder, spec, cache, style):
+    made = ranking.rank(folder, spec, cache)
+
+    def write(*chosen: labels.Label) -> list[str]:
+        given = picks.ratings(made, {row.photo: row for row in chosen}, reject_below=100)
+        return picks.write_sidecars(made, given, style)
+
+    def found() -> tuple[int, ...]:
+        return tuple(rating_in(xmp.sidecar(folder / name, style)) for name in ("1.jpg", "3.jpg", "5.jpg"))
+
+    choices = labels.Label("1.jpg", 0), labels.Label("3.jpg", 1, stars=4), labels.Label("5.jpg", None, stars=2)
+    write(*choices)
+    assert found() == (-1, 4, 2)
+    ours = xmp.sidecar(folder / "1.jpg", style)
+    left = [line.rpartition(": ")[2] for line in write() if line.startswith("left alone")]
+    assert found() == (-1, 4, 2) and sorted(left) == ["1.jpg", "3.jpg", "5.jpg"]
+    write(labels.Label("1.jpg", None), labels.Label("3.jpg", 0))  # the one that is chosen anew
+    assert found() == (-1, -1, 2)
+    assert write(labels.Label("3.jpg", 0), *choices[::2]) == []
+    # what was written before choices were marked gives way, as it did
+    ours.write_bytes(ours.read_bytes().replace(b'\n    ilgnet:By="person"', b"").replace(b'Rating="-1"', b'Rating="5"'))
+    write()
+    assert found() == (-1, -1, 2)
+
+
+def behind_the_picture(png: bytes) -> bytes:
+    """The PNG with its EXIF and its text after the pixels, where exiftool writes them, too."""
+    first, last, at = [], [], 8
+    while at < len(png):
+        end = at + 12 + int.from_bytes(png[at:at + 4], "big")
+        (last if png[at + 4:at + 8] in (b"eXIf", b"iTXt", b"IEND") else first).append(png[at:end])
+        at = end
+    return png[:8] + b"".join(first + last)
+
+
+def test_ratings_in_photos_of_all_kinds(tmp_path):
+    from PIL import Image, PngImagePlugin
+
+    exif = Image.Exif()
+    exif[0x4746] = 3
+    picture = Image.fromarray(scene(0))
+    for name in ("a.jpg", "a.png", "a.webp", "a.tif"):
+        picture.save(tmp_path / name, exif=exif)
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", '<x xmp:Rating="3"/>', zip=True)
+    picture.save(tmp_path / "b.png", pnginfo=text)
+    for name in ("a.png", "b.png"):
+        (tmp_path / f"late_{name}").write_bytes(behind_the_picture((tmp_path / name).read_bytes()))
+    names = {path.name for path in tmp_path.iterdir()}
+    found = {name: xmp.rated_by_hand(tmp_path / name, by_person=False) for name in names}
+    assert len(names) == 7 and found == dict.fromkeys(names, "rated 3 in the photo itself")
+    for name in ("c.jpg", "c.png", "c.webp", "c.tif", "c.bmp"):
+        picture.save(tmp_path / name)
+        assert xmp.rated_by_hand(tmp_path / name, by_person=False) is None
+    with open(tmp_path / "c.jpg", "ab") as file:  # a number that Python would not read
+        file.write(b'xmp:Rating="' + b"7" * 5000 + b'"')
+    assert xmp.rated_by_hand(tmp_path / "c.jpg", by_person=False) == "rated 777777777 in the photo itself"
+
+
+def test_a_rating_in_a_heic(tmp_path):
+    heif = pytest.importorskip("pillow_heif")
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[0x4746] = 3
+    for name, given in (("a.heic", exif.tobytes()), ("b.hif", None)):
+        heif.from_pillow(Image.fromarray(scene(0))).save(tmp_path / name, exif=given)
+    assert xmp.rated_by_hand(tmp_path / "a.heic", by_person=False) == "rated 3 in the photo itself"
+    assert xmp.rated_by_hand(tmp_path / "b.hif", by_person=False) is None
+
+
+@pytest.mark.parametrize("name", ["1.jpg.XMP", "1.XMP"])
+def test_a_sidecar_in_capitals_is_a_persons(folder, name):
+    (folder / name).write_text("somebody's")
+    assert xmp.rated_by_hand(folder / "1.jpg", by_person=False) == f"{name} is there already"
+
+
+def test_raw_and_jpeg_share_a_sidecar(folder, spec, cache):
+    """It is the RAW's, which cannot be read here: it gets no rating of the JPEG's."""
+    (folder / "3.NEF").write_bytes(b"no photo")
+    made = ranking.rank(folder, spec, cache)
+    said = picks.write_sidecars(made, picks.ratings(made, None), "base")
+    assert "left alone, the sidecar is 3.NEF's: 3.jpg" in said and not (folder / "3.xmp").exists()
+    assert (folder / "5.xmp").exists() and len(said) == 8
+    picks.write_sidecars(made, picks.ratings(made, None), "full")
+    assert (folder / "3.jpg.xmp").exists()
 
 
 # --- one's own labels -------------------------------------------------------------------------------------------------

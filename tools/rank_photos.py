@@ -30,8 +30,16 @@ def check(args: argparse.Namespace) -> None:
             raise CaffeError(f"--{name.replace('_', '-')} {value}: must be at least 1")
     if args.watch is not None and not 0 < args.watch < 1e6:
         raise CaffeError(f"--watch {args.watch}: must be above 0 seconds, and below a million")
+    if not 0 <= args.reject_below <= 100:
+        raise CaffeError(f"--reject-below {args.reject_below}: must be from 0 to 100")
+    if args.reject_below and not args.xmp:
+        raise CaffeError("--reject-below is for --xmp")
+    if not (args.xmp or args.copy_picks or args.link_picks):
+        for name in ("picks", "dry_run"):
+            if getattr(args, name):
+                raise CaffeError(f"--{name.replace('_', '-')} is for --xmp, --copy-picks or --link-picks")
     if args.picks:
-        picks.read_choices(args.picks)
+        picks.missing(picks.read_choices(args.picks), (item.name for item in ranking.find(args.folder)[0]), args.folder)
     for to in filter(None, (args.copy_picks, args.link_picks)):
         picks.check_place(to, args.folder)
 
@@ -55,6 +63,10 @@ def report(args: argparse.Namespace, made: ranking.Ranking) -> None:
 def act(args: argparse.Namespace, made: ranking.Ranking) -> None:
     """Copies, links and sidecars."""
     choices = picks.read_choices(args.picks) if args.picks else None
+    missing = picks.missing(choices, (photo.name for photo in made.photos), args.folder) if choices else []
+    if missing:
+        print(f"picks: {len(missing)} of {len(choices)} files are not among the photos that can be read: "
+              + ", ".join(map(repr, missing[:5])) + ", ..." * (len(missing) > 5), file=sys.stderr)
     done = []
     for to, link in ((args.copy_picks, False), (args.link_picks, True)):
         if to is not None:
@@ -92,8 +104,6 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if processes.wanted(args) > 1 and args.watch is not None:
         parser.error("--watch works in one process, on one GPU")
-    if args.reject_below and not args.xmp:
-        parser.error("--reject-below is for --xmp")
     check(args)
     elsewhere = engine.run_elsewhere(args.engine, __file__, argv)
     if elsewhere is None:
@@ -108,7 +118,7 @@ def main(argv: list[str] | None = None) -> int:
     cache = photo_cache.Cache(args.cache)
     seen = None
     while True:
-        now = [(item.name, item.stat.st_size, item.stat.st_mtime_ns) for item in ranking.find(args.folder)[0]]
+        now = [(item.name, photo_cache.state(item.stat)) for item in ranking.find(args.folder)[0]]
         if now != seen:
             made = ranking.rank(args.folder, spec, cache, args.workers, sys.stderr.isatty() and processes.root())
             if processes.root():

@@ -7,14 +7,14 @@ const grid = $("grid"), large = $("large"), cards = new Map();
 const groups = new Map();
 for (const p of photos) groups.set(p.group, (groups.get(p.group) || 0) + 1);
 
-// --- choices: {file: {pick: "keep" | "reject" | "", stars: 1 to 5 | 0}}, kept by the browser where it lets us ---
+// --- choices: {id: {pick: "keep" | "reject" | "", stars: 1 to 5 | 0}}, kept by the browser where it lets us ---
 let choices = {};
 try { choices = JSON.parse(localStorage.getItem(data.key)) || {}; } catch (e) { /* a browser without storage */ }
-const pick = p => (choices[p.file] || {}).pick || "";
-const stars = p => (choices[p.file] || {}).stars || p.stars;
+const pick = p => (choices[p.id] || {}).pick || "";
+const stars = p => (choices[p.id] || {}).stars || p.stars;
 function choose(p, change) {
-  choices[p.file] = Object.assign({pick: "", stars: 0}, choices[p.file], change);
-  if (!choices[p.file].pick && !choices[p.file].stars) delete choices[p.file];
+  choices[p.id] = Object.assign({pick: "", stars: 0}, choices[p.id], change);
+  if (!choices[p.id].pick && !choices[p.id].stars) delete choices[p.id];
   try { localStorage.setItem(data.key, JSON.stringify(choices)); } catch (e) { /* as above */ }
   const card = cards.get(p.file);
   if (card) decorate(card, p);
@@ -166,8 +166,8 @@ const cell = value => {
   return /[",\r\n]/.test(safe) ? '"' + safe.replaceAll('"', '""') + '"' : safe;
 };
 function save() {
-  const rows = photos.filter(p => pick(p) || (choices[p.file] || {}).stars)
-    .map(p => [p.file, pick(p), (choices[p.file] || {}).stars || "", p.p_high, p.percentile]);
+  const rows = photos.filter(p => pick(p) || (choices[p.id] || {}).stars)
+    .map(p => [p.file, pick(p), (choices[p.id] || {}).stars || "", p.p_high, p.percentile]);
   const text = [["file", "pick", "stars", "p_high", "percentile"], ...rows].map(r => r.map(cell).join(",")).join("\n");
   const link = make("a");
   link.href = URL.createObjectURL(new Blob([text + "\n"], {type: "text/csv"}));
@@ -192,7 +192,11 @@ function count() {
 }
 large.addEventListener("click", event => { if (event.target === large) large.close(); });
 large.addEventListener("close", () => go(current));
-for (const id of ["scale", "threshold", "sort", "show", "best"]) $(id).addEventListener("input", refresh);
+for (const id of ["scale", "threshold", "sort", "show", "best"]) $(id).addEventListener("input", () => {
+  refresh();
+  // The photo that is shown large may be another now: a choice is made for the one that a person sees.
+  if (large.open) { if (current) open(current); else large.close(); }
+});
 $("heat").addEventListener("input", () => {
   for (const [file, element] of cards) if (element.querySelector("img").src) {
     overlay(element.querySelector(".frame"), byFile.get(file));

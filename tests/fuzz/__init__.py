@@ -156,7 +156,7 @@ def _read_window_data(path: Path) -> None:
 def _read_sidecar(path: Path) -> None:
     photo = path.with_suffix(".jpg")
     photo.write_bytes(path.read_bytes())
-    xmp.rated_by_hand(photo)
+    xmp.rated_by_hand(photo, by_person=False)
 
 
 ROW = b"1 10 1 2 3 4 5 6 7 8 9 10 0 0 1\n"
@@ -203,7 +203,7 @@ TARGETS = {
                                                          b"file,votes\na.jpg,1 2 3\n"]),
     "predictions": Target(evaluation.read_csv, "x.csv", lambda: [
         b"key,label,p_high\n1_a,0,0.5\n2_b,1,1e-3\n", b"key,label,p_high,margin\n1_a,0,0.5,0\n2_b,1,1,17.5\n"]),
-    "sidecar": Target(_read_sidecar, "x.xmp", lambda: [xmp.render(3, 0.5, 60), _images()[0] + b'xmp:Rating="4"']),
+    "sidecar": Target(_read_sidecar, "x.xmp", lambda: [xmp.render(3, 0.5, 60, True), _images()[0] + b'xmp:Rating="4"']),
     "log": Target(caffe_log.read_log, "x.log", lambda: [LOG]),
 }  # fmt: skip
 
