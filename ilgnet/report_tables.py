@@ -266,9 +266,13 @@ def results_table(evaluations: list[dict[str, Any]]) -> Table:
             return interval(r["accuracy"])
         return Cell(NOT_RUN, "the set's size is unknown" if e.get("log") and not r.get("whole") else "")
 
+    def photos(e: dict[str, Any], r: dict[str, Any]) -> Cell:
+        cell = number((r.get("accuracy") or r.get("first_batches") or r)["n"], 0)
+        return _marked(cell, f"{r['tested']} in the log: some more than once" if r.get("tested") else "")
+
     rows = [
         row("test set", lambda e, r: Cell((e.get("dataset") or "own") + (", from a log" if e.get("log") else ""))),
-        row("photos tested", lambda e, r: number((r.get("accuracy") or r.get("first_batches") or r)["n"], 0)),
+        row("photos tested", photos),
         row("whole test set", whole),
         row("first 50 batches, as the authors tested", lambda e, r: batches(r.get("first_batches"))),
         row("always the commoner class", lambda e, r: share((r.get("majority_baseline") or {}).get("value"))),

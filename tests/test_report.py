@@ -317,6 +317,31 @@ def test_released_logs_beside_their_baseline(shared, tmp_path):
     assert rows["always the commoner class"][0] == "80"
 
 
+def write_test_log(path, batches, batch, source="data/ava1/val_lmdb", accuracy=0.82, name="ILGNet-Inc.V1-BN"):
+    """A log of `caffe test`."""
+    path.write_text(
+        f'I0105 11:14:20.9  1 net.cpp:58] Initializing net from parameters: \nname: "{name}"\n'
+        f'layer {{\n  name: "data"\n  data_param {{\n    source: "{source}"\n    batch_size: {batch}\n  }}\n}}\n'
+        + "".join(f"I0105 11:14:28.1  1 caffe.cpp:309] Batch {i}, loss1/top-1 = {accuracy}\n" for i in range(batches))
+        + f"I0105 11:14:28.2  1 caffe.cpp:326] loss1/top-1 = {accuracy}\n")
+    return path
+
+
+@pytest.mark.parametrize("batches, batch, source, interval, n", [
+    (1000, 50, "data/ava1/val_lmdb", "81.46 to 82.53", 20000), (533, 48, "data/ava2/val_lmdb", "81.52 to 82.46", 25553),
+    (400, 50, "data/ava1/val_lmdb", "81.46 to 82.53", 20000)])
+def test_a_log_that_meets_photos_again_has_the_interval_of_the_set(batches, batch, source, interval, n, tmp_path):
+    log = write_test_log(tmp_path / "x.log", batches, batch, source)
+    assert evaluate.main(["--log", str(log), "--out", str(tmp_path / "e.json")]) == 0
+    figures = evaluation.from_log(log)["result"]
+    text = evaluation.lines(figures)
+    assert text[0] == f"whole test set      82.00%  (95% interval {interval}, {n} photos)" and figures["n"] == n
+    assert ("more than once" in text[1]) == (batches * batch > n)
+    assert report_tool.main(["--eval", str(tmp_path / "e.json"), "--out", str(tmp_path / "r.html")]) == 0
+    again = f" ({batches * batch} in the log: some more than once)" if batches * batch > n else ""
+    assert f"| photos tested | {n}{again} |" in (tmp_path / "r.md").read_text()
+
+
 def test_a_log_of_a_set_of_unknown_size_says_nothing_of_the_whole(shared, tmp_path):
     log = tmp_path / "x.log"
     log.write_text((shared / "ava" / "results" / "AVA1_result.txt").read_text(errors="replace").replace("AVA1", "mine"))
