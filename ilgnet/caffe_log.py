@@ -220,11 +220,20 @@ def source(log: CaffeLog) -> str | None:
     return None
 
 
+def title(log: CaffeLog) -> str | None:
+    """The name of the last net that the log prints; its layers' names are indented."""
+    for net in reversed(log.nets):
+        found = re.search(r"^name:\s*[\"']([^\"']*)[\"']", net, re.M)
+        if found:
+            return found.group(1)
+    return None
+
+
 def test_result(log: CaffeLog) -> dict[str, Any]:
     """A log of `caffe test`, or the last test in a training log, as a result with the interval of what it tested.
 
-    Returns {"accuracy": metrics.proportion(...) with "batch" and "batches", "loss", "output", "source"}. CaffeError
-    when the log has no test, no accuracy among its outputs, or does not show the batch size.
+    Returns {"accuracy": metrics.proportion(...) with "batch" and "batches", "loss", "output", "source", "title"}.
+    CaffeError when the log has no test, no accuracy among its outputs, or does not show the batch size.
     """
     run = log.test_run
     names = list(run.batches) if run else list(log.tests.get(0, {}))
@@ -251,4 +260,4 @@ def test_result(log: CaffeLog) -> dict[str, Any]:
     n = batch * batches
     accuracy = metrics.proportion(int(round(value * n)), n)
     accuracy.update(value=value, batch=batch, batches=batches)
-    return {"accuracy": accuracy, "loss": loss, "output": name, "source": source(log)}
+    return {"accuracy": accuracy, "loss": loss, "output": name, "source": source(log), "title": title(log)}

@@ -89,7 +89,7 @@ def net_title(net: Path | str) -> str:
     return upgrade.read_net(net).name
 
 
-def variant_of(title: str) -> str | None:
+def variant_of(title: str | None) -> str | None:
     """The variant that a net's name says it is."""
     return next((v.name for v in VARIANTS.values() if v.title == title), None)
 
@@ -123,7 +123,10 @@ def from_log(path: Path | str, dataset: str | None = None) -> dict[str, Any]:
     A log does not say how many photos the test set has: what it tested is the first batches' figure, and the whole
     set's only where the released list's size is known."""
     result = caffe_log.test_result(caffe_log.read_log(path))
-    dataset = dataset or dataset_of(result["source"])
+    source = result["source"]
+    # the manifest, where the LMDB is still there, knows more than its folder's name
+    found, synthetic = about(source) if source and Path(source).is_dir() else (dataset_of(source), None)
+    dataset = dataset or found
     accuracy = result["accuracy"]
     figures: dict[str, Any] = {"accuracy": None, "first_batches": accuracy, "loss": result["loss"], "n": accuracy["n"],
                                "whole": None}
@@ -137,7 +140,8 @@ def from_log(path: Path | str, dataset: str | None = None) -> dict[str, Any]:
             figures.update(accuracy=accuracy, first_batches=None)
         figures["majority_baseline"] = dict(metrics.proportion(max(low, high), low + high),
                                             answer="high" if high > low else "low", of="the released test list")
-    return {"dataset": dataset, "log": str(path), "result": figures}
+    return {"dataset": dataset, "synthetic": synthetic, "log": str(path), "source": source, "title": result["title"],
+            "variant": variant_of(result["title"]), "result": figures}
 
 
 COLUMNS = ["key", "label", "p_high", "margin"]  # of the photos' CSV
@@ -215,7 +219,8 @@ def lines(figures: dict[str, Any]) -> list[str]:
     else:
         out = ["whole test set     no accuracy: a ranking has no threshold; --cut-on TRAIN_LMDB finds one"]
     if f:
-        out.append(f"first {f['batches']} batches   {share(f)}: `caffe test`'s default, in batches of {f['batch']}")
+        usual = "`caffe test`'s default, " if f["batches"] == paper.DEFAULT_TEST_BATCHES else ""
+        out.append(f"{'first ' + str(f['batches']) + ' batches':18} {share(f)}: {usual}in batches of {f['batch']}")
     base = figures.get("majority_baseline")
     if base:
         of = f" of {base['of']}" if base.get("of") else ""

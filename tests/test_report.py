@@ -303,6 +303,8 @@ def test_outputs_are_checked_before_the_work(tmp_path):
 def test_released_logs_beside_their_baseline(shared, tmp_path):
     found = [evaluation.from_log(shared / "ava" / "results" / f"{name}_result.txt") for name in ("AVA1", "AVA2")]
     text = ["\n".join(evaluation.lines(f["result"])) for f in found]
+    # they print a net without batch normalisation, of another name: no row of the tables is theirs
+    assert [(f["title"], f["variant"]) for f in found] == [("GoogleNet", None)] * 2
     assert "81.68%  (95% interval 80.12 to 83.15, 2500 photos)" in text[0] and "80.00%" in text[0]
     assert "whole test set     not in this log: 2500 of 20000 photos were tested" in text[0]
     assert "85.50%  (95% interval 84.03 to 86.85, 2400 photos)" in text[1] and "50.21%" in text[1]
@@ -340,6 +342,46 @@ def test_a_log_that_meets_photos_again_has_the_interval_of_the_set(batches, batc
     assert report_tool.main(["--eval", str(tmp_path / "e.json"), "--out", str(tmp_path / "r.html")]) == 0
     again = f" ({batches * batch} in the log: some more than once)" if batches * batch > n else ""
     assert f"| photos tested | {n}{again} |" in (tmp_path / "r.md").read_text()
+
+
+def test_a_log_fills_the_row_of_the_net_that_it_prints(tmp_path):
+    """Each cell by the last test that has its figure; a net of another name has no row."""
+    given = []
+    for i, (batches, accuracy, name) in enumerate((
+            (400, 0.82, "ILGNet-Inc.V1-BN"), (50, 0.8168, "ILGNet-Inc.V1-BN"),
+            (400, 0.5, "ILGNet-Inc.V1-BN (spatial pyramids)"))):
+        log = write_test_log(tmp_path / f"{i}.log", batches, 50, accuracy=accuracy, name=name)
+        assert evaluate.main(["--log", str(log), "--out", str(tmp_path / f"{i}.json")]) == 0
+        given += ["--eval", str(tmp_path / f"{i}.json")]
+    assert report_tool.main([*given, "--out", str(tmp_path / "r.html")]) == 0
+    text = (tmp_path / "r.md").read_text()
+    whole, first = "82.00 % (81.5 % – 82.5 %; from a log)", "81.68 % (80.1 % – 83.1 %; from a log)"
+    assert f"| ILGNet-Inc.V1-BN | 81.68 % | {whole} | {first} | 80.71 % | not run" in text  # Table 2
+    assert f"| ILGNet-Inc.V1-BN | 81.68 % | {whole} | 4 days" in text  # Table 4
+    assert "| net | ILGNet-Inc.V1-BN | ILGNet-Inc.V1-BN | ILGNet-Inc.V1-BN (spatial pyramids) |" in text
+    assert "50.00 %" in text and "| 50.00 % (" not in text.split("**Table 2")[1]
+
+
+def test_a_log_of_the_set_of_a_manifest(tmp_path):
+    """What the manifest says, as for weights; without it, the folder's name."""
+    (tmp_path / "ava2" / "val_lmdb").mkdir(parents=True)
+    log = write_test_log(tmp_path / "x.log", 533, 48, str(tmp_path / "ava2" / "val_lmdb"))
+    assert evaluation.from_log(log)["dataset"] == "ava2"
+    (tmp_path / "ava2" / "manifest.json").write_text('{"dataset": "ava2, fraction 0.4"}')
+    found = evaluation.from_log(log)
+    assert found["dataset"] == "ava2, fraction 0.4" and found["result"]["accuracy"] is None
+
+
+def test_a_log_s_data_set_and_batches(tmp_path, capsys):
+    log = write_test_log(tmp_path / "x.log", 100, 50)
+    with pytest.raises(SystemExit) as error:
+        evaluate.main(["--log", str(log), "--dataset", "ava_1"])
+    assert error.value.code == 2 and "choose from" in capsys.readouterr().err
+    assert evaluate.main(["--log", str(log)]) == 0
+    text = capsys.readouterr().out
+    assert "first 100 batches   82.00%  (95% interval 80.91 to 83.04, 5000 photos): in batches of 50\n" in text
+    assert evaluate.main(["--log", str(write_test_log(log, 50, 50))]) == 0
+    assert "photos): `caffe test`'s default, in batches of 50\n" in capsys.readouterr().out
 
 
 def test_a_log_of_a_set_of_unknown_size_says_nothing_of_the_whole(shared, tmp_path):
