@@ -262,7 +262,8 @@ def spread(results: list[dict[str, Any]]) -> dict[str, Any]:
 
 def groups(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Evaluations of one group and test set together, in the order of their first: {"name", "dataset", "variant",
-    "members", "spread"}. CaffeError when one group holds different nets, or tests that were not made alike."""
+    "members", "spread"}. CaffeError when one group holds different nets, tests that were not made alike, or tests of
+    different photos."""
     found: dict[tuple, list[dict[str, Any]]] = {}
     for result in results:
         if result.get("group"):
@@ -274,9 +275,28 @@ def groups(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
             if len(kinds) > 1:
                 raise CaffeError(f"group '{name}': its evaluations differ in {what} ({' and '.join(sorted(kinds))}): "
                                  "they are not runs of one net")
+        first = members[0]
+        for other in members[1:]:
+            if tested(other) != tested(first):
+                raise CaffeError(f"group '{name}': {whose(first)} tests {tested(first)}, {whose(other)} "
+                                 f"{tested(other)}: their mean would be of different photos")
         made.append({"name": name, "dataset": dataset, "variant": members[0].get("variant"),
                      "members": [m["name"] for m in members], "spread": spread(members)})
     return made
+
+
+def tested(result: dict[str, Any]) -> str:
+    """The photos that an evaluation's figures are of."""
+    figures = result["result"]
+    first = figures.get("first_batches")
+    some = f", of them {first['n']} in the first batches" if first else ""
+    of = next((result[key] for key in ("lmdb", "picks", "source") if result.get(key)), "an unknown set")
+    return f"{figures['n']} photos of {of}{some}"
+
+
+def whose(result: dict[str, Any]) -> str:
+    """Which evaluation it is: its file, or before it has one, its name."""
+    return result.get("file") or result["name"]
 
 
 def group_lines(group: dict[str, Any]) -> list[str]:

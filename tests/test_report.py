@@ -205,6 +205,26 @@ def test_runs_of_one_group_give_mean_and_spread(tmp_path):
         report_tool.main([*paths, "--out", str(tmp_path / "r.html")])
 
 
+def test_runs_of_one_group_test_the_same_photos(tmp_path):
+    paths = [tmp_path / "a.json", tmp_path / "b.json"]
+    result = {"kind": "evaluation", "name": "v1bn", "group": "v1bn", "dataset": "ava2", "title": "ILGNet-Inc.V1-BN",
+              "lmdb": "/x/val_lmdb", "result": {"n": 100, "accuracy": metrics.proportion(80, 100)}}
+    evaluation.write_json(paths[0], result)
+    first = dict(metrics.proportion(40, 50), batch=1, batches=50)
+    for other, said in [
+            (dict(result, lmdb="/y/val_lmdb"), "100 photos of /y/val_lmdb: "),
+            (dict(result, result={"n": 90, "accuracy": metrics.proportion(80, 90)}), "90 photos of /x/val_lmdb: "),
+            (dict(result, result=dict(result["result"], first_batches=first)), "/x/val_lmdb, of them 50 in the first")]:
+        evaluation.write_json(paths[1], other)
+        with pytest.raises(CaffeError) as error:
+            report_tool.main(["--eval", str(paths[0]), "--eval", str(paths[1]), "--out", str(tmp_path / "r.html")])
+        start = f"group 'v1bn': {paths[0]} tests 100 photos of /x/val_lmdb, {paths[1]} "
+        assert str(error.value).startswith(start) and said in str(error.value)
+    evaluation.write_json(paths[1], result)
+    assert report_tool.main(["--eval", str(paths[0]), "--eval", str(paths[1]), "--out", str(tmp_path / "r.html")]) == 0
+    assert '"file"' not in (tmp_path / "r.json").read_text()
+
+
 def test_tables_say_how_a_net_was_tested_and_what_its_own_set_s_baseline_is(tmp_path):
     direct = {"preset": "direct", "warp": [224, 224], "crop": [224, 224]}
     write_result(tmp_path, tta="both", precision="bf16", preprocess=direct)
