@@ -108,10 +108,8 @@ def run_facts(run: Run) -> dict[str, Any]:
     log = run.log
     accuracy = log.test_series("accuracy")
     finite = accuracy.values[np.isfinite(accuracy.values)] if accuracy is not None else np.zeros(0)
-    seconds = log.seconds.values
-    speed = None
-    if len(seconds) > 1 and seconds[-1] > seconds[0]:
-        speed = float((log.seconds.iterations[-1] - log.seconds.iterations[0]) / (seconds[-1] - seconds[0]))
+    iterations, seconds = log.speed
+    speed = iterations / seconds if seconds else None
     return {"name": run.name, "log": log.path, "iterations": int(log.loss.iterations[-1]) if len(log.loss) else None,
             "first_lr": float(log.lr.values[0]) if len(log.lr) else None,
             "first_loss": float(log.loss.values[0]) if len(log.loss) else None,

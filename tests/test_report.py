@@ -453,6 +453,15 @@ def test_numbers_for_people():
     assert html.percent(0.8168) == "81.68 %" and html.percent(None) == "–" and html.number(float("nan")) == "–"
 
 
+def test_iterations_a_second_of_a_run_that_stood_still(tmp_path):
+    """Resumed a day later: the day is not the run's."""
+    path = write_log(tmp_path / "a.log", [1, 1, 1])
+    path.write_text(path.read_text() + path.read_text().replace("I1123", "I1124"))
+    assert report.run_facts(report.read_runs([str(path)])[0])["iterations_per_second"] == 1
+    path.write_text(path.read_text().splitlines()[3])
+    assert report.run_facts(report.read_runs([str(path)])[0])["iterations_per_second"] is None
+
+
 def test_runs_of_several_logs_share_a_plot(tmp_path):
     runs = report.read_runs([f"a={write_log(tmp_path / 'a.log', [1])}", f"b={write_log(tmp_path / 'b.log', [2])}"])
     assert [name for name, _, _ in report.run_plots(runs, [])] == ["train_loss", "test_loss", "test_accuracy"]
