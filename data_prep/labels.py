@@ -136,4 +136,4 @@ def split(rows: Sequence[Label], seed: int, held_out: float) -> Split:
         count = min(max(1, round(held_out * len(photos))), len(photos) - 1)
         val += photos[:count]
         train += photos[count:]
-    return Split(train, val, f"random, {held_out} of each class held out, seed {seed}")
+    return Split(train, val, f"random, {held_out} of each class held out, seed {seed}", "own")

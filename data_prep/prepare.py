@@ -69,7 +69,7 @@ def prepare(args: argparse.Namespace) -> dict:
     _check_room(out, sum(map(len, halves.values())), options)
 
     manifest = {
-        "dataset": "own" if args.labels is not None else args.dataset,
+        "dataset": split.dataset,
         "split": split.how,
         "seed": args.seed,
         "synthetic": synthetic,

@@ -44,6 +44,7 @@ class Split:
     train: list[Entry]
     val: list[Entry]
     how: str
+    dataset: str = ""  # one of DATASETS; of another set what it is: reports put that into no cell of the paper's
     dropped_by_delta: int = 0
     notes: list[str] = field(default_factory=list)
 
@@ -229,7 +230,33 @@ def make_split(
         if not kept:
             raise CaffeError(f"delta {delta}: leaves no photo to train on")
     split.notes += check_counts(ratings, split, dataset)
+    split.dataset = dataset if dataset == "ava2" else {0: "ava1", 1: "ava1_delta1"}.get(width, f"ava1, delta {delta}")
+    if lists is not None:
+        _check_lists(ratings, split, official)
+    elif dataset == "ava2" and thresholds is not None and tuple(thresholds) != RELEASED_THRESHOLDS:
+        split.dataset += f", thresholds {thresholds[0]} and {thresholds[1]}"
+    elif dataset == "ava2" and thresholds is None and fraction != 0.1:
+        split.dataset += f", fraction {fraction}"
+    if split.dataset not in DATASETS:
+        split.notes.append(f"'{split.dataset}' is none of the paper's data sets: reports show it beside no figure")
     return split
+
+
+def _check_lists(ratings: Sequence[Rating], split: Split, official: str) -> None:
+    """Name and note the lists of another data set: AVA2 has no photo between its two tenths, most of AVA1 is there."""
+    low, high = RELEASED_THRESHOLDS
+    means = {rating.photo: round(rating.mean, 4) for rating in ratings}  # rounded as the thresholds are
+    rated = [entry.photo for entry in split.train + split.val if entry.photo in means]
+    between = [photo for photo in rated if low < means[photo] < high]
+    if split.dataset == "ava2" and between:
+        split.dataset += ", other lists"
+        split.notes.append(f"{len(between)} photos of the lists have means between {low} and {high}, {between[0]} for "
+                           "one: they are not AVA2's lists")
+    elif split.dataset != "ava2" and rated and not between:
+        split.dataset += ", other lists"
+        split.notes.append(f"no photo of the lists has a mean between {low} and {high}: they are not AVA1's lists")
+    elif split.how.startswith("AVA's own lists") and official != "generic_ls":
+        split.dataset += f", AVA's own lists {official}"
 
 
 def counts(photos: Sequence[Entry]) -> dict[str, int]:

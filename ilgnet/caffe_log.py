@@ -80,7 +80,8 @@ class TestRun:
 
 @dataclass
 class CaffeLog:
-    """One log file. `tests` maps a test net's number to its outputs' series; `nets`, `solver`: as printed."""
+    """One log file. `tests` maps a test net's number to its outputs' series; `nets`, `solver`: as printed. `speed`:
+    iterations and seconds between the lines of loss, less what lies between a run and the one that resumes it."""
 
     path: str
     loss: Series = field(default_factory=Series)
@@ -88,6 +89,7 @@ class CaffeLog:
     lr: Series = field(default_factory=Series)
     tests: dict[int, dict[str, Series]] = field(default_factory=dict)
     seconds: Series = field(default_factory=Series)
+    speed: tuple[int, float] = (0, 0.0)
     test_run: TestRun | None = None
     nets: list[str] = field(default_factory=list)
     solver: str = ""
@@ -126,6 +128,7 @@ def read_log(path: str | Path) -> CaffeLog:
 def _parse(log: CaffeLog, lines: Any) -> None:
     iteration = test_net = 0
     first_time: datetime.datetime | None = None
+    last: tuple[int, datetime.datetime] | None = None  # of this run: iteration and time of its last line of loss
     printing = ""  # "net" or "solver": inside a prototxt that the log prints, whose lines have no glog prefix
     for line in lines:
         prefix = _GLOG.search(line)
@@ -143,6 +146,7 @@ def _parse(log: CaffeLog, lines: Any) -> None:
                 log.nets.append("")
             else:
                 log.solver = ""
+                last = None  # another run begins
             continue
         match = _TESTING.search(text)
         if match:
@@ -157,6 +161,11 @@ def _parse(log: CaffeLog, lines: Any) -> None:
             if now is not None:
                 first_time = first_time or now
                 log.seconds.add(iteration, (now - first_time).total_seconds())
+                # a step back in iterations is another run's, in time a new year's
+                if last and last[0] < iteration and last[1] <= now:
+                    log.speed = (log.speed[0] + iteration - last[0],
+                                 log.speed[1] + (now - last[1]).total_seconds())
+                last = iteration, now
             continue
         match = _LR.search(text)
         if match:
@@ -220,11 +229,20 @@ def source(log: CaffeLog) -> str | None:
     return None
 
 
+def title(log: CaffeLog) -> str | None:
+    """The name of the last net that the log prints; its layers' names are indented."""
+    for net in reversed(log.nets):
+        found = re.search(r"^name:\s*[\"']([^\"']*)[\"']", net, re.M)
+        if found:
+            return found.group(1)
+    return None
+
+
 def test_result(log: CaffeLog) -> dict[str, Any]:
     """A log of `caffe test`, or the last test in a training log, as a result with the interval of what it tested.
 
-    Returns {"accuracy": metrics.proportion(...) with "batch" and "batches", "loss", "output", "source"}. CaffeError
-    when the log has no test, no accuracy among its outputs, or does not show the batch size.
+    Returns {"accuracy": metrics.proportion(...) with "batch" and "batches", "loss", "output", "source", "title"}.
+    CaffeError when the log has no test, no accuracy among its outputs, or does not show the batch size.
     """
     run = log.test_run
     names = list(run.batches) if run else list(log.tests.get(0, {}))
@@ -251,4 +269,4 @@ def test_result(log: CaffeLog) -> dict[str, Any]:
     n = batch * batches
     accuracy = metrics.proportion(int(round(value * n)), n)
     accuracy.update(value=value, batch=batch, batches=batches)
-    return {"accuracy": accuracy, "loss": loss, "output": name, "source": source(log)}
+    return {"accuracy": accuracy, "loss": loss, "output": name, "source": source(log), "title": title(log)}

@@ -89,7 +89,7 @@ def net_title(net: Path | str) -> str:
     return upgrade.read_net(net).name
 
 
-def variant_of(title: str) -> str | None:
+def variant_of(title: str | None) -> str | None:
     """The variant that a net's name says it is."""
     return next((v.name for v in VARIANTS.values() if v.title == title), None)
 
@@ -123,18 +123,25 @@ def from_log(path: Path | str, dataset: str | None = None) -> dict[str, Any]:
     A log does not say how many photos the test set has: what it tested is the first batches' figure, and the whole
     set's only where the released list's size is known."""
     result = caffe_log.test_result(caffe_log.read_log(path))
-    dataset = dataset or dataset_of(result["source"])
+    source = result["source"]
+    # the manifest, where the LMDB is still there, knows more than its folder's name
+    found, synthetic = about(source) if source and Path(source).is_dir() else (dataset_of(source), None)
+    dataset = dataset or found
     accuracy = result["accuracy"]
     figures: dict[str, Any] = {"accuracy": None, "first_batches": accuracy, "loss": result["loss"], "n": accuracy["n"],
                                "whole": None}
     if dataset in paper.RELEASED_TEST:
         low, high = paper.RELEASED_TEST[dataset]
-        figures["whole"] = low + high
-        if accuracy["n"] >= low + high:
+        figures["whole"] = whole = low + high
+        if accuracy["n"] > whole:  # the batches went round: photos met again add no evidence
+            figures.update(n=whole, tested=accuracy["n"])
+            accuracy.update(metrics.proportion(round(accuracy["value"] * whole), whole), value=accuracy["value"])
+        if accuracy["n"] == whole:
             figures.update(accuracy=accuracy, first_batches=None)
         figures["majority_baseline"] = dict(metrics.proportion(max(low, high), low + high),
                                             answer="high" if high > low else "low", of="the released test list")
-    return {"dataset": dataset, "log": str(path), "result": figures}
+    return {"dataset": dataset, "synthetic": synthetic, "log": str(path), "source": source, "title": result["title"],
+            "variant": variant_of(result["title"]), "result": figures}
 
 
 COLUMNS = ["key", "label", "p_high", "margin"]  # of the photos' CSV
@@ -203,6 +210,8 @@ def lines(figures: dict[str, Any]) -> list[str]:
     a, f = figures["accuracy"], figures.get("first_batches")
     if a:
         out = [f"whole test set     {share(a)}"]
+        if "tested" in figures:
+            out.append(f"                   of {figures['tested']} in the log, which counts some photos more than once")
     elif "whole" in figures and figures["whole"] is None:
         out = [f"whole test set     unknown: {f['n']} photos were tested; the set's size is unknown (--dataset)"]
     elif "whole" in figures:
@@ -210,7 +219,8 @@ def lines(figures: dict[str, Any]) -> list[str]:
     else:
         out = ["whole test set     no accuracy: a ranking has no threshold; --cut-on TRAIN_LMDB finds one"]
     if f:
-        out.append(f"first {f['batches']} batches   {share(f)}: `caffe test`'s default, in batches of {f['batch']}")
+        usual = "`caffe test`'s default, " if f["batches"] == paper.DEFAULT_TEST_BATCHES else ""
+        out.append(f"{'first ' + str(f['batches']) + ' batches':18} {share(f)}: {usual}in batches of {f['batch']}")
     base = figures.get("majority_baseline")
     if base:
         of = f" of {base['of']}" if base.get("of") else ""
@@ -252,7 +262,8 @@ def spread(results: list[dict[str, Any]]) -> dict[str, Any]:
 
 def groups(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Evaluations of one group and test set together, in the order of their first: {"name", "dataset", "variant",
-    "members", "spread"}. CaffeError when one group holds different nets, or tests that were not made alike."""
+    "members", "spread"}. CaffeError when one group holds different nets, tests that were not made alike, or tests of
+    different photos."""
     found: dict[tuple, list[dict[str, Any]]] = {}
     for result in results:
         if result.get("group"):
@@ -264,9 +275,28 @@ def groups(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
             if len(kinds) > 1:
                 raise CaffeError(f"group '{name}': its evaluations differ in {what} ({' and '.join(sorted(kinds))}): "
                                  "they are not runs of one net")
+        first = members[0]
+        for other in members[1:]:
+            if tested(other) != tested(first):
+                raise CaffeError(f"group '{name}': {whose(first)} tests {tested(first)}, {whose(other)} "
+                                 f"{tested(other)}: their mean would be of different photos")
         made.append({"name": name, "dataset": dataset, "variant": members[0].get("variant"),
                      "members": [m["name"] for m in members], "spread": spread(members)})
     return made
+
+
+def tested(result: dict[str, Any]) -> str:
+    """The photos that an evaluation's figures are of."""
+    figures = result["result"]
+    first = figures.get("first_batches")
+    some = f", of them {first['n']} in the first batches" if first else ""
+    of = next((result[key] for key in ("lmdb", "picks", "source") if result.get(key)), "an unknown set")
+    return f"{figures['n']} photos of {of}{some}"
+
+
+def whose(result: dict[str, Any]) -> str:
+    """Which evaluation it is: its file, or before it has one, its name."""
+    return result.get("file") or result["name"]
 
 
 def group_lines(group: dict[str, Any]) -> list[str]:

@@ -50,7 +50,8 @@ def stages(scorer: Scorer, blobs: list[str] | None = None) -> list[paper.Label]:
     """The paper's labels in the scorer's net, or one a given blob. CaffeError when the net has none of the labels."""
     if blobs:
         return [paper.Label("", name, (name,)) for name in blobs]
-    variant = evaluation.variant_of(evaluation.net_title(scorer.net_path))
+    # of a net that differs from the paper's, too: gen_net says how in brackets behind the name
+    variant = evaluation.variant_of(evaluation.net_title(scorer.net_path).partition(" (")[0])
     found = []
     for label in paper.labels(variant) if variant else []:
         # behind spatial pyramids the layers have names of their own (gen_net --spp)

@@ -58,7 +58,7 @@ RESULT = {"accuracy": SHARE, "first_batches": SHARE, "majority_baseline": {**SHA
 
 
 def read_evaluations(paths: list[str]) -> list[dict[str, Any]]:
-    """What tools/evaluate.py --out wrote; "folder" is added, where the photos' CSV lies."""
+    """What tools/evaluate.py --out wrote; "file" and "folder" are added: its own, and where the photos' CSV lies."""
     found = []
     for path in paths:
         result = evaluation.read_json(path)
@@ -71,7 +71,7 @@ def read_evaluations(paths: list[str]) -> list[dict[str, Any]]:
                 check_fields(path, "tools/evaluate.py", result["result"][name], fields, f"result.{name}.")
         if result["result"].get("confusion"):  # of weights: the page says which
             check_fields(path, "tools/evaluate.py", result, {"weights": str, "preprocess": dict})
-        found.append(dict(result, folder=str(Path(path).resolve().parent)))
+        found.append(dict(result, file=str(path), folder=str(Path(path).resolve().parent)))
     return found
 
 
@@ -108,10 +108,8 @@ def run_facts(run: Run) -> dict[str, Any]:
     log = run.log
     accuracy = log.test_series("accuracy")
     finite = accuracy.values[np.isfinite(accuracy.values)] if accuracy is not None else np.zeros(0)
-    seconds = log.seconds.values
-    speed = None
-    if len(seconds) > 1 and seconds[-1] > seconds[0]:
-        speed = float((log.seconds.iterations[-1] - log.seconds.iterations[0]) / (seconds[-1] - seconds[0]))
+    iterations, seconds = log.speed
+    speed = iterations / seconds if seconds else None
     return {"name": run.name, "log": log.path, "iterations": int(log.loss.iterations[-1]) if len(log.loss) else None,
             "first_lr": float(log.lr.values[0]) if len(log.lr) else None,
             "first_loss": float(log.loss.values[0]) if len(log.loss) else None,
@@ -326,7 +324,7 @@ def write(out: Path, report: Report) -> list[Path]:
     evaluation.write_json(out.with_suffix(".json"), {
         "title": report.title, "synthetic_labels": report.synthetic, "runs": [series(r) for r in report.runs],
         "tables": [t.as_dict() for t in tables.values()], "groups": report.groups, "benchmark": report.benchmark,
-        "evaluations": [{k: v for k, v in e.items() if k != "folder"} for e in report.evaluations],
+        "evaluations": [{k: v for k, v in e.items() if k not in ("file", "folder")} for e in report.evaluations],
         "features": [{k: v for k, v in f.items() if k != "folder"} for f in report.features]})
     return written + [out.with_suffix(".md"), out.with_suffix(".json")]
 

@@ -179,8 +179,11 @@ def _baseline(dataset: str, evaluations: list[dict[str, Any]]) -> Cell:
 
 
 def how_tested(evaluation: dict[str, Any]) -> str:
-    """What of a test is not as the authors tested: in full precision, the centre of a photo warped to 256 x 256."""
-    found = [f"views: {evaluation['tta']}"] if evaluation.get("tta") else []
+    """What of a test is not as the authors tested (in full precision, the centre of a photo warped to 256 x 256), and
+    whether only a log tells of it."""
+    found = ["from a log"] if evaluation.get("log") else []
+    if evaluation.get("tta"):
+        found.append(f"views: {evaluation['tta']}")
     if evaluation.get("precision") not in (None, "fp32"):
         found.append(evaluation["precision"])
     if (evaluation.get("preprocess") or {}).get("preset") == "direct":
@@ -194,7 +197,8 @@ def _marked(cell: Cell, how: str) -> Cell:
 
 def _ours(variant: str | None, dataset: str, evaluations: list[dict[str, Any]],
           groups: list[dict[str, Any]]) -> tuple[Cell, Cell]:
-    """(whole test set, first 50 batches) of the last group of runs that was given, or else of the last single one."""
+    """(whole test set, first 50 batches) of the last group of runs that was given, or else each of the last single one
+    that has it: a log has one of the two."""
     if variant is None:
         return Cell(""), Cell("")
     tests = [e for e in evaluations if (e.get("variant"), e.get("dataset")) == (variant, dataset)]
@@ -204,10 +208,11 @@ def _ours(variant: str | None, dataset: str, evaluations: list[dict[str, Any]],
     if group:
         how = next(how_tested(e) for e in tests if e.get("group") == group[-1]["name"])
         whole, first = (runs_of(group[-1]["spread"].get(name)) for name in ("accuracy", "first_batches"))
-    else:
-        how, result = how_tested(tests[-1]), tests[-1]["result"]
-        whole, first = interval(result.get("accuracy")), batches(result.get("first_batches"))
-    return _marked(whole, how), _marked(first, how)
+        return _marked(whole, how), _marked(first, how)
+    whole, first = (next((e for e in reversed(tests) if e["result"].get(name)), tests[-1])
+                    for name in ("accuracy", "first_batches"))
+    return (_marked(interval(whole["result"].get("accuracy")), how_tested(whole)),
+            _marked(batches(first["result"].get("first_batches")), how_tested(first)))
 
 
 def efficiency_table(benchmark: dict[str, Any] | None, evaluations: list[dict[str, Any]],
@@ -266,9 +271,14 @@ def results_table(evaluations: list[dict[str, Any]]) -> Table:
             return interval(r["accuracy"])
         return Cell(NOT_RUN, "the set's size is unknown" if e.get("log") and not r.get("whole") else "")
 
+    def photos(e: dict[str, Any], r: dict[str, Any]) -> Cell:
+        cell = number((r.get("accuracy") or r.get("first_batches") or r)["n"], 0)
+        return _marked(cell, f"{r['tested']} in the log: some more than once" if r.get("tested") else "")
+
     rows = [
         row("test set", lambda e, r: Cell((e.get("dataset") or "own") + (", from a log" if e.get("log") else ""))),
-        row("photos tested", lambda e, r: number((r.get("accuracy") or r.get("first_batches") or r)["n"], 0)),
+        row("net", lambda e, r: Cell(str(e["title"])) if e.get("title") else EMPTY),
+        row("photos tested", photos),
         row("whole test set", whole),
         row("first 50 batches, as the authors tested", lambda e, r: batches(r.get("first_batches"))),
         row("always the commoner class", lambda e, r: share((r.get("majority_baseline") or {}).get("value"))),

@@ -127,9 +127,19 @@ def finish(choice: Choice, net):
 
 
 def title(choice: Choice) -> str:
-    """The net's name: the paper's, and what it learns where that is not the paper's."""
-    name = VARIANTS[choice.variant].title
-    return name if choice.target == "classes" else f"{name} ({choice.target})"
+    """The net's name: the paper's, and in brackets what makes it another net, so that reports do not take its accuracy
+    for that of the paper's. A frozen trunk and merged batch normalisation compute what the paper's net does."""
+    variant = VARIANTS[choice.variant]
+    others = [choice.target] if choice.target != "classes" else []
+    if choice.spp:
+        others.append("spatial pyramids")
+    if choice.drop_lrn:
+        others.append("no LRN")
+    if choice.pool and choice.pool.upper() != variant.pool:
+        others.append(f"{choice.pool} pooling")
+    if choice.crop not in (224, 227):  # the paper's and the released files'
+        others.append(f"crop {choice.crop}")
+    return f"{variant.title} ({', '.join(others)})" if others else variant.title
 
 
 def train_val(choice: Choice):

@@ -72,6 +72,19 @@ def test_resumed_replaces_what_was_lost(tmp_path):
     assert log.loss.values.tolist() == [5, 4, 30, 20, 10]
 
 
+@pytest.mark.parametrize("again, resumed, speed", [
+    ("", 40, (80, 4.0)),  # from the snapshot at its end
+    ("", 20, (100, 5.0)),  # with what was done twice, which took its time
+    ("I0105 11:00:00.0 1 solver.cpp:45] Initializing solver from parameters: \nbase_lr: 1\n", 60, (60, 3.0))])
+def test_speed_without_the_time_between_a_run_and_its_going_on(tmp_path, again, resumed, speed):
+    def lines(day, first, last):
+        return "".join(f"I01{day} 10:00:{i // 20:02d}.0 1 solver.cpp:239] Iteration {i}, loss = 1\n"
+                       for i in range(first, last + 1, 20))
+
+    log = caffe_log.read_log(write(tmp_path, lines("05", 0, 40) + again + lines("06", resumed, 80)))
+    assert log.speed == speed
+
+
 def test_caffe_test_log(tmp_path):
     net = 'name: "n"\nlayer {\n  data_param {\n    source: "val_lmdb"\n    batch_size: 4\n  }\n}\n'
     text = ("I0105 11:14:20.9  1 net.cpp:58] Initializing net from parameters: \n" + net

@@ -11,6 +11,7 @@ import pytest
 
 from data_prep import demo, prepare, scenes, splits
 from data_prep.ratings import read_ratings
+from ilgnet import evaluation
 from tests.test_imageset import datums
 from torchcaffe.errors import CaffeError
 from torchcaffe.files import read_blobproto
@@ -156,6 +157,16 @@ def test_bad_options_are_named(arguments, said, tmp_path):
 def run_prepare(ava, out, *options):
     prepare.main([str(ava), "--out", str(out), "--size", "32", *options])
     return json.loads((out / "manifest.json").read_text())
+
+
+def test_the_manifest_says_which_set_it_is(made, tmp_path):
+    shutil.copy(made / "AVA.txt", tmp_path / "AVA.txt")
+    images = ["--images", str(made / "images")]
+    for name, options in {"ava2, fraction 0.4": ["--dataset", "ava2", "--fraction", "0.4"],
+                          "ava1_delta1": ["--delta", "1"]}.items():
+        out = tmp_path / options[-1]
+        assert run_prepare(tmp_path, out, *images, *options)["dataset"] == name
+        assert evaluation.about(out / "val_lmdb")[0] == name
 
 
 def test_prepare_the_demo_set(made, tmp_path, capsys):

@@ -141,6 +141,39 @@ def test_lists_and_their_faults(tmp_path):
         assert said in str(error.value)
 
 
+def test_a_set_that_is_not_the_papers_says_what_it_is():
+    """Reports take a set for one of the paper's by this name."""
+    photos = [at(i, 3 + i % 5) for i in range(1, 101)]
+    for arguments, name in [
+        ({}, "ava1"), ({"delta": "0.0"}, "ava1"), ({"delta": "1.0"}, "ava1_delta1"),
+        ({"delta": 0.5}, "ava1, delta 0.5"),
+        ({"dataset": "ava1_delta1"}, "ava1_delta1"), ({"dataset": "ava1_delta1", "delta": 0}, "ava1"),
+        ({"dataset": "ava2"}, "ava2"), ({"dataset": "ava2", "fraction": 0.4}, "ava2, fraction 0.4"),
+        ({"dataset": "ava2", "thresholds": list(splits.RELEASED_THRESHOLDS)}, "ava2"),
+        ({"dataset": "ava2", "thresholds": [4, 6.5]}, "ava2, thresholds 4 and 6.5"),
+    ]:
+        split = splits.make_split(photos, **arguments)
+        assert split.dataset == name
+        assert [f"'{name}' is none of" in note for note in split.notes] == ([True] if "," in name else [])
+
+
+def test_lists_of_another_set_are_noted(tmp_path):
+    photos = [at(1, 4), at(2, 7), at(3, 4), at(4, 7), at(5, 5)]
+    write(tmp_path / "val.txt", "3.jpg 0\n4.jpg 1\n")
+    for last, dataset, name, note in [
+        ("", "ava2", "ava2", None), ("5.jpg 0\n", "ava1", "ava1", None),
+        ("5.jpg 0\n", "ava2", "ava2, other lists", "1 photos of the lists have means between"),
+        ("", "ava1_delta1", "ava1_delta1, other lists", "no photo of the lists has a mean between"),
+    ]:
+        write(tmp_path / "train.txt", "1.jpg 0\n2.jpg 1\n" + last)
+        split = splits.make_split(photos, dataset, lists=tmp_path)
+        assert split.dataset == name and (split.notes[0].startswith(note) if note else not split.notes)
+    (tmp_path / "train.txt").unlink()
+    write(tmp_path / "animal_train.jpgl", "1\n5\n")
+    write(tmp_path / "animal_test.jpgl", "3\n")
+    assert splits.make_split(photos, lists=tmp_path, official="animal").dataset == "ava1, AVA's own lists animal"
+
+
 def test_avas_own_lists(tmp_path):
     photos = [at(1, 4), at(2, 6), at(3, 6)]
     write(tmp_path / "generic_ls_train.jpgl", "2\n1\n77\n")
@@ -222,4 +255,4 @@ def test_real_lists(shared):
         split = splits.make_split(photos, dataset, lists=folder)
         assert split.train == splits.read_list(folder / "train.txt")
         assert split.val == splits.read_list(folder / "val.txt")
-        assert not any("disagree" in note for note in split.notes)
+        assert split.dataset == dataset and not any("disagree" in note for note in split.notes)

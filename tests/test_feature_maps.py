@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -35,6 +36,15 @@ def test_the_papers_labels_are_in_the_net(variant):
 
 def test_googlenets_parts_have_no_labels():
     assert [v for v in VARIANTS if not paper.labels(v)] == ["third", "two_thirds", "full"]
+
+
+def test_a_net_with_spatial_pyramids_has_the_labels_though_not_the_papers_name(tmp_path):
+    (tmp_path / "d.prototxt").write_text(emit.texts(emit.Choice("v1bn", spp=True))["deploy.prototxt"])
+    made = {top for layer in upgrade.read_net(tmp_path / "d.prototxt").layer for top in layer.top}
+    scorer = SimpleNamespace(net_path=str(tmp_path / "d.prototxt"), has_blob=made.__contains__)
+    found = feature_maps.stages(scorer)
+    assert [label.mark for label in found] == [f"({i})" for i in range(1, 8)]
+    assert found[4].blobs == ("temp1_spp", "temp2_spp")
 
 
 def test_pictures():

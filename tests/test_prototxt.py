@@ -259,6 +259,18 @@ def test_frozen_trunk_learns_nothing_and_the_head_does(variant):
             assert before == after
 
 
+@pytest.mark.parametrize("words, name", [
+    (dict(spp=True), "ILGNet-Inc.V1-BN (spatial pyramids)"), (dict(drop_lrn=True), "ILGNet-Inc.V1-BN (no LRN)"),
+    (dict(pool="max"), "ILGNet-Inc.V1-BN (max pooling)"), (dict(crop=192), "ILGNet-Inc.V1-BN (crop 192)"),
+    (dict(target="mean", spp=True, crop=96), "ILGNet-Inc.V1-BN (mean, spatial pyramids, crop 96)"),
+    *((words, "ILGNet-Inc.V1-BN") for words in (dict(pool="ave"), dict(crop=227), dict(trunk="frozen"),
+                                                dict(merge_bn=True)))])
+def test_a_net_that_is_not_the_papers_has_a_name_of_its_own(words, name):
+    """By their names, reports take nets for the paper's."""
+    choice = emit.Choice("v1bn", **words)
+    assert emit.train_val(choice).name == emit.deploy(choice).name == name
+
+
 @pytest.mark.parametrize("variant", [v.name for v in VARIANTS.values() if v.lrn])
 def test_drop_lrn(variant):
     full, without = (emit.deploy(emit.Choice(variant, drop_lrn=drop)) for drop in (False, True))

@@ -205,6 +205,26 @@ def test_runs_of_one_group_give_mean_and_spread(tmp_path):
         report_tool.main([*paths, "--out", str(tmp_path / "r.html")])
 
 
+def test_runs_of_one_group_test_the_same_photos(tmp_path):
+    paths = [tmp_path / "a.json", tmp_path / "b.json"]
+    result = {"kind": "evaluation", "name": "v1bn", "group": "v1bn", "dataset": "ava2", "title": "ILGNet-Inc.V1-BN",
+              "lmdb": "/x/val_lmdb", "result": {"n": 100, "accuracy": metrics.proportion(80, 100)}}
+    evaluation.write_json(paths[0], result)
+    first = dict(metrics.proportion(40, 50), batch=1, batches=50)
+    for other, said in [
+            (dict(result, lmdb="/y/val_lmdb"), "100 photos of /y/val_lmdb: "),
+            (dict(result, result={"n": 90, "accuracy": metrics.proportion(80, 90)}), "90 photos of /x/val_lmdb: "),
+            (dict(result, result=dict(result["result"], first_batches=first)), "/x/val_lmdb, of them 50 in the first")]:
+        evaluation.write_json(paths[1], other)
+        with pytest.raises(CaffeError) as error:
+            report_tool.main(["--eval", str(paths[0]), "--eval", str(paths[1]), "--out", str(tmp_path / "r.html")])
+        start = f"group 'v1bn': {paths[0]} tests 100 photos of /x/val_lmdb, {paths[1]} "
+        assert str(error.value).startswith(start) and said in str(error.value)
+    evaluation.write_json(paths[1], result)
+    assert report_tool.main(["--eval", str(paths[0]), "--eval", str(paths[1]), "--out", str(tmp_path / "r.html")]) == 0
+    assert '"file"' not in (tmp_path / "r.json").read_text()
+
+
 def test_tables_say_how_a_net_was_tested_and_what_its_own_set_s_baseline_is(tmp_path):
     direct = {"preset": "direct", "warp": [224, 224], "crop": [224, 224]}
     write_result(tmp_path, tta="both", precision="bf16", preprocess=direct)
@@ -303,6 +323,8 @@ def test_outputs_are_checked_before_the_work(tmp_path):
 def test_released_logs_beside_their_baseline(shared, tmp_path):
     found = [evaluation.from_log(shared / "ava" / "results" / f"{name}_result.txt") for name in ("AVA1", "AVA2")]
     text = ["\n".join(evaluation.lines(f["result"])) for f in found]
+    # they print a net without batch normalisation, of another name: no row of the tables is theirs
+    assert [(f["title"], f["variant"]) for f in found] == [("GoogleNet", None)] * 2
     assert "81.68%  (95% interval 80.12 to 83.15, 2500 photos)" in text[0] and "80.00%" in text[0]
     assert "whole test set     not in this log: 2500 of 20000 photos were tested" in text[0]
     assert "85.50%  (95% interval 84.03 to 86.85, 2400 photos)" in text[1] and "50.21%" in text[1]
@@ -315,6 +337,71 @@ def test_released_logs_beside_their_baseline(shared, tmp_path):
     fifty = [float(v) for v in rows["first 50 batches, as the authors tested"]]
     assert np.round(fifty, 2).tolist() == [81.68, 80.12, 83.15, 85.5, 84.03, 86.85]
     assert rows["always the commoner class"][0] == "80"
+
+
+def write_test_log(path, batches, batch, source="data/ava1/val_lmdb", accuracy=0.82, name="ILGNet-Inc.V1-BN"):
+    """A log of `caffe test`."""
+    path.write_text(
+        f'I0105 11:14:20.9  1 net.cpp:58] Initializing net from parameters: \nname: "{name}"\n'
+        f'layer {{\n  name: "data"\n  data_param {{\n    source: "{source}"\n    batch_size: {batch}\n  }}\n}}\n'
+        + "".join(f"I0105 11:14:28.1  1 caffe.cpp:309] Batch {i}, loss1/top-1 = {accuracy}\n" for i in range(batches))
+        + f"I0105 11:14:28.2  1 caffe.cpp:326] loss1/top-1 = {accuracy}\n")
+    return path
+
+
+@pytest.mark.parametrize("batches, batch, source, interval, n", [
+    (1000, 50, "data/ava1/val_lmdb", "81.46 to 82.53", 20000), (533, 48, "data/ava2/val_lmdb", "81.52 to 82.46", 25553),
+    (400, 50, "data/ava1/val_lmdb", "81.46 to 82.53", 20000)])
+def test_a_log_that_meets_photos_again_has_the_interval_of_the_set(batches, batch, source, interval, n, tmp_path):
+    log = write_test_log(tmp_path / "x.log", batches, batch, source)
+    assert evaluate.main(["--log", str(log), "--out", str(tmp_path / "e.json")]) == 0
+    figures = evaluation.from_log(log)["result"]
+    text = evaluation.lines(figures)
+    assert text[0] == f"whole test set      82.00%  (95% interval {interval}, {n} photos)" and figures["n"] == n
+    assert ("more than once" in text[1]) == (batches * batch > n)
+    assert report_tool.main(["--eval", str(tmp_path / "e.json"), "--out", str(tmp_path / "r.html")]) == 0
+    again = f" ({batches * batch} in the log: some more than once)" if batches * batch > n else ""
+    assert f"| photos tested | {n}{again} |" in (tmp_path / "r.md").read_text()
+
+
+def test_a_log_fills_the_row_of_the_net_that_it_prints(tmp_path):
+    """Each cell by the last test that has its figure; a net of another name has no row."""
+    given = []
+    for i, (batches, accuracy, name) in enumerate((
+            (400, 0.82, "ILGNet-Inc.V1-BN"), (50, 0.8168, "ILGNet-Inc.V1-BN"),
+            (400, 0.5, "ILGNet-Inc.V1-BN (spatial pyramids)"))):
+        log = write_test_log(tmp_path / f"{i}.log", batches, 50, accuracy=accuracy, name=name)
+        assert evaluate.main(["--log", str(log), "--out", str(tmp_path / f"{i}.json")]) == 0
+        given += ["--eval", str(tmp_path / f"{i}.json")]
+    assert report_tool.main([*given, "--out", str(tmp_path / "r.html")]) == 0
+    text = (tmp_path / "r.md").read_text()
+    whole, first = "82.00 % (81.5 % – 82.5 %; from a log)", "81.68 % (80.1 % – 83.1 %; from a log)"
+    assert f"| ILGNet-Inc.V1-BN | 81.68 % | {whole} | {first} | 80.71 % | not run" in text  # Table 2
+    assert f"| ILGNet-Inc.V1-BN | 81.68 % | {whole} | 4 days" in text  # Table 4
+    assert "| net | ILGNet-Inc.V1-BN | ILGNet-Inc.V1-BN | ILGNet-Inc.V1-BN (spatial pyramids) |" in text
+    assert "50.00 %" in text and "| 50.00 % (" not in text.split("**Table 2")[1]
+
+
+def test_a_log_of_the_set_of_a_manifest(tmp_path):
+    """What the manifest says, as for weights; without it, the folder's name."""
+    (tmp_path / "ava2" / "val_lmdb").mkdir(parents=True)
+    log = write_test_log(tmp_path / "x.log", 533, 48, str(tmp_path / "ava2" / "val_lmdb"))
+    assert evaluation.from_log(log)["dataset"] == "ava2"
+    (tmp_path / "ava2" / "manifest.json").write_text('{"dataset": "ava2, fraction 0.4"}')
+    found = evaluation.from_log(log)
+    assert found["dataset"] == "ava2, fraction 0.4" and found["result"]["accuracy"] is None
+
+
+def test_a_log_s_data_set_and_batches(tmp_path, capsys):
+    log = write_test_log(tmp_path / "x.log", 100, 50)
+    with pytest.raises(SystemExit) as error:
+        evaluate.main(["--log", str(log), "--dataset", "ava_1"])
+    assert error.value.code == 2 and "choose from" in capsys.readouterr().err
+    assert evaluate.main(["--log", str(log)]) == 0
+    text = capsys.readouterr().out
+    assert "first 100 batches   82.00%  (95% interval 80.91 to 83.04, 5000 photos): in batches of 50\n" in text
+    assert evaluate.main(["--log", str(write_test_log(log, 50, 50))]) == 0
+    assert "photos): `caffe test`'s default, in batches of 50\n" in capsys.readouterr().out
 
 
 def test_a_log_of_a_set_of_unknown_size_says_nothing_of_the_whole(shared, tmp_path):
@@ -364,6 +451,15 @@ def test_smoothed_is_the_trailing_mean():
 
 def test_numbers_for_people():
     assert html.percent(0.8168) == "81.68 %" and html.percent(None) == "–" and html.number(float("nan")) == "–"
+
+
+def test_iterations_a_second_of_a_run_that_stood_still(tmp_path):
+    """Resumed a day later: the day is not the run's."""
+    path = write_log(tmp_path / "a.log", [1, 1, 1])
+    path.write_text(path.read_text() + path.read_text().replace("I1123", "I1124"))
+    assert report.run_facts(report.read_runs([str(path)])[0])["iterations_per_second"] == 1
+    path.write_text(path.read_text().splitlines()[3])
+    assert report.run_facts(report.read_runs([str(path)])[0])["iterations_per_second"] is None
 
 
 def test_runs_of_several_logs_share_a_plot(tmp_path):

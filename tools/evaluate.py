@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--test-batch", type=int, help="batch of the 50-batch figure (default: the released one)")
     parser.add_argument("--cut-on", metavar="LMDB", help="training photos on which to find a ranking's cut between low "
                         "and high (other nets bring theirs)")
-    parser.add_argument("--dataset", help="which column of the paper's tables: " + ", ".join(DATASETS))
+    parser.add_argument("--dataset", choices=list(DATASETS), help="which column of the paper's tables")
     parser.add_argument("--name", help="what reports call this result, or all results of several weights together")
     parser.add_argument("--group", help="reports give the mean and spread of all results with this name")
     parser.add_argument("--out", type=Path, metavar="JSON", help="write the result and, beside it, the photos' CSV; "
