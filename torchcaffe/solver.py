@@ -322,16 +322,27 @@ class Solver:
         """Snapshot the state before this iteration, run it once more to see where it goes wrong, raise Diverged."""
         said = f"{self.source}: iteration {self.iter}: {bad}: training has diverged (lower base_lr?)"
         self._put_back(statistics)
-        broken = [n for n, blob in zip(self.net._learnable_names, self.net.learnable) if not _finite(blob.t)]
-        if self.agreed(bool(broken)):
-            where = broken[0] if broken else "weights in another process"
-            raise Diverged(f"{said}; the update before has broken {where}, so go on from the last snapshot"
-                           + ("" if self.debug_nan else ", with debug_nan to stop before that update"))
+        self._refuse_broken(said)
         if self.p.HasField("snapshot_prefix"):
             self.snapshot()
             said += f"; snapshot of the state before it: {self.snapshot_name('.solverstate' + self._suffix())}"
         self._put_back(statistics)
         raise Diverged(f"{said}; first in {self._first_bad() or 'no layer when it is repeated'}")
+
+    def _refuse_broken(self, said: str) -> None:
+        """Diverged where weights or history are not finite: a snapshot of them would take the last good one's place."""
+        broken = ""
+        for name, blob, slots in zip(self.net._learnable_names, self.net.learnable, self._history):
+            if not _finite(blob.t):
+                broken = name
+            elif not all(array is None or _finite(array) for array in slots):
+                broken = f"the history of {name}"
+            if broken:
+                break
+        if self.agreed(bool(broken)):
+            where = broken or "weights in another process"
+            raise Diverged(f"{said}; the update before has broken {where}, so go on from the last snapshot"
+                           + ("" if self.debug_nan else ", with debug_nan to look at every gradient, too"))
 
     def _put_back(self, statistics: list[tuple[Parameter, torch.Tensor]]) -> None:
         resume.go_to(self, self.places())
@@ -586,7 +597,9 @@ class Solver:
 
     def snapshot(self) -> None:
         """Write PREFIX_iter_N.caffemodel, .solverstate (or .h5) and .resume.npz, each whole or not at all, and the
-        solverstate last: where it is, the others are."""
+        solverstate last: where it is, the others are. Diverged where there is nothing to go on from."""
+        # An update may break the weights though the loss before it was finite.
+        self._refuse_broken(f"{self.source}: iteration {self.iter}: training has diverged (lower base_lr?)")
         suffix = self._suffix()
         hdf5, kind = bool(suffix), "HDF5" if suffix else "binary proto"
         model = self.snapshot_name(".caffemodel" + suffix)
