@@ -187,10 +187,50 @@ def test_a_damaged_snapshot_is_found(folder):
     data[len(data) // 2] ^= 1
     model.write_bytes(data)
     assert "x_iter_2.caffemodel: not what x_iter_2.resume.npz says" in resume.whole("x_iter_2.solverstate")
+    with pytest.raises(CaffeError, match="^x_iter_2.caffemodel: not what x_iter_2.resume.npz says it was$"):
+        solver("lmdb", "y").restore("x_iter_2.solverstate")
     model.unlink()
     assert "x_iter_2.caffemodel" in resume.whole("x_iter_2.solverstate")
     Path("x_iter_2.resume.npz").unlink()
     assert "x_iter_2.caffemodel" in resume.whole("x_iter_2.solverstate")
+
+
+def test_a_copied_snapshot_brings_its_own_weights(folder):
+    """The solverstate names the weights by where they were written: there another run's may lie by now."""
+    Path("run").mkdir()
+    made = solver("lmdb", "run/x")
+    made.step(2)
+    made.snapshot()
+    wanted = weights(made)
+    shutil.copytree("run", "backup")
+    other = solver("lmdb", "run/x", random_seed=8)
+    other.step(2)
+    other.snapshot()
+    assert resume.whole("backup/x_iter_2.solverstate") == ""
+    again = solver("lmdb", "y")
+    again.restore("backup/x_iter_2.solverstate")
+    for ours, theirs in zip(weights(again), wanted):
+        np.testing.assert_array_equal(ours, theirs)
+    Path("backup/x_iter_2.resume.npz").unlink()  # BVLC's two alone: as BVLC
+    again.restore("backup/x_iter_2.solverstate")
+    for ours, theirs in zip(weights(again), weights(other)):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_weights_that_were_moved_alone_are_found_where_they_were(folder):
+    """Of two copies the one whose checksum is right."""
+    made = solver("lmdb", "x")
+    made.step(2)
+    made.snapshot()
+    Path("state").mkdir()
+    for name in ("x_iter_2.solverstate", "x_iter_2.resume.npz"):
+        shutil.move(name, "state")
+    Path("state/x_iter_2.caffemodel").write_bytes(b"cut short")
+    assert resume.whole("state/x_iter_2.solverstate") == ""
+    again = solver("lmdb", "y")
+    again.restore("state/x_iter_2.solverstate")
+    for ours, theirs in zip(weights(again), weights(made)):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_the_record_that_was_next_is_gone(folder):

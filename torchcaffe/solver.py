@@ -654,9 +654,10 @@ class Solver:
                     raise CaffeError(
                         f"{path}: history {k * count + index}: {values.shape}, {blob.shape} expected"
                     )
-        if state.learned_net:
+        model = resume.model_of(path, state.learned_net)
+        if model is not None:
             try:
-                self.net.copy_from(resume.model_of(path, state.learned_net))
+                self.net.copy_from(model)
             except CaffeError as error:
                 raise CaffeError(f"{path}: learned_net: {error}") from None
         if not files.is_hdf5(path):
