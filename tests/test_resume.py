@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -133,7 +134,7 @@ def test_the_smoothed_loss_goes_on(folder, capfd):
     assert len(wanted) == 9 and shown() == wanted[5:]
 
 
-def test_without_the_extra_state_as_bvlc_does(folder):
+def test_without_the_extra_state_as_bvlc_does(folder, capfd):
     made = solver("lmdb", "x")
     first = []
     for _ in range(2):
@@ -143,6 +144,7 @@ def test_without_the_extra_state_as_bvlc_does(folder):
     Path("x_iter_2.resume.npz").unlink()
     again = solver("lmdb", "x")
     again.restore("x_iter_2.solverstate")
+    assert "there is no x_iter_2.resume.npz: going on as BVLC does, from the first record" in capfd.readouterr().err
     again.step(1)
     assert again.net.blobs["label"].data.tolist() == first[0]
 
@@ -166,6 +168,8 @@ def test_extra_state_of_another_snapshot_is_left_alone(folder, capfd):
     (lambda d: (d / "x_iter_2.resume.npz").write_bytes((d / "x_iter_2.resume.npz").read_bytes()[:-300]), "damaged"),
     (lambda d: np.savez(d / "x_iter_2.resume.npz", about=np.array([{}], object)), "it holds Python objects"),
     (lambda d: np.savez(d / "x_iter_2.resume.npz", about=np.array('{"format": 9}')), "format 9"),
+    *((lambda d, put=put: ((d / "x_iter_2.resume.npz").unlink(), put(d / "x_iter_2.resume.npz")), "not a regular file")
+      for put in (os.mkdir, os.mkfifo, lambda path: os.symlink("gone", path))),
 ])
 def test_bad_extra_state(harm, says, folder):
     made = solver("lmdb", "x")

@@ -99,6 +99,8 @@ def write(solver: Solver, state_file: files.PathLike, written: dict[str, files.P
 
 def read(path: files.PathLike) -> tuple[dict[str, Any], Places]:
     """What `write` wrote: the description and the arrays. Raises CaffeError for anything else."""
+    if not os.path.isfile(path):  # opening a pipe would wait for ever
+        raise CaffeError(f"{path}: not a regular file")
     arrays = files.read_npz(path)
     try:
         about = json.loads(str(arrays.pop("about")))
@@ -116,10 +118,10 @@ def whole(state_file: files.PathLike) -> str:
     try:
         state = files.read_solverstate(state_file)
         extra = beside(state_file, 0)
-        if extra.is_file() and not _sums(state_file):
+        if os.path.lexists(extra) and not _sums(state_file):
             return f"{state_file}: not what {extra.name} says it was"
         model = model_of(state_file, state.learned_net)
-        if model is not None and not extra.is_file():
+        if model is not None and not extra.exists():
             files.read_caffemodel(model)
     except CaffeError as error:
         return str(error)
@@ -129,7 +131,7 @@ def whole(state_file: files.PathLike) -> str:
 def _sums(state_file: files.PathLike) -> list[str]:
     """The checksums of a snapshot's files; none without an extra state, or with another snapshot's."""
     extra = beside(state_file, 0)
-    if not extra.is_file():
+    if not os.path.lexists(extra):
         return []
     sums = list(read(extra)[0]["files"].values())  # by content: a snapshot may be renamed
     return sums if sha256(state_file) in sums else []
@@ -158,7 +160,8 @@ def model_of(state_file: files.PathLike, learned_net: str) -> Path | None:
 def restore(solver: Solver, state_file: files.PathLike) -> bool:
     """Put `solver`, already restored from BVLC's two files, exactly where it was. False where no extra state fits."""
     path = beside(state_file, context.solver_rank)
-    if not path.is_file():
+    if not os.path.lexists(path):
+        log.warning("resume.py:2", f"there is no {path}: going on as BVLC does, from the first record")
         return False
     about, arrays = read(path)
     fits = context.solver_rank > 0 or sha256(state_file) in about["files"].values()
