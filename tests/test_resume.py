@@ -182,6 +182,33 @@ def test_bad_extra_state(harm, says, folder):
         solver("lmdb", "y").restore("x_iter_2.solverstate")
 
 
+@pytest.mark.parametrize("more", [{"display": 1, "snapshot": 4}, {"snapshot_after_train": "false"}])
+def test_a_snapshot_asked_for_in_the_last_test(more, folder):
+    """By then a forward pass has been made for the display, and the test has read records: the run that goes on from
+    that snapshot begins before both."""
+    whole = solver("lmdb", "whole", max_iter=12)
+    whole.solve()
+    made = solver("lmdb", "x", max_iter=8, **more)
+    asked = iter([None, "snapshot"])
+    test = made.test
+
+    def last_test(index: int = 0):
+        if made.iter == 8:
+            made.requested_action = lambda: next(asked, None)
+        return test(index)
+
+    made.test = last_test
+    made.solve()
+    assert next(asked, "all asked") == "all asked"
+    again = solver("lmdb", "y", max_iter=12)
+    again.solve("x_iter_8.solverstate")
+    for ours, wanted in zip(weights(again), weights(whole)):
+        np.testing.assert_array_equal(ours, wanted)
+    ours, wanted = (resume.read(f"{prefix}_iter_12.resume.npz")[1] for prefix in ("y", "whole"))
+    for name in wanted:
+        np.testing.assert_array_equal(ours[name], wanted[name], err_msg=name)
+
+
 def test_a_damaged_snapshot_is_found(folder):
     made = solver("lmdb", "x")
     made.step(2)

@@ -107,6 +107,7 @@ class Solver:
         self.agreed: Callable[[bool], bool] = bool
         self.debug_nan = False  # also look at every gradient before each update
         self._at_start: tuple[int, resume.Places] | None = None
+        self._snapshot_of: int | None = None  # the iteration of the last snapshot that was taken, or gone on from
         self._timer = time.perf_counter()
         self._last_display = 0
         self._waited = 0.0  # seconds, at the last display
@@ -448,6 +449,7 @@ class Solver:
             log.info("solver.cpp:295", f"Restoring previous solver status from {resume_file}")
             self.restore(resume_file)
         self._run(p.max_iter)
+        self._at_start = self.iter, resume.places(self)
         if p.snapshot_after_train and (not p.snapshot or self.iter % p.snapshot):
             self.snapshot()
         if self._stopped:
@@ -477,7 +479,8 @@ class Solver:
         totals: list[torch.Tensor | None] = [None] * len(net.outputs)
         for _ in range(batches):
             while (request := self.requested_action()) is not None:
-                if request == "snapshot":
+                # (After training one more forward pass has changed running statistics: not what goes on from here.)
+                if request == "snapshot" and self._snapshot_of != self.iter:
                     self.snapshot()
                 elif request == "stop":
                     self._stopped = True
@@ -619,6 +622,7 @@ class Solver:
         files.write_solverstate(
             state_file, state, lambda written: resume.write(self, state_file, {model: model, state_file: written})
         )
+        self._snapshot_of = self.iter
 
     def places(self) -> resume.Places:
         """Where the random stream and the layers are, for a snapshot: before an update where they were when its
@@ -662,7 +666,7 @@ class Solver:
                 raise CaffeError(f"{path}: learned_net: {error}") from None
         if not files.is_hdf5(path):
             log.info("sgd_solver.cpp:336", f"{type(self).__name__}: restoring history")
-        self._iter = state.iter
+        self._iter = self._snapshot_of = state.iter
         self._at_start = None
         self._current_step = state.current_step
         for k in range(self.slots):
