@@ -817,6 +817,14 @@ class AdamSolver(SGDSolver):
     type = "Adam"
     slots = 2
 
+    def _check(self) -> None:
+        super()._check()
+        # With others 1 - b^t is 0 or below: BVLC goes on, with infinity and NaN.
+        for field in ("momentum", "momentum2"):
+            value = getattr(self.p, field)
+            if not -1 < value < 1:
+                raise CaffeError(f"{self.source}: {field}: {value:g} must be above -1 and below 1 for {self.type}")
+
     def constants(self, rate: float, clip: float) -> tuple[float, ...]:
         return rate, clip, self.iter
 
