@@ -79,7 +79,8 @@ def load_weights(net: Any, weights: str) -> int:
     return len(common)
 
 
-_STATE = re.compile(r"(.*)_iter_(\d+)\.solverstate(\.h5)?")
+_STATE = re.compile(r"(.*)_iter_([0-9]+)\.solverstate(\.h5)?")
+_EXTRA = re.compile(r"(.*)_iter_([0-9]+)\.resume(\.rank[0-9]+)?\.npz")
 
 
 def snapshots(prefix: str) -> list[Path]:
@@ -125,10 +126,12 @@ def remove_old_snapshots(prefix: str, keep: int, done: int) -> None:
             continue
         path.unlink(missing_ok=True)  # what says that the others are there goes first
     folder, name = Path(prefix).parent, Path(prefix).name
-    for extra in folder.glob(glob.escape(name) + "_iter_*.resume*.npz"):
-        stem = extra.name[: extra.name.index(".resume")]
-        number = stem[len(name) + len("_iter_") :]
-        if number.isdigit() and int(number) <= done and not list(folder.glob(glob.escape(stem) + ".solverstate*")):
+    for extra in folder.iterdir() if folder.is_dir() else ():
+        match = _EXTRA.fullmatch(extra.name)
+        if match is None or match[1] != name or int(match[2]) > done:
+            continue
+        stem = f"{name}_iter_{match[2]}"
+        if not list(folder.glob(glob.escape(stem) + ".solverstate*")):
             # Also those that a kill has left half written, or half removed: so the extra state goes last.
             for model in (f"{stem}.caffemodel", f"{stem}.caffemodel.h5"):
                 (folder / model).unlink(missing_ok=True)

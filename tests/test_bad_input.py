@@ -175,6 +175,9 @@ BAD_SOLVERS = {
     "unknown type": (SOLVER + 'type: "Magic"', "type.*Magic"),
     "unknown policy": (SOLVER.replace("fixed", "wild"), "lr_policy.*wild"),
     "iter_size of 0": (SOLVER + "iter_size: 0", "iter_size"),
+    "Adam, momentum of 1": (SOLVER + 'type: "Adam" momentum: 1', "momentum: 1 must be"),
+    "Adam, momentum2 of 2": (SOLVER + 'type: "Adam" momentum2: 2', "momentum2: 2 must be"),
+    "NUL in a prefix": (SOLVER.replace('"s"', '"a\\000b"'), "snapshot_prefix.*NUL"),
     "test_iter without interval": (SOLVER + "test_iter: 3", "test_interval"),
     "two nets": (SOLVER + 'train_net: "train.prototxt"', "net.*train_net"),
 }

@@ -82,6 +82,22 @@ def test_a_gradient_that_is_no_number():
     assert not list(Path().glob("y_iter_*"))
 
 
+@pytest.mark.parametrize("type_, lr, broken", [
+    ("SGD", 1e30, r"ip\[0\]"), ("AdaGrad", 0.01, r"the history of ip\[0\]")])
+def test_no_snapshot_of_what_an_update_has_broken(type_, lr, broken):
+    """The loss before that update is finite; the snapshot due right after it would be the newest."""
+    more = {} if type_ == "SGD" else {"momentum": 0}
+    made = solver(PLAIN, type=f'"{type_}"', snapshot=1, **more)
+    made.step(2)
+    made.p.base_lr = lr
+    # AdaGrad's squares are infinite then, and its weights stay finite.
+    made.add_callback(lambda: None, lambda: made.net.params["ip"][0].diff.fill(1e30))
+    kept = sorted(Path().glob("x_iter_*"))
+    with pytest.raises(Diverged, match=f"iteration 3: .*has diverged.*; the update before has broken {broken}, so"):
+        made.step(1)
+    assert sorted(Path().glob("x_iter_*")) == kept and resume.whole("x_iter_2.solverstate") == ""
+
+
 def test_without_a_prefix_no_snapshot():
     made = solver(GROWING, base_lr=0.05)
     made.p.ClearField("snapshot_prefix")

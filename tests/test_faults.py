@@ -130,9 +130,10 @@ def test_keep_counts_what_the_run_has_written(tmp_path, monkeypatch):
     # What a kill has left of a snapshot goes with the next; a model without extra state is the user's.
     Path("x_iter_2.solverstate").unlink()
     Path("x_iter_1.caffemodel").write_bytes(b"kept by hand")
+    Path("x_iter_\u00b2.resume.npz").touch()  # a digit to str.isdigit, but none to int
     training.remove_old_snapshots("x", 2, 4)
     assert sorted(p.name for p in tmp_path.glob("x_iter_*.caffemodel")) == [f"x_iter_{i}.caffemodel" for i in (1, 3, 4)]
-    assert sorted(p.name for p in tmp_path.glob("*.npz")) == ["x_iter_3.resume.npz", "x_iter_4.resume.npz"]
+    assert sorted(p.name for p in tmp_path.glob("*.npz")) == [f"x_iter_{i}.resume.npz" for i in ("3", "4", "\u00b2")]
 
 
 def test_leftovers_of_killed_writers_go(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -113,6 +114,18 @@ def test_hdf5_as_bvlc_lays_it_out(tmp_path):
     state = files.read_solverstate(GOLDENS / "tiny_diff.solverstate.h5")
     files.write_solverstate(tmp_path / "s.h5", state)
     assert_same_h5(tmp_path / "s.h5", GOLDENS / "tiny_diff.solverstate.h5")
+
+
+def test_hdf5_holds_no_time(tmp_path):
+    """The same state has the same bytes, whenever it is written."""
+    one = [np.ones(3, np.float32)]
+    written = []
+    for seconds in (1.1, 0):  # HDF5's times are whole seconds
+        files.write_caffemodel(tmp_path / "w.h5", net_of(a=1), {"a": one})
+        files.write_solverstate(tmp_path / "s.solverstate.h5", files.SolverState(1, "w.h5", 0, one))
+        written.append([(tmp_path / name).read_bytes() for name in ("w.h5", "s.solverstate.h5")])
+        time.sleep(seconds)
+    assert written[0] == written[1]
 
 
 def test_hdf5_with_slashes_in_names(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -133,7 +134,7 @@ def test_the_smoothed_loss_goes_on(folder, capfd):
     assert len(wanted) == 9 and shown() == wanted[5:]
 
 
-def test_without_the_extra_state_as_bvlc_does(folder):
+def test_without_the_extra_state_as_bvlc_does(folder, capfd):
     made = solver("lmdb", "x")
     first = []
     for _ in range(2):
@@ -143,6 +144,7 @@ def test_without_the_extra_state_as_bvlc_does(folder):
     Path("x_iter_2.resume.npz").unlink()
     again = solver("lmdb", "x")
     again.restore("x_iter_2.solverstate")
+    assert "there is no x_iter_2.resume.npz: going on as BVLC does, from the first record" in capfd.readouterr().err
     again.step(1)
     assert again.net.blobs["label"].data.tolist() == first[0]
 
@@ -166,6 +168,8 @@ def test_extra_state_of_another_snapshot_is_left_alone(folder, capfd):
     (lambda d: (d / "x_iter_2.resume.npz").write_bytes((d / "x_iter_2.resume.npz").read_bytes()[:-300]), "damaged"),
     (lambda d: np.savez(d / "x_iter_2.resume.npz", about=np.array([{}], object)), "it holds Python objects"),
     (lambda d: np.savez(d / "x_iter_2.resume.npz", about=np.array('{"format": 9}')), "format 9"),
+    *((lambda d, put=put: ((d / "x_iter_2.resume.npz").unlink(), put(d / "x_iter_2.resume.npz")), "not a regular file")
+      for put in (os.mkdir, os.mkfifo, lambda path: os.symlink("gone", path))),
 ])
 def test_bad_extra_state(harm, says, folder):
     made = solver("lmdb", "x")
@@ -178,6 +182,33 @@ def test_bad_extra_state(harm, says, folder):
         solver("lmdb", "y").restore("x_iter_2.solverstate")
 
 
+@pytest.mark.parametrize("more", [{"display": 1, "snapshot": 4}, {"snapshot_after_train": "false"}])
+def test_a_snapshot_asked_for_in_the_last_test(more, folder):
+    """By then a forward pass has been made for the display, and the test has read records: the run that goes on from
+    that snapshot begins before both."""
+    whole = solver("lmdb", "whole", max_iter=12)
+    whole.solve()
+    made = solver("lmdb", "x", max_iter=8, **more)
+    asked = iter([None, "snapshot"])
+    test = made.test
+
+    def last_test(index: int = 0):
+        if made.iter == 8:
+            made.requested_action = lambda: next(asked, None)
+        return test(index)
+
+    made.test = last_test
+    made.solve()
+    assert next(asked, "all asked") == "all asked"
+    again = solver("lmdb", "y", max_iter=12)
+    again.solve("x_iter_8.solverstate")
+    for ours, wanted in zip(weights(again), weights(whole)):
+        np.testing.assert_array_equal(ours, wanted)
+    ours, wanted = (resume.read(f"{prefix}_iter_12.resume.npz")[1] for prefix in ("y", "whole"))
+    for name in wanted:
+        np.testing.assert_array_equal(ours[name], wanted[name], err_msg=name)
+
+
 def test_a_damaged_snapshot_is_found(folder):
     made = solver("lmdb", "x")
     made.step(2)
@@ -187,10 +218,50 @@ def test_a_damaged_snapshot_is_found(folder):
     data[len(data) // 2] ^= 1
     model.write_bytes(data)
     assert "x_iter_2.caffemodel: not what x_iter_2.resume.npz says" in resume.whole("x_iter_2.solverstate")
+    with pytest.raises(CaffeError, match="^x_iter_2.caffemodel: not what x_iter_2.resume.npz says it was$"):
+        solver("lmdb", "y").restore("x_iter_2.solverstate")
     model.unlink()
     assert "x_iter_2.caffemodel" in resume.whole("x_iter_2.solverstate")
     Path("x_iter_2.resume.npz").unlink()
     assert "x_iter_2.caffemodel" in resume.whole("x_iter_2.solverstate")
+
+
+def test_a_copied_snapshot_brings_its_own_weights(folder):
+    """The solverstate names the weights by where they were written: there another run's may lie by now."""
+    Path("run").mkdir()
+    made = solver("lmdb", "run/x")
+    made.step(2)
+    made.snapshot()
+    wanted = weights(made)
+    shutil.copytree("run", "backup")
+    other = solver("lmdb", "run/x", random_seed=8)
+    other.step(2)
+    other.snapshot()
+    assert resume.whole("backup/x_iter_2.solverstate") == ""
+    again = solver("lmdb", "y")
+    again.restore("backup/x_iter_2.solverstate")
+    for ours, theirs in zip(weights(again), wanted):
+        np.testing.assert_array_equal(ours, theirs)
+    Path("backup/x_iter_2.resume.npz").unlink()  # BVLC's two alone: as BVLC
+    again.restore("backup/x_iter_2.solverstate")
+    for ours, theirs in zip(weights(again), weights(other)):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_weights_that_were_moved_alone_are_found_where_they_were(folder):
+    """Of two copies the one whose checksum is right."""
+    made = solver("lmdb", "x")
+    made.step(2)
+    made.snapshot()
+    Path("state").mkdir()
+    for name in ("x_iter_2.solverstate", "x_iter_2.resume.npz"):
+        shutil.move(name, "state")
+    Path("state/x_iter_2.caffemodel").write_bytes(b"cut short")
+    assert resume.whole("state/x_iter_2.solverstate") == ""
+    again = solver("lmdb", "y")
+    again.restore("state/x_iter_2.solverstate")
+    for ours, theirs in zip(weights(again), weights(made)):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_the_record_that_was_next_is_gone(folder):

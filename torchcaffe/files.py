@@ -784,7 +784,9 @@ def _write_solverstate_hdf5(
         kind.set_size(len(name))
         kind.set_strpad(h5py.h5t.STR_NULLTERM)
         space = h5py.h5s.create(h5py.h5s.SCALAR)
-        text = h5py.h5d.create(file.id, b"learned_net", kind, space)
+        plain = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        plain.set_obj_track_times(False)  # the same state has the same bytes, as h5py's own datasets have
+        text = h5py.h5d.create(file.id, b"learned_net", kind, space, plain)
         text.write(space, space, np.array(name, f"S{len(name)}"), kind)
         file.create_dataset("current_step", data=np.asarray([state.current_step], "<i4"))
         history = file.create_group("history")

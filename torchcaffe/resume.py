@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 FORMAT = 1
 
 
-def beside(state_file: files.PathLike) -> Path:
-    """The extra state's file of a .solverstate or .solverstate.h5; of several solvers each has its own."""
+def beside(state_file: files.PathLike, rank: int) -> Path:
+    """The extra state's file of a .solverstate or .solverstate.h5; of several solvers each has its own, and the root's
+    (rank 0) alone has checksums."""
     path = Path(state_file)
-    extension = f".resume.rank{context.solver_rank}.npz" if context.solver_rank else ".resume.npz"
+    extension = f".resume.rank{rank}.npz" if rank else ".resume.npz"
     name = path.name[:-3] if path.name.endswith(".h5") else path.name
     return path.with_name((name[: -len(".solverstate")] if name.endswith(".solverstate") else name) + extension)
 
@@ -92,12 +93,14 @@ def write(solver: Solver, state_file: files.PathLike, written: dict[str, files.P
         "smoothed_loss": np.array(smoothed, np.float32),
         **solver.places(),
     }
-    with files.atomic(beside(state_file)) as temporary, open(temporary, "wb") as file:
+    with files.atomic(beside(state_file, context.solver_rank)) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)
 
 
 def read(path: files.PathLike) -> tuple[dict[str, Any], Places]:
     """What `write` wrote: the description and the arrays. Raises CaffeError for anything else."""
+    if not os.path.isfile(path):  # opening a pipe would wait for ever
+        raise CaffeError(f"{path}: not a regular file")
     arrays = files.read_npz(path)
     try:
         about = json.loads(str(arrays.pop("about")))
@@ -114,36 +117,54 @@ def whole(state_file: files.PathLike) -> str:
     """Why a snapshot cannot be gone on from, "" if it can: by the extra state's checksums where there is one."""
     try:
         state = files.read_solverstate(state_file)
+        extra = beside(state_file, 0)
+        if os.path.lexists(extra) and not _sums(state_file):
+            return f"{state_file}: not what {extra.name} says it was"
         model = model_of(state_file, state.learned_net)
-        extra = beside(state_file)
-        if extra.is_file():
-            sums = read(extra)[0]["files"].values()  # by content: a snapshot may be renamed
-            for path in filter(None, (state_file, model)):
-                if sha256(path) not in sums:
-                    return f"{path}: not what {extra.name} says it was"
-        elif model is not None:
+        if model is not None and not extra.exists():
             files.read_caffemodel(model)
     except CaffeError as error:
         return str(error)
     return ""
 
 
+def _sums(state_file: files.PathLike) -> list[str]:
+    """The checksums of a snapshot's files; none without an extra state, or with another snapshot's."""
+    extra = beside(state_file, 0)
+    if not os.path.lexists(extra):
+        return []
+    sums = list(read(extra)[0]["files"].values())  # by content: a snapshot may be renamed
+    return sums if sha256(state_file) in sums else []
+
+
 def model_of(state_file: files.PathLike, learned_net: str) -> Path | None:
-    """The weights a solverstate names: where it says, or, in a folder that was moved as a whole, beside it."""
+    """The weights a solverstate names. With checksums the file beside it goes first: where it says, in a folder that
+    was copied, another run's may lie by now. CaffeError where neither is right. Without, as BVLC, where it says, or, in
+    a folder that was moved as a whole, beside it."""
     if not learned_net:
         return None
     learned = Path(learned_net)
     nearby = Path(state_file).parent / learned.name
-    return learned if learned.exists() or not nearby.exists() else nearby
+    sums = _sums(state_file)
+    if not sums:
+        return learned if learned.exists() or not nearby.exists() else nearby
+    found = [path for path in (nearby, learned) if path.is_file()]
+    for path in found:
+        if sha256(path) in sums:
+            return path
+    if not found:
+        raise CaffeError(f"cannot read {learned}: no such file")
+    raise CaffeError(f"{found[0]}: not what {beside(state_file, 0).name} says it was")
 
 
 def restore(solver: Solver, state_file: files.PathLike) -> bool:
     """Put `solver`, already restored from BVLC's two files, exactly where it was. False where no extra state fits."""
-    path = beside(state_file)
-    if not path.is_file():
+    path = beside(state_file, context.solver_rank)
+    if not os.path.lexists(path):
+        log.warning("resume.py:2", f"there is no {path}: going on as BVLC does, from the first record")
         return False
     about, arrays = read(path)
-    fits = context.solver_rank > 0 or sha256(state_file) in about["files"].values()  # the root's alone has checksums
+    fits = context.solver_rank > 0 or sha256(state_file) in about["files"].values()
     if about["iter"] != solver.iter or not fits:
         log.warning("resume.py:1", f"{path} is of another snapshot: going on without it, from the first record")
         return False

@@ -107,6 +107,7 @@ class Solver:
         self.agreed: Callable[[bool], bool] = bool
         self.debug_nan = False  # also look at every gradient before each update
         self._at_start: tuple[int, resume.Places] | None = None
+        self._snapshot_of: int | None = None  # the iteration of the last snapshot that was taken, or gone on from
         self._timer = time.perf_counter()
         self._last_display = 0
         self._waited = 0.0  # seconds, at the last display
@@ -322,16 +323,27 @@ class Solver:
         """Snapshot the state before this iteration, run it once more to see where it goes wrong, raise Diverged."""
         said = f"{self.source}: iteration {self.iter}: {bad}: training has diverged (lower base_lr?)"
         self._put_back(statistics)
-        broken = [n for n, blob in zip(self.net._learnable_names, self.net.learnable) if not _finite(blob.t)]
-        if self.agreed(bool(broken)):
-            where = broken[0] if broken else "weights in another process"
-            raise Diverged(f"{said}; the update before has broken {where}, so go on from the last snapshot"
-                           + ("" if self.debug_nan else ", with debug_nan to stop before that update"))
+        self._refuse_broken(said)
         if self.p.HasField("snapshot_prefix"):
             self.snapshot()
             said += f"; snapshot of the state before it: {self.snapshot_name('.solverstate' + self._suffix())}"
         self._put_back(statistics)
         raise Diverged(f"{said}; first in {self._first_bad() or 'no layer when it is repeated'}")
+
+    def _refuse_broken(self, said: str) -> None:
+        """Diverged where weights or history are not finite: a snapshot of them would take the last good one's place."""
+        broken = ""
+        for name, blob, slots in zip(self.net._learnable_names, self.net.learnable, self._history):
+            if not _finite(blob.t):
+                broken = name
+            elif not all(array is None or _finite(array) for array in slots):
+                broken = f"the history of {name}"
+            if broken:
+                break
+        if self.agreed(bool(broken)):
+            where = broken or "weights in another process"
+            raise Diverged(f"{said}; the update before has broken {where}, so go on from the last snapshot"
+                           + ("" if self.debug_nan else ", with debug_nan to look at every gradient, too"))
 
     def _put_back(self, statistics: list[tuple[Parameter, torch.Tensor]]) -> None:
         resume.go_to(self, self.places())
@@ -437,6 +449,7 @@ class Solver:
             log.info("solver.cpp:295", f"Restoring previous solver status from {resume_file}")
             self.restore(resume_file)
         self._run(p.max_iter)
+        self._at_start = self.iter, resume.places(self)
         if p.snapshot_after_train and (not p.snapshot or self.iter % p.snapshot):
             self.snapshot()
         if self._stopped:
@@ -466,7 +479,8 @@ class Solver:
         totals: list[torch.Tensor | None] = [None] * len(net.outputs)
         for _ in range(batches):
             while (request := self.requested_action()) is not None:
-                if request == "snapshot":
+                # (After training one more forward pass has changed running statistics: not what goes on from here.)
+                if request == "snapshot" and self._snapshot_of != self.iter:
                     self.snapshot()
                 elif request == "stop":
                     self._stopped = True
@@ -586,7 +600,9 @@ class Solver:
 
     def snapshot(self) -> None:
         """Write PREFIX_iter_N.caffemodel, .solverstate (or .h5) and .resume.npz, each whole or not at all, and the
-        solverstate last: where it is, the others are."""
+        solverstate last: where it is, the others are. Diverged where there is nothing to go on from."""
+        # An update may break the weights though the loss before it was finite.
+        self._refuse_broken(f"{self.source}: iteration {self.iter}: training has diverged (lower base_lr?)")
         suffix = self._suffix()
         hdf5, kind = bool(suffix), "HDF5" if suffix else "binary proto"
         model = self.snapshot_name(".caffemodel" + suffix)
@@ -606,6 +622,7 @@ class Solver:
         files.write_solverstate(
             state_file, state, lambda written: resume.write(self, state_file, {model: model, state_file: written})
         )
+        self._snapshot_of = self.iter
 
     def places(self) -> resume.Places:
         """Where the random stream and the layers are, for a snapshot: before an update where they were when its
@@ -641,14 +658,15 @@ class Solver:
                     raise CaffeError(
                         f"{path}: history {k * count + index}: {values.shape}, {blob.shape} expected"
                     )
-        if state.learned_net:
+        model = resume.model_of(path, state.learned_net)
+        if model is not None:
             try:
-                self.net.copy_from(resume.model_of(path, state.learned_net))
+                self.net.copy_from(model)
             except CaffeError as error:
                 raise CaffeError(f"{path}: learned_net: {error}") from None
         if not files.is_hdf5(path):
             log.info("sgd_solver.cpp:336", f"{type(self).__name__}: restoring history")
-        self._iter = state.iter
+        self._iter = self._snapshot_of = state.iter
         self._at_start = None
         self._current_step = state.current_step
         for k in range(self.slots):
@@ -798,6 +816,14 @@ class AdamSolver(SGDSolver):
 
     type = "Adam"
     slots = 2
+
+    def _check(self) -> None:
+        super()._check()
+        # With others 1 - b^t is 0 or below: BVLC goes on, with infinity and NaN.
+        for field in ("momentum", "momentum2"):
+            value = getattr(self.p, field)
+            if not -1 < value < 1:
+                raise CaffeError(f"{self.source}: {field}: {value:g} must be above -1 and below 1 for {self.type}")
 
     def constants(self, rate: float, clip: float) -> tuple[float, ...]:
         return rate, clip, self.iter

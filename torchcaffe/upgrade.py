@@ -167,6 +167,9 @@ def read_solver(path: PathLike):
     its extension, and one that is a folder gets the prototxt's name appended."""
     source = str(path)
     solver = upgrade_solver(parse_text(_read_text(path), caffe_pb2.SolverParameter(), source), source)
+    for field, value in solver.ListFields():
+        if field.type == field.TYPE_STRING and "\0" in "".join(value):
+            raise CaffeError(f"{source}: {field.name}: it holds a NUL byte, which no file's name can")
     if not solver.HasField("snapshot_prefix"):
         solver.snapshot_prefix = os.path.splitext(source)[0]
         log.info(f"{_HERE}:1108", f"snapshot_prefix was not specified and is set to {solver.snapshot_prefix}")
