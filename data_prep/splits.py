@@ -235,7 +235,7 @@ def make_split(
         _check_lists(ratings, split, official)
     elif dataset == "ava2" and thresholds is not None and tuple(thresholds) != RELEASED_THRESHOLDS:
         split.dataset += f", thresholds {thresholds[0]} and {thresholds[1]}"
-    elif dataset == "ava2" and thresholds is None and fraction != 0.1:
+    elif dataset == "ava2" and thresholds is None and fraction != FRACTION:
         split.dataset += f", fraction {fraction}"
     if split.dataset not in DATASETS:
         split.notes.append(f"'{split.dataset}' is none of the paper's data sets: reports show it beside no figure")
