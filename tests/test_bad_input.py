@@ -442,6 +442,27 @@ def test_bad_input(table, name, reader, folder):
     assert not (folder / "owned").exists()
 
 
+PIPES = {
+    "net": NET_READERS, "solver": SOLVER_READERS, "caffemodel": WEIGHT_READERS, "solverstate": STATE_READERS,
+    "mean": MEAN_READERS, "AVA.txt": RATING_READERS, "list": LIST_READERS, "log": LOG_READERS,
+}
+
+
+@pytest.mark.parametrize("table, reader", [(table, reader) for table, readers in PIPES.items() for reader in readers])
+def test_a_pipe_is_not_waited_for(table, reader, folder):
+    path = TABLES[table][2](folder, "")
+    path.unlink()
+    os.mkfifo(path)
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("waited"))
+    signal.alarm(20)
+    try:
+        said = PIPES[table][reader](folder, path)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    assert path.name in said, said
+
+
 # -- photos: what is wrong with one, or None: it is read ---------------------------------------------------------------
 
 PICTURE = np.random.RandomState(1).randint(0, 256, (60, 80, 3), np.uint8)

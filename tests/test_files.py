@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchcaffe import files, wire
+from ilgnet.caffe_log import read_log
+from torchcaffe import files, imageset, resume, wire
 from torchcaffe.errors import CaffeError
 from torchcaffe.proto import caffe_pb2
 
@@ -409,6 +410,13 @@ def test_more_than_two_gigabytes_is_refused(tmp_path):
     with pytest.raises(CaffeError, match="HDF5"):
         files._write_pieces(tmp_path / "w", pieces)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("read", [files.map_file, files.is_hdf5, files.read_npy, files.read_npz, files.read_text,
+                                  resume.sha256, imageset.sha256, read_log])
+def test_devices_are_not_read(read):
+    with pytest.raises(CaffeError, match=f"{os.devnull}: not a regular file"):
+        read(os.devnull)
 
 
 def test_atomic(tmp_path):

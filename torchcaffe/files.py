@@ -10,12 +10,14 @@ import contextlib
 import errno
 import faulthandler
 import functools
+import io
 import math
 import mmap
 import os
 import re
 import secrets
 import signal
+import stat
 import struct
 import tokenize
 import warnings
@@ -23,7 +25,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Optional, TypeVar, Union
+from typing import Any, BinaryIO, Callable, Optional, TypeVar, Union
 
 import numpy as np
 
@@ -134,10 +136,32 @@ def write_bytes(path: PathLike, data: bytes, replace: bool = True) -> None:
         temporary.write_bytes(data)
 
 
+def open_file(path: PathLike) -> BinaryIO:
+    """Open a file for reading. Raises CaffeError for a pipe or a device, which may never end, else as `open` does."""
+    # Not blocking: opening a pipe that nobody writes to would wait for ever.
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise CaffeError(f"{path}: not a regular file")
+    return file
+
+
+def read_bytes(path: PathLike) -> bytes:
+    """A whole file. Raises as `open_file` does."""
+    with open_file(path) as file:
+        return file.read()
+
+
+def read_text(path: PathLike, encoding: str | None = None, errors: str = "strict") -> str:
+    """A whole file, as Path.read_text gives it. Raises as `open_file` does, and UnicodeDecodeError."""
+    with io.TextIOWrapper(open_file(path), encoding, errors) as file:
+        return file.read()
+
+
 def map_file(path: PathLike) -> mmap.mmap:
     """The file's bytes as a read-only map. Raises CaffeError when it is missing, empty or unreadable."""
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             if os.fstat(file.fileno()).st_size == 0:
                 raise CaffeError(f"{path}: the file is empty")
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -170,7 +194,7 @@ def pieces(values: np.ndarray, size: int = 1 << 18) -> Iterator[tuple[int, np.nd
 def is_hdf5(path: PathLike) -> bool:
     """Whether the file at `path` begins as HDF5 files do."""
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             return file.read(len(_HDF5_SIGNATURE)) == _HDF5_SIGNATURE
     except OSError as error:
         raise CaffeError(f"cannot read {path}: {error.strerror or error}") from error
@@ -182,7 +206,7 @@ def is_hdf5(path: PathLike) -> bool:
 def read_npy(path: PathLike) -> np.ndarray:
     """The array of a .npy file. No pickle, and no memory for more than the file holds. Raises CaffeError."""
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             return _npy(file, os.fstat(file.fileno()).st_size)
     except OSError as error:
         raise CaffeError(f"cannot read {path}: {error.strerror or error}") from error
@@ -193,7 +217,7 @@ def read_npy(path: PathLike) -> np.ndarray:
 def read_npz(path: PathLike) -> dict[str, np.ndarray]:
     """The arrays of a .npz file that np.savez wrote, which compresses nothing. As `read_npy`."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_file(path) as whole, zipfile.ZipFile(whole) as archive:
             found = {}
             for entry in archive.infolist():
                 if entry.compress_type != zipfile.ZIP_STORED:

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from torchcaffe import log, pictures
 from torchcaffe.db import LmdbReader
 from torchcaffe.errors import CaffeError
-from torchcaffe.files import atomic, publish, write_blobproto, write_bytes
+from torchcaffe.files import atomic, open_file, publish, read_bytes, read_text, write_blobproto, write_bytes
 from torchcaffe.lmdb_writer import BATCH, LmdbWriter, records, restore_unused_bytes
 from torchcaffe.proto import caffe_pb2
 from torchcaffe.transform import datum_image, parse_datum
@@ -92,7 +92,7 @@ def is_cut_short(data: bytes) -> bool:
 
 def is_file_cut_short(path: Path) -> bool:
     """is_cut_short for a file, reading no more of it than needed."""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         if file.seek(0, os.SEEK_END) < 2:
             return False
         file.seek(-2, os.SEEK_END)
@@ -137,7 +137,7 @@ def read_photo(path: Path, label: int, options: Options, read: Read = read_as_bv
         return encode_datum(picture, label), fault
     suffix = path.suffix.lower()[1:]
     if not options.resize and {"jpeg": "jpg"}.get(suffix, suffix) == options.encode:
-        data = path.read_bytes()  # the file as it is, as BVLC
+        data = read_bytes(path)  # the file as it is, as BVLC
     else:
         data = cv2.imencode("." + options.encode, picture, [cv2.IMWRITE_JPEG_QUALITY, options.quality])[1].tobytes()
     return caffe_pb2.Datum(data=data, label=label, encoded=True).SerializeToString(), fault
@@ -150,7 +150,7 @@ def read_list(path: Path | str) -> list[Photo]:
     """convert_imageset's list: a file name and a label (a whole number) a line, parted by the last space."""
     photos = []
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path, "utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise CaffeError(f"{path}: not a text file (byte {error.start} is not UTF-8)") from None
     for number, line in enumerate(lines, 1):
@@ -316,7 +316,7 @@ def _read_faults(path: Path) -> list:
     """The faults on file; a last line that a crash has cut is of no record that is committed."""
     faults = []
     with contextlib.suppress(OSError, ValueError):
-        for line in path.read_text().splitlines():
+        for line in read_text(path).splitlines():
             faults.append(json.loads(line))
     return faults
 
@@ -380,7 +380,7 @@ def _entries(lmdb: Path | str) -> int:
 def sha256(path: Path | str) -> str:
     """A file's SHA-256, as sha256sum prints it."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         while block := file.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()
@@ -441,6 +441,6 @@ def _json(value: dict) -> bytes:
 
 def _read_json(path: Path) -> dict:
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_bytes(path))
     except (OSError, ValueError):
         return {}
