@@ -335,3 +335,13 @@ def test_programs(few, tmp_path, capsys):
     (tmp_path / "list.txt").write_text("one.jpg\n")
     with pytest.raises(CaffeError, match=r"list.txt:1: label"):
         make_lmdb.main([*arguments, str(tmp_path / "other")])
+
+
+def test_a_partial_lmdb_that_was_cut(few, tmp_path):
+    convert_imageset(*few, tmp_path / "lmdb")
+    os.rename(tmp_path / "lmdb", tmp_path / "lmdb.partial")
+    job = json.loads((tmp_path / "lmdb.partial/imageset.json").read_text())
+    (tmp_path / "lmdb.partial/imageset.json").write_text(json.dumps({"job": job["job"]}))
+    os.truncate(tmp_path / "lmdb.partial/data.mdb", 8192)
+    with pytest.raises(CaffeError, match="lmdb.partial: cannot be opened as an LMDB: .*truncated; delete the folder"):
+        convert_imageset(*few, tmp_path / "lmdb")

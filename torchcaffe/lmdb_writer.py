@@ -16,6 +16,7 @@ from pathlib import Path
 
 import lmdb
 
+from torchcaffe import lmdb_check
 from torchcaffe.db import LmdbReader
 from torchcaffe.errors import CaffeError, WriteError
 
@@ -32,11 +33,14 @@ class LmdbWriter:
         """Open or make the folder `path`. sync=False leaves it to the system when to write (scratch files)."""
         self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
+        data = self.path / "data.mdb"
         try:
+            if data.exists() and data.stat().st_size:  # of a killed program's, or spoilt since
+                lmdb_check.check(data)
             # map_size=0: LMDB's own default for a new file, the file's own size for an old one.
             self._env = lmdb.open(str(self.path), map_size=0, sync=sync)
-        except lmdb.Error as error:
-            raise CaffeError(f"{path}: cannot be opened as an LMDB: {error}") from error
+        except (lmdb.Error, lmdb_check.Damaged) as error:
+            raise CaffeError(f"{path}: cannot be opened as an LMDB: {error}; delete the folder") from error
         self._batch: list[tuple[bytes, bytes]] = []
 
     @property
