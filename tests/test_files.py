@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ilgnet.caffe_log import read_log
 from torchcaffe import files, imageset, resume, wire
-from torchcaffe.errors import CaffeError
+from torchcaffe.errors import CaffeError, WriteError
 from torchcaffe.proto import caffe_pb2
 
 GOLDENS = Path(__file__).parent / "bvlc" / "goldens" / "files"
@@ -439,6 +439,12 @@ def test_atomic(tmp_path):
         files.write_bytes(tmp_path / "no" / "file", b"")
     with pytest.raises(CaffeError, match="cannot write"):
         files.write_bytes(tmp_path, b"")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "to_pipe").symlink_to("pipe")
+    for name in ("pipe", "to_pipe"):
+        with pytest.raises(WriteError, match=f"cannot write .*/{name}: it is a device, a pipe"):
+            files.write_bytes(tmp_path / name, b"")
+    assert (tmp_path / "pipe").is_fifo()
 
 
 @pytest.mark.parametrize("links", [True, False])

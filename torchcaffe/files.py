@@ -59,6 +59,8 @@ def atomic(path: PathLike, replace: bool = True) -> Iterator[Path]:
     target = Path(os.path.realpath(path) if replace else os.path.abspath(path))
     if not target.parent.is_dir():
         raise WriteError(f"cannot write {path}: there is no folder {target.parent}")
+    if replace and target.exists() and not (target.is_file() or target.is_dir()):
+        raise WriteError(f"cannot write {path}: it is a device, a pipe or a socket, not a file")
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     _being_written.add(temporary)
     try:
