@@ -447,6 +447,14 @@ def test_atomic(tmp_path):
     assert (tmp_path / "pipe").is_fifo()
 
 
+def test_the_longest_names_are_written(tmp_path):
+    target = tmp_path / ("\u00e4" * 127 + "x")  # 255 bytes
+    target.with_name(f".{files._stem(target)}.{2**22 + 1}.00000000.tmp").touch()  # of a killed process
+    for content in (b"old", b"new"):
+        files.write_bytes(target, content)
+        assert target.read_bytes() == content and os.listdir(tmp_path) == [target.name]
+
+
 @pytest.mark.parametrize("links", [True, False])
 def test_atomic_replaces_nothing_unless_told_to(tmp_path, monkeypatch, links):
     if not links:  # as on a memory card

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import faulthandler
 import functools
+import hashlib
 import io
 import math
 import mmap
@@ -61,7 +62,7 @@ def atomic(path: PathLike, replace: bool = True) -> Iterator[Path]:
         raise WriteError(f"cannot write {path}: there is no folder {target.parent}")
     if replace and target.exists() and not (target.is_file() or target.is_dir()):
         raise WriteError(f"cannot write {path}: it is a device, a pipe or a socket, not a file")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    temporary = target.with_name(f".{_stem(target)}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     _being_written.add(temporary)
     try:
         _remove_leftovers(target)
@@ -77,6 +78,12 @@ def atomic(path: PathLike, replace: bool = True) -> Iterator[Path]:
         raise
     finally:
         _being_written.discard(temporary)
+
+
+def _stem(target: Path) -> str:
+    """What temporary files of `target` are called: its name, or a digest of one that leaves no room for more."""
+    name = os.fsencode(target.name)
+    return target.name if len(name) <= 220 else hashlib.sha256(name).hexdigest()[:32]
 
 
 _being_written: set[Path] = set()  # temporary files of this process
@@ -113,7 +120,7 @@ def _rename_new(made: PathLike, target: PathLike) -> None:
 
 def _remove_leftovers(target: Path) -> None:
     """Remove temporary files of `target` whose process is gone: a killed trainer's may have 600 MB each."""
-    pattern = re.compile(re.escape(f".{target.name}.") + r"(\d+)\.[0-9a-f]{8}\.tmp")
+    pattern = re.compile(re.escape(f".{_stem(target)}.") + r"(\d+)\.[0-9a-f]{8}\.tmp")
     for name in os.listdir(target.parent):
         match = pattern.fullmatch(name)
         if match and target.with_name(name) not in _being_written and not _is_another(int(match[1])):
