@@ -442,6 +442,13 @@ def test_bad_input(table, name, reader, folder):
     assert not (folder / "owned").exists()
 
 
+def test_extract_features_deletes_nobody_s_files(folder):
+    (folder / "db.partial").mkdir()
+    (folder / "db.partial" / "precious.txt").touch()
+    said = run(cli._main, "extract_features", "net.caffemodel", "net.prototxt", "ip", "db", 1, "lmdb")
+    assert "db.partial: holds precious.txt" in said and (folder / "db.partial" / "precious.txt").exists()
+
+
 PIPES = {
     "net": NET_READERS, "solver": SOLVER_READERS, "caffemodel": WEIGHT_READERS, "solverstate": STATE_READERS,
     "mean": MEAN_READERS, "AVA.txt": RATING_READERS, "list": LIST_READERS, "log": LOG_READERS,

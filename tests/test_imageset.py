@@ -345,3 +345,16 @@ def test_a_partial_lmdb_that_was_cut(few, tmp_path):
     os.truncate(tmp_path / "lmdb.partial/data.mdb", 8192)
     with pytest.raises(CaffeError, match="lmdb.partial: cannot be opened as an LMDB: .*truncated; delete the folder"):
         convert_imageset(*few, tmp_path / "lmdb")
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_what_is_not_ours_is_not_deleted(few, tmp_path, linked):
+    other = tmp_path / ("other" if linked else "lmdb.partial")
+    other.mkdir()
+    for name in ("data.mdb", "lock.mdb", *([] if linked else ["precious.txt"])):
+        (other / name).write_text("precious")
+    if linked:
+        (tmp_path / "lmdb.partial").symlink_to(other)
+    with pytest.raises(CaffeError, match="lmdb.partial: is a link" if linked else "lmdb.partial: holds precious.txt"):
+        convert_imageset(*few, tmp_path / "lmdb")
+    assert (other / "data.mdb").read_text() == "precious"

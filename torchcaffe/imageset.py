@@ -27,7 +27,7 @@ from torchcaffe import log, pictures
 from torchcaffe.db import LmdbReader
 from torchcaffe.errors import CaffeError
 from torchcaffe.files import atomic, open_file, publish, read_bytes, read_text, write_blobproto, write_bytes
-from torchcaffe.lmdb_writer import BATCH, LmdbWriter, records, restore_unused_bytes
+from torchcaffe.lmdb_writer import BATCH, LmdbWriter, check_ours, records, restore_unused_bytes
 from torchcaffe.proto import caffe_pb2
 from torchcaffe.transform import datum_image, parse_datum
 
@@ -199,6 +199,7 @@ def convert_imageset(
     if not root.is_dir():
         raise CaffeError(f"{root}: no such folder of photos")
     partial = out.with_name(out.name + ".partial")
+    check_ours(partial, JOB, FAULTS)
     partial.mkdir(parents=True, exist_ok=True)
     with _only_one(partial):
         if _read_json(partial / JOB).get("job") != job:  # another job's, or none yet: start afresh

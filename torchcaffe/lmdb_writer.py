@@ -81,6 +81,25 @@ class LmdbWriter:
         self._env.close()
 
 
+def check_ours(path: Path, *more: str) -> None:
+    """CaffeError unless nothing at all is at `path`, or a folder with no other files than an LMDB's and those named
+    `more`: what these programs make anew, they delete first."""
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise CaffeError(f"{path}: is a link or a file, not a folder of this program's: remove it first")
+    ours = ("data.mdb", "lock.mdb", *more)
+    temporary = tuple(f".{name}." for name in ours)  # what a killed program's `atomic` has left
+    for name in sorted(os.listdir(path)) if path.exists() else ():
+        if name not in ours and not (name.startswith(temporary) and name.endswith(".tmp")):
+            raise CaffeError(f"{path}: holds {name}, which is not this program's: move it away, or remove the folder")
+
+
+def remove(path: Path, *more: str) -> None:
+    """Delete the folder `path`, if it is there. CaffeError as `check_ours`."""
+    check_ours(path, *more)
+    if path.exists():
+        shutil.rmtree(path)
+
+
 def records(path: Path | str) -> Iterator[tuple[bytes, bytes]]:
     """Keys and values of a finished LMDB in key order.
 
@@ -115,7 +134,10 @@ def restore_unused_bytes(path: Path | str, progress: Callable[[int], None] | Non
     short does no harm. `progress` is called with a number of records. Returns "", or why it could not be done."""
     path = Path(path)
     scratch = path.with_name(path.name + ".scratch")
-    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        remove(scratch, "trial")  # of a killed program's
+    except CaffeError as error:
+        return str(error)
     try:
         if not _can_punch(path):
             needed = (path / "data.mdb").stat().st_size
