@@ -139,8 +139,33 @@ def read_photo(path: Path, label: int, options: Options, read: Read = read_as_bv
     if not options.resize and {"jpeg": "jpg"}.get(suffix, suffix) == options.encode:
         data = read_bytes(path)  # the file as it is, as BVLC
     else:
-        data = cv2.imencode("." + options.encode, picture, [cv2.IMWRITE_JPEG_QUALITY, options.quality])[1].tobytes()
+        try:
+            data = _encode(picture, options)
+        except CaffeError as error:
+            return b"", str(error)
     return caffe_pb2.Datum(data=data, label=label, encoded=True).SerializeToString(), fault
+
+
+def _encode(picture: np.ndarray, options: Options) -> bytes:
+    """A picture compressed. CaffeError for a kind that OpenCV does not write, and a size that the kind cannot have."""
+    height, width = picture.shape[:2]
+    with contextlib.suppress(cv2.error):
+        done, data = cv2.imencode("." + options.encode, picture, [cv2.IMWRITE_JPEG_QUALITY, options.quality])
+        if done:
+            return data.tobytes()
+    raise CaffeError(f"{width} x {height} pixels: OpenCV does not store them as {options.encode}")
+
+
+def _check_options(options: Options) -> None:
+    """CaffeError for what no photo could be stored with."""
+    if options.resize:
+        height, width = options.resize
+        try:
+            pictures.check_size(width, height)
+        except CaffeError as error:
+            raise CaffeError(f"photos are to be warped to {error}") from None
+    if options.encode:
+        _encode(np.zeros((8, 8) if options.gray else (8, 8, 3), np.uint8), options)
 
 
 # -- convert_imageset ----------------------------------------------------------------------------------------------
@@ -181,6 +206,7 @@ def convert_imageset(
     number of threads that decode (default: one a core); it changes nothing but the speed. `read`: how, if not as BVLC.
     Raises CaffeError when no photo can be read, for an `out` that something else made, and for one that lacks photos
     which can be read by now."""
+    _check_options(options)
     root, out = Path(root), Path(out)
     photos = [Photo(*photo) for photo in photos]
     job = {"photos": len(photos), "list_sha256": _digest(photos), **asdict(options)}
