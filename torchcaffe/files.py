@@ -633,6 +633,8 @@ def hdf5_file(path: PathLike, mode: str) -> Iterator[Any]:
     except ImportError as error:
         raise CaffeError(f"{path}: HDF5 files need the h5py package") from error
     try:
+        if mode == "r":
+            open_file(path).close()  # libhdf5 would wait for a pipe
         with h5py.File(str(path), mode) as file:
             if mode == "r":
                 _check_links(file)
