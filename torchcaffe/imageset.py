@@ -149,8 +149,9 @@ def read_photo(path: Path, label: int, options: Options, read: Read = read_as_bv
 def _encode(picture: np.ndarray, options: Options) -> bytes:
     """A picture compressed. CaffeError for a kind that OpenCV does not write, and a size that the kind cannot have."""
     height, width = picture.shape[:2]
+    quality = [cv2.IMWRITE_JPEG_QUALITY, options.quality] if options.encode == "jpg" else []  # OpenCV warns of others'
     with contextlib.suppress(cv2.error):
-        done, data = cv2.imencode("." + options.encode, picture, [cv2.IMWRITE_JPEG_QUALITY, options.quality])
+        done, data = cv2.imencode("." + options.encode, picture, quality)
         if done:
             return data.tobytes()
     raise CaffeError(f"{width} x {height} pixels: OpenCV does not store them as {options.encode}")
