@@ -27,7 +27,7 @@ from data_prep import scenes
 from data_prep.splits import Entry, write_list
 from torchcaffe import pictures
 from torchcaffe.errors import CaffeError, run_main
-from torchcaffe.files import write_bytes
+from torchcaffe.files import read_bytes, write_bytes
 
 COUNT, SEED = 600, 1
 VERSIONS = 3  # of each source, on average
@@ -387,7 +387,7 @@ def make_demo(
 def _finished(out: Path, asked: dict) -> list[Made]:
     """What is in `out`, if it is what was asked for."""
     try:
-        record = json.loads((out / "DEMO.json").read_bytes())
+        record = json.loads(read_bytes(out / "DEMO.json"))
         if record["asked"] == asked:
             return [Made(photo["source"], photo["faults"], photo["score"]) for photo in record["photos"].values()]
     except (OSError, ValueError, KeyError):

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from data_prep.splits import Entry, Split, shuffled
 from torchcaffe.errors import CaffeError
+from torchcaffe.files import read_bytes
 
 CUT = 5.0
 WORDS = {"1": 1, "high": 1, "keep": 1, "0": 0, "low": 0, "reject": 0}
@@ -50,7 +51,7 @@ def read_labels(path: Path | str, cut: float = CUT, only_names: bool = False) ->
     CaffeError naming file and line: a column missing, a value that is none, a photo twice, a path out of the folder."""
     path = Path(path)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise CaffeError(f"{path}: not a text file (byte {error.start} is not UTF-8)") from None
     reader = csv.DictReader(io.StringIO(text, newline=""))

@@ -22,7 +22,7 @@ import lmdb
 from data_prep import labels, make_lmdb, splits, targets
 from data_prep.ratings import read_ratings
 from torchcaffe.errors import CaffeError, run_main
-from torchcaffe.files import write_bytes
+from torchcaffe.files import read_bytes, write_bytes
 from torchcaffe.imageset import (
     Imageset,
     Options,
@@ -120,7 +120,7 @@ def _report(photos: Sequence[splits.Entry], result: Imageset) -> dict:
 def _mean(out: Path, train_sha256: str) -> dict:
     """Write the mean's two files, unless an earlier run did for the same LMDB; returns their part of the manifest."""
     try:
-        made = json.loads((out / "manifest.json").read_bytes())
+        made = json.loads(read_bytes(out / "manifest.json"))
         if made["train"]["data_mdb_sha256"] == train_sha256 and all(
             sha256(out / name) == digest for name, digest in made["mean"]["sha256"].items()
         ):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from torchcaffe.errors import CaffeError, run_main
+from torchcaffe.files import read_bytes
 
 FIELDS = ("index", "image id", *(f"votes for {score}" for score in range(1, 11)), "tag 1", "tag 2", "challenge")
 
@@ -52,7 +53,7 @@ def read_ratings(path: Path | str) -> list[Rating]:
     with file:line and field: a column too few or too many, a number that is none, a photo without a vote or twice."""
     path = Path(path)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise CaffeError(f"{path}: not a text file (byte {error.start} is not UTF-8)") from None
     ratings: list[Rating] = []

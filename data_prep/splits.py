@@ -20,7 +20,7 @@ import numpy as np
 
 from data_prep.ratings import Rating, read_ratings
 from torchcaffe.errors import CaffeError, run_main
-from torchcaffe.files import write_bytes
+from torchcaffe.files import read_bytes, write_bytes
 
 DATASETS = ("ava1", "ava1_delta1", "ava2")
 FRACTION, OFFICIAL = 0.1, "generic_ls"  # AVA2's share of AVA in each class; AVA's own list for all of its photos
@@ -310,7 +310,7 @@ def check_counts(ratings: Sequence[Rating], split: Split, dataset: str) -> list[
 def _lines(path: Path) -> list[tuple[int, str]]:
     """The lines that are not blank, with their numbers."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise CaffeError(f"{path}: not a text file (byte {error.start} is not UTF-8)") from None
     return [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]

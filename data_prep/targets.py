@@ -6,7 +6,6 @@ its photo's label."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Union
@@ -21,7 +20,7 @@ from torchcaffe.db import LmdbReader
 from torchcaffe.errors import CaffeError
 from torchcaffe.files import publish
 from torchcaffe.imageset import sha256
-from torchcaffe.lmdb_writer import BATCH, LmdbWriter
+from torchcaffe.lmdb_writer import BATCH, LmdbWriter, check_ours, remove
 from torchcaffe.proto import caffe_pb2
 
 SCORES = 10  # AVA's people vote 1 to 10
@@ -77,7 +76,8 @@ def write_labels(photos: Path | str, kind: str, rated: Mapping[str, Rated], clas
     classes: each photo's label. Returns its part of the manifest. Every photo must have passed `check`."""
     out = path_for(photos, kind)
     partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    check_ours(out)
+    remove(partial)
     writer = LmdbWriter(partial)
     for number, key in enumerate(keys(photos), 1):
         photo = key.decode().partition("_")[2]
@@ -89,7 +89,7 @@ def write_labels(photos: Path | str, kind: str, rated: Mapping[str, Rated], clas
     writer.commit()
     entries = writer.entries
     writer.close()
-    shutil.rmtree(out, ignore_errors=True)
+    remove(out)
     publish(partial, out)
     return {"records": entries, "data_mdb_sha256": sha256(out / "data.mdb")}
 

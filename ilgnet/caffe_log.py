@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import datetime
+import io
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from torchcaffe import files
 from torchcaffe.errors import CaffeError
 
 from . import metrics
@@ -118,7 +120,7 @@ def _is_accuracy(name: str) -> bool:
 def read_log(path: str | Path) -> CaffeLog:
     """Parse a log; lines that say nothing known are passed over. CaffeError when it holds no result at all."""
     log = CaffeLog(str(path))
-    with open(path, encoding="utf-8", errors="replace", newline=None) as file:
+    with io.TextIOWrapper(files.open_file(path), encoding="utf-8", errors="replace") as file:
         _parse(log, file)
     if not (len(log.loss) or log.tests or log.test_run):
         raise CaffeError(f"{path}: no iteration and no test result in it; is it a Caffe log?")

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from torchcaffe import files
 from torchcaffe.errors import CaffeError, WriteError
 
 from .scoring import Answer
@@ -116,7 +117,7 @@ class Cache:
             name = self.file_digest(path, found)
             if name is None:
                 state = hashlib.blake2b(digest_size=20)
-                with open(path, "rb") as file:
+                with files.open_file(path) as file:
                     for block in iter(lambda: file.read(1 << 22), b""):
                         state.update(block)
                 name = state.digest()

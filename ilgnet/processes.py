@@ -26,6 +26,8 @@ def launch(args: Any, script: str, argv: list[str]) -> int | None:
         return None
     from torchcaffe import parallel
 
+    for gpu in args.gpu:  # here, where it is one line: of a process that ends, torchrun prints a page
+        context.check_gpu(gpu)
     return parallel.launch([str(Path(script).resolve()), *argv], len(args.gpu))
 
 

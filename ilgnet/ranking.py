@@ -24,7 +24,7 @@ import numpy as np
 from data_prep import labels
 from torchcaffe import context
 from torchcaffe.errors import CaffeError
-from torchcaffe.files import write_bytes
+from torchcaffe.files import read_bytes, write_bytes
 
 from . import decode, evaluation, html, metrics, photo_cache, photo_checks, processes, scoring
 
@@ -345,7 +345,7 @@ def refuse_changed(path: Path, beside: Sequence[Path]) -> None:
     written = {}
     if path.exists():
         try:
-            found = json.loads(path.read_bytes())
+            found = json.loads(read_bytes(path))
             written = dict(found["sha256"]) if found["kind"] == KIND else None
         except (ValueError, TypeError, KeyError):
             written = None
@@ -356,4 +356,4 @@ def refuse_changed(path: Path, beside: Sequence[Path]) -> None:
 
 
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(read_bytes(path)).hexdigest()

@@ -65,7 +65,7 @@ def digest(path: Path, kind: str) -> str:
     """The file's hash in hexadecimal. Raises CaffeError when it can't be read."""
     found = hashlib.new(kind)
     try:
-        with open(path, "rb") as file:
+        with files.open_file(path) as file:
             for chunk in iter(lambda: file.read(CHUNK), b""):
                 found.update(chunk)
     except OSError as error:
@@ -182,7 +182,7 @@ def _progress(partial: Path, start: int, total: int | None) -> Any:
 def install(model: Published, source: Path, target: Path) -> None:
     """Copy the published file that the user brings to `target`. CaffeError when it is another file."""
     found = hashlib.sha1()
-    with files.atomic(target) as temporary, open(source, "rb") as given, open(temporary, "wb") as copy:
+    with files.atomic(target) as temporary, files.open_file(source) as given, open(temporary, "wb") as copy:
         for chunk in iter(lambda: given.read(CHUNK), b""):
             found.update(chunk)
             copy.write(chunk)

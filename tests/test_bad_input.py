@@ -445,6 +445,47 @@ def test_bad_input(table, name, reader, folder):
     assert not (folder / "owned").exists()
 
 
+@contextlib.contextmanager
+def alarm():
+    """A failure where the block has not ended after 60 s. (By an exception: opening a pipe is tried again else.)"""
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("waited"))
+    signal.alarm(60)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_an_hdf5_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.h5")
+    with alarm(), pytest.raises(CaffeError, match="pipe.h5: not a regular file"):
+        read_datasets(tmp_path / "pipe.h5", ["data"])
+
+
+def test_extract_features_deletes_nobody_s_files(folder):
+    (folder / "db.partial").mkdir()
+    (folder / "db.partial" / "precious.txt").touch()
+    said = run(cli._main, "extract_features", "net.caffemodel", "net.prototxt", "ip", "db", 1, "lmdb")
+    assert "db.partial: holds precious.txt" in said and (folder / "db.partial" / "precious.txt").exists()
+
+
+PIPES = {
+    "net": NET_READERS, "solver": SOLVER_READERS, "caffemodel": WEIGHT_READERS, "solverstate": STATE_READERS,
+    "mean": MEAN_READERS, "AVA.txt": RATING_READERS, "list": LIST_READERS, "log": LOG_READERS,
+}
+
+
+@pytest.mark.parametrize("table, reader", [(table, reader) for table, readers in PIPES.items() for reader in readers])
+def test_a_pipe_is_not_waited_for(table, reader, folder):
+    path = TABLES[table][2](folder, "")
+    path.unlink()
+    os.mkfifo(path)
+    with alarm():
+        said = PIPES[table][reader](folder, path)
+    assert path.name in said, said
+
+
 # -- photos: what is wrong with one, or None: it is read ---------------------------------------------------------------
 
 PICTURE = np.random.RandomState(1).randint(0, 256, (60, 80, 3), np.uint8)

@@ -14,6 +14,7 @@ import pytest
 
 import torchcaffe as caffe
 from ilgnet import evaluation, training
+from tests.conftest import ROOT
 from tests.faults import EIO, ENOSPC, EROFS, Faults, faults  # noqa: F401  (a fixture)
 from torchcaffe import files, memory, resume
 from torchcaffe.blob import Blob
@@ -243,3 +244,51 @@ def test_signals():
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize("where, status, said", [
+    (">&-", 2, "error: bad"), (">/dev/full", 2, "error: bad"), ("| true", 2, "error: bad"), ("2>&-", 2, ""),
+    ("2>/dev/full", 2, ""), ("2>&1 | true", 2, "")])
+def test_an_error_is_told_where_the_output_is_gone(where, status, said, tmp_path):
+    assert ends(tmp_path, "print('x'); time.sleep(0.3); raise errors.CaffeError('bad')", where) == (status, said)
+
+
+@pytest.mark.parametrize("where, status, said", [
+    (">&-", 0, ""), (">/dev/full", 3, "error: standard output: No space left on device"), ("2>&-", 0, ""),
+    ("| true", 3, "error: standard output: Broken pipe")])
+def test_output_that_is_lost_is_told(where, status, said, tmp_path):
+    assert ends(tmp_path, "print('x'); time.sleep(0.3); return 0", where) == (status, said)
+
+
+def ends(folder: Path, body: str, where: str) -> tuple[int, str]:
+    """The status and the error output of a program with its output sent to `where` in a shell."""
+    code = f"import time\nfrom torchcaffe import errors\ndef main():\n    {body}\nerrors.run_main(main)"
+    (folder / "program.py").write_text(code)
+    into, _, reader = where.partition("|")
+    line = f'("$0" program.py {into}; echo $? > status) {"|" if reader else ""} {reader}'
+    done = subprocess.run(["sh", "-c", line, sys.executable], cwd=folder, capture_output=True, text=True, timeout=60,
+                          env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""})
+    return int((folder / "status").read_text()), done.stderr.strip()
+
+
+def test_training_without_a_terminal_to_write_to(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_solver()
+    line = f'exec "$0" {ROOT}/tools/train.py --solver solver.prototxt >&- 2>&-'
+    assert subprocess.run(["sh", "-c", line, sys.executable], timeout=100).returncode == 0
+    assert "Optimization Done." in Path("x.log").read_text()
+
+
+def test_ctrl_c_that_ends_a_tee_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_solver()
+    Path("solver.prototxt").write_text(Path("solver.prototxt").read_text().replace("100", "100000000 display: 1000"))
+    reading, writing = os.pipe()
+    trainer = subprocess.Popen([sys.executable, ROOT / "tools/train.py", "--solver", "solver.prototxt"],
+                               stdout=writing, stderr=writing)
+    os.close(writing)
+    while b"Iteration 1000" not in os.read(reading, 1 << 16):
+        pass
+    os.close(reading)
+    trainer.send_signal(signal.SIGINT)
+    assert trainer.wait(60) == 130

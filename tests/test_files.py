@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchcaffe import files, wire
-from torchcaffe.errors import CaffeError
+from ilgnet.caffe_log import read_log
+from torchcaffe import files, imageset, resume, wire
+from torchcaffe.errors import CaffeError, WriteError
 from torchcaffe.proto import caffe_pb2
 
 GOLDENS = Path(__file__).parent / "bvlc" / "goldens" / "files"
@@ -424,6 +425,13 @@ def test_more_than_two_gigabytes_is_refused(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("read", [files.map_file, files.is_hdf5, files.read_npy, files.read_npz, files.read_text,
+                                  resume.sha256, imageset.sha256, read_log])
+def test_devices_are_not_read(read):
+    with pytest.raises(CaffeError, match=f"{os.devnull}: not a regular file"):
+        read(os.devnull)
+
+
 def test_atomic(tmp_path):
     target = tmp_path / "file"
     target.write_text("old")
@@ -444,6 +452,20 @@ def test_atomic(tmp_path):
         files.write_bytes(tmp_path / "no" / "file", b"")
     with pytest.raises(CaffeError, match="cannot write"):
         files.write_bytes(tmp_path, b"")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "to_pipe").symlink_to("pipe")
+    for name in ("pipe", "to_pipe"):
+        with pytest.raises(WriteError, match=f"cannot write .*/{name}: it is a device, a pipe"):
+            files.write_bytes(tmp_path / name, b"")
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_the_longest_names_are_written(tmp_path):
+    target = tmp_path / ("\u00e4" * 127 + "x")  # 255 bytes
+    target.with_name(f".{files._stem(target)}.{2**22 + 1}.00000000.tmp").touch()  # of a killed process
+    for content in (b"old", b"new"):
+        files.write_bytes(target, content)
+        assert target.read_bytes() == content and os.listdir(tmp_path) == [target.name]
 
 
 @pytest.mark.parametrize("links", [True, False])

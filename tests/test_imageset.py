@@ -335,3 +335,44 @@ def test_programs(few, tmp_path, capsys):
     (tmp_path / "list.txt").write_text("one.jpg\n")
     with pytest.raises(CaffeError, match=r"list.txt:1: label"):
         make_lmdb.main([*arguments, str(tmp_path / "other")])
+
+
+def test_a_partial_lmdb_that_was_cut(few, tmp_path):
+    convert_imageset(*few, tmp_path / "lmdb")
+    os.rename(tmp_path / "lmdb", tmp_path / "lmdb.partial")
+    job = json.loads((tmp_path / "lmdb.partial/imageset.json").read_text())
+    (tmp_path / "lmdb.partial/imageset.json").write_text(json.dumps({"job": job["job"]}))
+    os.truncate(tmp_path / "lmdb.partial/data.mdb", 8192)
+    with pytest.raises(CaffeError, match="lmdb.partial: cannot be opened as an LMDB: .*truncated; delete the folder"):
+        convert_imageset(*few, tmp_path / "lmdb")
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_what_is_not_ours_is_not_deleted(few, tmp_path, linked):
+    other = tmp_path / ("other" if linked else "lmdb.partial")
+    other.mkdir()
+    for name in ("data.mdb", "lock.mdb", *([] if linked else ["precious.txt"])):
+        (other / name).write_text("precious")
+    if linked:
+        (tmp_path / "lmdb.partial").symlink_to(other)
+    with pytest.raises(CaffeError, match="lmdb.partial: is a link" if linked else "lmdb.partial: holds precious.txt"):
+        convert_imageset(*few, tmp_path / "lmdb")
+    assert (other / "data.mdb").read_text() == "precious"
+
+
+def test_a_photo_that_cannot_be_compressed_is_left_out(few, tmp_path):
+    folder, photos = few
+    cv2.imwrite(str(folder / "wide.png"), np.zeros((1, 70000, 3), np.uint8))
+    result = convert_imageset(folder, [*photos, Photo("wide.png", 0)], tmp_path / "lmdb", Options(encode="jpg"))
+    assert result.records == 12
+    assert result.skipped == [("wide.png", "70000 x 1 pixels: OpenCV does not store them as jpg")]
+
+
+@pytest.mark.parametrize("options, says", [
+    *((Options(encode=kind), f"not store them as {kind}") for kind in ("foo", "heic", "../x")),
+    *((Options(resize=(size, size)), f"warped to {size} x {size} pixels; at most") for size in (10**5, 10**11)),
+])
+def test_options_that_no_photo_can_be_stored_with(few, tmp_path, options, says):
+    with pytest.raises(CaffeError, match=says):
+        convert_imageset(*few, tmp_path / "lmdb", options)
+    assert not (tmp_path / "lmdb.partial").exists()

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
 import lmdb
 import numpy as np
 import pytest
+import torch
 
 import torchcaffe as caffe
+from ilgnet import processes
 from tests.conftest import ROOT
 from torchcaffe import files
 from torchcaffe.proto import caffe_pb2
@@ -126,3 +131,37 @@ def test_testing_and_ranking_in_turns_are_the_same(tmp_path):
     for tool in ("evaluate.py", "rank_photos.py"):
         assert found[1, tool] == found[2, tool]
     assert "7 photos (0 known already), 1 not read" in found[2, "rank_photos.py"][0]
+
+
+CHILD = """import os, signal, sys, time
+def stop(*_):
+    open("stopped." + os.environ["RANK"], "w").close()
+    sys.exit(143)
+signal.signal(signal.SIGTERM, stop)
+open("started." + os.environ["RANK"], "w").close()
+time.sleep(60)
+"""
+
+
+def test_a_signal_to_the_launcher_stops_all(tmp_path):
+    (tmp_path / "child.py").write_text(CHILD)
+    code = "import sys; from torchcaffe import parallel; sys.exit(parallel.launch(['child.py'], 2))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    launcher = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 100
+    while len(list(tmp_path.glob("started.*"))) < 2:
+        assert time.monotonic() < deadline and launcher.poll() is None
+        time.sleep(0.1)
+    launcher.send_signal(signal.SIGTERM)
+    assert launcher.wait(60) == 128 + signal.SIGTERM
+    assert sorted(path.name for path in tmp_path.glob("stopped.*")) == ["stopped.0", "stopped.1"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_gpus_that_are_not_there_launch_nothing(monkeypatch):
+    class Args:
+        gpu = [0, 1]
+
+    monkeypatch.setattr("torchcaffe.parallel.launch", lambda *_: pytest.fail("launched"))
+    with pytest.raises(caffe.CaffeError, match="no CUDA device"):
+        processes.launch(Args, "tools/evaluate.py", [])

@@ -190,6 +190,16 @@ def test_label_lmdbs(tmp_path):
     assert np.allclose(means, [row.mean for row in rows], atol=1e-6)
 
 
+@pytest.mark.parametrize("folder", ["val_mean_lmdb", "val_mean_lmdb.partial"])
+def test_what_is_not_ours_is_not_deleted(folder, tmp_path):
+    target_nets.write_data(tmp_path)
+    (tmp_path / folder).mkdir(exist_ok=True)
+    (tmp_path / folder / "precious.txt").touch()
+    with pytest.raises(CaffeError, match=f"{folder}: holds precious.txt"):
+        labels.write_labels(tmp_path / "val_lmdb", "mean", {}, {})
+    assert (tmp_path / folder / "precious.txt").exists()
+
+
 def test_labels_of_other_photos_are_refused(tmp_path):
     target_nets.write_data(tmp_path)
     (tmp_path / "val_mean_lmdb").rename(tmp_path / "old")

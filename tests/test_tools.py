@@ -340,6 +340,7 @@ def test_snapshot_auto_takes_the_newest_whole_one(folder, trained, capfd):
 def test_several_gpus_are_several_processes_also_where_a_launcher_says_one(monkeypatch):
     launched = []
     monkeypatch.setattr("torchcaffe.parallel.launch", lambda argv, count: launched.append(count) or 0)
+    monkeypatch.setattr("torchcaffe.context.check_gpu", lambda index: None)
     for world in (None, "1", "2"):
         monkeypatch.delenv("WORLD_SIZE", raising=False)
         if world:

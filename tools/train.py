@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 
@@ -108,7 +109,8 @@ def train_here(args: argparse.Namespace, settings: caffe_pb2.SolverParameter, lo
     if args.gpu is None and settings.HasField("solver_mode") and settings.solver_mode == caffe_pb2.SolverParameter.GPU:
         print(f"{args.solver}: solver_mode GPU but --gpu not given: training on the CPU", file=sys.stderr)
     code = train(args, settings, log_file)
-    print(f"log: {log_file}")
+    with contextlib.suppress(OSError):  # Ctrl-C ends a `| tee`, too
+        print(f"log: {log_file}", flush=True)
     return code
 
 

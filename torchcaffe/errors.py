@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import re
 import sys
 from concurrent.futures.process import BrokenProcessPool
-from typing import Callable
+from typing import Callable, TextIO
 
 
 class CaffeError(RuntimeError):
@@ -54,7 +56,7 @@ class Diverged(CaffeError):
 
 
 # What a failed write says. Reading gives the others, which are bad input.
-_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EPIPE)
 
 
 def named(error: BaseException) -> CaffeError | None:
@@ -79,17 +81,42 @@ def named(error: BaseException) -> CaffeError | None:
 
 def run_main(main: Callable[[], int]) -> None:
     """Run a program's main and exit: 0 when done, 2 with one line on bad input, 3 to 7 for the errors above, 130 on
-    Ctrl-C."""
+    Ctrl-C. Where nobody reads any more what it prints, the status is the same."""
+    _open_streams()
+    last = ""
     try:
         code = main()
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        code = 130
+        code, last = 130, "interrupted"
     except Exception as error:
         found = named(error)
         if found is None:
             raise
-        sys.stdout.flush()
-        print(f"error: {found}", file=sys.stderr)
-        code = found.status
+        code, last = found.status, f"error: {found}"
+    lost = _finish(sys.stdout)
+    if lost and not code:
+        code, last = WriteError.status, f"error: standard output: {lost}"
+    _finish(sys.stderr, last)
     sys.exit(code)
+
+
+def _open_streams() -> None:
+    """Open /dev/null for those of the three streams that the program was started without (>&-): else the next file
+    gets such a stream's number, which libraries in C print to."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))
+
+
+def _finish(stream: TextIO, line: str = "") -> str:
+    """Print the line, if any, and all that a stream still holds; returns why it could not be done, or ""."""
+    try:
+        if line:
+            print(line, file=stream)
+        stream.flush()
+    except OSError as error:
+        # Python tries again when it ends, and would change the status.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return error.strerror or str(error)
+    return ""

@@ -10,12 +10,15 @@ import contextlib
 import errno
 import faulthandler
 import functools
+import hashlib
+import io
 import math
 import mmap
 import os
 import re
 import secrets
 import signal
+import stat
 import struct
 import tokenize
 import warnings
@@ -23,7 +26,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Optional, TypeVar, Union
+from typing import Any, BinaryIO, Callable, Optional, TypeVar, Union
 
 import numpy as np
 
@@ -57,7 +60,9 @@ def atomic(path: PathLike, replace: bool = True) -> Iterator[Path]:
     target = Path(os.path.realpath(path) if replace else os.path.abspath(path))
     if not target.parent.is_dir():
         raise WriteError(f"cannot write {path}: there is no folder {target.parent}")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    if replace and target.exists() and not (target.is_file() or target.is_dir()):
+        raise WriteError(f"cannot write {path}: it is a device, a pipe or a socket, not a file")
+    temporary = target.with_name(f".{_stem(target)}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     _being_written.add(temporary)
     try:
         _remove_leftovers(target)
@@ -73,6 +78,12 @@ def atomic(path: PathLike, replace: bool = True) -> Iterator[Path]:
         raise
     finally:
         _being_written.discard(temporary)
+
+
+def _stem(target: Path) -> str:
+    """What temporary files of `target` are called: its name, or a digest of one that leaves no room for more."""
+    name = os.fsencode(target.name)
+    return target.name if len(name) <= 220 else hashlib.sha256(name).hexdigest()[:32]
 
 
 _being_written: set[Path] = set()  # temporary files of this process
@@ -109,7 +120,7 @@ def _rename_new(made: PathLike, target: PathLike) -> None:
 
 def _remove_leftovers(target: Path) -> None:
     """Remove temporary files of `target` whose process is gone: a killed trainer's may have 600 MB each."""
-    pattern = re.compile(re.escape(f".{target.name}.") + r"(\d+)\.[0-9a-f]{8}\.tmp")
+    pattern = re.compile(re.escape(f".{_stem(target)}.") + r"(\d+)\.[0-9a-f]{8}\.tmp")
     for name in os.listdir(target.parent):
         match = pattern.fullmatch(name)
         if match and target.with_name(name) not in _being_written and not _is_another(int(match[1])):
@@ -134,10 +145,32 @@ def write_bytes(path: PathLike, data: bytes, replace: bool = True) -> None:
         temporary.write_bytes(data)
 
 
+def open_file(path: PathLike) -> BinaryIO:
+    """Open a file for reading. Raises CaffeError for a pipe or a device, which may never end, else as `open` does."""
+    # Not blocking: opening a pipe that nobody writes to would wait for ever.
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise CaffeError(f"{path}: not a regular file")
+    return file
+
+
+def read_bytes(path: PathLike) -> bytes:
+    """A whole file. Raises as `open_file` does."""
+    with open_file(path) as file:
+        return file.read()
+
+
+def read_text(path: PathLike, encoding: str | None = None, errors: str = "strict") -> str:
+    """A whole file, as Path.read_text gives it. Raises as `open_file` does, and UnicodeDecodeError."""
+    with io.TextIOWrapper(open_file(path), encoding, errors) as file:
+        return file.read()
+
+
 def map_file(path: PathLike) -> mmap.mmap:
     """The file's bytes as a read-only map. Raises CaffeError when it is missing, empty or unreadable."""
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             if os.fstat(file.fileno()).st_size == 0:
                 raise CaffeError(f"{path}: the file is empty")
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -170,7 +203,7 @@ def pieces(values: np.ndarray, size: int = 1 << 18) -> Iterator[tuple[int, np.nd
 def is_hdf5(path: PathLike) -> bool:
     """Whether the file at `path` begins as HDF5 files do."""
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             return file.read(len(_HDF5_SIGNATURE)) == _HDF5_SIGNATURE
     except OSError as error:
         raise CaffeError(f"cannot read {path}: {error.strerror or error}") from error
@@ -182,7 +215,7 @@ def is_hdf5(path: PathLike) -> bool:
 def read_npy(path: PathLike) -> np.ndarray:
     """The array of a .npy file. No pickle, and no memory for more than the file holds. Raises CaffeError."""
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             return _npy(file, os.fstat(file.fileno()).st_size)
     except OSError as error:
         raise CaffeError(f"cannot read {path}: {error.strerror or error}") from error
@@ -193,7 +226,7 @@ def read_npy(path: PathLike) -> np.ndarray:
 def read_npz(path: PathLike) -> dict[str, np.ndarray]:
     """The arrays of a .npz file that np.savez wrote, which compresses nothing. As `read_npy`."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_file(path) as whole, zipfile.ZipFile(whole) as archive:
             found = {}
             for entry in archive.infolist():
                 if entry.compress_type != zipfile.ZIP_STORED:
@@ -600,6 +633,8 @@ def hdf5_file(path: PathLike, mode: str) -> Iterator[Any]:
     except ImportError as error:
         raise CaffeError(f"{path}: HDF5 files need the h5py package") from error
     try:
+        if mode == "r":
+            open_file(path).close()  # libhdf5 would wait for a pipe
         with h5py.File(str(path), mode) as file:
             if mode == "r":
                 _check_links(file)

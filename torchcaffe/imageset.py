@@ -26,8 +26,8 @@ from tqdm import tqdm
 from torchcaffe import log, pictures
 from torchcaffe.db import LmdbReader
 from torchcaffe.errors import CaffeError
-from torchcaffe.files import atomic, publish, write_blobproto, write_bytes
-from torchcaffe.lmdb_writer import BATCH, LmdbWriter, records, restore_unused_bytes
+from torchcaffe.files import atomic, open_file, publish, read_bytes, read_text, write_blobproto, write_bytes
+from torchcaffe.lmdb_writer import BATCH, LmdbWriter, check_ours, records, restore_unused_bytes
 from torchcaffe.proto import caffe_pb2
 from torchcaffe.transform import datum_image, parse_datum
 
@@ -92,7 +92,7 @@ def is_cut_short(data: bytes) -> bool:
 
 def is_file_cut_short(path: Path) -> bool:
     """is_cut_short for a file, reading no more of it than needed."""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         if file.seek(0, os.SEEK_END) < 2:
             return False
         file.seek(-2, os.SEEK_END)
@@ -137,10 +137,36 @@ def read_photo(path: Path, label: int, options: Options, read: Read = read_as_bv
         return encode_datum(picture, label), fault
     suffix = path.suffix.lower()[1:]
     if not options.resize and {"jpeg": "jpg"}.get(suffix, suffix) == options.encode:
-        data = path.read_bytes()  # the file as it is, as BVLC
+        data = read_bytes(path)  # the file as it is, as BVLC
     else:
-        data = cv2.imencode("." + options.encode, picture, [cv2.IMWRITE_JPEG_QUALITY, options.quality])[1].tobytes()
+        try:
+            data = _encode(picture, options)
+        except CaffeError as error:
+            return b"", str(error)
     return caffe_pb2.Datum(data=data, label=label, encoded=True).SerializeToString(), fault
+
+
+def _encode(picture: np.ndarray, options: Options) -> bytes:
+    """A picture compressed. CaffeError for a kind that OpenCV does not write, and a size that the kind cannot have."""
+    height, width = picture.shape[:2]
+    quality = [cv2.IMWRITE_JPEG_QUALITY, options.quality] if options.encode == "jpg" else []  # OpenCV warns of others'
+    with contextlib.suppress(cv2.error):
+        done, data = cv2.imencode("." + options.encode, picture, quality)
+        if done:
+            return data.tobytes()
+    raise CaffeError(f"{width} x {height} pixels: OpenCV does not store them as {options.encode}")
+
+
+def _check_options(options: Options) -> None:
+    """CaffeError for what no photo could be stored with."""
+    if options.resize:
+        height, width = options.resize
+        try:
+            pictures.check_size(width, height)
+        except CaffeError as error:
+            raise CaffeError(f"photos are to be warped to {error}") from None
+    if options.encode:
+        _encode(np.zeros((8, 8) if options.gray else (8, 8, 3), np.uint8), options)
 
 
 # -- convert_imageset ----------------------------------------------------------------------------------------------
@@ -150,7 +176,7 @@ def read_list(path: Path | str) -> list[Photo]:
     """convert_imageset's list: a file name and a label (a whole number) a line, parted by the last space."""
     photos = []
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path, "utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise CaffeError(f"{path}: not a text file (byte {error.start} is not UTF-8)") from None
     for number, line in enumerate(lines, 1):
@@ -181,6 +207,7 @@ def convert_imageset(
     number of threads that decode (default: one a core); it changes nothing but the speed. `read`: how, if not as BVLC.
     Raises CaffeError when no photo can be read, for an `out` that something else made, and for one that lacks photos
     which can be read by now."""
+    _check_options(options)
     root, out = Path(root), Path(out)
     photos = [Photo(*photo) for photo in photos]
     job = {"photos": len(photos), "list_sha256": _digest(photos), **asdict(options)}
@@ -199,6 +226,7 @@ def convert_imageset(
     if not root.is_dir():
         raise CaffeError(f"{root}: no such folder of photos")
     partial = out.with_name(out.name + ".partial")
+    check_ours(partial, JOB, FAULTS)
     partial.mkdir(parents=True, exist_ok=True)
     with _only_one(partial):
         if _read_json(partial / JOB).get("job") != job:  # another job's, or none yet: start afresh
@@ -316,7 +344,7 @@ def _read_faults(path: Path) -> list:
     """The faults on file; a last line that a crash has cut is of no record that is committed."""
     faults = []
     with contextlib.suppress(OSError, ValueError):
-        for line in path.read_text().splitlines():
+        for line in read_text(path).splitlines():
             faults.append(json.loads(line))
     return faults
 
@@ -380,7 +408,7 @@ def _entries(lmdb: Path | str) -> int:
 def sha256(path: Path | str) -> str:
     """A file's SHA-256, as sha256sum prints it."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         while block := file.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()
@@ -441,6 +469,6 @@ def _json(value: dict) -> bytes:
 
 def _read_json(path: Path) -> dict:
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_bytes(path))
     except (OSError, ValueError):
         return {}

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from torchcaffe.files import open_file
+
 _MAGIC, _VERSION = 0xBEEFC0DE, 1
 _BRANCH, _LEAF, _META = 0x01, 0x02, 0x08
 _BIG = 0x01  # of a leaf's node: its value has pages of its own
@@ -27,7 +29,7 @@ class Damaged(ValueError):
 def check(path: Path) -> None:
     """Raise Damaged unless the records of the data.mdb at `path` can be read by liblmdb. OSError where it cannot be
     read."""
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with open_file(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
             _check(data)
         except (struct.error, IndexError) as error:

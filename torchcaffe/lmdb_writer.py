@@ -16,6 +16,7 @@ from pathlib import Path
 
 import lmdb
 
+from torchcaffe import lmdb_check
 from torchcaffe.db import LmdbReader
 from torchcaffe.errors import CaffeError, WriteError
 
@@ -32,11 +33,14 @@ class LmdbWriter:
         """Open or make the folder `path`. sync=False leaves it to the system when to write (scratch files)."""
         self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
+        data = self.path / "data.mdb"
         try:
+            if data.exists() and data.stat().st_size:  # of a killed program's, or spoilt since
+                lmdb_check.check(data)
             # map_size=0: LMDB's own default for a new file, the file's own size for an old one.
             self._env = lmdb.open(str(self.path), map_size=0, sync=sync)
-        except lmdb.Error as error:
-            raise CaffeError(f"{path}: cannot be opened as an LMDB: {error}") from error
+        except (lmdb.Error, lmdb_check.Damaged) as error:
+            raise CaffeError(f"{path}: cannot be opened as an LMDB: {error}; delete the folder") from error
         self._batch: list[tuple[bytes, bytes]] = []
 
     @property
@@ -77,6 +81,25 @@ class LmdbWriter:
         self._env.close()
 
 
+def check_ours(path: Path, *more: str) -> None:
+    """CaffeError unless nothing at all is at `path`, or a folder with no other files than an LMDB's and those named
+    `more`: what these programs make anew, they delete first."""
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise CaffeError(f"{path}: is a link or a file, not a folder of this program's: remove it first")
+    ours = ("data.mdb", "lock.mdb", *more)
+    temporary = tuple(f".{name}." for name in ours)  # what a killed program's `atomic` has left
+    for name in sorted(os.listdir(path)) if path.exists() else ():
+        if name not in ours and not (name.startswith(temporary) and name.endswith(".tmp")):
+            raise CaffeError(f"{path}: holds {name}, which is not this program's: move it away, or remove the folder")
+
+
+def remove(path: Path, *more: str) -> None:
+    """Delete the folder `path`, if it is there. CaffeError as `check_ours`."""
+    check_ours(path, *more)
+    if path.exists():
+        shutil.rmtree(path)
+
+
 def records(path: Path | str) -> Iterator[tuple[bytes, bytes]]:
     """Keys and values of a finished LMDB in key order.
 
@@ -111,7 +134,10 @@ def restore_unused_bytes(path: Path | str, progress: Callable[[int], None] | Non
     short does no harm. `progress` is called with a number of records. Returns "", or why it could not be done."""
     path = Path(path)
     scratch = path.with_name(path.name + ".scratch")
-    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        remove(scratch, "trial")  # of a killed program's
+    except CaffeError as error:
+        return str(error)
     try:
         if not _can_punch(path):
             needed = (path / "data.mdb").stat().st_size

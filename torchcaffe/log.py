@@ -39,7 +39,7 @@ def _emit(letter: str, source: str, text: str) -> None:
     if not line.endswith("\n"):  # glog's way: messages that print a whole prototxt end in a newline of their own
         line += "\n"
     with _lock:
-        if _SEVERITY[letter] >= least:
+        if _SEVERITY[letter] >= least and sys.stderr is not None:
             with contextlib.suppress(OSError):  # as glog: a terminal that was closed does not end a training
                 sys.stderr.write(line)
         if _file is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import datetime
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -34,9 +35,35 @@ def requested() -> bool:
 
 
 def launch(script: Sequence[str], processes: int) -> int:
-    """Run a program (its path and arguments) in several processes on this machine; returns its exit status."""
+    """Run a program (its path and arguments) in several processes on this machine; returns its exit status.
+
+    A signal to end is passed on, and its end waited for: 128 + its number is then the status of what it cut short."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return subprocess.call([*torchrun, *script])
+    arrived: list[int] = []
+    started: list[subprocess.Popen] = []
+
+    def pass_on() -> None:
+        # the first alone: a second one ends torchrun, not what it has started (which it ends itself after 30 s)
+        if len(arrived) == 1:
+            started[0].send_signal(arrived[0])
+
+    def handle(number: int, frame: object) -> None:
+        arrived.append(number)
+        if started:
+            pass_on()
+
+    wanted = [number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+              if signal.getsignal(number) != signal.SIG_IGN]  # nohup's
+    before = {number: signal.signal(number, handle) for number in wanted}
+    try:
+        # In a session of its own: the terminal's Ctrl-C would reach torchrun a second time.
+        started.append(subprocess.Popen([*torchrun, *script], start_new_session=True))
+        pass_on()
+        code = started[0].wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 128 + arrived[0] if code and arrived else code
 
 
 def start(gpus: Sequence[int] = ()) -> None:

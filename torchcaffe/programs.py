@@ -151,7 +151,7 @@ def extract_features(argv: list[str]) -> int:
     for folder in folders:
         if Path(folder).exists():
             raise CaffeError(f"{folder}: is there already; remove it first")
-    from torchcaffe.lmdb_writer import LmdbWriter
+    from torchcaffe.lmdb_writer import LmdbWriter, remove
     from torchcaffe.net import Net
 
     net = Net(model, caffe_pb2.TEST)
@@ -161,7 +161,7 @@ def extract_features(argv: list[str]) -> int:
             raise CaffeError(f"{model}: has no blob '{name}'")
     partial = [Path(folder + ".partial") for folder in folders]
     for folder in partial:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
     writers = [LmdbWriter(folder) for folder in partial]
     for folder in folders:
         log.info("extract_features.cpp:125", f"Opening dataset {folder}")

@@ -36,7 +36,7 @@ def sha256(path: files.PathLike) -> str:
     """A file's SHA-256; models have 600 MB, so it is read in pieces. CaffeError where it cannot be read."""
     digest = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
+        with files.open_file(path) as file:
             while piece := file.read(1 << 22):
                 digest.update(piece)
     except OSError as error:

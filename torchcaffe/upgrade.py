@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Callable, Union
 
-from torchcaffe import log
+from torchcaffe import files, log
 from torchcaffe.errors import CaffeError
 from torchcaffe.proto import caffe_pb2, format_text, parse_text
 
@@ -181,7 +181,7 @@ def read_solver(path: PathLike):
 
 def _read_text(path: PathLike) -> str:
     try:
-        data = Path(path).read_bytes()
+        data = files.read_bytes(path)
     except OSError as error:
         raise CaffeError(f"{path}: {error.strerror or error}") from None
     if b"\0" in data[:4096]:
@@ -516,8 +516,6 @@ def _read_solver_text(path: str):
 
 
 def _read_net_binary(path: str):
-    from torchcaffe import files
-
     net = caffe_pb2.NetParameter()
     with files.map_file(path) as data:
         if len(data) > files.MAX_BYTES:
@@ -548,12 +546,8 @@ def _upgrade_solver_logged(program: str, solver, path: str) -> bool:
 
 
 def _write_text(path: str, message) -> None:
-    from torchcaffe import files
-
     files.write_bytes(path, format_text(message).encode("ascii"))
 
 
 def _write_binary(path: str, message) -> None:
-    from torchcaffe import files
-
     files.write_bytes(path, message.SerializeToString())

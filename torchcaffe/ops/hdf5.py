@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -78,7 +77,7 @@ class HDF5Data(Layer):
             raise CaffeError("transform_param: HDF5Data does not transform data")
         log.info("hdf5_data_layer.cpp:81", f"Loading list of HDF5 filenames from: {p.source}")
         try:
-            self._files = Path(p.source).read_text().split()
+            self._files = files.read_text(p.source).split()
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not a text file"
             raise CaffeError(f"hdf5_data_param.source: {p.source}: {reason}") from None

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from torchcaffe import context, log, pictures
+from torchcaffe import context, files, log, pictures
 from torchcaffe.blob import Blob
 from torchcaffe.errors import CaffeError
 from torchcaffe.files import read_blobproto
@@ -23,7 +22,7 @@ from torchcaffe.transform import Packed
 def read_text(path: str, field: str) -> str:
     """A list's text, or CaffeError naming the field and the file. Names that are no UTF-8 go through unharmed."""
     try:
-        return Path(path).read_text(errors="surrogateescape")
+        return files.read_text(path, errors="surrogateescape")
     except OSError as error:
         raise CaffeError(f"{field}: {path}: {error.strerror}") from None
 
