@@ -139,6 +139,9 @@ BAD_NETS = {
                           "layer 'prob'.*axis"),
     "code without permission": (SMALL + 'layer { name: "py" type: "Python" bottom: "data" top: "py" python_param { '
                                 'module: "os" layer: "system" param_str: "touch owned" } }', "layer 'py'.*permission"),
+    "a Python layer that is the engine's": (
+        SMALL + 'layer { name: "py" type: "Python" bottom: "data" top: "py" python_param { '
+        'module: "torchcaffe.ops.python" layer: "Python" } }', "layer 'py'.*the engine's own"),
 }
 NET_READERS = {
     "torchcaffe time": lambda f, bad: run(cli._main, "time", "-model", bad, "-phase", "TEST", "-iterations", 1),
