@@ -415,6 +415,10 @@ def test_picks_of_the_gallery(folder, spec, cache, tmp_path):
         picks.chosen(made, picks.read_choices(tmp_path / "picks.csv"), None)
     with pytest.raises(CaffeError, match="picks.csv:2: file: ../outside/o.jpg is not below"):
         picks.measure(None, tmp_path / "picks.csv", folder)
+    for link in ("link.jpg", "links/o.jpg"):
+        (tmp_path / "picks.csv").write_text(f"file,pick\n1.jpg,keep\n{link},reject\n")
+        with pytest.raises(CaffeError, match=f"picks: {link}: leads out of "):
+            picks.measure(spec.scorer(), tmp_path / "picks.csv", folder)
     (tmp_path / "picks.csv").write_text("file,pick\nother.jpg,keep\n")
     with pytest.raises(CaffeError, match="other.jpg .* is not among the photos"):
         picks.chosen(made, picks.read_choices(tmp_path / "picks.csv"), None)
