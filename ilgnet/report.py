@@ -1,7 +1,10 @@
 """The report: the paper's Tables 1 to 4 and Figs. 2 to 5 beside what was run here, in one file."""
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -133,10 +136,11 @@ def series(run: Run) -> dict[str, Any]:
 # --- the contact sheet -----------------------------------------------------------------------------------------------
 
 
-def sheet(result: dict[str, Any], count: int = SHEET) -> list[dict[str, Any]]:
-    """The photos that the net is surest of, right and wrong, a group a class: [{"title", "right", "photos"}]."""
+def sheet(result: dict[str, Any], count: int = SHEET) -> tuple[list[dict[str, Any]], str]:
+    """The photos that the net is surest of, right and wrong, a group a class: [{"title", "right", "photos"}]; and why
+    the pictures are not there, where they are not."""
     if not result.get("predictions") or not result.get("lmdb"):
-        return []
+        return [], ""
     predictions = evaluation.read_csv(inside(result["folder"], result["predictions"]))
     labels, p = predictions.labels, predictions.p_high
     sure = predictions.margins()
@@ -150,16 +154,30 @@ def sheet(result: dict[str, Any], count: int = SHEET) -> list[dict[str, Any]]:
         index = index[np.argsort(order[index], kind="stable")][:count]
         found.append({"title": title, "right": right, "total": int(mask.sum()),
                       "photos": [{"key": predictions.keys[i], "p_high": float(p[i])} for i in index]})
-    try:
-        pictures = photos.read_records(result["lmdb"], [ph["key"] for g in found for ph in g["photos"]])
-    except CaffeError:
-        pictures = {}  # the report may be written where the LMDB is not
+    pictures, why = {}, ""
+    if _may_show(result):
+        # The report may be written where the LMDB is not.
+        with contextlib.suppress(CaffeError):
+            pictures = photos.read_records(result["lmdb"], [ph["key"] for g in found for ph in g["photos"]])
+    else:
+        why = (f"The photos of {result['lmdb']} are left out: it lies neither below the result's folder nor below the "
+               "folder that the report was made in.")
     for group in found:
         for photo in group["photos"]:
             photo["name"] = photo["key"].split("_", 1)[-1]
             image = pictures.get(photo["key"])
             photo["bgr"], photo["image"] = image, html.thumbnail(image) if image is not None else None
-    return found
+    return found, why
+
+
+def _may_show(result: dict[str, Any]) -> bool:
+    """Whether the test set lies where a result may name one: a stranger's may name any LMDB of this machine, whose
+    photos would be in a page that is passed on."""
+    try:
+        data = Path(os.path.realpath(Path(result["lmdb"]) / "data.mdb"))  # which may itself be a link
+    except ValueError:  # no path at all
+        return False
+    return any(Path(folder).resolve() in data.parents for folder in (result["folder"], "."))
 
 
 # --- Fig. 2 ----------------------------------------------------------------------------------------------------------
@@ -288,8 +306,12 @@ def write(out: Path, report: Report) -> list[Path]:
     Returns their paths."""
     tables = report.tables()
     net_plot, net_text = net_drawing(report.variant)
-    results = [dict(e, log=e.get("log"), variant=e.get("variant"), tta=e.get("tta"), sheet=sheet(e),
-                    calibration=_calibration(e), result=_whole(e)) for e in report.evaluations]
+    results = [dict(e, log=e.get("log"), variant=e.get("variant"), tta=e.get("tta"), sheet=groups, left_out=why,
+                    calibration=_calibration(e), result=_whole(e))
+               for e in report.evaluations for groups, why in [sheet(e)]]
+    for e in results:
+        if e["left_out"]:
+            print(CaffeError(f"{e['name']}: {e['left_out']}"), file=sys.stderr)
     curves = run_plots(report.runs, report.evaluations)
     shown = [dict(f, shown=embedded(f), density=feature_maps.read_density(f)) for f in report.features]
     figures = [("fig2", f"Fig. 2: {VARIANTS[report.variant].title}, labelled as in the paper", net_plot)]
