@@ -173,7 +173,9 @@ def read_csv(path: Path | str) -> Predictions:
 
 def write_json(path: Path | str, value: Any) -> None:
     """Strict JSON: what is not a number becomes null."""
-    files.write_bytes(path, (json.dumps(_plain(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(_plain(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    # Of a file's name that is no text, backslashreplace makes the escape that JSON has for it.
+    files.write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def _plain(value: Any) -> Any:

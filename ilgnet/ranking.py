@@ -26,7 +26,7 @@ from torchcaffe import context
 from torchcaffe.errors import CaffeError
 from torchcaffe.files import write_bytes
 
-from . import decode, evaluation, html, metrics, photo_cache, photo_checks, processes, scoring
+from . import decode, evaluation, html, metrics, outputs, photo_cache, photo_checks, processes, scoring
 
 # Percentile from which on a photo gets so many stars.
 STARS = ((90, 5), (70, 4), (35, 3), (10, 2), (0, 1))
@@ -186,7 +186,7 @@ def _read(found: Found, spec: Spec, known: set[bytes]) -> _Read | str:
             return _Read(name, {}, b"", None)
         photo = decode.decode(data, found.path)
     except CaffeError as error:
-        return str(error).replace(f"{found.path}: ", "", 1)
+        return str(error).replace(f"{outputs.plain(found.path)}: ", "", 1)
     except MemoryError:
         return "not enough memory"
     facts = {"width": photo.width, "height": photo.height, "taken": photo.taken,

@@ -18,7 +18,7 @@ from torchcaffe.files import write_bytes
 from torchcaffe.pictures import inside
 from torchcaffe.proto import caffe_pb2, parse_text
 
-from . import caffe_log, evaluation, feature_maps, html, paper, photos, plots, report_tables
+from . import caffe_log, evaluation, feature_maps, html, outputs, paper, photos, plots, report_tables
 
 SHEET = 6  # photos a group of the contact sheet
 # What a result may lack: a log gives an accuracy only.
@@ -311,7 +311,7 @@ def write(out: Path, report: Report) -> list[Path]:
                for e in report.evaluations for groups, why in [sheet(e)]]
     for e in results:
         if e["left_out"]:
-            print(CaffeError(f"{e['name']}: {e['left_out']}"), file=sys.stderr)
+            print(outputs.plain(f"{e['name']}: {e['left_out']}"), file=sys.stderr)
     curves = run_plots(report.runs, report.evaluations)
     shown = [dict(f, shown=embedded(f), density=feature_maps.read_density(f)) for f in report.features]
     figures = [("fig2", f"Fig. 2: {VARIANTS[report.variant].title}, labelled as in the paper", net_plot)]
@@ -336,15 +336,15 @@ def write(out: Path, report: Report) -> list[Path]:
         write_bytes(out.with_name(name), data)
         written.append(out.with_name(name))
     for name, table in tables.items():
-        write_bytes(out.with_name(f"{out.stem}_{name}.csv"), table.csv().encode())
+        write_bytes(out.with_name(f"{out.stem}_{name}.csv"), table.csv().encode("utf-8", "backslashreplace"))
         written.append(out.with_name(f"{out.stem}_{name}.csv"))
     text = html.page("report.html", title=report.title, synthetic=report.synthetic, tables=tables, results=results,
                      curves=curves, net_plot=net_plot, net_text=net_text, net_title=VARIANTS[report.variant].title,
                      labels_note=paper.LABELS_NOTE, features=shown)
-    write_bytes(out, text.encode())
+    write_bytes(out, text.encode("utf-8", "backslashreplace"))
     plain = markdown(report, tables, [(f"{out.stem}_{name}.svg", caption) for name, caption, _ in figures]
                      + [(name, caption) for name, caption, _ in pictures])
-    write_bytes(out.with_suffix(".md"), plain.encode())
+    write_bytes(out.with_suffix(".md"), plain.encode("utf-8", "backslashreplace"))
     evaluation.write_json(out.with_suffix(".json"), {
         "title": report.title, "synthetic_labels": report.synthetic, "runs": [series(r) for r in report.runs],
         "tables": [t.as_dict() for t in tables.values()], "groups": report.groups, "benchmark": report.benchmark,

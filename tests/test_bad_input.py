@@ -590,6 +590,17 @@ def test_hdf5_that_names_other_files(spoil, tmp_path):
         files.read_caffemodel(path)
 
 
+def test_names_that_are_not_utf8_where_no_others_will_do(folder):
+    for words in (("-weights", "\udcff.caffemodel"), ("-stage", "a\udcff")):
+        (folder / words[1]).touch()
+        assert run(cli._main, "train", "-solver", "solver.prototxt", *words) == (
+            f"{words[0]} {words[1]}: not UTF-8".replace("\udcff", "\\udcff"))
+    assert run(cli._main, "time", "-model", "net.prototxt", "-stage", "\udcff") == "-stage \\udcff: not UTF-8"
+    (folder / "lmdb").rename(folder / "l\udcff")
+    assert "l\\udcff: not UTF-8" in run(
+        evaluate.main, "--weights", "net.caffemodel", "--net", "net.prototxt", "--lmdb", "l\udcff")
+
+
 def test_csv_of_keys_that_would_be_formulas(tmp_path):
     keys = ["=cmd|calc", "+1", "-1", "@x", "'=y", "plain"]
     evaluation.write_csv(tmp_path / "x.csv", evaluation.Predictions(keys, np.ones(6, int), np.ones(6)))

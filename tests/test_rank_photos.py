@@ -17,8 +17,8 @@ import pytest
 
 import torchcaffe
 from data_prep import labels, prepare
-from ilgnet import photo_cache, photo_checks, picks, preprocess, ranking, ranking_check, scoring, xmp
-from tools import check_ranking, evaluate, rank_photos
+from ilgnet import evaluation, photo_cache, photo_checks, picks, preprocess, ranking, ranking_check, scoring, xmp
+from tools import check_ranking, evaluate, rank_photos, report
 from torchcaffe.db import LmdbReader
 from torchcaffe.errors import CaffeError, WriteError
 from torchcaffe.transform import datum_image, parse_datum
@@ -437,6 +437,29 @@ def test_picks_of_photos_with_odd_names(folder, spec, cache, tmp_path):
     assert {photo.name for photo in picked} == set(names)
     picks.transfer(picked, folder, tmp_path / "to")
     assert sorted(os.listdir(os.fsencode(tmp_path / "to"))) == sorted(odd)
+
+
+def test_names_that_are_no_text_or_steer_a_terminal(folder, spec, cache, tmp_path, capfd):
+    """They are named in what is printed, spelt out, and in files that are read again."""
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/odd\xff"))
+    jpeg(Path(os.fsdecode(os.fsencode(odd) + b"/\xe9.jpg")), scene(1))
+    jpeg(odd / "red\x1b[31m.jpg", scene(2))
+    (odd / "bad\x1b[2Jx.jpg").write_bytes(b"")
+    out = Path(os.fsdecode(os.fsencode(tmp_path) + b"/out\xff.html"))
+    words = [odd, "--weights", spec.weights, "--net", spec.net, "--cache", tmp_path / "c", "--out", out, "--top", 2,
+             "--copy-picks", tmp_path / "to"]
+    for more in (["--xmp", "--dry-run"], ["--xmp"]):
+        assert rank_photos.main([str(word) for word in [*words, *more]]) == 0
+        said = capfd.readouterr()
+        assert "\x1b" not in said.out + said.err and "not read: bad\\x1b[2Jx.jpg: empty file\n" in said.err
+        assert f"rate 4: {tmp_path}/odd\\udcff/" in said.out and "red\\x1b[31m.jpg\n" in said.out
+    assert len(os.listdir(tmp_path / "to")) == 2
+    (tmp_path / "p.csv").write_text("file,pick\n1.jpg,keep\n3.jpg,reject\n")
+    result, photos = Path(os.fsdecode(os.fsencode(tmp_path) + b"/e\xff.json")), folder.rename(tmp_path / "p\udcff")
+    assert evaluate.main([str(word) for word in ("--weights", spec.weights, "--net", spec.net, "--picks",
+                                                 tmp_path / "p.csv", "--photos", photos, "--out", result)]) == 0
+    assert "e\\udcff.json" in capfd.readouterr().out and evaluation.read_json(result)["photos"] == str(photos)
+    assert report.main(["--eval", str(result), "--out", str(result.with_suffix(".html"))]) == 0
 
 
 def test_evaluate_against_picks(folder, spec, tmp_path, capsys):

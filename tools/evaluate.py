@@ -138,12 +138,13 @@ def main(argv: list[str] | None = None) -> int:
         result = {"kind": "evaluation", "name": name, "group": group, **result}
         found.append(result)
         if processes.root():
-            print("\n".join([name + ":"] * several + evaluation.lines(result["result"])))
+            print("\n".join([outputs.plain(name) + ":"] * several + evaluation.lines(result["result"])))
         if out is not None:
             evaluation.write_json(out, result)
-            print(f"wrote {out}")
+            print(outputs.plain(f"wrote {out}"))
     if several and processes.root():
-        print("\n".join(line for group in evaluation.groups(found) for line in evaluation.group_lines(group)))
+        print("\n".join(outputs.plain(line) for group in evaluation.groups(found)
+                        for line in evaluation.group_lines(group)))
     return 0
 
 

@@ -155,7 +155,16 @@ def _use(gpus: list[int], source: str) -> None:
 
 def _stages(text: str) -> list[str]:
     # As BVLC: no -stage is one stage without a name, which no rule asks for.
-    return text.split(",")
+    return _field("stage", text).split(",")
+
+
+def _field(flag: str, text: str) -> str:
+    """A flag's value that goes into a message, whose texts are UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise CaffeError(f"-{flag} {text}: not UTF-8") from None
+    return text
 
 
 def _need(flags: dict[str, Any], name: str, command: str) -> str:
@@ -190,7 +199,7 @@ def train(flags: dict[str, Any]) -> int:
     param.train_state.level = flags["level"]
     param.train_state.stage.extend(_stages(flags["stage"]))
     if flags["weights"]:
-        param.weights.append(flags["weights"])
+        param.weights.append(_field("weights", flags["weights"]))
     if not flags["gpu"] and param.HasField("solver_mode") and param.solver_mode == caffe_pb2.SolverParameter.GPU:
         try:
             context.check_gpu(param.device_id)
