@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import stat
 import threading
 from collections import deque
@@ -34,6 +35,7 @@ KIND = "ranking"  # of the JSON
 THUMBNAIL = 256  # pixels on its longer side
 COLUMNS = ("rank", "file", "p_high", "margin", "percentile", "stars", "group", "best_of_group", "sharpness",
            "brightness", "burnt", "crushed", "faults", "width", "height", "taken")
+_ESCAPE = re.compile(r"\\x[0-9a-f]{2}")
 
 
 @dataclass
@@ -125,8 +127,13 @@ class Ranking:
 
 
 def shown(path: Path, folder: Path) -> str:
-    """A path below a folder as text: with slashes, and what is no text in it written as escapes."""
-    return os.fsencode(path.relative_to(folder).as_posix()).decode("utf-8", "backslashreplace")
+    """A path below a folder as text: with slashes, and what is no text in it written as escapes.
+
+    No two paths have one text, as results are filed under it: where there is an escape, or what would pass for one,
+    backslashes are doubled."""
+    name = os.fsencode(path.relative_to(folder).as_posix())
+    text = name.decode("utf-8", "backslashreplace")
+    return name.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace") if _ESCAPE.search(text) else text
 
 
 def find(folder: Path | str) -> tuple[list[Found], list[tuple[str, str]]]:

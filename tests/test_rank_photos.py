@@ -439,6 +439,19 @@ def test_picks_of_photos_with_odd_names(folder, spec, cache, tmp_path):
     assert sorted(os.listdir(os.fsencode(tmp_path / "to"))) == sorted(odd)
 
 
+def test_no_two_photos_have_one_name(tmp_path, spec, cache):
+    """Results are filed under the name that is shown."""
+    photos = tmp_path / "photos"
+    named = {b"\xff.jpg": "\\xff.jpg", b"\\xff.jpg": "\\\\xff.jpg", b"\\\\xff.jpg": "\\\\\\\\xff.jpg",
+             b"a\\b.jpg": "a\\b.jpg", b"a\\b\xfe.jpg": "a\\\\b\\xfe.jpg"}
+    for i, name in enumerate(named):
+        jpeg(Path(os.fsdecode(os.fsencode(photos) + b"/" + name)), scene(i))
+    made = ranking.rank(photos, spec, cache)
+    assert {os.fsencode(photo.path.name): photo.name for photo in made.photos} == named
+    for photo in made.photos:
+        assert photo.p_high == pytest.approx(scoring.score([photo.path], spec.weights, spec.net)[0], abs=1e-6)
+
+
 def test_names_that_are_no_text_or_steer_a_terminal(folder, spec, cache, tmp_path, capfd):
     """They are named in what is printed, spelt out, and in files that are read again."""
     odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/odd\xff"))
