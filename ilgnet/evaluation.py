@@ -105,6 +105,8 @@ def about(lmdb: Path | str) -> tuple[str | None, Any]:
     folder = Path(lmdb).resolve().parent
     if (folder / "manifest.json").is_file():
         manifest = read_json(folder / "manifest.json")
+        if not isinstance(manifest, dict):
+            raise CaffeError(f"{folder / 'manifest.json'}: not a manifest of data_prep/prepare.py: no object")
         if manifest.get("synthetic"):
             return "demo", manifest["synthetic"]
         return manifest.get("dataset"), None
@@ -192,7 +194,7 @@ def read_json(path: Path | str) -> Any:
     """CaffeError when it is not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CaffeError(f"{path}: not JSON: {error}") from None
 
 

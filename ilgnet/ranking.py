@@ -352,7 +352,7 @@ def refuse_changed(path: Path, beside: Sequence[Path]) -> None:
         try:
             found = json.loads(path.read_bytes())
             written = dict(found["sha256"]) if found["kind"] == KIND else None
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             written = None
     for other in [path] * (written is None) + [other for other in beside if other.exists()]:
         if not written or written.get(other.name) != _sha256(other):

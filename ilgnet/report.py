@@ -48,16 +48,23 @@ def read_runs(given: list[str]) -> list[Run]:
 
 
 def check_fields(path: Path | str, made_by: str, value: Any, fields: dict[str, Any], where: str = "") -> None:
-    """CaffeError unless `value` is an object with all of `fields`, {name: type or types}."""
+    """CaffeError unless `value` is an object with all of `fields`, {name: type or types}, and no number too large."""
     for name, kinds in fields.items():
-        if not isinstance(value, dict) or name not in value or not isinstance(value[name], kinds):
+        fits = isinstance(value, dict) and name in value and isinstance(value[name], kinds)
+        if not fits or isinstance(value[name], int) and abs(value[name]) > 1 << 53:
             raise CaffeError(f"{path}: not a result of {made_by}: {where}'{name}' is missing or of another kind")
 
 
 NUMBER, MAYBE = (int, float), type(None)
 SHARE = {"value": NUMBER, "low": NUMBER, "high": NUMBER, "n": int}
+# Each of these may be null or not there.
+TEXTS = dict.fromkeys(("dataset", "group", "lmdb", "log", "net", "picks", "precision", "predictions", "title", "tta",
+                       "variant", "weights"), str)
+FIGURE = {**dict.fromkeys(("balanced_accuracy", "auc", "average_precision", "loss", *evaluation.VOTES), NUMBER),
+          "whole": int, "confusion": list, "classes": list}
 RESULT = {"accuracy": SHARE, "first_batches": SHARE, "majority_baseline": {**SHARE, "answer": str},
-          "calibration": {"ece": (*NUMBER, MAYBE), "bins": list}}  # each may be null or not there
+          "calibration": {"ece": (*NUMBER, MAYBE), "bins": list}}
+BIN = {"n": int, "p_high": NUMBER, "observed": NUMBER}
 
 
 def read_evaluations(paths: list[str]) -> list[dict[str, Any]]:
@@ -67,15 +74,37 @@ def read_evaluations(paths: list[str]) -> list[dict[str, Any]]:
         result = evaluation.read_json(path)
         if not isinstance(result, dict) or result.get("kind") != "evaluation":
             raise CaffeError(f"{path}: not a result of tools/evaluate.py")
-        check_fields(path, "tools/evaluate.py", result, {"name": str, "result": dict})
-        check_fields(path, "tools/evaluate.py", result["result"], {"n": int}, "result.")
-        for name, fields in RESULT.items():
-            if result["result"].get(name) is not None:
-                check_fields(path, "tools/evaluate.py", result["result"][name], fields, f"result.{name}.")
-        if result["result"].get("confusion"):  # of weights: the page says which
-            check_fields(path, "tools/evaluate.py", result, {"weights": str, "preprocess": dict})
+        _check_evaluation(path, result)
         found.append(dict(result, folder=str(Path(path).resolve().parent)))
     return found
+
+
+def _check_evaluation(path: Path | str, result: dict[str, Any]) -> None:
+    """CaffeError naming the field that is not as tools/evaluate.py writes it."""
+    def check(value: Any, fields: dict[str, Any], where: str = "") -> None:
+        check_fields(path, "tools/evaluate.py", value, fields, where)
+
+    def given(value: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+        return {name: kinds for name, kinds in fields.items() if value.get(name) is not None}
+
+    check(result, {"name": str, "result": dict, **given(result, {**TEXTS, "preprocess": dict})})
+    figures = result["result"]
+    check(figures, {"n": int, **given(figures, FIGURE)}, "result.")
+    for name in given(figures, RESULT):
+        check(figures[name], RESULT[name], f"result.{name}.")
+    if figures.get("first_batches") is not None:
+        check(figures["first_batches"], given(figures["first_batches"], {"batches": int, "batch": int}),
+              "result.first_batches.")
+    for i, part in enumerate((figures.get("calibration") or {}).get("bins", ())):
+        check(part, BIN, f"result.calibration.bins[{i}].")
+    if figures.get("confusion"):  # of weights: the page says which
+        check(result, {"title": str, "weights": str, "engine": str, "preprocess": dict})
+        check(result["preprocess"], {"preset": str, "warp": list, "crop": list}, "preprocess.")
+        check(figures, {"classes": list, "majority_baseline": dict}, "result.")
+        rows = [*figures["confusion"], figures["classes"]]
+        if len(rows) != 3 or not all(isinstance(row, list) and len(row) == 2 for row in rows):
+            raise CaffeError(f"{path}: not a result of tools/evaluate.py: result.'confusion' or result.'classes' is of "
+                             "another kind")
 
 
 # --- curves ----------------------------------------------------------------------------------------------------------
@@ -392,4 +421,4 @@ def _png(bgr: np.ndarray) -> bytes:
 
 def _calibration(result: dict[str, Any]) -> plots.Plot | None:
     found = result["result"].get("calibration")
-    return plots.calibration(found["bins"]) if found else None
+    return plots.calibration(found["bins"]) if found and any(part["n"] > 0 for part in found["bins"]) else None

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 from data_prep import check_ava, make_lmdb, mean, prepare, ratings, splits
-from ilgnet import bvlc, decode, evaluation, ranking
+from ilgnet import bvlc, decode, evaluation, ranking, ranking_check
 from tools import evaluate, export_onnx, merge_bn, plot_log, rank_photos, summarize, surgery, train
 from torchcaffe import cli, files, imageset, wire
 from torchcaffe import io as caffe_io
@@ -588,6 +588,30 @@ def test_hdf5_that_names_other_files(spoil, tmp_path):
             group.create_virtual_dataset("0", layout)
     with pytest.raises(CaffeError, match="x.caffemodel.h5: .*other"):
         files.read_caffemodel(path)
+
+
+BAD_JSON = ["", "[]", "{}", "null", "5", '{"synthetic": 3, "train": 3, "photos": 3}', "[" * 100_000]
+
+
+@pytest.mark.parametrize("text", BAD_JSON, ids=range(len(BAD_JSON)))
+def test_json_of_data_sets(text, folder):
+    """What data_prep wrote, and somebody changed."""
+    for i in range(8):
+        cv2.imwrite(str(folder / f"photos/{i}.jpg"), np.full((20, 30, 3), 20 * i, np.uint8))
+    (folder / "l.csv").write_text("file,label\n" + "".join(f"{i}.jpg,{i % 2}\n" for i in range(8)))
+    (folder / "lists").mkdir()
+    (folder / "DEMO.json").write_text(text)
+    assert "DEMO.json: not of data_prep/demo.py: 'synthetic'" in run(prepare.main, folder, "--out", "o")
+    with pytest.raises(CaffeError, match="not a demo set"):
+        ranking_check.held_out(folder)
+    words = ["--labels", "l.csv", "--images", "photos", "--out", "out", "--size", "8"]
+    for _ in range(2):  # a manifest that is none is made anew
+        assert prepare.main(words) == 0
+        made, _ = evaluation.read_json("out/manifest.json"), Path("out/manifest.json").write_text(text)
+    if not text.startswith("{"):
+        with pytest.raises(CaffeError, match="manifest.json: not "):
+            evaluation.about("out/val_lmdb")
+    assert prepare.main(words) == 0 and evaluation.read_json("out/manifest.json") == made
 
 
 def test_names_that_are_not_utf8_where_no_others_will_do(folder):

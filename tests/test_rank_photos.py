@@ -257,6 +257,23 @@ def test_a_cache_that_is_none(tmp_path):
         photo_cache.Cache(tmp_path / "other.sqlite").file_digest(tmp_path, os.stat(tmp_path))
 
 
+@pytest.mark.parametrize("change", [
+    "photos SET facts = '{'", "photos SET facts = '{}'", "photos SET facts = '[]'", "photos SET thumbnail = NULL",
+    "scores SET margin = NULL", "scores SET p_high = 'x'", "scores SET heat = x'0001', rows = -3"])
+def test_a_cache_with_rows_of_another_kind(change, folder, spec, cache):
+    ranking.rank(folder, spec, cache)
+    cache._run(f"UPDATE {change}")
+    with pytest.raises(CaffeError, match="c.sqlite: cannot be used as the cache .*row of another kind"):
+        ranking.rank(folder, spec, cache)
+
+
+@pytest.mark.parametrize("about", ["[", "{}", "[]", "5"])
+def test_a_cache_that_does_not_say_what_scored(about, folder, spec, cache):
+    made = ranking.rank(folder, spec, cache).about
+    cache._run("UPDATE specs SET about = ?", (about,))
+    assert ranking.rank(folder, spec, cache).about == made
+
+
 def test_a_cache_that_is_held_or_full(cache):
     known = photo_cache.Known({}, bytes(10**6), scoring.Answer(0.5, 0.0, None))
     cache._run("PRAGMA busy_timeout = 1")

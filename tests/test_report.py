@@ -256,6 +256,24 @@ def test_synthetic_labels_are_announced(tmp_path):
     assert "Synthetic labels" in (tmp_path / "x.html").read_text()
 
 
+@pytest.mark.parametrize("field, value", [
+    ("variant", [1]), ("lmdb", 5), ("title", None), ("group", {}), ("dataset", ["ava1"]), ("predictions", 1),
+    ("preprocess.warp", 5), ("result.auc", [1]), ("result.loss", "x"), ("result.n", 10**400), ("result.confusion", [1]),
+    ("result.classes", None), ("result.majority_baseline", None), ("result.calibration.bins", [{"n": 1}]),
+    ("result.first_batches.batches", "x")])
+def test_a_result_with_a_field_of_another_kind(field, value, tmp_path):
+    path = write_result(tmp_path)
+    result = at = json.loads(path.read_text())
+    *above, name = field.split(".")
+    for key in above:
+        at = at[key]
+    at[name] = value
+    path.write_text(json.dumps(result))
+    name = {"bins": "p_high"}.get(name, name)
+    with pytest.raises(CaffeError, match=rf"r\.json: not a result of tools/evaluate.py: .*'{name}'"):
+        report.read_evaluations([str(path)])
+
+
 def test_photos_only_of_a_test_set_that_a_result_may_name(tmp_path, monkeypatch, capsys):
     """A stranger's result may name any LMDB of the machine."""
     theirs, mine = tmp_path / "theirs", tmp_path / "mine"
@@ -290,6 +308,7 @@ def test_refusals(tmp_path):
         report_tool.main([])
     for option, text, message in (
             ("--eval", "{}", "not a result of tools/evaluate.py"), ("--eval", "{", "not JSON"),
+            ("--eval", "[" * 100_000, "not JSON"),
             ("--eval", '{"kind":"evaluation"}', r"x\.json: .*tools/evaluate.py: 'name' is missing"),
             ("--eval", '{"kind":"evaluation","name":"x"}', "'result' is missing"),
             ("--eval", '{"kind":"evaluation","name":"x","result":{"n":1,"accuracy":2}}', "result.accuracy.'value' is"),
