@@ -24,7 +24,7 @@ import pytest
 
 from data_prep import check_ava, make_lmdb, mean, prepare, ratings, splits
 from ilgnet import bvlc, decode, evaluation, ranking, ranking_check
-from tools import evaluate, export_onnx, merge_bn, plot_log, rank_photos, summarize, surgery, train
+from tools import evaluate, export_onnx, fetch_weights, merge_bn, plot_log, rank_photos, summarize, surgery, train
 from torchcaffe import cli, files, imageset, wire
 from torchcaffe import io as caffe_io
 from torchcaffe.errors import CaffeError, named
@@ -612,6 +612,12 @@ def test_json_of_data_sets(text, folder):
         with pytest.raises(CaffeError, match="manifest.json: not "):
             evaluation.about("out/val_lmdb")
     assert prepare.main(words) == 0 and evaluation.read_json("out/manifest.json") == made
+
+
+@pytest.mark.parametrize("brought", ["nowhere", "photos"])
+def test_a_file_to_install_that_is_none(brought, folder):
+    said = run(fetch_weights.main, "--file", brought)
+    assert said in (f"{brought}: No such file or directory", f"{brought}: Is a directory")
 
 
 def test_names_that_are_not_utf8_where_no_others_will_do(folder):
