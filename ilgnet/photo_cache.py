@@ -24,6 +24,7 @@ from . import photo_checks
 from .scoring import Answer
 
 SCHEMA = 1
+NAME = f"ilgnet/photos-{SCHEMA}.sqlite"  # in the cache folder
 FRESH_NS = 2 * 10**9  # a file changed so lately could change again without its time showing it: not remembered
 _TABLES = """
 CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, digest BLOB);
@@ -45,14 +46,17 @@ class Known(NamedTuple):
 
 def default_path() -> Path:
     """photos-N.sqlite in the cache folder of this system's users."""
-    home = Path.home()
+    try:
+        home = Path.home()
+    except RuntimeError:  # in a container that knows no such user
+        raise CaffeError("this user has no home folder to keep the cache in; name a file with --cache") from None
     if sys.platform == "darwin":
         folder = home / "Library" / "Caches"
     elif os.name == "nt":
         folder = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
     else:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
-    return folder / "ilgnet" / f"photos-{SCHEMA}.sqlite"
+    return folder / NAME
 
 
 def digest(data: bytes, kind: str = "") -> bytes:

@@ -24,7 +24,21 @@ import pytest
 
 from data_prep import check_ava, make_lmdb, mean, prepare, ratings, splits
 from ilgnet import bvlc, decode, evaluation, ranking, ranking_check
-from tools import evaluate, export_onnx, fetch_weights, merge_bn, plot_log, rank_photos, summarize, surgery, train
+from tools import (
+    benchmark,
+    check_ranking,
+    evaluate,
+    export_onnx,
+    fetch_weights,
+    gen_net,
+    log_to_tensorboard,
+    merge_bn,
+    plot_log,
+    rank_photos,
+    summarize,
+    surgery,
+    train,
+)
 from torchcaffe import cli, files, imageset, wire
 from torchcaffe import io as caffe_io
 from torchcaffe.errors import CaffeError, named
@@ -612,6 +626,54 @@ def test_json_of_data_sets(text, folder):
         with pytest.raises(CaffeError, match="manifest.json: not "):
             evaluation.about("out/val_lmdb")
     assert prepare.main(words) == 0 and evaluation.read_json("out/manifest.json") == made
+
+
+@pytest.mark.parametrize("net, said", [
+    ("", "it has no input to export"),
+    (GOOD_NET.replace("prob", "ip2").replace('name: "ip2"', 'name: "ip"'), "two of its layers have one name")])
+def test_nets_that_cannot_be_exported(net, said, folder):
+    (folder / "bad.prototxt").write_text(net)
+    said_by = run(export_onnx.main, "--weights", "net.caffemodel", "--net", "bad.prototxt", "--out", "x.onnx")
+    assert "bad.prototxt: " in said_by and said in said_by
+
+
+def test_features_of_a_batch_of_0(folder):
+    (folder / "net.prototxt").write_text(GOOD_NET.replace("dim: 2", "dim: 0"))
+    assert cli._main(["extract_features", "net.caffemodel", "net.prototxt", "ip", "features", "1", "lmdb"]) == 0
+
+
+@pytest.mark.parametrize("main, words, said", [
+    (log_to_tensorboard.main, ["x.log", "--follow", "nan"], "--follow nan: must be"),
+    (log_to_tensorboard.main, ["x.log", "--follow", "1e300"], r"--follow 1e\+300: must be"),
+    (check_ranking.main, ["photos", "--weights", "w", "--blur", "nan"], "--blur nan: must be"),
+    (check_ranking.main, ["photos", "--weights", "w", "--burnt", "0.2", "2"], "--burnt 2.0: must be"),
+    (evaluate.main, ["--weights", "", "--lmdb", "lmdb"], "--weights: a file's name is empty"),
+    (evaluate.main, ["--weights", "w", "--lmdb", "lmdb", "--test-batch", "9" * 20], "--test-batch 9+: must be"),
+    (gen_net.main, ["--variant", "v1", "--batch-size", "9" * 20], "--batch-size 9+: must be"),
+    (gen_net.main, ["--variant", "v1", "--source", "\udcff"], "--source: its name is not UTF-8"),
+    (benchmark.main, ["--crop", "-5"], "--crop must be 1 or more")])
+def test_numbers_and_names_that_mean_nothing(main, words, said, folder, capsys):
+    with pytest.raises((CaffeError, SystemExit)) as ended:
+        main(words)
+    assert re.search(said, f"{capsys.readouterr().err} {ended.value}")
+    assert getattr(ended.value, "code", 2) == 2  # argparse's
+
+
+@pytest.mark.parametrize("size", ["abc", "", "0", "\u00b2"])
+def test_a_world_size_that_is_none(size, folder, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", size)
+    said = run(rank_photos.main, "photos", "--weights", "w", "--out", "g.html")
+    assert f"WORLD_SIZE={size} in the environment" in said
+
+
+def test_a_user_without_a_home(folder, monkeypatch):
+    def nowhere():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", nowhere)
+    words = ["photos", "--weights", "net.caffemodel", "--net", "net.prototxt", "--out", "g.html"]
+    assert "no home folder" in run(rank_photos.main, *words)
+    assert rank_photos.main([*words, "--cache", "c"]) == 0
 
 
 @pytest.mark.parametrize("brought", ["nowhere", "photos"])

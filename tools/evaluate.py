@@ -77,8 +77,10 @@ def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
             parser.error(f"--{name.replace('_', '-')} means nothing with --{kind}")
     for name in ("batch", "test_batch"):
         value = getattr(args, name)
-        if value is not None and value < 1:
-            parser.error(f"--{name.replace('_', '-')} {value}: must be at least 1")
+        if value is not None and not 1 <= value <= 1_000_000:
+            parser.error(f"--{name.replace('_', '-')} {value}: must be 1 to a million")
+    if args.weights and not all(args.weights):
+        parser.error("--weights: a file's name is empty")
     if args.weights and not args.lmdb and not args.picks:
         parser.error("--weights needs --lmdb, or --picks")
     if processes.wanted(args) > 1 and not args.lmdb:

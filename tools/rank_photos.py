@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="say what these would write, and write none of it")
     parser.add_argument("--watch", type=float, nargs="?", const=2.0, metavar="SECONDS",
                         help="go on, and look every so often for what arrives (default 2); Ctrl-C ends it")
-    parser.add_argument("--cache", type=Path, help=f"default {photo_cache.default_path()}")
+    parser.add_argument("--cache", type=Path, help=f"default: {photo_cache.NAME} in your cache folder")
     parser.add_argument("--batch", type=int, default=16, help="photos at a time (16)")
     parser.add_argument("--workers", type=int, help="threads that decode (default: one a core, at most 8)")
     parser.add_argument("--gallery-limit", type=int, default=gallery.LIMIT, help=f"photos a page ({gallery.LIMIT})")

@@ -81,10 +81,12 @@ def run(argv: Sequence[str]) -> int:
         script = _module_file(rest[0])
     else:
         script = Path(rest[0])
-        if not script.exists():
-            raise CaffeError(f"run: no such script: {script}")
+        if not rest[0] or not script.exists():
+            raise CaffeError(f"run: no such script: {rest[0]}")
         if script.is_file():
             sys.path[0] = str(script.resolve().parent)
+        elif script.is_dir() and not (script / "__main__.py").is_file():
+            raise CaffeError(f"run: {script} is a folder without a __main__.py")
     try:
         if as_module:
             runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
@@ -93,6 +95,10 @@ def run(argv: Sequence[str]) -> int:
     except CaffeError as error:
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(script)]
         raise CaffeError(f"{script}:{lines[-1]}: {error}" if lines else str(error)) from None
+    except (ValueError, SyntaxError) as error:  # SyntaxError: from Python 3.12 on
+        if "null bytes" not in str(error):
+            raise
+        raise CaffeError(f"run: {script}: not a Python script, it holds zero bytes") from None
     except OSError:
         traceback.print_exc()  # the script's own mistake, shown as Python shows it
         return 1
@@ -102,7 +108,7 @@ def run(argv: Sequence[str]) -> int:
 def _module_file(name: str) -> Path:
     """The file that `run -m` runs: of a package its __main__.py."""
     try:
-        spec = importlib.util.find_spec(name)
+        spec = None if name.startswith(".") else importlib.util.find_spec(name)
         if spec is not None and spec.submodule_search_locations is not None:
             spec = importlib.util.find_spec(f"{name}.__main__")
     except ModuleNotFoundError as error:
