@@ -693,6 +693,11 @@ def test_names_that_are_not_utf8_where_no_others_will_do(folder):
         evaluate.main, "--weights", "net.caffemodel", "--net", "net.prototxt", "--lmdb", "l\udcff")
 
 
+def test_a_drawing_s_name_is_spelt_out(folder, capfd):
+    assert summarize.main(["net.prototxt", "--svg", "\udcff.svg"]) == 0
+    assert "drawn in \\udcff.svg\n" in capfd.readouterr().out
+
+
 def test_csv_of_keys_that_would_be_formulas(tmp_path):
     keys = ["=cmd|calc", "+1", "-1", "@x", "'=y", "plain"]
     evaluation.write_csv(tmp_path / "x.csv", evaluation.Predictions(keys, np.ones(6, int), np.ones(6)))
