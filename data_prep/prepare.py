@@ -99,7 +99,13 @@ def _synthetic(args: argparse.Namespace) -> str | None:
         return None
     if args.lists is None:
         args.lists = args.ava / "lists"  # a random split would part versions of one photo
-    return json.loads((args.ava / SYNTHETIC).read_text())["synthetic"]
+    try:
+        found = json.loads((args.ava / SYNTHETIC).read_bytes())["synthetic"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        found = None
+    if not isinstance(found, str):
+        raise CaffeError(f"{args.ava / SYNTHETIC}: not of data_prep/demo.py: 'synthetic' is missing or no text")
+    return found
 
 
 def _report(photos: Sequence[splits.Entry], result: Imageset) -> dict:
@@ -125,7 +131,7 @@ def _mean(out: Path, train_sha256: str) -> dict:
             sha256(out / name) == digest for name, digest in made["mean"]["sha256"].items()
         ):
             return made["mean"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     mean = compute_image_mean(out / "train_lmdb")
     write_mean(mean, out / "mean.binaryproto", out / "mean.npy")

@@ -105,6 +105,8 @@ def about(lmdb: Path | str) -> tuple[str | None, Any]:
     folder = Path(lmdb).resolve().parent
     if (folder / "manifest.json").is_file():
         manifest = read_json(folder / "manifest.json")
+        if not isinstance(manifest, dict):
+            raise CaffeError(f"{folder / 'manifest.json'}: not a manifest of data_prep/prepare.py: no object")
         if manifest.get("synthetic"):
             return "demo", manifest["synthetic"]
         return manifest.get("dataset"), None
@@ -180,7 +182,9 @@ def read_csv(path: Path | str) -> Predictions:
 
 def write_json(path: Path | str, value: Any) -> None:
     """Strict JSON: what is not a number becomes null."""
-    files.write_bytes(path, (json.dumps(_plain(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(_plain(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    # Of a file's name that is no text, backslashreplace makes the escape that JSON has for it.
+    files.write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def _plain(value: Any) -> Any:
@@ -197,7 +201,7 @@ def read_json(path: Path | str) -> Any:
     """CaffeError when it is not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CaffeError(f"{path}: not JSON: {error}") from None
 
 

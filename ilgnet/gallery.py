@@ -30,7 +30,8 @@ def write(path: Path | str, made: ranking.Ranking, limit: int = LIMIT) -> None:
     crop = made.about["preprocess"]
     inset = [50 * (1 - part / whole) for part, whole in zip(crop["crop"], crop["warp"])]
     # What the browser remembers belongs to this page, not to another one opened from the same disk.
-    key = "ilgnet-picks-" + hashlib.sha256(os.fsencode(os.path.abspath(path)) + made.folder.encode()).hexdigest()[:16]
+    here = os.fsencode(os.path.abspath(path)) + os.fsencode(made.folder)
+    key = "ilgnet-picks-" + hashlib.sha256(here).hexdigest()[:16]
     data = json.dumps({"key": key, "inset": inset, "photos": photos}, allow_nan=False, separators=(",", ":"))
     page = html.page(
         "gallery.html", mark=Markup(MARK), title=f"{made.folder}: {len(made.photos)} photos by score", about=made.about,

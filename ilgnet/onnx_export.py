@@ -84,9 +84,14 @@ class Export:
 
 
 def load(net_path: Path | str, weights: Path | str) -> Any:
-    """The engine's net with its weights, in the TEST phase. CaffeError unless every layer gets its weights."""
+    """The engine's net with its weights, in the TEST phase. CaffeError unless every layer gets its weights, for a net
+    without an input and for one with two layers of one name."""
     caffe = engines.load_engine("torch")
     net = caffe.Net(str(net_path), caffe.TEST)
+    if not net.inputs:
+        raise CaffeError(f"{net_path}: it has no input to export")
+    if len(net.layer_dict) < len(net.layers):
+        raise CaffeError(f"{net_path}: two of its layers have one name; ONNX tells them apart by it")
     missing = surgery.unloaded(engines.arrays(net), files.read_caffemodel(weights))
     if missing:
         raise CaffeError(f"{weights}: nothing in it fits {len(missing)} layer(s) of {net_path} "

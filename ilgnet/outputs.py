@@ -6,6 +6,11 @@ from pathlib import Path
 from torchcaffe.errors import CaffeError
 
 
+def plain(text: object) -> str:
+    """Text with names in it as a terminal may show it: one line, what does not print spelt out (see CaffeError)."""
+    return str(CaffeError(text))
+
+
 def check(path: Path, *suffixes: str) -> Path:
     """The path, its folder made. CaffeError unless it ends in one of `suffixes`, where any are given; and for a folder.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import sqlite3
 import sys
@@ -20,9 +21,11 @@ import numpy as np
 from torchcaffe import files
 from torchcaffe.errors import CaffeError, WriteError
 
+from . import photo_checks
 from .scoring import Answer
 
 SCHEMA = 1
+NAME = f"ilgnet/photos-{SCHEMA}.sqlite"  # in the cache folder
 FRESH_NS = 2 * 10**9  # a file changed so lately could change again without its time showing it: not remembered
 _TABLES = """
 CREATE TABLE IF NOT EXISTS stats (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER, digest BLOB);
@@ -44,14 +47,17 @@ class Known(NamedTuple):
 
 def default_path() -> Path:
     """photos-N.sqlite in the cache folder of this system's users."""
-    home = Path.home()
+    try:
+        home = Path.home()
+    except RuntimeError:  # in a container that knows no such user
+        raise CaffeError("this user has no home folder to keep the cache in; name a file with --cache") from None
     if sys.platform == "darwin":
         folder = home / "Library" / "Caches"
     elif os.name == "nt":
         folder = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
     else:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
-    return folder / "ilgnet" / f"photos-{SCHEMA}.sqlite"
+    return folder / NAME
 
 
 def digest(data: bytes, kind: str = "") -> bytes:
@@ -133,9 +139,14 @@ class Cache:
         if not found:
             return None
         facts, thumbnail, p_high, margin, rows, heat = found[0]
-        if heat is not None:
-            heat = np.frombuffer(heat, np.int8).reshape(rows, -1).astype(np.float32) / 127
-        return Known(json.loads(facts), thumbnail, Answer(p_high, margin, heat))
+        try:
+            facts = json.loads(facts)
+            if heat is not None:
+                heat = np.frombuffer(heat, np.int8).reshape(rows, -1).astype(np.float32) / 127
+            _check_row(facts, thumbnail, p_high, margin)
+        except (ValueError, TypeError, KeyError):
+            raise self._refusal(ValueError("it holds a photo's row of another kind")) from None
+        return Known(facts, thumbnail, Answer(p_high, margin, heat))
 
     def names(self, version: str, spec: bytes) -> set[bytes]:
         """The digests of all photos that `get` knows."""
@@ -154,10 +165,23 @@ class Cache:
     def about(self, spec: bytes) -> dict[str, Any] | None:
         """What `set_about` filed of a spec."""
         found = self._run("SELECT about FROM specs WHERE spec = ?", (spec,))
-        return json.loads(found[0][0]) if found else None
+        try:
+            about = json.loads(found[0][0])
+            return about if isinstance(about["title"], str) and about["preprocess"]["preset"] else None
+        except (IndexError, ValueError, TypeError, KeyError):
+            return None
 
     def set_about(self, spec: bytes, about: dict[str, Any]) -> None:
         self._run("INSERT OR REPLACE INTO specs VALUES (?, ?)", (spec, json.dumps(about)))
+
+
+def _check_row(facts: dict[str, Any], thumbnail: bytes, p_high: float, margin: float) -> None:
+    """One of the errors that `get` expects, where a row is not as `put` files it."""
+    checks = photo_checks.Checks(**facts["checks"])
+    int(checks.phash, 16)
+    memoryview(thumbnail)
+    math.fsum((p_high, margin, facts["width"], facts["height"], facts["taken"] or 0, checks.sharpness,
+               checks.brightness, checks.burnt, checks.crushed))
 
 
 def _key(path: Path) -> bytes:

@@ -16,6 +16,7 @@ import numpy as np
 from data_prep.labels import Label, read_labels
 from torchcaffe.errors import CaffeError
 from torchcaffe.files import atomic, write_bytes
+from torchcaffe.pictures import inside
 
 from . import decode, evaluation, metrics, xmp
 from .preprocess import read_photo
@@ -49,8 +50,15 @@ def missing(choices: Choices, names: Iterable[str], folder: Path | str) -> list[
 
 
 def predict(scorer: Scorer, decided: Sequence[Label], folder: Path | str) -> evaluation.Predictions:
-    """The score of every photo that a person decided on, to be measured against the decision."""
-    paths = [Path(folder) / row.photo for row in decided]
+    """The score of every photo that a person decided on, to be measured against the decision.
+
+    CaffeError for one that leads out of the folder."""
+    paths = []
+    for row in decided:
+        try:
+            paths.append(inside(folder, row.photo))
+        except CaffeError as error:
+            raise CaffeError(f"picks: {row.photo}: {error}") from None
     rows = scorer.stream_rows(scorer.preprocess.photo(read_photo(path)) for path in paths)
     return evaluation.Answers([row.photo for row in decided], np.array([row.label for row in decided]),
                               np.array(list(rows), np.float64)).predictions()

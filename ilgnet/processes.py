@@ -3,7 +3,6 @@
 Each takes its turn at the photos and tells the others; the root (rank 0) prints and writes."""
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from torchcaffe.errors import CaffeError
 
 def wanted(args: Any) -> int:
     """How many processes there are, or are to be. CaffeError for several with an engine that runs in one."""
-    count = max(len(args.gpu or ()), int(os.environ.get("WORLD_SIZE", "1")))
+    count = max(len(args.gpu or ()), context.world_size())
     if count > 1 and args.engine != "torch":
         raise CaffeError(f"--engine {args.engine}: works in one process, on one GPU")
     return count
@@ -22,7 +21,7 @@ def wanted(args: Any) -> int:
 def launch(args: Any, script: str, argv: list[str]) -> int | None:
     """For several GPUs: run the same tool in a process each, and return the exit status. None where this process is to
     go on itself."""
-    if len(args.gpu or ()) < 2 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if len(args.gpu or ()) < 2 or context.world_size() > 1:
         return None
     from torchcaffe import parallel
 
@@ -35,7 +34,7 @@ def start(args: Any) -> Any:
     """torchcaffe.parallel, its group joined, where torchrun started several processes; else None. `args.gpu`, a list,
     becomes this process's own number."""
     gpus, args.gpu = args.gpu or [], args.gpu[0] if args.gpu else None
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if context.world_size() == 1:
         return None
     from torchcaffe import parallel
 

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import stat
 import threading
 from collections import deque
@@ -26,7 +27,7 @@ from torchcaffe import context
 from torchcaffe.errors import CaffeError
 from torchcaffe.files import read_bytes, write_bytes
 
-from . import decode, evaluation, html, metrics, photo_cache, photo_checks, processes, scoring
+from . import decode, evaluation, html, metrics, outputs, photo_cache, photo_checks, processes, scoring
 
 # Percentile from which on a photo gets so many stars.
 STARS = ((90, 5), (70, 4), (35, 3), (10, 2), (0, 1))
@@ -34,6 +35,7 @@ KIND = "ranking"  # of the JSON
 THUMBNAIL = 256  # pixels on its longer side
 COLUMNS = ("rank", "file", "p_high", "margin", "percentile", "stars", "group", "best_of_group", "sharpness",
            "brightness", "burnt", "crushed", "faults", "width", "height", "taken")
+_ESCAPE = re.compile(r"\\x[0-9a-f]{2}")
 
 
 @dataclass
@@ -127,8 +129,13 @@ class Ranking:
 
 
 def shown(path: Path, folder: Path) -> str:
-    """A path below a folder as text: with slashes, and what is no text in it written as escapes."""
-    return os.fsencode(path.relative_to(folder).as_posix()).decode("utf-8", "backslashreplace")
+    """A path below a folder as text: with slashes, and what is no text in it written as escapes.
+
+    No two paths have one text, as results are filed under it: where there is an escape, or what would pass for one,
+    backslashes are doubled."""
+    name = os.fsencode(path.relative_to(folder).as_posix())
+    text = name.decode("utf-8", "backslashreplace")
+    return name.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace") if _ESCAPE.search(text) else text
 
 
 def find(folder: Path | str) -> tuple[list[Found], list[tuple[str, str]]]:
@@ -188,7 +195,7 @@ def _read(found: Found, spec: Spec, known: set[bytes]) -> _Read | str:
             return _Read(name, {}, b"", None)
         photo = decode.decode(data, found.path)
     except CaffeError as error:
-        return str(error).replace(f"{found.path}: ", "", 1)
+        return str(error).replace(f"{outputs.plain(found.path)}: ", "", 1)
     except MemoryError:
         return "not enough memory"
     facts = {"width": photo.width, "height": photo.height, "taken": photo.taken,
@@ -347,7 +354,7 @@ def refuse_changed(path: Path, beside: Sequence[Path]) -> None:
         try:
             found = json.loads(read_bytes(path))
             written = dict(found["sha256"]) if found["kind"] == KIND else None
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             written = None
     for other in [path] * (written is None) + [other for other in beside if other.exists()]:
         if not written or written.get(other.name) != _sha256(other):

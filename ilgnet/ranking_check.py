@@ -40,7 +40,7 @@ def held_out(folder: Path | str) -> set[str]:
         photos = json.loads((folder / "DEMO.json").read_bytes())["photos"]
         words = (folder / "lists" / "val.txt").read_text().split()
         return {photos[name[:-len(".jpg")]]["source"] for name in words[::2]}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CaffeError(f"{folder}: not a demo set of data_prep/demo.py ({error})") from None
 
 

@@ -1,7 +1,10 @@
 """The report: the paper's Tables 1 to 4 and Figs. 2 to 5 beside what was run here, in one file."""
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from torchcaffe.files import write_bytes
 from torchcaffe.pictures import inside
 from torchcaffe.proto import caffe_pb2, parse_text
 
-from . import caffe_log, evaluation, feature_maps, html, paper, photos, plots, report_tables
+from . import caffe_log, evaluation, feature_maps, html, outputs, paper, photos, plots, report_tables
 
 SHEET = 6  # photos a group of the contact sheet
 # What a result may lack: a log gives an accuracy only.
@@ -45,16 +48,23 @@ def read_runs(given: list[str]) -> list[Run]:
 
 
 def check_fields(path: Path | str, made_by: str, value: Any, fields: dict[str, Any], where: str = "") -> None:
-    """CaffeError unless `value` is an object with all of `fields`, {name: type or types}."""
+    """CaffeError unless `value` is an object with all of `fields`, {name: type or types}, and no number too large."""
     for name, kinds in fields.items():
-        if not isinstance(value, dict) or name not in value or not isinstance(value[name], kinds):
+        fits = isinstance(value, dict) and name in value and isinstance(value[name], kinds)
+        if not fits or isinstance(value[name], int) and abs(value[name]) > 1 << 53:
             raise CaffeError(f"{path}: not a result of {made_by}: {where}'{name}' is missing or of another kind")
 
 
 NUMBER, MAYBE = (int, float), type(None)
 SHARE = {"value": NUMBER, "low": NUMBER, "high": NUMBER, "n": int}
+# Each of these may be null or not there.
+TEXTS = dict.fromkeys(("dataset", "group", "lmdb", "log", "net", "picks", "precision", "predictions", "title", "tta",
+                       "variant", "weights"), str)
+FIGURE = {**dict.fromkeys(("balanced_accuracy", "auc", "average_precision", "loss", *evaluation.VOTES), NUMBER),
+          "whole": int, "confusion": list, "classes": list}
 RESULT = {"accuracy": SHARE, "first_batches": SHARE, "majority_baseline": {**SHARE, "answer": str},
-          "calibration": {"ece": (*NUMBER, MAYBE), "bins": list}}  # each may be null or not there
+          "calibration": {"ece": (*NUMBER, MAYBE), "bins": list}}
+BIN = {"n": int, "p_high": NUMBER, "observed": NUMBER}
 
 
 def read_evaluations(paths: list[str]) -> list[dict[str, Any]]:
@@ -64,15 +74,37 @@ def read_evaluations(paths: list[str]) -> list[dict[str, Any]]:
         result = evaluation.read_json(path)
         if not isinstance(result, dict) or result.get("kind") != "evaluation":
             raise CaffeError(f"{path}: not a result of tools/evaluate.py")
-        check_fields(path, "tools/evaluate.py", result, {"name": str, "result": dict})
-        check_fields(path, "tools/evaluate.py", result["result"], {"n": int}, "result.")
-        for name, fields in RESULT.items():
-            if result["result"].get(name) is not None:
-                check_fields(path, "tools/evaluate.py", result["result"][name], fields, f"result.{name}.")
-        if result["result"].get("confusion"):  # of weights: the page says which
-            check_fields(path, "tools/evaluate.py", result, {"weights": str, "preprocess": dict})
+        _check_evaluation(path, result)
         found.append(dict(result, file=str(path), folder=str(Path(path).resolve().parent)))
     return found
+
+
+def _check_evaluation(path: Path | str, result: dict[str, Any]) -> None:
+    """CaffeError naming the field that is not as tools/evaluate.py writes it."""
+    def check(value: Any, fields: dict[str, Any], where: str = "") -> None:
+        check_fields(path, "tools/evaluate.py", value, fields, where)
+
+    def given(value: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+        return {name: kinds for name, kinds in fields.items() if value.get(name) is not None}
+
+    check(result, {"name": str, "result": dict, **given(result, {**TEXTS, "preprocess": dict})})
+    figures = result["result"]
+    check(figures, {"n": int, **given(figures, FIGURE)}, "result.")
+    for name in given(figures, RESULT):
+        check(figures[name], RESULT[name], f"result.{name}.")
+    if figures.get("first_batches") is not None:
+        check(figures["first_batches"], given(figures["first_batches"], {"batches": int, "batch": int}),
+              "result.first_batches.")
+    for i, part in enumerate((figures.get("calibration") or {}).get("bins", ())):
+        check(part, BIN, f"result.calibration.bins[{i}].")
+    if figures.get("confusion"):  # of weights: the page says which
+        check(result, {"title": str, "weights": str, "engine": str, "preprocess": dict})
+        check(result["preprocess"], {"preset": str, "warp": list, "crop": list}, "preprocess.")
+        check(figures, {"classes": list, "majority_baseline": dict}, "result.")
+        rows = [*figures["confusion"], figures["classes"]]
+        if len(rows) != 3 or not all(isinstance(row, list) and len(row) == 2 for row in rows):
+            raise CaffeError(f"{path}: not a result of tools/evaluate.py: result.'confusion' or result.'classes' is of "
+                             "another kind")
 
 
 # --- curves ----------------------------------------------------------------------------------------------------------
@@ -131,10 +163,11 @@ def series(run: Run) -> dict[str, Any]:
 # --- the contact sheet -----------------------------------------------------------------------------------------------
 
 
-def sheet(result: dict[str, Any], count: int = SHEET) -> list[dict[str, Any]]:
-    """The photos that the net is surest of, right and wrong, a group a class: [{"title", "right", "photos"}]."""
+def sheet(result: dict[str, Any], count: int = SHEET) -> tuple[list[dict[str, Any]], str]:
+    """The photos that the net is surest of, right and wrong, a group a class: [{"title", "right", "photos"}]; and why
+    the pictures are not there, where they are not."""
     if not result.get("predictions") or not result.get("lmdb"):
-        return []
+        return [], ""
     predictions = evaluation.read_csv(inside(result["folder"], result["predictions"]))
     labels, p = predictions.labels, predictions.p_high
     sure = predictions.margins()
@@ -148,16 +181,30 @@ def sheet(result: dict[str, Any], count: int = SHEET) -> list[dict[str, Any]]:
         index = index[np.argsort(order[index], kind="stable")][:count]
         found.append({"title": title, "right": right, "total": int(mask.sum()),
                       "photos": [{"key": predictions.keys[i], "p_high": float(p[i])} for i in index]})
-    try:
-        pictures = photos.read_records(result["lmdb"], [ph["key"] for g in found for ph in g["photos"]])
-    except CaffeError:
-        pictures = {}  # the report may be written where the LMDB is not
+    pictures, why = {}, ""
+    if _may_show(result):
+        # The report may be written where the LMDB is not.
+        with contextlib.suppress(CaffeError):
+            pictures = photos.read_records(result["lmdb"], [ph["key"] for g in found for ph in g["photos"]])
+    else:
+        why = (f"The photos of {result['lmdb']} are left out: it lies neither below the result's folder nor below the "
+               "folder that the report was made in.")
     for group in found:
         for photo in group["photos"]:
             photo["name"] = photo["key"].split("_", 1)[-1]
             image = pictures.get(photo["key"])
             photo["bgr"], photo["image"] = image, html.thumbnail(image) if image is not None else None
-    return found
+    return found, why
+
+
+def _may_show(result: dict[str, Any]) -> bool:
+    """Whether the test set lies where a result may name one: a stranger's may name any LMDB of this machine, whose
+    photos would be in a page that is passed on."""
+    try:
+        data = Path(os.path.realpath(Path(result["lmdb"]) / "data.mdb"))  # which may itself be a link
+    except ValueError:  # no path at all
+        return False
+    return any(Path(folder).resolve() in data.parents for folder in (result["folder"], "."))
 
 
 # --- Fig. 2 ----------------------------------------------------------------------------------------------------------
@@ -286,8 +333,12 @@ def write(out: Path, report: Report) -> list[Path]:
     Returns their paths."""
     tables = report.tables()
     net_plot, net_text = net_drawing(report.variant)
-    results = [dict(e, log=e.get("log"), variant=e.get("variant"), tta=e.get("tta"), sheet=sheet(e),
-                    calibration=_calibration(e), result=_whole(e)) for e in report.evaluations]
+    results = [dict(e, log=e.get("log"), variant=e.get("variant"), tta=e.get("tta"), sheet=groups, left_out=why,
+                    calibration=_calibration(e), result=_whole(e))
+               for e in report.evaluations for groups, why in [sheet(e)]]
+    for e in results:
+        if e["left_out"]:
+            print(outputs.plain(f"{e['name']}: {e['left_out']}"), file=sys.stderr)
     curves = run_plots(report.runs, report.evaluations)
     shown = [dict(f, shown=embedded(f), density=feature_maps.read_density(f)) for f in report.features]
     figures = [("fig2", f"Fig. 2: {VARIANTS[report.variant].title}, labelled as in the paper", net_plot)]
@@ -312,15 +363,15 @@ def write(out: Path, report: Report) -> list[Path]:
         write_bytes(out.with_name(name), data)
         written.append(out.with_name(name))
     for name, table in tables.items():
-        write_bytes(out.with_name(f"{out.stem}_{name}.csv"), table.csv().encode())
+        write_bytes(out.with_name(f"{out.stem}_{name}.csv"), table.csv().encode("utf-8", "backslashreplace"))
         written.append(out.with_name(f"{out.stem}_{name}.csv"))
     text = html.page("report.html", title=report.title, synthetic=report.synthetic, tables=tables, results=results,
                      curves=curves, net_plot=net_plot, net_text=net_text, net_title=VARIANTS[report.variant].title,
                      labels_note=paper.LABELS_NOTE, features=shown)
-    write_bytes(out, text.encode())
+    write_bytes(out, text.encode("utf-8", "backslashreplace"))
     plain = markdown(report, tables, [(f"{out.stem}_{name}.svg", caption) for name, caption, _ in figures]
                      + [(name, caption) for name, caption, _ in pictures])
-    write_bytes(out.with_suffix(".md"), plain.encode())
+    write_bytes(out.with_suffix(".md"), plain.encode("utf-8", "backslashreplace"))
     evaluation.write_json(out.with_suffix(".json"), {
         "title": report.title, "synthetic_labels": report.synthetic, "runs": [series(r) for r in report.runs],
         "tables": [t.as_dict() for t in tables.values()], "groups": report.groups, "benchmark": report.benchmark,
@@ -368,4 +419,4 @@ def _png(bgr: np.ndarray) -> bytes:
 
 def _calibration(result: dict[str, Any]) -> plots.Plot | None:
     found = result["result"].get("calibration")
-    return plots.calibration(found["bins"]) if found else None
+    return plots.calibration(found["bins"]) if found and any(part["n"] > 0 for part in found["bins"]) else None

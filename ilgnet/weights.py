@@ -182,7 +182,11 @@ def _progress(partial: Path, start: int, total: int | None) -> Any:
 def install(model: Published, source: Path, target: Path) -> None:
     """Copy the published file that the user brings to `target`. CaffeError when it is another file."""
     found = hashlib.sha1()
-    with files.atomic(target) as temporary, files.open_file(source) as given, open(temporary, "wb") as copy:
+    try:
+        given = files.open_file(source)
+    except OSError as error:  # within `atomic` it would be one in writing
+        raise CaffeError(f"{source}: {error.strerror or error}") from None
+    with given, files.atomic(target) as temporary, open(temporary, "wb") as copy:
         for chunk in iter(lambda: given.read(CHUNK), b""):
             found.update(chunk)
             copy.write(chunk)

@@ -23,8 +23,22 @@ import numpy as np
 import pytest
 
 from data_prep import check_ava, make_lmdb, mean, prepare, ratings, splits
-from ilgnet import bvlc, decode, evaluation, ranking
-from tools import evaluate, export_onnx, merge_bn, plot_log, rank_photos, summarize, surgery, train
+from ilgnet import bvlc, decode, evaluation, ranking, ranking_check
+from tools import (
+    benchmark,
+    check_ranking,
+    evaluate,
+    export_onnx,
+    fetch_weights,
+    gen_net,
+    log_to_tensorboard,
+    merge_bn,
+    plot_log,
+    rank_photos,
+    summarize,
+    surgery,
+    train,
+)
 from torchcaffe import cli, files, imageset, wire
 from torchcaffe import io as caffe_io
 from torchcaffe.errors import CaffeError, named
@@ -139,6 +153,9 @@ BAD_NETS = {
                           "layer 'prob'.*axis"),
     "code without permission": (SMALL + 'layer { name: "py" type: "Python" bottom: "data" top: "py" python_param { '
                                 'module: "os" layer: "system" param_str: "touch owned" } }', "layer 'py'.*permission"),
+    "a Python layer that is the engine's": (
+        SMALL + 'layer { name: "py" type: "Python" bottom: "data" top: "py" python_param { '
+        'module: "torchcaffe.ops.python" layer: "Python" } }', "layer 'py'.*the engine's own"),
 }
 NET_READERS = {
     "torchcaffe time": lambda f, bad: run(cli._main, "time", "-model", bad, "-phase", "TEST", "-iterations", 1),
@@ -629,6 +646,100 @@ def test_hdf5_that_names_other_files(spoil, tmp_path):
             group.create_virtual_dataset("0", layout)
     with pytest.raises(CaffeError, match="x.caffemodel.h5: .*other"):
         files.read_caffemodel(path)
+
+
+BAD_JSON = ["", "[]", "{}", "null", "5", '{"synthetic": 3, "train": 3, "photos": 3}', "[" * 100_000]
+
+
+@pytest.mark.parametrize("text", BAD_JSON, ids=range(len(BAD_JSON)))
+def test_json_of_data_sets(text, folder):
+    """What data_prep wrote, and somebody changed."""
+    for i in range(8):
+        cv2.imwrite(str(folder / f"photos/{i}.jpg"), np.full((20, 30, 3), 20 * i, np.uint8))
+    (folder / "l.csv").write_text("file,label\n" + "".join(f"{i}.jpg,{i % 2}\n" for i in range(8)))
+    (folder / "lists").mkdir()
+    (folder / "DEMO.json").write_text(text)
+    assert "DEMO.json: not of data_prep/demo.py: 'synthetic'" in run(prepare.main, folder, "--out", "o")
+    with pytest.raises(CaffeError, match="not a demo set"):
+        ranking_check.held_out(folder)
+    words = ["--labels", "l.csv", "--images", "photos", "--out", "out", "--size", "8"]
+    for _ in range(2):  # a manifest that is none is made anew
+        assert prepare.main(words) == 0
+        made, _ = evaluation.read_json("out/manifest.json"), Path("out/manifest.json").write_text(text)
+    if not text.startswith("{"):
+        with pytest.raises(CaffeError, match="manifest.json: not "):
+            evaluation.about("out/val_lmdb")
+    assert prepare.main(words) == 0 and evaluation.read_json("out/manifest.json") == made
+
+
+@pytest.mark.parametrize("net, said", [
+    ("", "it has no input to export"),
+    (GOOD_NET.replace("prob", "ip2").replace('name: "ip2"', 'name: "ip"'), "two of its layers have one name")])
+def test_nets_that_cannot_be_exported(net, said, folder):
+    (folder / "bad.prototxt").write_text(net)
+    said_by = run(export_onnx.main, "--weights", "net.caffemodel", "--net", "bad.prototxt", "--out", "x.onnx")
+    assert "bad.prototxt: " in said_by and said in said_by
+
+
+def test_features_of_a_batch_of_0(folder):
+    (folder / "net.prototxt").write_text(GOOD_NET.replace("dim: 2", "dim: 0"))
+    assert cli._main(["extract_features", "net.caffemodel", "net.prototxt", "ip", "features", "1", "lmdb"]) == 0
+
+
+@pytest.mark.parametrize("main, words, said", [
+    (log_to_tensorboard.main, ["x.log", "--follow", "nan"], "--follow nan: must be"),
+    (log_to_tensorboard.main, ["x.log", "--follow", "1e300"], r"--follow 1e\+300: must be"),
+    (check_ranking.main, ["photos", "--weights", "w", "--blur", "nan"], "--blur nan: must be"),
+    (check_ranking.main, ["photos", "--weights", "w", "--burnt", "0.2", "2"], "--burnt 2.0: must be"),
+    (evaluate.main, ["--weights", "", "--lmdb", "lmdb"], "--weights: a file's name is empty"),
+    (evaluate.main, ["--weights", "w", "--lmdb", "lmdb", "--test-batch", "9" * 20], "--test-batch 9+: must be"),
+    (gen_net.main, ["--variant", "v1", "--batch-size", "9" * 20], "--batch-size 9+: must be"),
+    (gen_net.main, ["--variant", "v1", "--source", "\udcff"], "--source: its name is not UTF-8"),
+    (benchmark.main, ["--crop", "-5"], "--crop must be 1 or more")])
+def test_numbers_and_names_that_mean_nothing(main, words, said, folder, capsys):
+    with pytest.raises((CaffeError, SystemExit)) as ended:
+        main(words)
+    assert re.search(said, f"{capsys.readouterr().err} {ended.value}")
+    assert getattr(ended.value, "code", 2) == 2  # argparse's
+
+
+@pytest.mark.parametrize("size", ["abc", "", "0", "\u00b2"])
+def test_a_world_size_that_is_none(size, folder, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", size)
+    said = run(rank_photos.main, "photos", "--weights", "w", "--out", "g.html")
+    assert f"WORLD_SIZE={size} in the environment" in said
+
+
+def test_a_user_without_a_home(folder, monkeypatch):
+    def nowhere():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", nowhere)
+    words = ["photos", "--weights", "net.caffemodel", "--net", "net.prototxt", "--out", "g.html"]
+    assert "no home folder" in run(rank_photos.main, *words)
+    assert rank_photos.main([*words, "--cache", "c"]) == 0
+
+
+@pytest.mark.parametrize("brought", ["nowhere", "photos"])
+def test_a_file_to_install_that_is_none(brought, folder):
+    said = run(fetch_weights.main, "--file", brought)
+    assert said in (f"{brought}: No such file or directory", f"{brought}: Is a directory")
+
+
+def test_names_that_are_not_utf8_where_no_others_will_do(folder):
+    for words in (("-weights", "\udcff.caffemodel"), ("-stage", "a\udcff")):
+        (folder / words[1]).touch()
+        assert run(cli._main, "train", "-solver", "solver.prototxt", *words) == (
+            f"{words[0]} {words[1]}: not UTF-8".replace("\udcff", "\\udcff"))
+    assert run(cli._main, "time", "-model", "net.prototxt", "-stage", "\udcff") == "-stage \\udcff: not UTF-8"
+    (folder / "lmdb").rename(folder / "l\udcff")
+    assert "l\\udcff: not UTF-8" in run(
+        evaluate.main, "--weights", "net.caffemodel", "--net", "net.prototxt", "--lmdb", "l\udcff")
+
+
+def test_a_drawing_s_name_is_spelt_out(folder, capfd):
+    assert summarize.main(["net.prototxt", "--svg", "\udcff.svg"]) == 0
+    assert "drawn in \\udcff.svg\n" in capfd.readouterr().out
 
 
 def test_csv_of_keys_that_would_be_formulas(tmp_path):

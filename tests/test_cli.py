@@ -176,6 +176,12 @@ def files(folder):
         ("time -model none.prototxt", "none.prototxt"),
         ("run", "SCRIPT"),
         ("run none.py", "none.py"),
+        ("run .", ". is a folder without a __main__.py"),
+        ("run binary", "binary: not a Python script, it holds zero bytes"),
+        ("run -m ..", "no such module to run: '..'"),
+        ("time -model net.prototxt -level 99999999999999999999", "-level: 99999999999999999999 is out of range"),
+        ("extract_features w net.prototxt a c \u00b2 lmdb", "\u00b2 mini-batches"),
+        ("extract_features w net.prototxt a c 1 lmdb GPU DEVICE_ID=\u00b2", "DEVICE_ID"),
         ("convert_imageset . none.txt db", "none.txt"),
         ("convert_imageset -backend=leveldb . list.txt db", "leveldb"),
         ("compute_image_mean none", "none"),
@@ -185,9 +191,15 @@ def files(folder):
     ],
 )
 def test_one_line_errors(line, names, files):
+    (files / "binary").write_bytes(bytes(9))
     with pytest.raises((CaffeError, OSError)) as error:
         cli._main(line.split())
     assert names in str(error.value) and "\n" not in str(error.value)
+
+
+def test_run_of_no_name(files):
+    with pytest.raises(CaffeError, match="no such script:$"):
+        cli._main(["run", ""])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

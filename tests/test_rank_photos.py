@@ -17,8 +17,8 @@ import pytest
 
 import torchcaffe
 from data_prep import labels, prepare
-from ilgnet import photo_cache, photo_checks, picks, preprocess, ranking, ranking_check, scoring, xmp
-from tools import check_ranking, evaluate, rank_photos
+from ilgnet import evaluation, photo_cache, photo_checks, picks, preprocess, ranking, ranking_check, scoring, xmp
+from tools import check_ranking, evaluate, rank_photos, report
 from torchcaffe.db import LmdbReader
 from torchcaffe.errors import CaffeError, WriteError
 from torchcaffe.transform import datum_image, parse_datum
@@ -294,6 +294,23 @@ def test_a_cache_that_is_none(tmp_path):
         photo_cache.Cache(tmp_path / "other.sqlite").file_digest(tmp_path, os.stat(tmp_path))
 
 
+@pytest.mark.parametrize("change", [
+    "photos SET facts = '{'", "photos SET facts = '{}'", "photos SET facts = '[]'", "photos SET thumbnail = NULL",
+    "scores SET margin = NULL", "scores SET p_high = 'x'", "scores SET heat = x'0001', rows = -3"])
+def test_a_cache_with_rows_of_another_kind(change, folder, spec, cache):
+    ranking.rank(folder, spec, cache)
+    cache._run(f"UPDATE {change}")
+    with pytest.raises(CaffeError, match="c.sqlite: cannot be used as the cache .*row of another kind"):
+        ranking.rank(folder, spec, cache)
+
+
+@pytest.mark.parametrize("about", ["[", "{}", "[]", "5"])
+def test_a_cache_that_does_not_say_what_scored(about, folder, spec, cache):
+    made = ranking.rank(folder, spec, cache).about
+    cache._run("UPDATE specs SET about = ?", (about,))
+    assert ranking.rank(folder, spec, cache).about == made
+
+
 def test_a_cache_that_is_held_or_full(cache):
     known = photo_cache.Known({}, bytes(10**6), scoring.Answer(0.5, 0.0, None))
     cache._run("PRAGMA busy_timeout = 1")
@@ -454,6 +471,10 @@ def test_picks_of_the_gallery(folder, spec, cache, tmp_path):
     assert picks.chosen(made, picks.read_choices(tmp_path / "picks.csv"), None) == []
     with pytest.raises(CaffeError, match="picks.csv:2: file: ../outside/o.jpg is not below"):
         picks.measure(None, tmp_path / "picks.csv", folder)
+    for link in ("link.jpg", "links/o.jpg"):
+        (tmp_path / "picks.csv").write_text(f"file,pick\n1.jpg,keep\n{link},reject\n")
+        with pytest.raises(CaffeError, match=f"picks: {link}: leads out of "):
+            picks.measure(spec.scorer(), tmp_path / "picks.csv", folder)
 
 
 @pytest.mark.parametrize("action", [["--xmp"], ["--copy-picks", "to"]])
@@ -487,6 +508,42 @@ def test_picks_of_photos_with_odd_names(folder, spec, cache, tmp_path):
     assert {photo.name for photo in picked} == set(names)
     picks.transfer(picked, folder, tmp_path / "to")
     assert sorted(os.listdir(os.fsencode(tmp_path / "to"))) == sorted(odd)
+
+
+def test_no_two_photos_have_one_name(tmp_path, spec, cache):
+    """Results are filed under the name that is shown."""
+    photos = tmp_path / "photos"
+    named = {b"\xff.jpg": "\\xff.jpg", b"\\xff.jpg": "\\\\xff.jpg", b"\\\\xff.jpg": "\\\\\\\\xff.jpg",
+             b"a\\b.jpg": "a\\b.jpg", b"a\\b\xfe.jpg": "a\\\\b\\xfe.jpg"}
+    for i, name in enumerate(named):
+        jpeg(Path(os.fsdecode(os.fsencode(photos) + b"/" + name)), scene(i))
+    made = ranking.rank(photos, spec, cache)
+    assert {os.fsencode(photo.path.name): photo.name for photo in made.photos} == named
+    for photo in made.photos:
+        assert photo.p_high == pytest.approx(scoring.score([photo.path], spec.weights, spec.net)[0], abs=1e-6)
+
+
+def test_names_that_are_no_text_or_steer_a_terminal(folder, spec, cache, tmp_path, capfd):
+    """They are named in what is printed, spelt out, and in files that are read again."""
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/odd\xff"))
+    jpeg(Path(os.fsdecode(os.fsencode(odd) + b"/\xe9.jpg")), scene(1))
+    jpeg(odd / "red\x1b[31m.jpg", scene(2))
+    (odd / "bad\x1b[2Jx.jpg").write_bytes(b"")
+    out = Path(os.fsdecode(os.fsencode(tmp_path) + b"/out\xff.html"))
+    words = [odd, "--weights", spec.weights, "--net", spec.net, "--cache", tmp_path / "c", "--out", out, "--top", 2,
+             "--copy-picks", tmp_path / "to"]
+    for more in (["--xmp", "--dry-run"], ["--xmp"]):
+        assert rank_photos.main([str(word) for word in [*words, *more]]) == 0
+        said = capfd.readouterr()
+        assert "\x1b" not in said.out + said.err and "not read: bad\\x1b[2Jx.jpg: empty file\n" in said.err
+        assert f"rate 4: {tmp_path}/odd\\udcff/" in said.out and "red\\x1b[31m.jpg\n" in said.out
+    assert len(os.listdir(tmp_path / "to")) == 2
+    (tmp_path / "p.csv").write_text("file,pick\n1.jpg,keep\n3.jpg,reject\n")
+    result, photos = Path(os.fsdecode(os.fsencode(tmp_path) + b"/e\xff.json")), folder.rename(tmp_path / "p\udcff")
+    assert evaluate.main([str(word) for word in ("--weights", spec.weights, "--net", spec.net, "--picks",
+                                                 tmp_path / "p.csv", "--photos", photos, "--out", result)]) == 0
+    assert "e\\udcff.json" in capfd.readouterr().out and evaluation.read_json(result)["photos"] == str(photos)
+    assert report.main(["--eval", str(result), "--out", str(result.with_suffix(".html"))]) == 0
 
 
 def test_evaluate_against_picks(folder, spec, tmp_path, capsys):

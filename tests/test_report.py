@@ -5,9 +5,11 @@ import csv
 import io
 import json
 import re
+import shutil
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 
+import lmdb
 import numpy as np
 import pytest
 
@@ -16,6 +18,7 @@ from prototxt.variants import VARIANTS
 from tools import evaluate, plot_log
 from tools import report as report_tool
 from torchcaffe.errors import CaffeError
+from torchcaffe.proto import caffe_pb2
 
 LOG = """I1123 10:00:00.0 1 solver.cpp:347] Iteration 0, Testing net (#0)
 I1123 10:00:00.0 1 solver.cpp:414]     Test net output #0: accuracy = 0.5
@@ -273,6 +276,50 @@ def test_synthetic_labels_are_announced(tmp_path):
     assert "Synthetic labels" in (tmp_path / "x.html").read_text()
 
 
+@pytest.mark.parametrize("field, value", [
+    ("variant", [1]), ("lmdb", 5), ("title", None), ("group", {}), ("dataset", ["ava1"]), ("predictions", 1),
+    ("preprocess.warp", 5), ("result.auc", [1]), ("result.loss", "x"), ("result.n", 10**400), ("result.confusion", [1]),
+    ("result.classes", None), ("result.majority_baseline", None), ("result.calibration.bins", [{"n": 1}]),
+    ("result.first_batches.batches", "x")])
+def test_a_result_with_a_field_of_another_kind(field, value, tmp_path):
+    path = write_result(tmp_path)
+    result = at = json.loads(path.read_text())
+    *above, name = field.split(".")
+    for key in above:
+        at = at[key]
+    at[name] = value
+    path.write_text(json.dumps(result))
+    name = {"bins": "p_high"}.get(name, name)
+    with pytest.raises(CaffeError, match=rf"r\.json: not a result of tools/evaluate.py: .*'{name}'"):
+        report.read_evaluations([str(path)])
+
+
+def test_photos_only_of_a_test_set_that_a_result_may_name(tmp_path, monkeypatch, capsys):
+    """A stranger's result may name any LMDB of the machine."""
+    theirs, mine = tmp_path / "theirs", tmp_path / "mine"
+    theirs.mkdir(), mine.mkdir()
+    with lmdb.open(str(mine / "lmdb"), map_size=1 << 20) as environment, environment.begin(write=True) as transaction:
+        for i in range(4):
+            datum = caffe_pb2.Datum(channels=3, height=8, width=8, data=bytes(192))
+            transaction.put(b"%08d_p%d.jpg" % (i, i), datum.SerializeToString())
+    (theirs / "linked").symlink_to(mine / "lmdb")
+    (theirs / "copy").mkdir()
+    (theirs / "copy/data.mdb").symlink_to(mine / "lmdb/data.mdb")
+    monkeypatch.chdir(theirs)
+    out = tmp_path / "out/report.html"
+    for named in (mine / "lmdb", theirs / "linked", theirs / "copy", "../mine/lmdb", "\0"):
+        assert report_tool.main(["--eval", str(write_result(theirs, lmdb=str(named))), "--out", str(out)]) == 0
+        assert "data:image/jpeg" not in out.read_text() and not out.with_name("report_fig3_1.png").exists()
+        assert "are left out: it lies neither below" in out.read_text()
+        assert "are left out" in capsys.readouterr().err
+    (theirs / "linked").unlink()
+    shutil.copytree(mine / "lmdb", theirs / "linked")
+    for folder, named in ((theirs, theirs / "linked"), (mine, mine / "lmdb")):
+        monkeypatch.chdir(folder)
+        assert report_tool.main(["--eval", str(write_result(theirs, lmdb=str(named))), "--out", str(out)]) == 0
+        assert "data:image/jpeg" in out.read_text() and "left out" not in out.read_text() + capsys.readouterr().err
+
+
 def test_refusals(tmp_path):
     log = str(write_log(tmp_path / "run.log", [1]))
     with pytest.raises(CaffeError, match="two runs have one name"):
@@ -281,6 +328,7 @@ def test_refusals(tmp_path):
         report_tool.main([])
     for option, text, message in (
             ("--eval", "{}", "not a result of tools/evaluate.py"), ("--eval", "{", "not JSON"),
+            ("--eval", "[" * 100_000, "not JSON"),
             ("--eval", '{"kind":"evaluation"}', r"x\.json: .*tools/evaluate.py: 'name' is missing"),
             ("--eval", '{"kind":"evaluation","name":"x"}', "'result' is missing"),
             ("--eval", '{"kind":"evaluation","name":"x","result":{"n":1,"accuracy":2}}', "result.accuracy.'value' is"),

@@ -49,8 +49,8 @@ def main(argv: list[str]) -> int:
     p.add_argument("--gpu", type=int)
     p.add_argument("--out", type=Path, help="JSON file to write, for tools/report.py --benchmark")
     args = p.parse_args(argv)
-    if args.rounds < 1 or args.batch < 1 or args.threads < 1:
-        raise CaffeError("--rounds, --batch and --threads must be 1 or more")
+    if min(args.rounds, args.batch, args.threads, args.crop) < 1:
+        raise CaffeError("--rounds, --batch, --threads and --crop must be 1 or more")
     if args.weights and len(args.variants) > 1:
         raise CaffeError(f"--weights: they are of one variant, {len(args.variants)} given")
     if args.precision and args.gpu is not None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ilgnet import engine, photos, ranking, ranking_check
 from ilgnet.preprocess import PRESETS
-from torchcaffe.errors import run_main
+from torchcaffe.errors import CaffeError, run_main
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,6 +29,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--least", type=float, default=0.95, help="share of the pairs (0.95)")
     engine.add_arguments(parser)
     args = parser.parse_args(argv)
+    for name in ("blur", "burnt"):
+        for share in getattr(args, name):
+            if not 0 < share < 1:
+                raise CaffeError(f"--{name} {share}: must be above 0 and below 1")
     elsewhere = engine.run_elsewhere(args.engine, __file__, argv)
     if elsewhere is not None:
         return elsewhere

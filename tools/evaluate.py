@@ -77,8 +77,10 @@ def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
             parser.error(f"--{name.replace('_', '-')} means nothing with --{kind}")
     for name in ("batch", "test_batch"):
         value = getattr(args, name)
-        if value is not None and value < 1:
-            parser.error(f"--{name.replace('_', '-')} {value}: must be at least 1")
+        if value is not None and not 1 <= value <= 1_000_000:
+            parser.error(f"--{name.replace('_', '-')} {value}: must be 1 to a million")
+    if args.weights and not all(args.weights):
+        parser.error("--weights: a file's name is empty")
     if args.weights and not args.lmdb and not args.picks:
         parser.error("--weights needs --lmdb, or --picks")
     if processes.wanted(args) > 1 and not args.lmdb:
@@ -138,12 +140,13 @@ def main(argv: list[str] | None = None) -> int:
         result = {"kind": "evaluation", "name": name, "group": group, **result}
         found.append(result)
         if processes.root():
-            print("\n".join([name + ":"] * several + evaluation.lines(result["result"])))
+            print("\n".join([outputs.plain(name) + ":"] * several + evaluation.lines(result["result"])))
         if out is not None:
             evaluation.write_json(out, result)
-            print(f"wrote {out}")
+            print(outputs.plain(f"wrote {out}"))
     if several and processes.root():
-        print("\n".join(line for group in evaluation.groups(found) for line in evaluation.group_lines(group)))
+        print("\n".join(outputs.plain(line) for group in evaluation.groups(found)
+                        for line in evaluation.group_lines(group)))
     return 0
 
 

@@ -35,6 +35,13 @@ def main(argv: list) -> int:
     p.add_argument("--target", choices=list(TARGETS), default="classes", help=f"what it learns ({targets})")
     p.add_argument("--out", type=Path, help="folder to write to (default out/VARIANT)")
     args = vars(p.parse_args(argv))
+    for name in ("crop", "batch_size"):
+        if not 0 < args[name] < 1 << 31:
+            p.error(f"--{name.replace('_', '-')} {args[name]}: must be above 0, and an int32")
+    try:
+        (args["source"] or "").encode()
+    except UnicodeEncodeError:
+        p.error("--source: its name is not UTF-8, as a prototxt is")
     out, everything = args.pop("out"), args.pop("all")
     if everything:
         if out or any(args[name] != p.get_default(name) for name in args):

@@ -17,8 +17,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--follow", type=float, metavar="SECONDS",
                         help="look for new lines and snapshots every SECONDS seconds, until Ctrl-C")
     args = parser.parse_args(argv)
-    if args.follow is not None and args.follow <= 0:
-        raise CaffeError("--follow must be more than 0 seconds")
+    if args.follow is not None and not 0 < args.follow < 1e6:
+        raise CaffeError(f"--follow {args.follow}: must be above 0 seconds, and below a million")
     out = args.out or args.log.with_name(args.log.stem + "_tensorboard")
     events = tensorboard.EventLog(args.log, out, not args.no_weights)
     try:

@@ -50,14 +50,14 @@ def report(args: argparse.Namespace, made: ranking.Ranking) -> None:
     ranking.write_csv(table, made)
     ranking.write_json(text, made, [page, table])
     for name, reason in made.unread[:20]:
-        print(f"not read: {name}: {reason}", file=sys.stderr)
+        print(outputs.plain(f"not read: {name}: {reason}"), file=sys.stderr)
     if len(made.unread) > 20:
-        print(f"not read: {len(made.unread) - 20} more, all in {text}", file=sys.stderr)
+        print(outputs.plain(f"not read: {len(made.unread) - 20} more, all in {text}"), file=sys.stderr)
     print(f"{len(made.photos)} photos ({made.from_cache} known already), {len(made.unread)} not read; "
           f"{made.about['title']}, preset {made.about['preprocess']['preset']}; {made.about['meaning']}")
     for photo in made.top(args.top or 0):
-        print(f"{photo.rank:5d}  {photo.p_high:.4f}  {photo.percentile:6.2f}%  {photo.name}")
-    print(f"wrote {page}, {table.name} and {text.name}")
+        print(f"{photo.rank:5d}  {photo.p_high:.4f}  {photo.percentile:6.2f}%  {outputs.plain(photo.name)}")
+    print(outputs.plain(f"wrote {page}, {table.name} and {text.name}"))
 
 
 def act(args: argparse.Namespace, made: ranking.Ranking) -> None:
@@ -74,7 +74,7 @@ def act(args: argparse.Namespace, made: ranking.Ranking) -> None:
     if args.xmp:
         done += picks.write_sidecars(made, picks.ratings(made, choices, args.reject_below), args.xmp, args.dry_run)
     for line in done:
-        print(("would " if args.dry_run and not line.startswith("left") else "") + line)
+        print(outputs.plain(("would " if args.dry_run and not line.startswith("left") else "") + line))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="say what these would write, and write none of it")
     parser.add_argument("--watch", type=float, nargs="?", const=2.0, metavar="SECONDS",
                         help="go on, and look every so often for what arrives (default 2); Ctrl-C ends it")
-    parser.add_argument("--cache", type=Path, help=f"default {photo_cache.default_path()}")
+    parser.add_argument("--cache", type=Path, help=f"default: {photo_cache.NAME} in your cache folder")
     parser.add_argument("--batch", type=int, default=16, help="photos at a time (16)")
     parser.add_argument("--workers", type=int, help="threads that decode (default: one a core, at most 8)")
     parser.add_argument("--gallery-limit", type=int, default=gallery.LIMIT, help=f"photos a page ({gallery.LIMIT})")

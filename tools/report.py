@@ -29,8 +29,8 @@ def main(argv: list[str] | None = None) -> int:
         args.title, report.read_runs(args.run), report.read_evaluations(args.eval),
         [report.read_features(path) for path in args.features],
         report.read_benchmark(args.benchmark) if args.benchmark else None, args.synthetic))
-    print(f"wrote {args.out}, {args.out.with_suffix('.md').name}, {args.out.with_suffix('.json').name} and "
-          f"{len(written) - 3} tables and figures beside it")
+    print(outputs.plain(f"wrote {args.out}, {args.out.with_suffix('.md').name}, {args.out.with_suffix('.json').name} "
+                        f"and {len(written) - 3} tables and figures beside it"))
     return 0
 
 

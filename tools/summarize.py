@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ilgnet import drawing, engine, summary
+from ilgnet import drawing, engine, outputs, summary
 from torchcaffe import files, upgrade
 from torchcaffe.errors import CaffeError, run_main
 
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     print(summary.table(found), end="")
     if args.svg:
         files.write_bytes(args.svg, drawing.svg(found).encode())
-        print(f"drawn in {args.svg}")
+        print(outputs.plain(f"drawn in {args.svg}"))
     return 0
 
 

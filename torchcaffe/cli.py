@@ -81,10 +81,12 @@ def run(argv: Sequence[str]) -> int:
         script = _module_file(rest[0])
     else:
         script = Path(rest[0])
-        if not script.exists():
-            raise CaffeError(f"run: no such script: {script}")
+        if not rest[0] or not script.exists():
+            raise CaffeError(f"run: no such script: {rest[0]}")
         if script.is_file():
             sys.path[0] = str(script.resolve().parent)
+        elif script.is_dir() and not (script / "__main__.py").is_file():
+            raise CaffeError(f"run: {script} is a folder without a __main__.py")
     try:
         if as_module:
             runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
@@ -93,6 +95,10 @@ def run(argv: Sequence[str]) -> int:
     except CaffeError as error:
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(script)]
         raise CaffeError(f"{script}:{lines[-1]}: {error}" if lines else str(error)) from None
+    except (ValueError, SyntaxError) as error:  # SyntaxError: from Python 3.12 on
+        if "null bytes" not in str(error):
+            raise
+        raise CaffeError(f"run: {script}: not a Python script, it holds zero bytes") from None
     except OSError:
         traceback.print_exc()  # the script's own mistake, shown as Python shows it
         return 1
@@ -102,7 +108,7 @@ def run(argv: Sequence[str]) -> int:
 def _module_file(name: str) -> Path:
     """The file that `run -m` runs: of a package its __main__.py."""
     try:
-        spec = importlib.util.find_spec(name)
+        spec = None if name.startswith(".") else importlib.util.find_spec(name)
         if spec is not None and spec.submodule_search_locations is not None:
             spec = importlib.util.find_spec(f"{name}.__main__")
     except ModuleNotFoundError as error:
@@ -155,7 +161,16 @@ def _use(gpus: list[int], source: str) -> None:
 
 def _stages(text: str) -> list[str]:
     # As BVLC: no -stage is one stage without a name, which no rule asks for.
-    return text.split(",")
+    return _field("stage", text).split(",")
+
+
+def _field(flag: str, text: str) -> str:
+    """A flag's value that goes into a message, whose texts are UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise CaffeError(f"-{flag} {text}: not UTF-8") from None
+    return text
 
 
 def _need(flags: dict[str, Any], name: str, command: str) -> str:
@@ -190,7 +205,7 @@ def train(flags: dict[str, Any]) -> int:
     param.train_state.level = flags["level"]
     param.train_state.stage.extend(_stages(flags["stage"]))
     if flags["weights"]:
-        param.weights.append(flags["weights"])
+        param.weights.append(_field("weights", flags["weights"]))
     if not flags["gpu"] and param.HasField("solver_mode") and param.solver_mode == caffe_pb2.SolverParameter.GPU:
         try:
             context.check_gpu(param.device_id)

@@ -140,3 +140,11 @@ def allow_python_layers(allowed: bool = True) -> None:
         import torchcaffe
 
         torchcaffe.install_as_caffe()
+
+
+def world_size() -> int:
+    """How many processes torchrun started. CaffeError where the environment says something else."""
+    text = os.environ.get("WORLD_SIZE", "1")
+    if not text.isdecimal() or int(text) < 1:
+        raise CaffeError(f"WORLD_SIZE={text} in the environment: must be a number of processes, as torchrun sets it")
+    return int(text)

@@ -28,7 +28,10 @@ class _Environment:
 
         # No lock file: the folder may be read-only, and a forked worker may go on reading. So nobody may write
         # to a database that is being read; our writer finishes a database elsewhere before it takes its name.
-        self.lmdb = lmdb.open(key[0], readonly=True, lock=False, create=False)
+        try:
+            self.lmdb = lmdb.open(key[0], readonly=True, lock=False, create=False)
+        except UnicodeEncodeError:
+            raise CaffeError(f"{key[0]}: not UTF-8, and py-lmdb opens no other name") from None
         self.key = key
         self.readers: set[object] = set()
         self.closed = False

@@ -78,9 +78,12 @@ def _convert(flag: Flag, text: str) -> Value:
         return text.lower() in _TRUE
     if isinstance(flag.default, int):
         try:
-            return int(text, 0)
+            value = int(text, 0)
         except ValueError:
             raise CaffeError(f"flag -{flag.name}: '{text}' is not a whole number") from None
+        if not -(1 << 31) <= value < 1 << 31:  # an int32, as gflags'
+            raise CaffeError(f"flag -{flag.name}: {text} is out of range")
+        return value
     return text
 
 

@@ -31,7 +31,7 @@ PATIENCE = datetime.timedelta(days=1)  # the others wait while the root tests
 
 def requested() -> bool:
     """Whether torchrun started this process beside others."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return context.world_size() > 1
 
 
 def launch(script: Sequence[str], processes: int) -> int:

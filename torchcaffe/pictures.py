@@ -193,6 +193,10 @@ def inside(root: Union[str, Path], name: str) -> Path:
     """The file `name` below the folder `root`. CaffeError where it leads out of it, by .. or by a link."""
     path = Path(f"{root}/{name}")  # BVLC joins them so: a name that begins with / stays below
     folder = os.path.realpath(root)
-    if not os.path.realpath(path).startswith(os.path.join(folder, "")):
+    try:
+        below = os.path.realpath(path).startswith(os.path.join(folder, ""))
+    except ValueError:  # a zero byte, or half a character, is in no file's name
+        raise CaffeError(f"{name!r} is no file's name") from None
+    if not below:
         raise CaffeError(f"leads out of {root}")
     return path

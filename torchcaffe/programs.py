@@ -133,7 +133,7 @@ def extract_features(argv: list[str]) -> int:
         return 1
     weights, model, blob_names, outs, batches, backend = words[:6]
     _check_backend({"backend": backend.lower()})
-    if not batches.isdigit() or int(batches) < 1:
+    if not batches.isdecimal() or int(batches) < 1:
         raise CaffeError(f"extract_features: {batches} mini-batches: give a whole number, 1 or more")
     blobs, folders = blob_names.split(","), outs.split(",")
     if len(blobs) != len(folders):
@@ -141,7 +141,7 @@ def extract_features(argv: list[str]) -> int:
     if len(words) > 6 and words[6] == "GPU":
         log.error("extract_features.cpp:52", "Using GPU")
         device = words[7].removeprefix("DEVICE_ID=") if len(words) > 7 else "0"
-        if not device.isdigit():
+        if not device.isdecimal():
             raise CaffeError(f"extract_features: DEVICE_ID: {words[7]} is no device number")
         context.set_device(int(device))
         context.set_mode_gpu()
@@ -172,7 +172,8 @@ def extract_features(argv: list[str]) -> int:
         net.run_forward(0, len(net.layers) - 1)
         for index, name in enumerate(blobs):
             blob = net.blobs[name]
-            for item in blob.t.detach().cpu().numpy().reshape(blob.num, -1):
+            size = blob.channels * blob.height * blob.width
+            for item in blob.t.detach().cpu().numpy().reshape(blob.num, size):
                 datum = caffe_pb2.Datum(channels=blob.channels, height=blob.height, width=blob.width)
                 datum.float_data.extend(item.tolist())
                 writers[index].put(b"%010d" % counts[index], datum.SerializeToString())

@@ -70,6 +70,9 @@ def _find(p: caffe_pb2.PythonParameter) -> type[python_layer.Layer]:
         module = sys.modules.get(p.module)
     cls = getattr(module, p.layer, None)
     if isinstance(cls, type) and issubclass(cls, python_layer.Layer):
+        # The engine's own are made otherwise; this one would make itself, and that one again.
+        if issubclass(cls, Layer) or cls is python_layer.Layer:
+            raise CaffeError(f"{named}: the engine's own; a Python layer is a user's class")
         return cls
     if not context.python_layers_allowed:
         raise CaffeError(
