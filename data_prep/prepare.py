@@ -18,8 +18,9 @@ from pathlib import Path
 
 import cv2
 import lmdb
+import numpy as np
 
-from data_prep import labels, make_lmdb, splits, targets
+from data_prep import decode, labels, make_lmdb, splits, targets
 from data_prep.ratings import read_ratings
 from torchcaffe.errors import CaffeError, run_main
 from torchcaffe.files import read_bytes, write_bytes
@@ -44,9 +45,7 @@ def prepare(args: argparse.Namespace) -> dict:
         raise CaffeError("--size 0: a mean image is made of photos of one size; make_lmdb.py keeps them as they are")
     out = args.out
     if args.labels is not None:
-        # One's own photos may be HEIC or RAW, and are prepared for a net as they are scored.
-        from ilgnet.preprocess import read_for_training as read
-
+        read = _read_as_scored
         source, images, synthetic = args.labels, args.images or args.labels.parent, None
         ratings = labels.read_labels(source, args.cut)
         rated = [splits.Entry(row.photo, row.label) for row in ratings]
@@ -106,6 +105,12 @@ def _synthetic(args: argparse.Namespace) -> str | None:
     if not isinstance(found, str):
         raise CaffeError(f"{args.ava / SYNTHETIC}: not of data_prep/demo.py: 'synthetic' is missing or no text")
     return found
+
+
+def _read_as_scored(path: Path, options: Options) -> tuple[np.ndarray, str]:
+    """One's own photos may be HEIC or RAW, and are prepared for a net as they are scored."""
+    bgr = decode.read(path).bgr
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY) if options.gray else bgr, ""
 
 
 def _report(photos: Sequence[splits.Entry], result: Imageset) -> dict:

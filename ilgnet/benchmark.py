@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ilgnet import bvlc, decode, preprocess, summary
+from data_prep import decode
+from ilgnet import bvlc, preprocess, summary
 from prototxt import emit
 from torchcaffe.errors import CaffeError
 from torchcaffe.proto import caffe_pb2, format_text

@@ -162,7 +162,7 @@ def write_csv(path: Path | str, predictions: Predictions) -> None:
 def read_csv(path: Path | str) -> Predictions:
     """What write_csv wrote, or wrote before it knew of margins. CaffeError naming file and line."""
     keys, labels, numbers = [], [], []
-    with open(path, encoding="utf-8", newline="") as file:
+    with io.TextIOWrapper(files.open_file(path), "utf-8", newline="") as file:
         reader = csv.reader(file)
         try:
             columns = next(reader, None)
@@ -200,7 +200,7 @@ def _plain(value: Any) -> Any:
 def read_json(path: Path | str) -> Any:
     """CaffeError when it is not JSON."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(files.read_text(path, "utf-8"))
     except (ValueError, RecursionError) as error:
         raise CaffeError(f"{path}: not JSON: {error}") from None
 

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from data_prep import decode
 from data_prep.labels import Label, read_labels
 from torchcaffe.errors import CaffeError
 from torchcaffe.files import atomic, write_bytes
 from torchcaffe.pictures import inside
 
-from . import decode, evaluation, metrics, xmp
+from . import evaluation, metrics, xmp
 from .preprocess import read_photo
 from .ranking import Ranked, Ranking
 from .scoring import Scorer

@@ -10,11 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep import decode
 from torchcaffe import files
 from torchcaffe.errors import CaffeError
-from torchcaffe.imageset import Options
-
-from . import decode
 
 PRESETS = ("lmdb", "direct")
 WARP = 256  # the side that data_prep (and the authors' convert_imageset) warps photos to
@@ -98,11 +96,3 @@ def make(preset: str | None, mean: Path | str | None, size: tuple[int, int]) -> 
 def read_photo(path: Path | str) -> np.ndarray:
     """A photo as (H, W, 3) uint8, BGR, turned as its EXIF tag says. CaffeError when it is missing or broken."""
     return decode.read(path).bgr
-
-
-def read_for_training(path: Path, options: Options) -> tuple[np.ndarray, str]:
-    """read_photo for convert_imageset: one's own photos are prepared as they are scored."""
-    import cv2
-
-    bgr = read_photo(path)
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY) if options.gray else bgr, ""

@@ -22,12 +22,12 @@ from typing import Any, Callable, NamedTuple
 
 import numpy as np
 
-from data_prep import labels
+from data_prep import decode, labels
 from torchcaffe import context
 from torchcaffe.errors import CaffeError
 from torchcaffe.files import read_bytes, write_bytes
 
-from . import decode, evaluation, html, metrics, outputs, photo_cache, photo_checks, processes, scoring
+from . import evaluation, html, metrics, outputs, photo_cache, photo_checks, processes, scoring
 
 # Percentile from which on a photo gets so many stars.
 STARS = ((90, 5), (70, 4), (35, 3), (10, 2), (0, 1))

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import demo
+from data_prep import decode, demo
 from torchcaffe.errors import CaffeError
 from torchcaffe.files import write_bytes
 
-from . import decode, metrics, photo_checks, ranking
+from . import metrics, photo_checks, ranking
 from .photo_cache import Cache
 
 LONG = 1024  # pixels at most on the longer side of what is ranked: it need not be more

@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-from . import decode
+from data_prep import decode
 
 STYLES = ("full", "base")  # photo.jpg.xmp (darktable, digiKam) and photo.xmp (Adobe's)
 NAMESPACE = "https://arxiv.org/abs/1610.02256#"  # of the score: the paper's name, and no page of ours

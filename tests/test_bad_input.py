@@ -22,8 +22,8 @@ import lmdb
 import numpy as np
 import pytest
 
-from data_prep import check_ava, make_lmdb, mean, prepare, ratings, splits
-from ilgnet import bvlc, decode, evaluation, ranking, ranking_check
+from data_prep import check_ava, decode, make_lmdb, mean, prepare, ratings, splits
+from ilgnet import bvlc, evaluation, ranking, ranking_check
 from tools import (
     benchmark,
     check_ranking,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from ilgnet import decode
+from data_prep import decode
 from torchcaffe.errors import CaffeError
 
 # Four quarters of other colours: every turn and mirroring shows.

@@ -12,7 +12,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from ilgnet import benchmark, bvlc, decode, outputs
+from data_prep import decode
+from ilgnet import benchmark, bvlc, outputs
 from prototxt.variants import VARIANTS
 from solvers.table1 import TABLE1
 from torchcaffe import files, log

@@ -19,8 +19,8 @@ import lmdb
 import numpy as np
 from google.protobuf import text_format
 
-from data_prep import labels, ratings, splits
-from ilgnet import caffe_log, decode, evaluation, preprocess, xmp
+from data_prep import decode, labels, ratings, splits
+from ilgnet import caffe_log, evaluation, preprocess, xmp
 from torchcaffe import context, files, imageset, pictures, resume, upgrade
 from torchcaffe.db import LmdbReader
 from torchcaffe.errors import CaffeError, OutOfMemory, named
