@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.decode import SUFFIXES
 from torchcaffe import pictures
 from torchcaffe.db import LmdbReader
 from torchcaffe.errors import CaffeError
 from torchcaffe.proto import caffe_pb2
 
-from .decode import SUFFIXES
 from .preprocess import Preprocess, read_photo
 
 
