@@ -159,10 +159,10 @@ LOGGED, NET, CHOSEN = ["--log", "x.log"], ["--weights", "x.caffemodel", "--lmdb"
     *[(CHOSEN + [name, value], f"{name} means nothing with --picks") for name, value in (
         ("--tta", "mirror"), ("--test-batch", "8"), ("--cut-on", "x"), ("--dataset", "ava1"), ("--lmdb", "x"))],
     (NET + ["--photos", "x"], "--photos means nothing with --lmdb"),
-    (NET + ["--test-batch", "-5"], "--test-batch -5: must be at least 1"),
-    (NET + ["--test-batch", "0"], "--test-batch 0: must be at least 1"),
-    (NET + ["--batch", "0"], "--batch 0: must be at least 1"),
-    (CHOSEN + ["--batch", "-1"], "--batch -1: must be at least 1")])
+    (NET + ["--test-batch", "-5"], "--test-batch -5: must be 1 to a million"),
+    (NET + ["--test-batch", "0"], "--test-batch 0: must be 1 to a million"),
+    (NET + ["--batch", "0"], "--batch 0: must be 1 to a million"),
+    (CHOSEN + ["--batch", "-1"], "--batch -1: must be 1 to a million")])
 def test_evaluate_takes_no_option_that_it_does_not_apply(words, reason, capsys):
     with pytest.raises(SystemExit) as ended:
         evaluate.main(words)
