@@ -8,12 +8,10 @@ setup(
     description="ILGNet (aesthetic image classification) as a Caffe-faithful reproduction toolkit",
     license="BSD-2-Clause",
     python_requires=">=3.9",
-    packages=find_packages(include=["torchcaffe*", "prototxt*", "solvers*", "data_prep*", "ilgnet*"]),
+    packages=find_packages(include=["torchcaffe*", "ilgnet*"]),
     package_data={
         "torchcaffe.proto": ["caffe.proto"],
-        "ilgnet": ["templates/*"],
-        "prototxt": ["*/*.prototxt"],
-        "solvers": ["*/*.prototxt"],
+        "ilgnet.figures": ["templates/*"],
     },
     install_requires=[
         "numpy>=1.19",
@@ -37,5 +35,5 @@ setup(
         "onnx": ["onnx", "onnxruntime"],
         "tensorboard": ["tensorboard"],
     },
-    entry_points={"console_scripts": ["torchcaffe = torchcaffe.cli:main"]},
+    entry_points={"console_scripts": ["torchcaffe = torchcaffe.cli.main:main"]},
 )

@@ -9,7 +9,7 @@ __all__ = ["score"]
 def __getattr__(name: str) -> Any:
     """`from ilgnet import score` without loading an engine for those who only read logs."""
     if name == "score":
-        from .scoring import score
+        from ilgnet.scoring.scorers import score
 
         return score
     raise AttributeError(f"module 'ilgnet' has no attribute {name!r}")

@@ -25,12 +25,12 @@ import cv2
 import lmdb
 import numpy as np
 
-from data_prep import prepare
+from ilgnet.ava import prepare
+from ilgnet.cli import train
 from tests.full_size import make_ava
-from tools import train
-from torchcaffe import solver  # noqa: F401  (loaded before the processes part)
-from torchcaffe.errors import named, run_main
+from torchcaffe.base.errors import named, run_main
 from torchcaffe.proto import caffe_pb2
+from torchcaffe.solvers import solver  # noqa: F401  (loaded before the processes part)
 
 DATA = """layer { name: "data" type: "Data" top: "data" top: "label" include { phase: %s }
   transform_param { crop_size: 9 mirror: true } data_param { source: "%s" batch_size: 4 backend: LMDB } }

@@ -22,7 +22,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from torchcaffe.errors import CaffeError, run_main
+from torchcaffe.base.errors import CaffeError, run_main
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = 255_529  # AVA's

@@ -13,15 +13,18 @@ import numpy as np
 import pytest
 
 import torchcaffe as caffe
-from ilgnet import evaluation, training
-from tests.conftest import ROOT
+from ilgnet.evaluate import protocol
+from ilgnet.train import runs
+from tests import ROOT
 from tests.faults import EIO, ENOSPC, EROFS, Faults, faults  # noqa: F401  (a fixture)
-from torchcaffe import files, memory, resume
-from torchcaffe.blob import Blob
-from torchcaffe.errors import CaffeError, OutOfMemory, WriteError, named
-from torchcaffe.imageset import write_mean
+from torchcaffe.base import malloc
+from torchcaffe.base.errors import CaffeError, OutOfMemory, WriteError, named
+from torchcaffe.base.signals import Signals
+from torchcaffe.core.blob import Blob
+from torchcaffe.data.imageset import write_mean
+from torchcaffe.formats import blobproto, caffemodel, files, solverstate
 from torchcaffe.proto import caffe_pb2
-from torchcaffe.signals import Signals
+from torchcaffe.solvers import snapshots
 
 NET = """layer { name: "data" type: "DummyData" top: "data" top: "label" dummy_data_param {
   shape { dim: 4 dim: 6 } shape { dim: 4 } data_filler { type: "gaussian" } data_filler { type: "constant" } } }
@@ -41,20 +44,20 @@ def make_solver(more: str = ""):
 def weights(value: float) -> Callable[[], None]:
     net = caffe_pb2.NetParameter()
     net.layer.add(name="ip", type="InnerProduct")
-    return lambda: files.write_caffemodel("x.caffemodel", net, {"ip": [np.full((300, 40), value, np.float32)]})
+    return lambda: caffemodel.write_caffemodel("x.caffemodel", net, {"ip": [np.full((300, 40), value, np.float32)]})
 
 
 # What writes a file: its name, and a first and a second content.
 WRITERS = {
     "caffemodel": ("x.caffemodel", weights(1), weights(2)),
-    "solverstate": ("x.solverstate", *(lambda i=i: files.write_solverstate("x.solverstate", files.SolverState(
+    "solverstate": ("x.solverstate", *(lambda i=i: solverstate.write_solverstate("x.solverstate", solverstate.SolverState(
         i, "x", 0, [np.full(9000, i, np.float32)])) for i in (1, 2))),
-    "binaryproto": ("x.binaryproto", *(lambda i=i: files.write_blobproto("x.binaryproto", np.full((3, 99, 99), i))
+    "binaryproto": ("x.binaryproto", *(lambda i=i: blobproto.write_blobproto("x.binaryproto", np.full((3, 99, 99), i))
                                        for i in (1, 2))),
     "npy": ("x.npy", *(lambda i=i: write_mean(np.full((3, 9, 9), i, np.float32), "x.binaryproto", "x.npy")
                        for i in (1, 2))),
     "bytes": ("x.txt", *(lambda i=i: files.write_bytes("x.txt", bytes([i]) * 99999) for i in (1, 2))),
-    "json": ("x.json", *(lambda i=i: evaluation.write_json("x.json", {"i": i}) for i in (1, 2))),
+    "json": ("x.json", *(lambda i=i: protocol.write_json("x.json", {"i": i}) for i in (1, 2))),
 }
 
 
@@ -112,10 +115,10 @@ def test_a_snapshot_that_fails_anywhere(faults, tmp_path, monkeypatch):  # noqa:
         faults.fail(0, 0)
         # Its very last step, the folder's fsync, comes when the snapshot already has its name.
         wanted = "x_iter_3.solverstate" if at == steps else "x_iter_2.solverstate"
-        assert training.newest_snapshot("x", sys.stderr) == wanted, at
+        assert runs.newest_snapshot("x", sys.stderr) == wanted, at
         if at < steps:
             assert not Path("x_iter_3.solverstate").exists()
-    assert not resume.whole("x_iter_2.solverstate")
+    assert not snapshots.whole("x_iter_2.solverstate")
 
 
 def test_keep_counts_what_the_run_has_written(tmp_path, monkeypatch):
@@ -125,14 +128,14 @@ def test_keep_counts_what_the_run_has_written(tmp_path, monkeypatch):
     for _ in range(4):
         solver.step(1)
         solver.snapshot()
-    training.remove_old_snapshots("x", 1, 2)
+    runs.remove_old_snapshots("x", 1, 2)
     assert not Path("x_iter_1.solverstate").exists() and not Path("x_iter_1.caffemodel").exists()
     assert all(Path(f"x_iter_{i}.solverstate").exists() for i in (2, 3, 4))
     # What a kill has left of a snapshot goes with the next; a model without extra state is the user's.
     Path("x_iter_2.solverstate").unlink()
     Path("x_iter_1.caffemodel").write_bytes(b"kept by hand")
     Path("x_iter_\u00b2.resume.npz").touch()  # a digit to str.isdigit, but none to int
-    training.remove_old_snapshots("x", 2, 4)
+    runs.remove_old_snapshots("x", 2, 4)
     assert sorted(p.name for p in tmp_path.glob("x_iter_*.caffemodel")) == [f"x_iter_{i}.caffemodel" for i in (1, 3, 4)]
     assert sorted(p.name for p in tmp_path.glob("*.npz")) == [f"x_iter_{i}.resume.npz" for i in ("3", "4", "\u00b2")]
 
@@ -167,12 +170,12 @@ def test_tests_of_a_stopped_run_are_not_counted_twice(tmp_path, monkeypatch):
 
         def stop() -> None:
             if solver.iter == stop_at:
-                raise training.Stopped
+                raise runs.Stopped
 
         solver.add_callback(stop, lambda: None)
         try:
             solver.solve()
-        except training.Stopped:
+        except runs.Stopped:
             solver.snapshot()
         return solver.net.params["ip"][0].data.copy()
 
@@ -188,8 +191,8 @@ def test_the_system_refuses_to_write_more(kind, tmp_path):
 import resource, sys, signal
 import numpy as np
 from torchcaffe import files
-from torchcaffe.errors import run_main
-from torchcaffe.lmdb_writer import LmdbWriter
+from torchcaffe.base.errors import run_main
+from torchcaffe.data.lmdb_writer import LmdbWriter
 from torchcaffe.proto import caffe_pb2
 
 def main():
@@ -229,7 +232,7 @@ def test_what_ends_a_program():
 
 
 def test_memory_that_is_not_there(monkeypatch):
-    monkeypatch.setattr(memory, "total", lambda: 1_000_000)
+    monkeypatch.setattr(malloc, "total", lambda: 1_000_000)
     with pytest.raises(CaffeError, match=r"blob shape \(1000, 1000\): 0.0 GB; there are"):
         Blob(1000, 1000)
 

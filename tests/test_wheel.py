@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
@@ -14,9 +15,8 @@ from pathlib import Path
 import pytest
 
 import torchcaffe
-from tests.test_imports import imported
+from tests import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
 SCRIPT = """
 import sys, torchcaffe as caffe
@@ -31,6 +31,17 @@ caffe.set_random_seed(1)
 print(caffe.Net("net.prototxt", caffe.TEST).forward()["ip"].shape)
 assert "ilgnet" not in sys.modules
 """
+
+
+def imported(path: Path, package: str) -> set[str]:
+    """The top-level names that a module imports anywhere in it, however deep inside."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            names.add(package if node.level else str(node.module).split(".")[0])
+    return names
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +68,7 @@ def test_contents(wheel):
     assert {name for name in names if not name.startswith(about)} == wanted
     assert about + "licenses/LICENSE" in names
     assert metadata["Name"] == "torchcaffe" and metadata["Version"] == torchcaffe.__version__
-    assert "torchcaffe = torchcaffe.cli:main" in scripts
+    assert "torchcaffe = torchcaffe.cli.main:main" in scripts
 
 
 def test_it_asks_for_what_it_imports(wheel):

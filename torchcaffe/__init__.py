@@ -6,34 +6,34 @@ also work where no torch is."""
 from __future__ import annotations
 
 import importlib
-import importlib.abc
-import importlib.util
-import sys
 from typing import Any
+
+from torchcaffe.base.alias import ALIASES
+from torchcaffe.base.alias import install_as_caffe as install_as_caffe
 
 __version__ = "1.0.0"
 
-# name -> module that has it (None: the module of that name itself)
+# name -> the module that has it
 _EXPORTS = {
-    "Net": "net",
-    "layer_type_list": "net",
-    "Layer": "python_layer",
-    "Solver": "solver",
-    "SGDSolver": "solver",
-    "NesterovSolver": "solver",
-    "AdaGradSolver": "solver",
-    "RMSPropSolver": "solver",
-    "AdaDeltaSolver": "solver",
-    "AdamSolver": "solver",
-    "get_solver": "solver",
-    "Classifier": "classifier",
-    "Detector": "detector",
-    "CaffeError": "errors",
-    "set_mode_cpu": "context",
-    "set_mode_gpu": "context",
-    "set_device": "context",
-    "set_precision": "context",
-    "allow_python_layers": "context",
+    "Net": "nets.net",
+    "layer_type_list": "nets.net",
+    "Layer": "core.python_layer",
+    "Solver": "solvers.solver",
+    "SGDSolver": "solvers.solver",
+    "NesterovSolver": "solvers.solver",
+    "AdaGradSolver": "solvers.solver",
+    "RMSPropSolver": "solvers.solver",
+    "AdaDeltaSolver": "solvers.solver",
+    "AdamSolver": "solvers.solver",
+    "get_solver": "solvers.solver",
+    "Classifier": "pycaffe.classifier",
+    "Detector": "pycaffe.detector",
+    "CaffeError": "base.errors",
+    "set_mode_cpu": "base.context",
+    "set_mode_gpu": "base.context",
+    "set_device": "base.context",
+    "set_precision": "base.context",
+    "allow_python_layers": "base.context",
     "set_random_seed": "pycaffe",
     "solver_count": "pycaffe",
     "solver_rank": "pycaffe",
@@ -44,23 +44,17 @@ _EXPORTS = {
     "has_nccl": "pycaffe",
     "NCCL": "pycaffe",
     "Timer": "pycaffe",
-    "NetSpec": "net_spec",
-    "layers": "net_spec",
-    "params": "net_spec",
-    "to_proto": "net_spec",
-    "_caffe": None,
-    "classifier": None,
-    "coord_map": None,
-    "detector": None,
-    "draw": None,
-    "io": None,
-    "log": None,
-    "net_spec": None,
-    "proto": None,
-    "pycaffe": None,
+    "NetSpec": "pycaffe.net_spec",
+    "layers": "pycaffe.net_spec",
+    "params": "pycaffe.net_spec",
+    "to_proto": "pycaffe.net_spec",
 }
 
-__all__ = sorted([*(_EXPORTS.keys() - {"_caffe"}), "TRAIN", "TEST"])  # what `from caffe import *` brings
+_MODULES = {"proto": "torchcaffe.proto", "pycaffe": "torchcaffe.pycaffe"}
+_MODULES.update((alias.partition(".")[2], module) for alias, module in ALIASES.items())
+
+# What `from caffe import *` brings.
+__all__ = sorted({*_EXPORTS, *_MODULES, "TRAIN", "TEST"} - {"_caffe", "layer"})
 
 
 def __getattr__(name: str) -> Any:
@@ -68,38 +62,12 @@ def __getattr__(name: str) -> Any:
         from torchcaffe.proto import caffe_pb2
 
         return getattr(caffe_pb2, name)
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
     if name not in _EXPORTS:
         raise AttributeError(f"module 'torchcaffe' has no attribute '{name}'")
-    module = importlib.import_module(f"torchcaffe.{_EXPORTS[name] or name}")
-    return getattr(module, name) if _EXPORTS[name] else module
+    return getattr(importlib.import_module(f"torchcaffe.{_EXPORTS[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_EXPORTS, "TRAIN", "TEST"])
-
-
-class _Alias(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds `caffe` and `caffe.X` as torchcaffe's modules."""
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        if name != "caffe" and not name.startswith("caffe."):
-            return None
-        try:
-            importlib.import_module("torchcaffe" + name[5:])
-        except ModuleNotFoundError as error:
-            if error.name and error.name.startswith("torchcaffe"):
-                return None
-            raise
-        return importlib.util.spec_from_loader(name, self)
-
-    def create_module(self, spec: Any) -> Any:
-        return sys.modules["torchcaffe" + spec.name[5:]]
-
-    def exec_module(self, module: Any) -> None:
-        """The module is loaded already."""
-
-
-def install_as_caffe() -> None:
-    """Make `import caffe`, `from caffe.proto import caffe_pb2` and so on mean this engine, in this process."""
-    if not any(isinstance(finder, _Alias) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Alias())
+    return sorted({*globals(), *_EXPORTS, *_MODULES, "TRAIN", "TEST"})

@@ -1,5 +1,5 @@
 """`python -m torchcaffe`: the same as the program `torchcaffe`."""
 
-from torchcaffe.cli import main
+from torchcaffe.cli.main import main
 
 main()

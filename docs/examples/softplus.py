@@ -2,7 +2,7 @@
 
 import torch.nn.functional as F
 
-from torchcaffe.layer import TorchLayer, layer
+from torchcaffe.core.layer import TorchLayer, layer
 from torchcaffe.proto import caffe_pb2
 
 

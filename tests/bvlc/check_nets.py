@@ -20,8 +20,8 @@ import caffe  # noqa: E402
 import lmdb  # noqa: E402
 import numpy as np  # noqa: E402
 
-from prototxt import emit  # noqa: E402
-from prototxt.variants import VARIANTS  # noqa: E402
+from ilgnet.nets import emit  # noqa: E402
+from ilgnet.nets.variants import VARIANTS  # noqa: E402
 from torchcaffe.proto import format_text  # noqa: E402
 
 PHOTO = np.random.RandomState(0).randint(0, 256, (3, 256, 256)).astype(np.uint8)

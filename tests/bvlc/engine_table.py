@@ -15,7 +15,7 @@ import numpy as np
 
 from tests.bvlc import compare, layers
 from tests.bvlc.run_caffe import run_layer
-from torchcaffe.files import write_bytes
+from torchcaffe.formats.files import write_bytes
 from torchcaffe.proto import caffe_pb2, parse_text
 
 HERE = Path(__file__).resolve().parent
@@ -34,8 +34,8 @@ SHARED_PARAMS = ("transform_param", "loss_param", "softmax_param")  # messages t
 
 def own_field(type_: str) -> str | None:
     """The field of LayerParameter that is the type's own."""
-    from torchcaffe import net
-    from torchcaffe.layer import registry
+    from torchcaffe.core.layer import registry
+    from torchcaffe.nets import net
 
     net.layer_type_list()  # loads them all
     return registry[type_].param_field

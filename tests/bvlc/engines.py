@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ilgnet import bvlc
+from ilgnet.run import bvlc
 
 HERE = Path(__file__).resolve().parent
 

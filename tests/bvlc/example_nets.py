@@ -1,4 +1,4 @@
-"""Nets that Caffe's users know, written from their published descriptions with torchcaffe.net_spec.
+"""Nets that Caffe's users know, written from their published descriptions with torchcaffe.pycaffe.net_spec.
 
 LeNet (LeCun 1998, as Caffe's tutorial trains it), CaffeNet (AlexNet, Krizhevsky 2012: groups, LRN, dropout), GoogLeNet
 (Szegedy 2014, with both auxiliary classifiers), ResNet (He 2015: a basic and a bottleneck block), FCN (Long 2015:
@@ -45,7 +45,7 @@ def train_once(caffe, job, arrays=None):
 
 # ---- the nets --------------------------------------------------------------------------------------------------------
 def spec():
-    from torchcaffe import net_spec
+    from torchcaffe.pycaffe import net_spec
 
     return net_spec.NetSpec(), net_spec.layers, net_spec.params
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from tests.bvlc import run_caffe
+from torchcaffe.formats.upgrade import read_net
 from torchcaffe.proto import caffe_pb2
-from torchcaffe.upgrade import read_net
 
 # How near is nearly, in parts of a blob's root mean square: roundings add up with depth, so NEAR times 5 and one more a
 # layer that decides. That is several times what single values of two engines were seen to differ by, at every depth.

@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ilgnet import bvlc
+from ilgnet.run import bvlc
 from tests.bvlc import cli_jobs
 
 OUT = Path(__file__).resolve().parent / "goldens" / "cli"

@@ -72,7 +72,7 @@ def main(argv):
         return 0
     from pathlib import Path
 
-    from ilgnet import bvlc
+    from ilgnet.run import bvlc
 
     bvlc.bvlc_python([__file__, Path(__file__).resolve().parent / "goldens" / "detector.npz"])
     return 0

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from ilgnet import bvlc
+from ilgnet.run import bvlc
 from tests.bvlc import compare, layers, net_rules, run_caffe, solvers
 from tests.bvlc.engines import Engine, EngineError
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from torchcaffe.imageset import Options, sha256
+from torchcaffe.data.imageset import Options
+from torchcaffe.formats.files import sha256
 
 GOLDENS = Path(__file__).resolve().parent / "goldens" / "imageset.json"
 COUNT, ABSENT = 2300, (0, 700, 2299)  # three transactions; pictures that are in the list only
@@ -39,7 +40,7 @@ def make_pictures(folder: Path) -> list[tuple[str, int]]:
 
 
 def main() -> None:
-    from ilgnet import bvlc
+    from ilgnet.run import bvlc
 
     goldens = {}
     with tempfile.TemporaryDirectory() as temporary:

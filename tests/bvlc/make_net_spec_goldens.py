@@ -1,7 +1,7 @@
-"""Writes tests/goldens/net_spec/NAME.prototxt: the nets of net_spec_examples.py as pycaffe's net_spec makes them and
+"""Writes tests/bvlc/goldens/net_spec/NAME.prototxt: the nets of net_spec_examples.py as pycaffe's net_spec makes them and
 Caffe prints them. Run by a Python that has BVLC's pycaffe, with Caffe's programs on PATH:
 
-    python3 tests/bvlc/make_net_spec_goldens.py tests/goldens/net_spec
+    python3 tests/bvlc/make_net_spec_goldens.py tests/bvlc/goldens/net_spec
 """
 
 from __future__ import annotations

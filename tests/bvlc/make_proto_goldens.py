@@ -1,6 +1,6 @@
-"""Writes tests/goldens/proto/: what real Caffe says about its schema. Run by a Python that has BVLC's pycaffe:
+"""Writes tests/bvlc/goldens/proto/: what real Caffe says about its schema. Run by a Python that has BVLC's pycaffe:
 
-python3 tests/bvlc/make_proto_goldens.py tests/goldens/proto
+python3 tests/bvlc/make_proto_goldens.py tests/bvlc/goldens/proto
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Writes what Caffe's upgrade programs make of tests/goldens/upgrade/NAME.in.prototxt: NAME.out.prototxt (unless Caffe
+"""Writes what Caffe's upgrade programs make of tests/bvlc/goldens/upgrade/NAME.in.prototxt: NAME.out.prototxt (unless Caffe
 aborts) and NAME.log. Needs Caffe's programs on PATH:
 
-    python3 tests/bvlc/make_upgrade_goldens.py tests/goldens/upgrade
+    python3 tests/bvlc/make_upgrade_goldens.py tests/bvlc/goldens/upgrade
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def main(argv: list) -> int:
     if args.worker:
         work(args.worker, args.nets[0], args.first)
         return 0
-    from ilgnet import bvlc
+    from ilgnet.run import bvlc
     from tests.bvlc import compare, whole_nets
 
     kernels = ("Haswell", *compare.OTHER_CORETYPES)  # the first makes the golden

@@ -31,12 +31,13 @@ import hypothesis
 import numpy as np
 from tqdm import tqdm
 
-from ilgnet import bvlc
-from prototxt.variants import VARIANTS
+from ilgnet.nets.variants import VARIANTS
+from ilgnet.run import bvlc
 from tests.bvlc import compare, drawn, layers, solvers, whole_nets
 from tests.bvlc.engines import Engine, EngineError
-from torchcaffe.errors import CaffeError, run_main
-from torchcaffe.files import read_caffemodel, read_solverstate
+from torchcaffe.base.errors import CaffeError, run_main
+from torchcaffe.formats.caffemodel import read_caffemodel
+from torchcaffe.formats.solverstate import read_solverstate
 from torchcaffe.proto import caffe_pb2
 
 SHARED = Path(os.environ.get("ILGNET_SHARED", Path(__file__).resolve().parents[3] / "shared"))

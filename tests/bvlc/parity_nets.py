@@ -13,7 +13,7 @@ from tqdm import tqdm
 from tests.bvlc import compare, example_nets, flips, released
 from tests.bvlc.engines import Engine
 from tests.bvlc.parity import Setting, Table, draw, make_net, photos, trio
-from torchcaffe.upgrade import read_net
+from torchcaffe.formats.upgrade import read_net
 
 RATE = 1e-6  # at which the released net trains: at Table 1's 1e-4 real Caffe itself is at NaN after 5 to 7 iterations
 
@@ -207,7 +207,7 @@ def released_weights(s: Setting, net: Path) -> Path:
     import io
 
     import torchcaffe
-    from tools import surgery
+    from ilgnet.cli import surgery
 
     weights = s.work / "released.caffemodel"
     if s.shared:

@@ -47,8 +47,8 @@ LOSS = "(automatic)"  # what Caffe calls the top that the released loss layer le
 # ---- the files -------------------------------------------------------------------------------------------------------
 def as_v1(net) -> str:
     """A net of today's `layer`s as the text of 2014's: V1 layers, preprocessing in data_param, the loss without top."""
+    from torchcaffe.formats.upgrade import V1_TYPE_NAMES
     from torchcaffe.proto import caffe_pb2, format_text
-    from torchcaffe.upgrade import V1_TYPE_NAMES
 
     types = {new: old for old, new in V1_TYPE_NAMES.items()}
     result = caffe_pb2.NetParameter(name=net.name)
@@ -71,7 +71,7 @@ def as_v1(net) -> str:
 
 def net_texts(data: Path, batch: int, test_batch: int = 50) -> dict[str, str]:
     """train.prototxt and val.prototxt of the released v1: crop 227, the LMDBs and mean of folder `data`."""
-    from prototxt import emit
+    from ilgnet.nets import emit
     from torchcaffe.proto import caffe_pb2
 
     texts = {}
@@ -217,7 +217,7 @@ def follow(caffe, job, arrays=None):
     update is that of the same gradients; its results are compared, and then all is set to BVLC's.
 
     Returns what the iteration left, with the errors of gradients (greatest and median) and of weights and history."""
-    from torchcaffe import files
+    from torchcaffe.formats import caffemodel, solverstate
 
     solver = OPEN["solver"]
     blobs = parameters(solver.net)
@@ -234,8 +234,8 @@ def follow(caffe, job, arrays=None):
     OPEN["callback"] = gradients
     solver.step(1)
     seen = observe(solver.net)
-    state = files.read_solverstate(job["state"])
-    learned = files.read_caffemodel(os.path.join(os.path.dirname(job["state"]), state.learned_net))
+    state = solverstate.read_solverstate(job["state"])
+    learned = caffemodel.read_caffemodel(os.path.join(os.path.dirname(job["state"]), state.learned_net))
     theirs = {f"{layer.name}/{i}": values for layer in learned for i, values in enumerate(layer.blobs)}
     history = [error(blob.diff, values) for (_, blob), values in zip(blobs, state.history)]
     weights = [update_error(blob.data, theirs[name], values) for (name, blob), values in zip(blobs, state.history)]

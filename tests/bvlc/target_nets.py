@@ -18,7 +18,7 @@ test_iter: 1 test_interval: 1000 test_initialization: false
 
 def ratings(part: str) -> list:
     """Ratings made up of a random seed: photo i of a part has image id 100 + i."""
-    from data_prep.ratings import Rating
+    from ilgnet.ava.ratings import Rating
 
     rng = np.random.RandomState(len(part))
     votes = [np.maximum(rng.poisson(np.exp(-((np.arange(1, 11) - rng.uniform(3, 8)) ** 2) / 4) * 30), 0)
@@ -28,9 +28,9 @@ def ratings(part: str) -> list:
 
 def write_data(folder: Path, side: int = SIDE) -> None:
     """LMDBs of square photos, both kinds of labels' and the mean."""
-    from data_prep import splits, targets
-    from torchcaffe.imageset import encode_datum, write_mean
-    from torchcaffe.lmdb_writer import LmdbWriter
+    from ilgnet.ava import splits, targets
+    from torchcaffe.data.imageset import encode_datum, write_mean
+    from torchcaffe.data.lmdb_writer import LmdbWriter
 
     for part in PHOTOS:
         rows = ratings(part)
@@ -50,7 +50,7 @@ def write_data(folder: Path, side: int = SIDE) -> None:
 
 def write(folder: Path, name: str) -> dict:
     """The job for `train`: the emitted net of the smallest variant, cut to small photos and batches, and a solver."""
-    from prototxt import emit
+    from ilgnet.nets import emit
     from torchcaffe.proto import format_text
 
     write_data(folder)
@@ -64,7 +64,7 @@ def write(folder: Path, name: str) -> dict:
 
 
 def head_of(name: str) -> str:
-    from prototxt.targets import TARGETS
+    from ilgnet.nets.targets import TARGETS
 
     return TARGETS[name].layer
 

@@ -15,8 +15,8 @@ import zlib
 
 import numpy as np
 
-from prototxt import emit
-from prototxt.variants import VARIANTS
+from ilgnet.nets import emit
+from ilgnet.nets.variants import VARIANTS
 from tests.bvlc import flips
 from torchcaffe.proto import caffe_pb2, format_text
 

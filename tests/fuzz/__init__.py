@@ -19,13 +19,18 @@ import lmdb
 import numpy as np
 from google.protobuf import text_format
 
-from data_prep import decode, labels, ratings, splits
-from ilgnet import caffe_log, evaluation, preprocess, xmp
-from torchcaffe import context, files, imageset, pictures, resume, upgrade
-from torchcaffe.db import LmdbReader
-from torchcaffe.errors import CaffeError, OutOfMemory, named
+from ilgnet.ava import labels, ratings, splits
+from ilgnet.evaluate import caffe_log, protocol
+from ilgnet.photos import decode, preprocess
+from ilgnet.rank import xmp
+from torchcaffe.base.errors import CaffeError, OutOfMemory, named
+from torchcaffe.data import imageset, pictures
+from torchcaffe.data.lmdb_reader import LmdbReader
+from torchcaffe.data.transform import datum_image, parse_datum
+from torchcaffe.formats import blobproto, caffemodel, solverstate, upgrade
 from torchcaffe.proto import caffe_pb2
-from torchcaffe.transform import datum_image, parse_datum
+from torchcaffe.random import streams
+from torchcaffe.solvers import snapshots
 
 LIMIT_BYTES = 1 << 30
 LIMIT_SECONDS = 60  # of a clock: on a busy machine the ten of computing that an HDF5 file may take are longer
@@ -101,13 +106,13 @@ def _read_datum(path: Path) -> None:
 
 def _read_net(path: Path) -> None:
     """Parse, upgrade, make the net and run it once."""
-    from torchcaffe.net import Net
+    from torchcaffe.nets.net import Net
 
     net = upgrade.read_net(path)
     if len(net.layer) > 50:
         return
     net.state.phase = caffe_pb2.TEST
-    context.set_random_seed(1)
+    streams.set_random_seed(1)
     made = Net.from_param(net, str(path))
     if made._blob_list and sum(blob.count for blob in made._blob_list) < 100_000:
         made.run_forward(0, len(made.layers) - 1)
@@ -133,14 +138,14 @@ def _read_rows(path: Path) -> None:
 
 def _batch(path: Path, kind: str, parameters: str) -> None:
     """A batch of a layer that reads a list of pictures, of which a.png is there."""
-    from torchcaffe.net import Net
+    from torchcaffe.nets.net import Net
 
     (path.parent / "a.png").write_bytes(_images()[1])
     net = caffe_pb2.NetParameter()
     text = f"""layer {{ name: "data" type: "{kind}" top: "data" top: "label" transform_param {{ crop_size: 8 }}
                {parameters % path} }}"""
     text_format.Parse(text, net)
-    context.set_random_seed(1)
+    streams.set_random_seed(1)
     Net.from_param(net, str(path)).run_forward(0, 0)
 
 
@@ -166,12 +171,12 @@ LOG = (b"I1124 23:59:58.999999  1 solver.cpp:239] Iteration 20 (3.1 iter/s, 6.4s
        b"I1124 23:59:59.999999  1 caffe.cpp:304] Batch 0, accuracy = 0.8\n")
 
 TARGETS = {
-    "caffemodel": Target(files.read_caffemodel, "x.caffemodel", lambda: _small("bvlc/goldens/**/*.caffemodel")),
-    "caffemodel_net": Target(files.read_caffemodel_net, "x.caffemodel", lambda: _small("bvlc/goldens/**/*.caffemodel")),
-    "caffemodel_hdf5": Target(files.read_caffemodel, "x.caffemodel.h5", lambda: [
+    "caffemodel": Target(caffemodel.read_caffemodel, "x.caffemodel", lambda: _small("bvlc/goldens/**/*.caffemodel")),
+    "caffemodel_net": Target(caffemodel.read_caffemodel_net, "x.caffemodel", lambda: _small("bvlc/goldens/**/*.caffemodel")),
+    "caffemodel_hdf5": Target(caffemodel.read_caffemodel, "x.caffemodel.h5", lambda: [
         *_small("bvlc/goldens/**/*.caffemodel.h5"), _hdf5(data__ip__0=np.ones((2, 3), "f4"))], tried=True),
-    "solverstate": Target(files.read_solverstate, "x.solverstate", lambda: _small("bvlc/goldens/**/*.solverstate")),
-    "solverstate_hdf5": Target(files.read_solverstate, "x.solverstate.h5", lambda: [
+    "solverstate": Target(solverstate.read_solverstate, "x.solverstate", lambda: _small("bvlc/goldens/**/*.solverstate")),
+    "solverstate_hdf5": Target(solverstate.read_solverstate, "x.solverstate.h5", lambda: [
         *_small("bvlc/goldens/**/*.solverstate.h5"),
         _hdf5(iter=np.int32(1), learned_net=b"x", current_step=np.int32(0), history__0=np.ones(3, "f4"))], tried=True),
     "hdf5_data": Target(_read_rows, "x.h5", lambda: [
@@ -180,12 +185,12 @@ TARGETS = {
     "image_data": Target(_read_image_data, "list.txt", lambda: [b"a.png 0\na.png 1\n", b"a.png\n"]),
     "window_data": Target(_read_window_data, "windows.txt", lambda: [
         b"# 0\na.png\n3\n40\n48\n2\n1 0.9 0 0 20 20\n1 0.1 5 5 30 30\n"]),
-    "blobproto": Target(files.read_blobproto, "x.binaryproto", lambda: [
+    "blobproto": Target(blobproto.read_blobproto, "x.binaryproto", lambda: [
         caffe_pb2.BlobProto(num=1, channels=3, height=1, width=2, data=range(6)).SerializeToString(),
         *_small("bvlc/goldens/inputs/*.binaryproto")]),
     "mean": Target(preprocess.read_mean, "x.npy", lambda: [_saved(np.save, np.ones((3, 2, 2), "f4")),
                                                            _saved(np.save, np.ones(3))]),
-    "resume": Target(resume.read, "x.resume.npz", lambda: [
+    "resume": Target(snapshots.read, "x.resume.npz", lambda: [
         _saved(np.savez, about=np.array('{"format": 1, "iter": 2, "files": {}, "losses_seen": 1}'), a=np.ones(2))]),
     "datum": Target(_read_datum, "x.datum", _datums),
     "lmdb": Target(_read_lmdb, "data.mdb", _lmdb),
@@ -201,7 +206,7 @@ TARGETS = {
     "imageset_list": Target(imageset.read_list, "list.txt", lambda: [b"1.jpg 0\na b.jpg 12\n"]),
     "labels": Target(labels.read_labels, "x.csv", lambda: [b"file,pick,stars\na.jpg,keep,5\nb.jpg,,\n",
                                                          b"file,votes\na.jpg,1 2 3\n"]),
-    "predictions": Target(evaluation.read_csv, "x.csv", lambda: [
+    "predictions": Target(protocol.read_csv, "x.csv", lambda: [
         b"key,label,p_high\n1_a,0,0.5\n2_b,1,1e-3\n", b"key,label,p_high,margin\n1_a,0,0.5,0\n2_b,1,1,17.5\n"]),
     "sidecar": Target(_read_sidecar, "x.xmp", lambda: [xmp.render(3, 0.5, 60, True), _images()[0] + b'xmp:Rating="4"']),
     "log": Target(caffe_log.read_log, "x.log", lambda: [LOG]),

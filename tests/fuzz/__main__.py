@@ -22,8 +22,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.fuzz import LIMIT_BYTES, LIMIT_SECONDS, TARGETS, attempt, mutated
-from torchcaffe import files, log
-from torchcaffe.errors import CaffeError, run_main
+from torchcaffe.base import log
+from torchcaffe.base.errors import CaffeError, run_main
+from torchcaffe.formats import files
 
 SECONDS_UNTRIED = 2
 INPUTS_A_PROCESS = 20_000  # so that what an input leaves behind in a library does not last

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from torchcaffe import log
-from torchcaffe.blob import Blob, canonical_axis, shaped
-from torchcaffe.errors import CaffeError
-from torchcaffe.layer import Layer, layer
+from torchcaffe.base import log
+from torchcaffe.base.errors import CaffeError
+from torchcaffe.core.blob import Blob, canonical_axis, shaped
+from torchcaffe.core.layer import Layer, layer
 
 
 def per_axis(param: object, field: str, short: str, axes: int, default: int | None, least: int) -> tuple[int, ...]:

@@ -12,14 +12,15 @@ from typing import Any, Callable, NamedTuple
 import numpy as np
 import torch
 
-from torchcaffe import context, log
-from torchcaffe.blob import Blob
-from torchcaffe.db import LmdbReader
-from torchcaffe.errors import CaffeError
-from torchcaffe.filler import fill
-from torchcaffe.layer import Layer, layer, to_device
+from torchcaffe.base import context, log
+from torchcaffe.base.errors import CaffeError
+from torchcaffe.core.blob import Blob
+from torchcaffe.core.layer import Layer, layer, to_device
+from torchcaffe.data.lmdb_reader import LmdbReader
+from torchcaffe.data.transform import DataTransformer, Packed, parse_datum
 from torchcaffe.proto import caffe_pb2
-from torchcaffe.transform import DataTransformer, Packed, parse_datum
+from torchcaffe.random import streams
+from torchcaffe.random.filler import fill
 
 
 @layer(bottoms=0, tops=(1, None))
@@ -75,7 +76,7 @@ class DummyData(Layer):
 
     def _fill(self, blob: Blob, filler: caffe_pb2.FillerParameter) -> None:
         values = np.empty(blob.shape, np.float32)
-        fill(values, filler, context.rng())
+        fill(values, filler, streams.rng())
         blob.t = torch.from_numpy(values).to(self.device)
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
@@ -100,7 +101,7 @@ class MemoryData(Layer):
         if min(p.batch_size, *self.shape) < 1:
             raise CaffeError("batch_size, channels, height and width must be given, each 1 or more")
         self.transformer = DataTransformer(self.layer_param.transform_param, self.phase)
-        self.transformer.init_rand(context.rng())
+        self.transformer.init_rand(streams.rng())
         self._data: np.ndarray | None = None
         self._position = 0
         self._batch = p.batch_size
@@ -185,7 +186,7 @@ class PrefetchingLayer(Layer):
         self.transformer = DataTransformer(self.layer_param.transform_param, self.phase)
         # BVLC's order of draws from the process's stream: the transformer's seed, what opening draws, the
         # transformer's seed again (the one that counts), and one for the thread.
-        rng = context.rng()
+        rng = streams.rng()
         self.transformer.init_rand(rng)
         self.open(top)
         self.transformer.init_rand(rng)

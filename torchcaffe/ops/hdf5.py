@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from torchcaffe import context, files, log
-from torchcaffe.blob import Blob
-from torchcaffe.errors import CaffeError
-from torchcaffe.layer import Layer, layer
-from torchcaffe.memory import check_fits
+from torchcaffe.base import context, log
+from torchcaffe.base.errors import CaffeError
+from torchcaffe.base.malloc import check_fits
+from torchcaffe.core.blob import Blob
+from torchcaffe.core.layer import Layer, layer
+from torchcaffe.formats import files, hdf5
 from torchcaffe.proto import caffe_pb2
 
 
@@ -43,12 +44,12 @@ class LibcRand:
 _libc = LibcRand()  # one stream a process, as in C
 
 
-@files.tried
+@hdf5.tried
 def read_datasets(path: files.PathLike, tops: Sequence[str]) -> list[np.ndarray]:
     """The datasets of a file that the tops are named after, as float32."""
     if not os.path.exists(path):
         raise CaffeError(f"{path}: no such file")
-    with files.hdf5_file(path, "r") as file:
+    with hdf5.hdf5_file(path, "r") as file:
         return [_dataset(file, path, top) for top in tops]
 
 
@@ -58,7 +59,7 @@ def _dataset(file: Any, path: files.PathLike, top: str) -> np.ndarray:
         raise CaffeError(f"{path}: has no dataset '{top}'")
     if values.dtype.kind not in "fiu" or not values.shape:
         raise CaffeError(f"{path}: dataset '{top}' ({values.dtype} {values.shape}): rows of numbers expected")
-    files.check_held(values)
+    hdf5.check_held(values)
     check_fits(values.size, f"{path}: dataset '{top}'")
     return np.asarray(values, np.float32)
 
@@ -171,7 +172,7 @@ class HDF5Output(Layer):
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         name = self.p.file_name
-        if os.path.lexists(name) and not (os.path.isfile(name) and files.is_hdf5(name)):
+        if os.path.lexists(name) and not (os.path.isfile(name) and hdf5.is_hdf5(name)):
             raise CaffeError(f"hdf5_output_param.file_name: {name} is there, and no HDF5 file: not overwritten")
         self._access("w")
 

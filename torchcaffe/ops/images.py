@@ -9,14 +9,17 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from torchcaffe import context, files, log, pictures
-from torchcaffe.blob import Blob
-from torchcaffe.errors import CaffeError
-from torchcaffe.files import read_blobproto
-from torchcaffe.layer import layer
+from torchcaffe.base import log
+from torchcaffe.base.errors import CaffeError
+from torchcaffe.core.blob import Blob
+from torchcaffe.core.layer import layer
+from torchcaffe.data import pictures
+from torchcaffe.data.transform import Packed
+from torchcaffe.formats import files
+from torchcaffe.formats.blobproto import read_blobproto
 from torchcaffe.ops.data import PrefetchingLayer
-from torchcaffe.rng import Rng
-from torchcaffe.transform import Packed
+from torchcaffe.random import streams
+from torchcaffe.random.rng import Rng
 
 
 def read_text(path: str, field: str) -> str:
@@ -57,7 +60,7 @@ class ImageData(PrefetchingLayer):
             self._lines.pop()
         if not self._lines:
             raise CaffeError(f"image_data_param.source: {p.source} is empty")
-        rng = context.rng()
+        rng = streams.rng()
         self._turns = list(range(len(self._lines)))  # the order of the lines
         self._turns_array: np.ndarray | None = None  # the same, made when a place is asked for
         self._order = Rng(rng.rand()) if p.shuffle else None
@@ -138,7 +141,7 @@ class WindowData(PrefetchingLayer):
 
     def open(self, top: list[Blob]) -> None:
         p, t = self.p, self.layer_param.transform_param
-        self._rng = Rng(context.rng().rand()) if t.mirror or t.crop_size else None
+        self._rng = Rng(streams.rng().rand()) if t.mirror or t.crop_size else None
         self._images: list[str] = []
         self._cache: dict[int, np.ndarray] = {}
         self._windows: tuple[list[Window], list[Window]] = ([], [])  # background, foreground

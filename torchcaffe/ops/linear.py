@@ -7,9 +7,9 @@ import math
 import torch
 import torch.nn.functional as F
 
-from torchcaffe.blob import Blob, canonical_axis
-from torchcaffe.errors import CaffeError
-from torchcaffe.layer import Layer, TorchLayer, layer
+from torchcaffe.base.errors import CaffeError
+from torchcaffe.core.blob import Blob, canonical_axis
+from torchcaffe.core.layer import Layer, TorchLayer, layer
 from torchcaffe.ops.conv import product_in_place, warn_of_product_in_place
 
 

@@ -7,11 +7,11 @@ import math
 import numpy as np
 import torch
 
-from torchcaffe import log
-from torchcaffe.blob import Blob, canonical_axis
-from torchcaffe.errors import CaffeError
-from torchcaffe.files import read_blobproto
-from torchcaffe.layer import Layer, TorchLayer, layer
+from torchcaffe.base import log
+from torchcaffe.base.errors import CaffeError
+from torchcaffe.core.blob import Blob, canonical_axis
+from torchcaffe.core.layer import Layer, TorchLayer, layer
+from torchcaffe.formats.blobproto import read_blobproto
 from torchcaffe.proto import caffe_pb2
 
 FLT_MIN = torch.finfo(torch.float32).tiny

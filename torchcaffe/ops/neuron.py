@@ -12,11 +12,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from torchcaffe import context
-from torchcaffe.blob import Blob
-from torchcaffe.errors import CaffeError
-from torchcaffe.layer import TorchLayer, layer, to_device
+from torchcaffe.base.errors import CaffeError
+from torchcaffe.core.blob import Blob
+from torchcaffe.core.layer import TorchLayer, layer, to_device
 from torchcaffe.proto import caffe_pb2
+from torchcaffe.random import streams
 
 
 def precise_sigmoid(x: torch.Tensor) -> torch.Tensor:
@@ -92,7 +92,7 @@ class Dropout(Neuron):
         if self.phase != caffe_pb2.TRAIN:
             return True
         before = self._kept
-        kept = context.rng().bernoulli(top[0].count, 1.0 - self.ratio)
+        kept = streams.rng().bernoulli(top[0].count, 1.0 - self.ratio)
         self._kept = self.hold(before, to_device(kept, self.device))
         return self._kept is before
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from torchcaffe.blob import Blob, canonical_axis
-from torchcaffe.errors import CaffeError
-from torchcaffe.layer import Layer, TorchLayer, layer
+from torchcaffe.base.errors import CaffeError
+from torchcaffe.core.blob import Blob, canonical_axis
+from torchcaffe.core.layer import Layer, TorchLayer, layer
 from torchcaffe.proto import caffe_pb2
 
 # How many values LRN works on at a time: its dozen passes over them then find them in the cache.

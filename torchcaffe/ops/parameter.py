@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from torchcaffe.blob import Blob
-from torchcaffe.layer import Layer, layer
+from torchcaffe.core.blob import Blob
+from torchcaffe.core.layer import Layer, layer
 
 
 @layer(bottoms=0, tops=1)

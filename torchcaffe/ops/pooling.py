@@ -7,11 +7,11 @@ import math
 import torch
 import torch.nn.functional as F
 
-from torchcaffe import context
-from torchcaffe.blob import Blob
-from torchcaffe.errors import CaffeError
-from torchcaffe.layer import Layer, layer
+from torchcaffe.base.errors import CaffeError
+from torchcaffe.core.blob import Blob
+from torchcaffe.core.layer import Layer, layer
 from torchcaffe.proto import caffe_pb2
+from torchcaffe.random import streams
 
 FLT_MAX = torch.finfo(torch.float32).max
 MAX, AVE, STOCHASTIC = (getattr(caffe_pb2.PoolingParameter, m) for m in ("MAX", "AVE", "STOCHASTIC"))
@@ -151,7 +151,7 @@ class Pooling(Layer):
 
     def _draw(self, x: torch.Tensor) -> None:
         windows, _, _ = self._windows(x)
-        uniform = torch.from_numpy(context.rng().uniform(windows[..., 0].numel(), 0.0, 1.0)).to(x.device)
+        uniform = torch.from_numpy(streams.rng().uniform(windows[..., 0].numel(), 0.0, 1.0)).to(x.device)
         cumulated = windows.cumsum(-1)
         threshold = uniform.view(windows.shape[:-1]) * cumulated[..., -1]
         reached = cumulated >= threshold.unsqueeze(-1)

@@ -7,10 +7,11 @@ import sys
 
 import torch
 
-from torchcaffe import context, python_layer
-from torchcaffe.blob import Blob
-from torchcaffe.errors import CaffeError
-from torchcaffe.layer import Layer, layer
+from torchcaffe.base import context
+from torchcaffe.base.errors import CaffeError
+from torchcaffe.core import python_layer
+from torchcaffe.core.blob import Blob
+from torchcaffe.core.layer import Layer, layer
 from torchcaffe.proto import caffe_pb2
 
 

@@ -10,12 +10,12 @@ import math
 import numpy as np
 import torch
 
-from torchcaffe import context
-from torchcaffe.blob import Blob
-from torchcaffe.errors import CaffeError
-from torchcaffe.filler import fill
-from torchcaffe.layer import Layer, Parameter, layer
+from torchcaffe.base.errors import CaffeError
+from torchcaffe.core.blob import Blob
+from torchcaffe.core.layer import Layer, Parameter, layer
 from torchcaffe.proto import caffe_pb2
+from torchcaffe.random import streams
+from torchcaffe.random.filler import fill
 
 
 @layer(bottoms=3, tops=2)
@@ -124,7 +124,7 @@ class Recurrent(Layer):
         # BVLC fills these once a step, and keeps the first filling.
         for _ in range(1, self.steps):
             for shape, filler in hidden:
-                fill(Parameter(*shape, device="cpu").data, filler, context.rng())
+                fill(Parameter(*shape, device="cpu").data, filler, streams.rng())
         self._memory = [(blob.data_memory, blob.diff_memory) for blob in self.blobs]
         self._carried: list[torch.Tensor] | None = None
 

@@ -6,9 +6,9 @@ import math
 
 import torch
 
-from torchcaffe.blob import Blob, canonical_axis
-from torchcaffe.errors import CaffeError
-from torchcaffe.layer import Layer, TorchLayer, layer
+from torchcaffe.base.errors import CaffeError
+from torchcaffe.core.blob import Blob, canonical_axis
+from torchcaffe.core.layer import Layer, TorchLayer, layer
 from torchcaffe.proto import caffe_pb2
 
 SUM, ASUM, SUMSQ, MEAN = (getattr(caffe_pb2.ReductionParameter, m) for m in ("SUM", "ASUM", "SUMSQ", "MEAN"))

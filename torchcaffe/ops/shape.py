@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import torch
 
-from torchcaffe.blob import Blob, canonical_axis
-from torchcaffe.errors import CaffeError
-from torchcaffe.layer import Layer, TorchLayer, layer
+from torchcaffe.base.errors import CaffeError
+from torchcaffe.core.blob import Blob, canonical_axis
+from torchcaffe.core.layer import Layer, TorchLayer, layer
 from torchcaffe.proto import caffe_pb2
 
 FLT_MAX = torch.finfo(torch.float32).max

@@ -9,7 +9,7 @@ import struct
 from google.protobuf import text_format
 from google.protobuf.descriptor import FieldDescriptor
 
-from torchcaffe.errors import CaffeError
+from torchcaffe.base.errors import CaffeError
 
 if hasattr(FieldDescriptor, "is_repeated"):  # newer protobuf; `label` is gone in 7
     _is_repeated = operator.attrgetter("is_repeated")

@@ -1,1 +1,0 @@
-"""From AVA's ratings and photos to what a net trains on: labels, splits, LMDBs, mean; also a demo set."""

@@ -1,0 +1,1 @@
+"""AVA: ratings, splits, labels, LMDBs and mean."""

@@ -1,0 +1,102 @@
+"""AVA.txt: ten vote counts a photo, read strictly.
+
+A row has 15 whole numbers: index, image id, votes for the scores 1 to 10, two semantic tags (0: none), challenge.
+Run it to see what a file holds: `python data_prep/ratings.py AVA.txt`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from torchcaffe.base.errors import CaffeError, run_main
+from torchcaffe.formats.files import read_bytes
+
+FIELDS = ("index", "image id", *(f"votes for {score}" for score in range(1, 11)), "tag 1", "tag 2", "challenge")
+
+
+class Rating(NamedTuple):
+    """One photo's row of AVA.txt."""
+
+    id: int
+    votes: tuple[int, ...]  # how many voted 1, 2, ..., 10
+    tags: tuple[int, int]  # 0: none
+    challenge: int
+
+    @property
+    def voters(self) -> int:
+        """How many people voted."""
+        return sum(self.votes)
+
+    @property
+    def total(self) -> int:
+        """The sum of all scores given."""
+        return sum(score * count for score, count in enumerate(self.votes, 1))
+
+    @property
+    def mean(self) -> float:
+        """The mean score, 1 to 10. Python divides whole numbers with a single rounding, so equal means compare equal
+        and exactly 5 is 5.0: many photos stand there, on the edge between the labels."""
+        return self.total / self.voters
+
+    @property
+    def photo(self) -> str:
+        """The photo's file name in AVA's images folder and in the released lists."""
+        return f"{self.id}.jpg"
+
+
+def read_ratings(path: Path | str) -> list[Rating]:
+    """All rows of an AVA.txt, in file order.
+
+    A byte order mark, CRLF line ends and blank lines are fine. Anything else that is not AVA's format raises CaffeError
+    with file:line and field: a column too few or too many, a number that is none, a photo without a vote or twice."""
+    path = Path(path)
+    try:
+        text = read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CaffeError(f"{path}: not a text file (byte {error.start} is not UTF-8)") from None
+    ratings: list[Rating] = []
+    line_of: dict[int, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split()
+        if not words:
+            continue
+        where = f"{path}:{number}"
+        if len(words) != len(FIELDS):
+            lacks = f", no {FIELDS[len(words)]}" if len(words) < len(FIELDS) else ""
+            raise CaffeError(f"{where}: {len(words)} columns{lacks} (AVA.txt has {len(FIELDS)}: {', '.join(FIELDS)})")
+        values = []
+        for field, word in zip(FIELDS, words):
+            # str.isdigit alone would let other scripts' digits and superscripts through.
+            if not (word.isascii() and word.isdigit() and len(word) <= 18):
+                raise CaffeError(f"{where}: {field}: {word[:40]!r} is not a whole number, or too large")
+            values.append(int(word))
+        rating = Rating(values[1], tuple(values[2:12]), (values[12], values[13]), values[14])
+        if rating.voters == 0:
+            raise CaffeError(f"{where}: votes: photo {rating.id} has none, so no mean score")
+        if rating.id in line_of:
+            raise CaffeError(f"{where}: image id: {rating.id} was already on line {line_of[rating.id]}")
+        line_of[rating.id] = number
+        ratings.append(rating)
+    if not ratings:
+        raise CaffeError(f"{path}: no ratings in it")
+    return ratings
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print what an AVA.txt holds: photos, votes, mean scores, low and high photos."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("ava_txt", type=Path, help="AVA.txt")
+    ratings = read_ratings(parser.parse_args(argv).ava_txt)
+    voters = [rating.voters for rating in ratings]
+    means = [rating.mean for rating in ratings]
+    high = sum(mean > 5 for mean in means)
+    print(f"photos  {len(ratings)}: {len(ratings) - high} low (mean <= 5), {high} high")
+    print(f"votes   {min(voters)} to {max(voters)} a photo, {sum(voters) / len(voters):.1f} on average")
+    print(f"means   {min(means):.4f} to {max(means):.4f}; {sum(m == 5 for m in means)} at exactly 5")
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

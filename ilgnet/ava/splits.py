@@ -1,0 +1,378 @@
+"""Labels and splits: which photos train, which test, and which class each is in (paper, section 4.1).
+
+AVA1    all photos; label 1 (high) iff the mean is above 5; delta drops 5 - delta < mean < 5 + delta from training.
+AVA2    the tenth with the highest means (1) and the tenth with the lowest (0), or those beyond two thresholds; halved.
+lists   the authors' train.txt and val.txt, or AVA's own .jpgl lists of image ids.
+
+`python data_prep/splits.py AVA.txt --dataset ava1 --out DIR` writes DIR/train.txt and DIR/val.txt."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ilgnet.ava.ratings import Rating, read_ratings
+from torchcaffe.base.errors import CaffeError, run_main
+from torchcaffe.formats.files import read_bytes, write_bytes
+
+DATASETS = ("ava1", "ava1_delta1", "ava2")
+FRACTION, OFFICIAL = 0.1, "generic_ls"  # AVA2's share of AVA in each class; AVA's own list for all of its photos
+RELEASED_THRESHOLDS = (4.4653, 6.3077)  # AVA2: the highest low mean and the lowest high mean of the released lists
+AVA_PHOTOS, AVA_LOW, AVA_HIGH = 255529, 74673, 180856  # the paper's counts, and the released lists'
+AVA1_TRAIN, AVA1_VAL = 235529, 20000  # the released lists'
+AVA2_EACH = 25553  # photos a class, and photos a list
+
+
+class Entry(NamedTuple):
+    """A line of train.txt or val.txt."""
+
+    photo: str  # file name, below the images folder
+    label: int  # 1: high quality, 0: low
+
+
+@dataclass
+class Split:
+    """Who trains and who tests, in the lists' order, and what is worth knowing about it."""
+
+    train: list[Entry]
+    val: list[Entry]
+    how: str
+    dataset: str = ""  # one of DATASETS; of another set what it is: reports put that into no cell of the paper's
+    dropped_by_delta: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+def label(rating: Rating) -> int:
+    """1 iff the mean score is above 5; exactly 5 is low, as in the released lists."""
+    return int(rating.total > 5 * rating.voters)
+
+
+def is_ambiguous(rating: Rating, delta: float | str) -> bool:
+    """Whether 5 - delta < mean < 5 + delta, computed exactly."""
+    width = Fraction(str(delta))
+    return abs(rating.total - 5 * rating.voters) * width.denominator < width.numerator * rating.voters
+
+
+def entries(ratings: Sequence[Rating]) -> list[Entry]:
+    """Photos with their AVA1 labels."""
+    return [Entry(rating.photo, label(rating)) for rating in ratings]
+
+
+def shuffled(items: Sequence, seed: int) -> list:
+    """The items in an order that the seed alone decides (NumPy's RandomState stream is frozen across versions)."""
+    if not 0 <= seed < 2**32:
+        raise CaffeError(f"seed {seed}: must be at least 0 and below 2^32")
+    return [items[i] for i in np.random.RandomState(seed).permutation(len(items))]
+
+
+def split_ava1(ratings: Sequence[Rating], seed: int) -> Split:
+    """A random split in the released lists' sizes (235,529 + 20,000), in proportion for another number of photos."""
+    if len(ratings) < 2:
+        raise CaffeError("AVA1: only 1 photo has a row in AVA.txt; a split needs 2")
+    order = shuffled(ratings, seed)
+    held_out = max(1, round(len(order) * AVA1_VAL / AVA_PHOTOS))
+    return Split(entries(order[held_out:]), entries(order[:held_out]), f"random, seed {seed}")
+
+
+def choose_ava2(
+    ratings: Sequence[Rating], fraction: float = FRACTION, thresholds: tuple[float, float] | None = None
+) -> list[Entry]:
+    """AVA2's photos: the `fraction` with the highest means and the `fraction` with the lowest (ties by image id),
+    or, given thresholds (low, high), those with mean <= low and mean >= high."""
+    if thresholds is not None:
+        low, high = thresholds
+        if not low < high:
+            raise CaffeError(f"AVA2 thresholds {low} and {high}: the low one must be below the high one")
+        bad = [rating for rating in ratings if rating.mean <= low]
+        good = [rating for rating in ratings if rating.mean >= high]
+    else:
+        if not 0 < fraction <= 0.5:
+            raise CaffeError(f"AVA2 fraction {fraction}: must be above 0 and at most 0.5")
+        ordered = sorted(ratings, key=lambda rating: (rating.mean, rating.id))
+        count = int(len(ordered) * Fraction(str(fraction)) + Fraction(1, 2))  # 25,552.9 of AVA gives the paper's 25,553
+        count = min(count, len(ordered) // 2)  # half of an odd number is rounded up: the middle one would be in both
+        if not count:
+            raise CaffeError(f"AVA2 fraction {fraction}: of {len(ordered)} photos that is none")
+        bad, good = ordered[:count], ordered[len(ordered) - count :]
+    return [Entry(rating.photo, 0) for rating in bad] + [Entry(rating.photo, 1) for rating in good]
+
+
+def split_ava2(
+    ratings: Sequence[Rating], seed: int, fraction: float = FRACTION, thresholds: tuple[float, float] | None = None
+) -> Split:
+    """AVA2's photos in two random halves (not balanced by class, as the released lists are not)."""
+    order = shuffled(choose_ava2(ratings, fraction, thresholds), seed)
+    if len(order) < 2:
+        raise CaffeError(f"AVA2: only {len(order)} photo(s) chosen from {len(ratings)} ratings")
+    how = f"thresholds {thresholds[0]} and {thresholds[1]}" if thresholds else f"fraction {fraction}"
+    half = len(order) // 2
+    return Split(order[half:], order[:half], f"{how}, random halves, seed {seed}")
+
+
+def read_list(path: Path | str) -> list[Entry]:
+    """A train.txt or val.txt: a file name and a label (0 or 1) a line, parted by the last space (as BVLC's)."""
+    result: list[Entry] = []
+    line_of: dict[str, int] = {}
+    for number, line in _lines(Path(path)):
+        name, _, word = line.rpartition(" ")
+        name = name.strip()
+        if not name or word not in ("0", "1"):
+            raise CaffeError(f"{path}:{number}: label: expected 'NAME 0' or 'NAME 1', found {line[:80]!r}")
+        if name in line_of:
+            raise CaffeError(f"{path}:{number}: name: {name} was already on line {line_of[name]}")
+        line_of[name] = number
+        result.append(Entry(name, int(word)))
+    if not result:
+        raise CaffeError(f"{path}: no photos in it")
+    return result
+
+
+def write_list(path: Path | str, photos: Sequence[Entry]) -> None:
+    """Write a train.txt or val.txt."""
+    write_bytes(path, "".join(f"{photo} {value}\n" for photo, value in photos).encode())
+
+
+def split_by_lists(folder: Path | str, ratings: Sequence[Rating]) -> Split:
+    """The split and the labels of FOLDER/train.txt and FOLDER/val.txt; labels that AVA.txt contradicts are noted.
+
+    AVA2's lists label by rank, not by 5, but no mean near 5 is in them, so the same comparison holds."""
+    folder = Path(folder)
+    train, val = read_list(folder / "train.txt"), read_list(folder / "val.txt")
+    _refuse_overlap(folder, train, val)
+    known = {rating.photo: label(rating) for rating in ratings}
+    unrated = [entry.photo for entry in train + val if entry.photo not in known]
+    against = [entry.photo for entry in train + val if known.get(entry.photo, entry.label) != entry.label]
+    split = Split(train, val, f"lists in {folder.name}")
+    if unrated:
+        split.notes.append(f"{len(unrated)} photos of the lists have no row in AVA.txt, {unrated[0]} for one")
+    if against:
+        split.notes.append(f"{len(against)} labels of the lists disagree with AVA.txt's means, {against[0]} for one")
+    return split
+
+
+def split_official(folder: Path | str, ratings: Sequence[Rating], name: str = OFFICIAL) -> Split:
+    """The split of AVA's own lists: FOLDER/NAME_train.jpgl and NAME_test.jpgl (generic_ls and generic_ss share
+    generic_test.jpgl), an image id a line. Ids without a row in AVA.txt have no label: they are left out and noted."""
+    folder = Path(folder)
+    test = "generic" if name.startswith("generic_") else name
+    by_id = {rating.id: rating for rating in ratings}
+    halves, missing = [], []
+    for path in (folder / f"{name}_train.jpgl", folder / f"{test}_test.jpgl"):
+        ids = _read_ids(path)
+        missing += [i for i in ids if i not in by_id]
+        halves.append(entries([by_id[i] for i in ids if i in by_id]))
+        if not halves[-1]:
+            raise CaffeError(f"{path}: none of its {len(ids)} image ids has a row in AVA.txt")
+    _refuse_overlap(folder, *halves)
+    split = Split(halves[0], halves[1], f"AVA's own lists, {name}")
+    if missing:
+        split.notes.append(f"{len(missing)} ids of the lists have no row in AVA.txt, {missing[0]} for one: left out")
+    return split
+
+
+def make_split(
+    ratings: Sequence[Rating],
+    dataset: str = "ava1",
+    seed: int = 1,
+    delta: float | str | None = None,
+    fraction: float = FRACTION,
+    thresholds: tuple[float, float] | None = None,
+    lists: Path | str | None = None,
+    official: str = OFFICIAL,
+) -> Split:
+    """The split of one of DATASETS. `lists` is a folder with train.txt and val.txt or with AVA's own .jpgl lists;
+    without it the split is random from the seed. `delta` defaults to 1 for ava1_delta1, else 0."""
+    if dataset not in DATASETS:
+        raise CaffeError(f"dataset {dataset!r}: one of {', '.join(DATASETS)}")
+    if delta is None:
+        delta = 1 if dataset == "ava1_delta1" else 0
+    try:
+        width = float(delta)
+    except ValueError:
+        width = -1.0
+    if not 0 <= width < math.inf:
+        raise CaffeError(f"delta {delta}: not a number of at least 0")
+    if dataset == "ava2" and width > 0:
+        raise CaffeError("delta: AVA2 holds no photo near the mean score 5; delta is for AVA1")
+    by_score = fraction != FRACTION or thresholds is not None
+    if by_score and (dataset != "ava2" or lists is not None):
+        raise CaffeError("fraction, thresholds: they choose AVA2's photos from AVA.txt, where no lists do")
+    if fraction != FRACTION and thresholds is not None:
+        raise CaffeError("fraction, thresholds: both say which photos AVA2 has; give one of them")
+    are_official = lists is not None and not (Path(lists) / "train.txt").is_file() and any(Path(lists).glob("*.jpgl"))
+    if official != OFFICIAL and not are_official:
+        raise CaffeError(f"official {official}: names one of AVA's own .jpgl lists, but no folder of them was given")
+    if lists is not None:
+        folder = Path(lists)
+        if not are_official:
+            split = split_by_lists(folder, ratings)
+        elif dataset == "ava2":
+            raise CaffeError(f"{folder}: AVA's own lists split all of AVA, not AVA2")
+        else:
+            split = split_official(folder, ratings, official)
+    elif dataset == "ava2":
+        split = split_ava2(ratings, seed, fraction, thresholds)
+    else:
+        split = split_ava1(ratings, seed)
+    if width > 0:
+        doubtful = {rating.photo for rating in ratings if is_ambiguous(rating, width)}
+        kept = [entry for entry in split.train if entry.photo not in doubtful]
+        split.dropped_by_delta = len(split.train) - len(kept)
+        split.train = kept
+        split.how += f", delta {delta}"
+        if not kept:
+            raise CaffeError(f"delta {delta}: leaves no photo to train on")
+    split.notes += check_counts(ratings, split, dataset)
+    split.dataset = dataset if dataset == "ava2" else {0: "ava1", 1: "ava1_delta1"}.get(width, f"ava1, delta {delta}")
+    if lists is not None:
+        _check_lists(ratings, split, official)
+    elif dataset == "ava2" and thresholds is not None and tuple(thresholds) != RELEASED_THRESHOLDS:
+        split.dataset += f", thresholds {thresholds[0]} and {thresholds[1]}"
+    elif dataset == "ava2" and thresholds is None and fraction != FRACTION:
+        split.dataset += f", fraction {fraction}"
+    if split.dataset not in DATASETS:
+        split.notes.append(f"'{split.dataset}' is none of the paper's data sets: reports show it beside no figure")
+    return split
+
+
+def _check_lists(ratings: Sequence[Rating], split: Split, official: str) -> None:
+    """Name and note the lists of another data set: AVA2 has no photo between its two tenths, most of AVA1 is there."""
+    low, high = RELEASED_THRESHOLDS
+    means = {rating.photo: round(rating.mean, 4) for rating in ratings}  # rounded as the thresholds are
+    rated = [entry.photo for entry in split.train + split.val if entry.photo in means]
+    between = [photo for photo in rated if low < means[photo] < high]
+    if split.dataset == "ava2" and between:
+        split.dataset += ", other lists"
+        split.notes.append(f"{len(between)} photos of the lists have means between {low} and {high}, {between[0]} for "
+                           "one: they are not AVA2's lists")
+    elif split.dataset != "ava2" and rated and not between:
+        split.dataset += ", other lists"
+        split.notes.append(f"no photo of the lists has a mean between {low} and {high}: they are not AVA1's lists")
+    elif split.how.startswith("AVA's own lists") and official != "generic_ls":
+        split.dataset += f", AVA's own lists {official}"
+
+
+def counts(photos: Sequence[Entry]) -> dict[str, int]:
+    """How many photos, and of each class."""
+    high = sum(entry.label for entry in photos)
+    return {"photos": len(photos), "low": len(photos) - high, "high": high}
+
+
+def check_counts(ratings: Sequence[Rating], split: Split, dataset: str) -> list[str]:
+    """Where the full AVA.txt is given: its counts and the split's against the paper's and the released lists', each
+    difference explained. A line a finding; none for a part of AVA."""
+    if len(ratings) < 0.99 * AVA_PHOTOS:
+        return []
+    found = counts(entries(ratings))
+    notes = []
+    if (found["photos"], found["low"], found["high"]) == (AVA_PHOTOS, AVA_LOW, AVA_HIGH):
+        notes.append(f"AVA.txt: {AVA_PHOTOS} photos, {AVA_LOW} low and {AVA_HIGH} high, as the paper says")
+    else:
+        notes.append(
+            f"AVA.txt: {found['photos']} photos, {found['low']} low and {found['high']} high; the paper and the "
+            f"released lists have {AVA_PHOTOS}, {AVA_LOW} and {AVA_HIGH}: rows were added or removed"
+        )
+    train, val = len(split.train) + split.dropped_by_delta, len(split.val)
+    if dataset == "ava2":
+        if (train, val) != (AVA2_EACH, AVA2_EACH):
+            notes.append(
+                f"AVA2: {train} + {val} photos; the paper and the released lists have {AVA2_EACH} + {AVA2_EACH}. A cut "
+                f"by thresholds {RELEASED_THRESHOLDS[0]} and {RELEASED_THRESHOLDS[1]} also admits ties at the edge "
+                "that a cut at a tenth leaves out"
+            )
+        return notes
+    notes.append(
+        f"AVA1: {train} + {val} photos. The paper prints 234599 + 19930, which is 1000 short of its own 255529 (AVA's "
+        f"own lists hold 235599 + 19930); the released lists, and a random split here, hold {AVA1_TRAIN} + {AVA1_VAL}"
+    )
+    low = counts(split.val)["low"]
+    if low * 5 != len(split.val):
+        notes.append(
+            f"AVA1 test set: {low / max(1, val):.2%} low; the released one was drawn per class, 4000 low, 16000 high, "
+            f"where all of AVA has {AVA_LOW / AVA_PHOTOS:.2%} low: accuracies on the two do not compare"
+        )
+    if split.dropped_by_delta:
+        left = counts(split.train)
+        notes.append(
+            f"delta: {left['low']} low and {left['high']} high photos left to train on; the paper says 7500 and "
+            "45000 for delta 1"
+        )
+    return notes
+
+
+def _lines(path: Path) -> list[tuple[int, str]]:
+    """The lines that are not blank, with their numbers."""
+    try:
+        text = read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CaffeError(f"{path}: not a text file (byte {error.start} is not UTF-8)") from None
+    return [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+
+
+def _read_ids(path: Path) -> list[int]:
+    ids = []
+    for number, line in _lines(path):
+        word = line[:-4] if line.endswith(".jpg") else line
+        if not (word.isascii() and word.isdigit()):
+            raise CaffeError(f"{path}:{number}: image id: {line[:80]!r} is not a whole number")
+        ids.append(int(word))
+    return ids
+
+
+def _refuse_overlap(folder: Path, train: Sequence[Entry], val: Sequence[Entry]) -> None:
+    both = {entry.photo for entry in train} & {entry.photo for entry in val}
+    if both:
+        raise CaffeError(f"{folder}: {len(both)} photos are in both the training and the test list: {min(both)}, ...")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that choose a split."""
+    parser.add_argument("--dataset", choices=DATASETS, default="ava1", help="which of the paper's data sets (ava1)")
+    parser.add_argument("--seed", type=int, default=1, help="of the random split and of the LMDBs' order (1)")
+    parser.add_argument("--delta", help="drop 5-DELTA < mean < 5+DELTA from training (1 for ava1_delta1, else 0)")
+    parser.add_argument("--fraction", type=float, default=FRACTION, help=f"AVA2: share of each class ({FRACTION})")
+    parser.add_argument(
+        "--thresholds",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help=f"AVA2: by mean score instead; the released lists': {RELEASED_THRESHOLDS[0]} {RELEASED_THRESHOLDS[1]}",
+    )
+    parser.add_argument("--lists", type=Path, metavar="DIR", help="DIR with the split: train.txt and val.txt, or .jpgl")
+    parser.add_argument("--official", default=OFFICIAL, metavar="NAME", help=f".jpgl lists: which ones ({OFFICIAL})")
+
+
+def from_arguments(args: argparse.Namespace, ratings: Sequence[Rating]) -> Split:
+    """The split that add_arguments' options ask for."""
+    return make_split(
+        ratings, args.dataset, args.seed, args.delta, args.fraction, args.thresholds, args.lists, args.official
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write train.txt and val.txt for an AVA.txt."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("ava_txt", type=Path, help="AVA.txt")
+    parser.add_argument("--out", type=Path, required=True, help="folder for train.txt and val.txt")
+    add_arguments(parser)
+    args = parser.parse_args(argv)
+    split = from_arguments(args, read_ratings(args.ava_txt))
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name, photos in (("train", split.train), ("val", split.val)):
+        write_list(args.out / f"{name}.txt", photos)
+        number = counts(photos)
+        print(f"{name:5s} {number['photos']} photos: {number['low']} low, {number['high']} high")
+    for note in split.notes:
+        print("note: " + note)
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,122 @@
+"""What people voted, as LMDBs that BVLC Caffe's Data layer reads in step with the photos': `train_distribution_lmdb`
+and `train_mean_lmdb` beside `train_lmdb`, with its keys (data_prep/prepare.py --targets).
+
+A record is a Datum of float_data, 1 x 1 x 10 (the shares of the votes 1 to 10) or 1 x 1 x 1 (the mean vote), and has
+its photo's label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Union
+
+import lmdb
+import numpy as np
+
+from ilgnet.ava.labels import Label
+from ilgnet.ava.ratings import Rating
+from ilgnet.ava.splits import Entry
+from torchcaffe.base.errors import CaffeError
+from torchcaffe.data.lmdb_reader import LmdbReader
+from torchcaffe.data.lmdb_writer import BATCH, LmdbWriter, check_ours, remove
+from torchcaffe.formats.files import publish, sha256
+from torchcaffe.proto import caffe_pb2
+
+SCORES = 10  # AVA's people vote 1 to 10
+Rated = Union[Rating, Label]  # a row of AVA.txt, or of one's own labels
+
+
+def distribution(rated: Rated) -> list[float]:
+    """The shares of the votes 1 to 10; they sum to 1. ValueError where the ten counts are not known."""
+    if len(rated.votes) != SCORES:
+        raise ValueError(f"{len(rated.votes)} vote counts are known for it, not {SCORES}")
+    return [count / sum(rated.votes) for count in rated.votes]
+
+
+def mean(rated: Rated) -> list[float]:
+    """The mean vote. ValueError where it is not known."""
+    if rated.mean is None:
+        raise ValueError("no mean vote is known for it")
+    return [rated.mean]
+
+
+KINDS = {"distribution": distribution, "mean": mean}
+
+
+def check(kinds: Sequence[str], photos: Sequence[Entry], rated: Mapping[str, Rated]) -> None:
+    """CaffeError, naming the first photo whose label of one of KINDS is not known."""
+    for photo, _ in photos:
+        for kind in kinds:
+            try:
+                if photo not in rated:
+                    raise ValueError("it is not rated")
+                KINDS[kind](rated[photo])
+            except ValueError as error:
+                raise CaffeError(f"--targets {kind}: {photo}: {error}") from None
+
+
+def path_for(photos: Path | str, kind: str) -> Path:
+    """Where the labels of a photos' LMDB are: .../val_lmdb -> .../val_mean_lmdb."""
+    photos = Path(photos)
+    name = photos.name[: -len("_lmdb")] if photos.name.endswith("_lmdb") else photos.name
+    return photos.with_name(f"{name}_{kind}_lmdb")
+
+
+def keys(path: Path | str) -> Iterator[bytes]:
+    """An LMDB's keys in order, without reading the photos behind them."""
+    LmdbReader(path).close()  # says what is wrong with the folder, if anything is
+    with lmdb.open(str(path), readonly=True, lock=False, create=False) as env, env.begin() as txn, txn.cursor() as at:
+        yield from at.iternext(keys=True, values=False)
+
+
+def write_labels(photos: Path | str, kind: str, rated: Mapping[str, Rated], classes: Mapping[str, int]) -> dict:
+    """Write the LMDB of one of KINDS for the photos' LMDB `photos`, anew, in one go (255,529 records: seconds).
+
+    classes: each photo's label. Returns its part of the manifest. Every photo must have passed `check`."""
+    out = path_for(photos, kind)
+    partial = out.with_name(out.name + ".partial")
+    check_ours(out)
+    remove(partial)
+    writer = LmdbWriter(partial)
+    for number, key in enumerate(keys(photos), 1):
+        photo = key.decode().partition("_")[2]
+        values = KINDS[kind](rated[photo])
+        datum = caffe_pb2.Datum(channels=1, height=1, width=len(values), float_data=values, label=classes[photo])
+        writer.put(key, datum.SerializeToString())
+        if number % BATCH == 0:
+            writer.commit()
+    writer.commit()
+    entries = writer.entries
+    writer.close()
+    remove(out)
+    publish(partial, out)
+    return {"records": entries, "data_mdb_sha256": sha256(out / "data.mdb")}
+
+
+def read_labels(photos: Path | str, kind: str) -> np.ndarray | None:
+    """(N, 10) or (N, 1) float32 of the labels beside a photos' LMDB, in its order; None where there are none.
+
+    CaffeError for records that are not the photos', naming the first."""
+    path = path_for(photos, kind)
+    if not (path / "data.mdb").is_file():
+        return None
+    rows = []
+    with LmdbReader(photos) as reader:
+        count = len(reader)
+    with LmdbReader(path) as reader:
+        if len(reader) != count:
+            raise CaffeError(f"{path}: {len(reader)} records; the photos' LMDB has {count}")
+        for number, ((key, value), photo) in enumerate(zip(reader, keys(photos))):
+            name = key.decode(errors="replace")
+            if key != photo:
+                raise CaffeError(f"{path}: record {name}: the photos' record {number} is "
+                                 f"{photo.decode(errors='replace')}")
+            datum = caffe_pb2.Datum()
+            try:
+                datum.ParseFromString(value)
+            except Exception as error:  # protobuf's DecodeError lives elsewhere in each of its versions
+                raise CaffeError(f"{path}: record {name}: not a Datum: {error}") from None
+            rows.append(np.array(datum.float_data, np.float32))
+            if len(rows[-1]) != len(rows[0]) or not len(rows[0]):
+                raise CaffeError(f"{path}: record {name}: {len(rows[-1])} numbers; expected {len(rows[0]) or 'some'}")
+    return np.stack(rows)

@@ -1,0 +1,1 @@
+"""Table 4's timings, and the same nets on other engines."""

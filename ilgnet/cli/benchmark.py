@@ -1,0 +1,205 @@
+"""Time the nets on this machine, beside the paper's Table 4 and (--peers) beside other engines."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from ilgnet.bench import benchmark
+from ilgnet.nets.table1 import TABLE1
+from ilgnet.nets.variants import VARIANTS
+from ilgnet.photos import decode
+from ilgnet.run import bvlc, outputs
+from torchcaffe.base import log
+from torchcaffe.base.errors import CaffeError, run_main
+from torchcaffe.formats import files
+
+TABLE4 = [name for name, variant in VARIANTS.items() if variant.table4[1] is not None]
+BATCH = 48  # photos an iteration, in the paper
+
+
+def peers(task: str, gpu: int | None) -> list[str]:
+    """The engines that can do the task here; those that cannot are named, not passed over."""
+    wanted = [name for name in benchmark.PEERS[task] if gpu is None or name == "pytorch"]
+    if "bvlc" in wanted and not bvlc.available():
+        print(f"peer bvlc: not on this machine ({bvlc.HOW})")
+        wanted.remove("bvlc")
+    return wanted
+
+
+def main(argv: list[str]) -> int:
+    p = argparse.ArgumentParser(prog="benchmark.py", description=__doc__)
+    p.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=TABLE4, help="default: Table 4's rows")
+    p.add_argument("--tasks", nargs="+", choices=list(benchmark.TASKS), default=["train", "test", "test1"],
+                   help="; ".join(f"{name}: {what}" for name, what in benchmark.TASKS.items()))
+    p.add_argument("--batch", type=int, default=16, help="photos a batch (default 16)")
+    p.add_argument("--crop", type=int, default=224)
+    p.add_argument("--rounds", type=int, default=5, help="rounds, of which medians are taken (default 5)")
+    p.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    p.add_argument("--peers", action="store_true", help="also BVLC Caffe, OpenCV dnn, ONNX Runtime, plain PyTorch")
+    p.add_argument("--precision", nargs="+", choices=["bf16", "int8"], default=[],
+                   help="test with large inner products' weights rounded, too, and say what that does to P(high)")
+    p.add_argument("--weights", type=Path, help="caffemodel of the variant (default: its fillers' random weights)")
+    p.add_argument("--photos", type=Path, metavar="DIR", help="photos to decode, prepare and score (default: made up)")
+    p.add_argument("--layers", action="store_true", help="also time a training iteration layer by layer")
+    p.add_argument("--gpu", type=int)
+    p.add_argument("--out", type=Path, help="JSON file to write, for tools/report.py --benchmark")
+    args = p.parse_args(argv)
+    if min(args.rounds, args.batch, args.threads, args.crop) < 1:
+        raise CaffeError("--rounds, --batch, --threads and --crop must be 1 or more")
+    if args.weights and len(args.variants) > 1:
+        raise CaffeError(f"--weights: they are of one variant, {len(args.variants)} given")
+    if args.precision and args.gpu is not None:
+        raise CaffeError("--precision is for the CPU")
+    if args.out:
+        outputs.check(args.out, ".json")
+    log.set_level(2)
+    limits = benchmark.machine_limits(args.threads, args.gpu)
+    print(f"this machine: {limits['sgemm_flops'] / 1e9:.0f} GFLOP/s sgemm, "
+          f"{limits['copy_bytes_per_s'] / 1e9:.1f} GB/s copy, {args.threads} threads"
+          + (f", GPU {args.gpu}" if args.gpu is not None else ""))
+    result: dict[str, Any] = {
+        "machine": {"cpu": cpu_name(), "threads": args.threads, "gpu": args.gpu, **limits},
+        "rows": [], "layers": {}, "precision": [],
+    }
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+        measure(args, Path(folder), result)
+    table4(result["rows"])
+    result["ratios"] = ratios(result["rows"])
+    if args.out:
+        files.write_bytes(args.out, json.dumps(result, indent=1).encode())
+        print(f"wrote {args.out}")
+    return 0
+
+
+def measure(args: argparse.Namespace, folder: Path, result: dict[str, Any]) -> None:
+    """All that was asked for, into `result`, a line printed for each."""
+    photos = photo_paths(args.photos) if args.photos else benchmark.sample_photos(folder)
+    result["photos"] = benchmark.photo_times(photos, args.crop)
+    print(f"a photo, {len(photos)} {'of ' + str(args.photos) if args.photos else 'made up (640 x 480, JPEG)'}: "
+          f"{result['photos']['decode_s'] * 1e3:.2f} ms to read and decode, "
+          f"{result['photos']['prepare_s'] * 1e3:.2f} ms to warp and subtract the mean: not in what follows")
+    for variant in args.variants:
+        amount = benchmark.work(variant, args.crop)
+        for task in args.tasks:
+            batch = 1 if task in ("test1", "load") else args.batch
+            engines = ["torchcaffe"]
+            if task in ("test", "test1"):
+                engines += [f"torchcaffe-{precision}" for precision in args.precision]
+            engines += peers(task, args.gpu) if args.peers else []
+            spec = benchmark.prepare(variant, task, batch, args.crop, folder, args.threads, args.gpu,
+                                     "onnxruntime" in engines, args.weights)
+            for timing in benchmark.compete(spec, engines, args.rounds, args.threads):
+                row = {"variant": variant, "task": task, "batch": batch,
+                       "trunk": "frozen" if task == "frozen" else "finetune", **timing.as_dict()}
+                if task in ("train", "test", "test1"):
+                    row.update(benchmark.achieved(row, *amount))
+                result["rows"].append(row)
+                show(result["rows"], result["machine"])
+        if args.layers:
+            spec = benchmark.prepare(variant, "train", args.batch, args.crop, folder, args.threads, args.gpu)
+            result["layers"][variant] = benchmark.layer_times(spec, args.rounds)
+            show_layers(variant, result["layers"][variant])
+        for precision in args.precision:
+            spec = benchmark.prepare(variant, "test1", 1, args.crop, folder, args.threads, weights=args.weights)
+            effect = benchmark.precision_effect(spec, photos, precision)
+            result["precision"].append({"variant": variant, "precision": precision, **effect})
+            print(f"{VARIANTS[variant].title}, {precision}: P(high) of {effect['photos']} photos moves by at most "
+                  f"{effect['greatest']:.1e}, {effect['mean']:.1e} in the mean")
+
+
+def photo_paths(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise CaffeError(f"--photos {folder}: no such folder")
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in decode.SUFFIXES)
+    if not found:
+        raise CaffeError(f"--photos {folder}: no photos in it")
+    return found
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def show(rows: list[dict], limits: dict[str, float]) -> None:
+    """One line for the newest row, with its ratio to torchcaffe's."""
+    row = rows[-1]
+    ours = next(r for r in reversed(rows) if r["engine"] == "torchcaffe")
+    difference = "" if row["difference"] is None else f", differs by {row['difference']:.1e}"
+    share = ""
+    if "flops" in row:
+        share = (f", {row['flops'] / 1e9:.0f} GFLOP/s ({row['flops'] / limits['sgemm_flops']:.0%} of sgemm), "
+                 f"weights at {row['weight_bytes_per_s'] / 1e9:.1f} GB/s "
+                 f"({row['weight_bytes_per_s'] / limits['copy_bytes_per_s']:.0%} of copy)")
+    print(f"{VARIANTS[row['variant']].title:24} {row['task']:6} batch {row['batch']:3} {row['engine']:15} "
+          f"{row['median_s'] * 1e3:9.1f} ms +-{row['spread'] * 100:3.0f}%  "
+          f"ours/it {ours['median_s'] / row['median_s']:.2f}  "
+          f"{row['peak_memory_bytes'] / 1e6:6.0f} MB{share}{difference}", flush=True)
+
+
+def show_layers(variant: str, layers: list[dict]) -> None:
+    """The layers that take a hundredth of the iteration or more, and all of them by type."""
+    total = sum(layer["forward_s"] + layer["backward_s"] for layer in layers)
+    by_type: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    print(f"{VARIANTS[variant].title}, layer by layer: {'forward':>21} {'backward':>9} ms")
+    for layer in layers:
+        sums = by_type[layer["type"]]
+        sums[0] += layer["forward_s"]
+        sums[1] += layer["backward_s"]
+        if layer["forward_s"] + layer["backward_s"] >= total / 100:
+            print(f"  {layer['layer']:30} {layer['type']:15} {layer['forward_s'] * 1e3:9.2f} "
+                  f"{layer['backward_s'] * 1e3:9.2f}")
+    for kind, (forward, backward) in sorted(by_type.items(), key=lambda item: -sum(item[1])):
+        print(f"  {'all':30} {kind:15} {forward * 1e3:9.2f} {backward * 1e3:9.2f}")
+
+
+def table4(rows: list[dict]) -> None:
+    """Table 4: the paper's columns beside ours."""
+    found = {(r["variant"], r["task"]): r for r in rows if r["engine"] == "torchcaffe"}
+    iterations = TABLE1["ava1"].max_iter
+    print(f"\nTable 4{'':18} paper: training, test a photo | here: {iterations:,} iterations of {BATCH}; a photo; in "
+          "batches; memory of training")
+    for variant in dict.fromkeys(r["variant"] for r in rows):
+        _, days, seconds = VARIANTS[variant].table4
+        train, one, many = (found.get((variant, task)) for task in ("train", "test1", "test"))
+        here = ["not run"] * 4
+        if train:
+            here[0] = f"{train['median_s'] * BATCH / train['batch'] * iterations / 86400:.1f} days"
+            here[3] = f"{train['peak_memory_bytes'] / 1e6:,.0f} MB at {train['batch']}"
+        if one:
+            here[1] = f"{one['median_s'] * 1e3:.1f} ms"
+        if many:
+            here[2] = f"{many['median_s'] / many['batch'] * 1e3:.1f} ms"
+        paper = "-" if days is None else f"{days} days, {seconds} s"
+        print(f"{VARIANTS[variant].title:24} {paper:>20} | {', '.join(here)}")
+    for line in ratios(rows):
+        paper = "" if line["paper"] is None else f" (paper: {line['paper']:.2f})"
+        print(f"{VARIANTS[line['variant']].title} costs {line['ratio']:.2f}{paper} of {VARIANTS[line['of']].title}, "
+              f"{line['task']}")
+
+
+def ratios(rows: list[dict]) -> list[dict[str, Any]]:
+    """The paper's claim: ILGNet costs about what 1/3 GoogLeNet does, and 0.37 of the full one at test time."""
+    found = {(r["variant"], r["task"]): r["median_s"] for r in rows if r["engine"] == "torchcaffe"}
+    made = []
+    for of in ("third", "full"):
+        for task, column in (("train", 1), ("test1", 2), ("test", 2)):
+            if ("v1bn", task) in found and (of, task) in found:
+                printed = [VARIANTS[name].table4[column] for name in ("v1bn", of)]
+                made.append({"variant": "v1bn", "of": of, "task": task, "paper": printed[0] / printed[1],
+                             "ratio": found["v1bn", task] / found[of, task]})
+    return made
+
+
+if __name__ == "__main__":
+    run_main(lambda: main(sys.argv[1:]))

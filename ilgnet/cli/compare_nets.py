@@ -1,0 +1,112 @@
+"""Train and test several nets on one data set under the same conditions, and print them as Table 2 does."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from ilgnet.figures import summary
+from ilgnet.nets.variants import VARIANTS
+from ilgnet.run import engine
+from ilgnet.train import runs as training
+from torchcaffe.base import log
+from torchcaffe.base.errors import CaffeError, run_main
+from torchcaffe.formats import files, upgrade
+
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+# base_lr from source weights and from random ones; the connected layers learn at 10 times these. GoogLeNet gives
+# large features, of which the local layers read 200,000: at Table 1's rates, training from its weights diverges.
+RATES = {"v1": (1e-6, 1e-6), "third": (1e-5, 1e-4), "two_thirds": (1e-5, 1e-4), "full": (1e-5, 1e-4)}
+RATE = (1e-6, 2e-5)
+SEED = 1
+
+
+def tool(name: str, *args: object) -> None:
+    """Run another of the tools; its errors are its own."""
+    done = subprocess.run([sys.executable, str(TOOLS / f"{name}.py"), *map(str, args)])
+    if done.returncode:
+        raise CaffeError(f"{name}.py ended with status {done.returncode}")
+
+
+def main(argv: list[str]) -> int:
+    p = argparse.ArgumentParser(prog="compare_nets.py", description=__doc__)
+    p.add_argument("--data", type=Path, required=True, help="folder with train_lmdb, val_lmdb and mean.binaryproto")
+    p.add_argument("--weights", action="append", default=[], type=Path, metavar="CAFFEMODEL",
+                   help="source weights (repeatable); each net takes those its trunk comes from, by file name")
+    p.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    p.add_argument("--random", action="store_true", help="train each net from random weights too")
+    p.add_argument("--iterations", type=int, default=300)
+    p.add_argument("--batch-size", type=int, default=16)
+    p.add_argument("--base-lr", type=float, help="one rate for all (default: a rate each, printed)")
+    p.add_argument("--calibrate", action="store_true", help="calibrate new BatchNorms on the training photos")
+    p.add_argument("--out", type=Path, default=Path("out/compare"))
+    engine.add_arguments(p)
+    args = p.parse_args(argv)
+    sources = {path.name: path for path in args.weights}
+    for path in args.weights:
+        if not path.is_file():
+            raise CaffeError(f"{path}: no such weights")
+    compute = ["--engine", args.engine] + ([] if args.gpu is None else ["--gpu", args.gpu])
+    rows, runs = [], []
+    for name in args.variants:
+        source = sources.get(VARIANTS[name].source)
+        for start in ([source.name] if source else []) + (["random"] if args.random or not source else []):
+            row = train_one(args, compute, name, start, None if start == "random" else source)
+            rows.append(row)
+            runs += ["--run", f"{row['title']} from {start}={row['log']}", "--eval", row["evaluation"]]
+            print_table(rows)
+    files.write_bytes(args.out / "compare.json", json.dumps(rows, indent=1).encode())
+    tool("report", *runs, "--out", args.out / "report.html", "--title", f"Nets compared on {args.data}")
+    return 0
+
+
+def train_one(args: argparse.Namespace, compute: list, name: str, start: str, source: Path | None) -> dict:
+    """Generate, start, train and test one net; its row of the table."""
+    folder = args.out / f"{name}_{'random' if source is None else 'surgery'}"
+    folder.mkdir(parents=True, exist_ok=True)
+    rate = args.base_lr or RATES.get(name, RATE)[source is None]
+    net, solver, prefix = folder / "train_val.prototxt", folder / "solver.prototxt", folder / name
+    tool("gen_net", "--variant", name, "--batch-size", args.batch_size, "--source", args.data, "--out", folder)
+    tool("gen_solver", "--variant", name, "--net", net, "--base-lr", rate, "--max-iter", args.iterations,
+         "--test-iter", 1, "--test-interval", max(1, args.iterations // 4),
+         "--snapshot", args.iterations, "--display", 10,
+         "--random-seed", SEED, "--snapshot-prefix", prefix, "--out", solver)
+    init = []
+    if source is not None:
+        init = ["--weights", folder / "init.caffemodel"]
+        calibrate = args.calibrate and VARIANTS[name].batch_norm
+        tool("surgery", "--weights", source, "--net", net, "--out", init[1], "--seed", SEED,
+             *(["--calibrate", args.data / "train_lmdb"] if calibrate else []))
+    for earlier in training.snapshots(str(prefix)):  # of another comparison: it is made anew, as all of this is
+        earlier.unlink()
+    tool("train", "--solver", solver, *init, *compute)
+    weights = f"{prefix}_iter_{args.iterations}.caffemodel"
+    title = VARIANTS[name].title
+    tool("evaluate", "--weights", weights, "--net", folder / "deploy.prototxt", "--lmdb", args.data / "val_lmdb",
+         "--name", f"{title} from {start}", "--out", folder / "evaluation.json", *compute)
+    found = json.loads((folder / "evaluation.json").read_text())
+    figures = found["result"]
+    log.set_level(2)
+    caffe = engine.load_engine("torch", None)  # counts alike, and a real pycaffe is not in this Python
+    costs = summary.summarize(caffe, upgrade.read_net(folder / "deploy.prototxt"), caffe.TEST)
+    return {"variant": name, "title": title, "start": start, "base_lr": rate, "iterations": args.iterations,
+            "accuracy": figures["accuracy"], "balanced_accuracy": figures["balanced_accuracy"], "auc": figures["auc"],
+            "parameters": costs.parameters, "multiply_adds": costs.multiply_adds,
+            "log": f"{prefix}.log", "evaluation": str(folder / "evaluation.json")}
+
+
+def print_table(rows: list[dict]) -> None:
+    """All rows so far."""
+    print(f"\n{'net':24} {'start':28} {'base_lr':>8} {'accuracy':>9} {'95% interval':>16} {'AUC':>6} {'param.':>8} "
+          f"{'mult-adds':>9}")
+    for r in rows:
+        a = r["accuracy"]
+        print(f"{r['title']:24} {r['start']:28} {r['base_lr']:8.0e} {a['value']:9.2%} {a['low']:8.2%}-{a['high']:7.2%} "
+              f"{r['auc']:6.3f} {r['parameters'] / 1e6:7.1f}M {r['multiply_adds'] / 1e9:8.2f}G", flush=True)
+
+
+if __name__ == "__main__":
+    run_main(lambda: main(sys.argv[1:]))

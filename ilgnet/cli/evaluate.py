@@ -1,0 +1,156 @@
+"""Test a net on a whole test set, every photo once, and say how sure the figures are; or read a test's log.
+
+The released accuracies are those of the first 50 batches; that figure is given beside the whole set's."""
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from ilgnet.evaluate import protocol, votes
+from ilgnet.nets.datasets import DATASETS
+from ilgnet.photos.preprocess import PRESETS
+from ilgnet.run import engine, outputs, processes
+from ilgnet.scoring import tta
+from torchcaffe.base.errors import CaffeError, run_main
+
+
+def from_weights(args: argparse.Namespace, weights: str, out: Path | None) -> dict[str, Any]:
+    """Score the LMDB; with `out`, write the CSV beside it."""
+    from ilgnet.scoring.scorers import Scorer
+
+    show = sys.stderr.isatty() and processes.root()
+    scorer = Scorer(weights, args.net, args.preset, args.mean, args.batch, args.engine, args.gpu,
+                    precision=args.rounded)
+    if args.cut_on and scorer.target.name != "ranking":
+        raise CaffeError(f"--cut-on: {scorer.net_path} answers {scorer.target.answer}, and brings its cut")
+    if args.test_batch and scorer.target.label:
+        raise CaffeError(f"--test-batch: is of two-class nets; {scorer.net_path} answers {scorer.target.answer}")
+    cut = votes.find_cut(scorer, args.cut_on, show, args.tta) if args.cut_on else None
+    answers = protocol.ask(scorer, args.lmdb, show, args.tta)
+    dataset, synthetic = protocol.about(args.lmdb)
+    dataset = args.dataset or dataset
+    batch = args.test_batch or (DATASETS[dataset].test_batch if dataset in DATASETS else 50)
+    try:
+        figures = votes.figures(scorer, answers, args.lmdb, cut, batch)
+    except CaffeError as error:
+        raise CaffeError(f"{weights} on {args.lmdb}: {error}") from None
+    title = protocol.net_title(scorer.net_path)
+    result = {"dataset": dataset, "synthetic": synthetic, "lmdb": str(Path(args.lmdb).resolve()),
+              "weights": weights, "net": scorer.net_path, "title": title, "variant": protocol.variant_of(title),
+              "target": scorer.target.name, "engine": args.engine, "precision": args.precision,
+              "preprocess": scorer.preprocess.describe(),
+              "tta": args.tta, "result": figures}
+    if out is not None:
+        csv = out.with_suffix(".csv")
+        if scorer.target.label:
+            votes.write_csv(csv, scorer, answers, args.lmdb)
+        else:
+            protocol.write_csv(csv, answers.predictions())
+            result["predictions"] = csv.name
+    return result
+
+
+def from_picks(args: argparse.Namespace, weights: str, out: Path | None) -> dict[str, Any]:
+    """Score the photos of one's own choices; with `out`, write the CSV beside it."""
+    from ilgnet.rank import picks
+    from ilgnet.scoring.scorers import Scorer
+
+    scorer = Scorer(weights, args.net, args.preset, args.mean, args.batch, args.engine, args.gpu,
+                    precision=args.rounded)
+    if scorer.target.label:
+        raise CaffeError(f"--picks: {scorer.net_path} answers {scorer.target.answer}; expected a two-class net")
+    return dict(picks.measure(scorer, args.picks, args.photos, out), engine=args.engine, precision=args.precision)
+
+
+# What says nothing of a log, of one's own choices, of an LMDB.
+NOTHING = {"log": ("net", "lmdb", "picks", "photos", "mean", "preset", "batch", "tta", "test_batch", "cut_on", "engine",
+                   "gpu", "precision"),
+           "picks": ("lmdb", "tta", "test_batch", "cut_on", "dataset"),
+           "lmdb": ("photos",)}
+
+
+def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End with one line for an option that would not be applied, and for a number that means nothing."""
+    kind = "log" if args.log else "picks" if args.picks else "lmdb"
+    for name in NOTHING[kind]:
+        if getattr(args, name) != parser.get_default(name):
+            parser.error(f"--{name.replace('_', '-')} means nothing with --{kind}")
+    for name in ("batch", "test_batch"):
+        value = getattr(args, name)
+        if value is not None and not 1 <= value <= 1_000_000:
+            parser.error(f"--{name.replace('_', '-')} {value}: must be 1 to a million")
+    if args.weights and not all(args.weights):
+        parser.error("--weights: a file's name is empty")
+    if args.weights and not args.lmdb and not args.picks:
+        parser.error("--weights needs --lmdb, or --picks")
+    if processes.wanted(args) > 1 and not args.lmdb:
+        parser.error("several processes share the records of an --lmdb alone")
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = engine.main_arguments(argv)
+    parser = argparse.ArgumentParser(description=__doc__)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--weights", nargs="+", metavar="CAFFEMODEL",
+                      help="several: runs of one net that differ in their seed, for their mean and spread")
+    what.add_argument("--log", metavar="FILE", help="a log of `caffe test`, BVLC's or torchcaffe's")
+    parser.add_argument("--net", help="deploy.prototxt or a variant's name (default: the variant the weights are of)")
+    parser.add_argument("--lmdb", help="the test set, e.g. data/ava1/val_lmdb")
+    parser.add_argument("--picks", metavar="CSV", help="instead: one's own choices (file; pick, label, mean or votes)")
+    parser.add_argument("--photos", type=Path, metavar="DIR", help="--picks: where the files are (default: beside it)")
+    parser.add_argument("--mean", help="mean.binaryproto or mean.npy (default: beside the LMDB)")
+    parser.add_argument("--preset", choices=PRESETS, help="preprocessing (default: lmdb where there is a mean file)")
+    parser.add_argument("--batch", type=int, default=16, help="photos at a time (default 16); changes no figure")
+    parser.add_argument("--tta", choices=tta.KINDS, help="average over a photo and its mirror, five crops, or both")
+    parser.add_argument("--test-batch", type=int, help="batch of the 50-batch figure (default: the released one)")
+    parser.add_argument("--cut-on", metavar="LMDB", help="training photos on which to find a ranking's cut between low "
+                        "and high (other nets bring theirs)")
+    parser.add_argument("--dataset", choices=list(DATASETS), help="which column of the paper's tables")
+    parser.add_argument("--name", help="what reports call this result, or all results of several weights together")
+    parser.add_argument("--group", help="reports give the mean and spread of all results with this name")
+    parser.add_argument("--out", type=Path, metavar="JSON", help="write the result and, beside it, the photos' CSV; "
+                        "of several weights OUT_WEIGHTS.json each")
+    engine.add_arguments(parser, several=True)
+    args = parser.parse_args(argv)
+    check_options(parser, args)
+    stems, several = [Path(weights).stem for weights in args.weights or [args.log]], len(args.weights or []) > 1
+    if len(set(stems)) < len(stems):
+        raise CaffeError(f"--weights: two files have one name ({', '.join(stems)}): results are named after them")
+    outs: list[Path | None] = [None] * len(stems)
+    if args.out is not None:
+        outputs.check(args.out, ".json")
+        outs = [args.out.with_name(f"{args.out.stem}_{stem}.json") if several else args.out for stem in stems]
+        for out in outs:
+            outputs.check(out)
+    if args.lmdb and not args.mean and args.preset != "direct":
+        args.mean = protocol.mean_beside(args.lmdb)
+    elsewhere = engine.run_elsewhere(args.engine, __file__, argv) if args.weights else None
+    if elsewhere is None:
+        elsewhere = processes.launch(args, __file__, argv)
+    if elsewhere is not None:
+        return elsewhere
+    args.rounded = engine.set_precision(args, scoring=True)
+    processes.start(args)
+    found = []
+    for weights, stem, out in zip(args.weights or [None], stems, outs if processes.root() else [None] * len(outs)):
+        measure = from_picks if args.picks else from_weights
+        result = measure(args, weights, out) if weights else protocol.from_log(args.log, args.dataset)
+        name = stem if several else args.name or stem
+        group = args.group or (args.name or result["title"] if several else None)
+        result = {"kind": "evaluation", "name": name, "group": group, **result}
+        found.append(result)
+        if processes.root():
+            print("\n".join([outputs.plain(name) + ":"] * several + protocol.lines(result["result"])))
+        if out is not None:
+            protocol.write_json(out, result)
+            print(outputs.plain(f"wrote {out}"))
+    if several and processes.root():
+        print("\n".join(outputs.plain(line) for group in protocol.groups(found)
+                        for line in protocol.group_lines(group)))
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

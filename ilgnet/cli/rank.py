@@ -1,0 +1,138 @@
+"""Rank a folder of photos: an offline gallery, a CSV and a JSON of every photo's score, best first.
+
+Photos are only read. --xmp, --copy-picks and --link-picks write new files, and say which with --dry-run."""
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import warnings
+from pathlib import Path
+
+from ilgnet.photos.preprocess import PRESETS
+from ilgnet.rank import cache as photo_cache
+from ilgnet.rank import gallery, picks, ranking, xmp
+from ilgnet.run import engine, outputs, processes
+from torchcaffe.base.errors import CaffeError, run_main
+
+
+def places(out: Path) -> tuple[Path, Path, Path]:
+    """The page, the CSV and the JSON. CaffeError where one of them would take the place of what a person made."""
+    page = outputs.check(out, ".html", ".htm")
+    table, text = page.with_suffix(".csv"), page.with_suffix(".json")
+    ranking.refuse_changed(text, [page, table])
+    return page, table, text
+
+
+def check(args: argparse.Namespace) -> None:
+    """CaffeError for what would else end the program after all photos are scored."""
+    for name in ("top", "batch", "workers", "gallery_limit"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise CaffeError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+    if args.watch is not None and not 0 < args.watch < 1e6:
+        raise CaffeError(f"--watch {args.watch}: must be above 0 seconds, and below a million")
+    if not 0 <= args.reject_below <= 100:
+        raise CaffeError(f"--reject-below {args.reject_below}: must be from 0 to 100")
+    if args.reject_below and not args.xmp:
+        raise CaffeError("--reject-below is for --xmp")
+    if not (args.xmp or args.copy_picks or args.link_picks):
+        for name in ("picks", "dry_run"):
+            if getattr(args, name):
+                raise CaffeError(f"--{name.replace('_', '-')} is for --xmp, --copy-picks or --link-picks")
+    if args.picks:
+        picks.missing(picks.read_choices(args.picks), (item.name for item in ranking.find(args.folder)[0]), args.folder)
+    for to in filter(None, (args.copy_picks, args.link_picks)):
+        picks.check_place(to, args.folder)
+
+
+def report(args: argparse.Namespace, made: ranking.Ranking) -> None:
+    page, table, text = places(args.out)  # a person may have edited the CSV while the photos were scored
+    gallery.write(page, made, args.gallery_limit)
+    ranking.write_csv(table, made)
+    ranking.write_json(text, made, [page, table])
+    for name, reason in made.unread[:20]:
+        print(outputs.plain(f"not read: {name}: {reason}"), file=sys.stderr)
+    if len(made.unread) > 20:
+        print(outputs.plain(f"not read: {len(made.unread) - 20} more, all in {text}"), file=sys.stderr)
+    print(f"{len(made.photos)} photos ({made.from_cache} known already), {len(made.unread)} not read; "
+          f"{made.about['title']}, preset {made.about['preprocess']['preset']}; {made.about['meaning']}")
+    for photo in made.top(args.top or 0):
+        print(f"{photo.rank:5d}  {photo.p_high:.4f}  {photo.percentile:6.2f}%  {outputs.plain(photo.name)}")
+    print(outputs.plain(f"wrote {page}, {table.name} and {text.name}"))
+
+
+def act(args: argparse.Namespace, made: ranking.Ranking) -> None:
+    """Copies, links and sidecars."""
+    choices = picks.read_choices(args.picks) if args.picks else None
+    missing = picks.missing(choices, (photo.name for photo in made.photos), args.folder) if choices else []
+    if missing:
+        print(f"picks: {len(missing)} of {len(choices)} files are not among the photos that can be read: "
+              + ", ".join(map(repr, missing[:5])) + ", ..." * (len(missing) > 5), file=sys.stderr)
+    done = []
+    for to, link in ((args.copy_picks, False), (args.link_picks, True)):
+        if to is not None:
+            done += picks.transfer(picks.chosen(made, choices, args.top), args.folder, to, link, args.dry_run)
+    if args.xmp:
+        done += picks.write_sidecars(made, picks.ratings(made, choices, args.reject_below), args.xmp, args.dry_run)
+    for line in done:
+        print(outputs.plain(("would " if args.dry_run and not line.startswith("left") else "") + line))
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = engine.main_arguments(argv)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="photos, in folders below it, too")
+    parser.add_argument("--weights", required=True, metavar="CAFFEMODEL")
+    parser.add_argument("--net", help="deploy.prototxt or a variant's name (default: the variant the weights are of)")
+    parser.add_argument("--preset", choices=PRESETS, help="preprocessing (default: lmdb where --mean is given)")
+    parser.add_argument("--mean", help="mean.binaryproto or mean.npy of the training set, for preset lmdb")
+    parser.add_argument("--out", type=Path, default=Path("out/gallery.html"), help="default out/gallery.html")
+    parser.add_argument("--top", type=int, metavar="N", help="print, and pick, the best N, no two nearly the same")
+    parser.add_argument("--picks", metavar="CSV", help="what the gallery exported: picks instead of the top ones")
+    parser.add_argument("--copy-picks", type=Path, metavar="DIR", help="copy the picks there")
+    parser.add_argument("--link-picks", type=Path, metavar="DIR", help="link to the picks there")
+    parser.add_argument("--xmp", choices=xmp.STYLES, nargs="?", const="full",
+                        help="write stars as sidecars: full (default) photo.jpg.xmp, base photo.xmp as Adobe's")
+    parser.add_argument("--reject-below", type=float, default=0, metavar="PERCENTILE", help="--xmp: -1 below it")
+    parser.add_argument("--dry-run", action="store_true", help="say what these would write, and write none of it")
+    parser.add_argument("--watch", type=float, nargs="?", const=2.0, metavar="SECONDS",
+                        help="go on, and look every so often for what arrives (default 2); Ctrl-C ends it")
+    parser.add_argument("--cache", type=Path, help=f"default: {photo_cache.NAME} in your cache folder")
+    parser.add_argument("--batch", type=int, default=16, help="photos at a time (16)")
+    parser.add_argument("--workers", type=int, help="threads that decode (default: one a core, at most 8)")
+    parser.add_argument("--gallery-limit", type=int, default=gallery.LIMIT, help=f"photos a page ({gallery.LIMIT})")
+    engine.add_arguments(parser, several=True)
+    args = parser.parse_args(argv)
+    if processes.wanted(args) > 1 and args.watch is not None:
+        parser.error("--watch works in one process, on one GPU")
+    check(args)
+    elsewhere = engine.run_elsewhere(args.engine, __file__, argv)
+    if elsewhere is None:
+        elsewhere = processes.launch(args, __file__, argv)
+    if elsewhere is not None:
+        return elsewhere
+    warnings.filterwarnings("ignore", module="PIL")  # of headers that are odd: who cannot be read is told anyway
+    places(args.out)
+    rounded = engine.set_precision(args, scoring=True)
+    processes.start(args)
+    spec = ranking.Spec(args.weights, args.net, args.preset, args.mean, args.batch, args.engine, args.gpu, rounded)
+    cache = photo_cache.Cache(args.cache)
+    seen = None
+    while True:
+        now = [(item.name, photo_cache.state(item.stat)) for item in ranking.find(args.folder)[0]]
+        if now != seen:
+            made = ranking.rank(args.folder, spec, cache, args.workers, sys.stderr.isatty() and processes.root())
+            if processes.root():
+                report(args, made)
+                act(args, made)
+            seen = now
+        if args.watch is None:
+            cache.close()
+            return 0
+        sys.stdout.flush()
+        time.sleep(args.watch)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,1 @@
+"""The demo set: painted or spoilt photos with synthetic labels."""

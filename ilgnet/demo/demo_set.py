@@ -1,0 +1,426 @@
+"""A demo set: a folder like AVA's (AVA.txt, images/) whose labels are known because its faults were made.
+
+`python data_prep/demo.py --out data/demo` paints scenes; `--photos DIR` takes real photographs. Of each it makes good
+versions (clean, level, well exposed, subject on a third) and bad ones, which have faults besides (blur, noise, heavy
+JPEG, tilt, wrong exposure, colour cast, cluttered crop). The votes are drawn around a score that falls with the faults'
+severity: synthetic, as DEMO.json says, which also lists what was done to each photo. All versions of a source are in
+one of lists/train.txt and lists/val.txt: a net that knows a test photo's sister has not learnt to judge."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Callable, NamedTuple
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from ilgnet.ava.splits import Entry, write_list
+from ilgnet.demo import scenes
+from torchcaffe.base.errors import CaffeError, run_main
+from torchcaffe.data import pictures
+from torchcaffe.formats.files import read_bytes, write_bytes
+
+COUNT, SEED = 600, 1
+VERSIONS = 3  # of each source, on average
+TEST_SHARE = 0.2  # of the sources
+LONG = 480  # pixels on a photo's longer side
+SYNTHETIC = (
+    "Synthetic labels: no person voted. The scores were set by how strongly each photo was degraded on purpose, so "
+    "accuracies on this set say that the software works, and nothing about photographs' beauty."
+)
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+Random = np.random.RandomState
+
+
+class Made(NamedTuple):
+    """One photo of the set."""
+
+    source: str
+    faults: dict[str, float]  # name -> severity from 0 to 1; none: a good photo
+    score: float  # what the votes are drawn around
+
+
+# -- faults: each takes a picture (H x W x 3 float32 RGB, 0 to 1) and a severity from 0 to 1 ------------------------
+
+FAULTS: dict[str, Callable[[Random, np.ndarray, float], np.ndarray]] = {}
+
+
+def fault(function: Callable) -> Callable:
+    """Register a fault under its function's name."""
+    FAULTS[function.__name__] = function
+    return function
+
+
+@fault
+def blur(rng: Random, picture: np.ndarray, severity: float) -> np.ndarray:
+    """Out of focus, or shaken along a line."""
+    if rng.rand() < 0.5:
+        return cv2.GaussianBlur(picture, (0, 0), 2.2 + 4.5 * severity)
+    length = int(11 + 22 * severity) | 1
+    line = np.zeros((length, length), np.float32)
+    line[length // 2] = 1
+    turn = cv2.getRotationMatrix2D((length // 2, length // 2), rng.uniform(0, 180), 1)
+    line = cv2.warpAffine(line, turn, (length, length))
+    return cv2.filter2D(picture, -1, line / line.sum(), borderType=cv2.BORDER_REFLECT)
+
+
+@fault
+def grain(rng: Random, picture: np.ndarray, severity: float) -> np.ndarray:
+    """Sensor noise, in brightness and in colour, coarse enough to survive the warp to 256 x 256."""
+    height, width = picture.shape[:2]
+    fine = rng.randn(height, width, 1)
+    coarse = cv2.resize(rng.randn(height // 2, width // 2, 3), (width, height), interpolation=cv2.INTER_LINEAR)
+    return picture + ((0.05 + 0.1 * severity) * fine + (0.09 + 0.16 * severity) * coarse).astype(np.float32)
+
+
+@fault
+def jpeg(rng: Random, picture: np.ndarray, severity: float) -> np.ndarray:
+    """Few pixels, compressed until the blocks show."""
+    height, width = picture.shape[:2]
+    shrink = 1.5 + 1.5 * severity
+    small = cv2.resize(to_bytes(picture), (int(width / shrink), int(height / shrink)), interpolation=cv2.INTER_AREA)
+    data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, int(12 - 8 * severity)])[1]
+    return cv2.resize(cv2.imdecode(data, cv2.IMREAD_COLOR), (width, height)).astype(np.float32) / 255
+
+
+def to_light(value: np.ndarray) -> np.ndarray:
+    """Values from 0 to 1 in linear light (sRGB's curve, IEC 61966-2-1)."""
+    return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+
+
+def expose(picture: np.ndarray, stops: float) -> np.ndarray:
+    """More light by so many stops (less, below 0), clipped as by a sensor. Values from 0 to 1 in any shape."""
+    light = np.minimum(to_light(np.clip(picture, 0, 1)) * 2**stops, 1)
+    return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055).astype(np.float32)
+
+
+def burn(picture: np.ndarray, share: float, white: int = 250) -> np.ndarray:
+    """Exposed until that share of the pixels is burnt out (all channels `white` of 255 or more), by 1 to 4 stops: a
+    photo that is white in large part already gets a stop, a night no more than 4. (The same stops for all would not do:
+    they are what a dark photo wanted.)"""
+    brightest = max(float(np.quantile(picture.min(axis=2), 1 - share)), 1 / 255)  # the darkest value that shall burn
+    white, below = np.log2(to_light(np.array([white / 255, brightest])))
+    return expose(picture, float(np.clip(white - below, 1, 4)))
+
+
+@fault
+def over_exposure(rng: Random, picture: np.ndarray, severity: float) -> np.ndarray:
+    """Burnt out: a tenth of the pixels to a half of them."""
+    return burn(picture, 0.1 + 0.4 * severity)
+
+
+@fault
+def under_exposure(rng: Random, picture: np.ndarray, severity: float) -> np.ndarray:
+    """Far too dark, by 2 to 4 stops."""
+    return expose(picture, -2 - 2 * severity)
+
+
+@fault
+def cast(rng: Random, picture: np.ndarray, severity: float) -> np.ndarray:
+    """A wrong white balance."""
+    away = np.array([(1, 0.9, 0.3), (0.4, 1, 0.6), (0.9, 0.45, 1), (0.35, 0.8, 1), (1, 0.5, 0.4)][rng.randint(5)])
+    return picture * (1 + (away - 1) * (0.55 + 0.45 * severity)).astype(np.float32)
+
+
+@fault
+def haze(rng: Random, picture: np.ndarray, severity: float) -> np.ndarray:
+    """Flat: little contrast, little colour."""
+    grey = picture.mean(2, keepdims=True)
+    flat = scenes.mix(picture, np.repeat(grey, 3, 2), 0.5 + 0.4 * severity)
+    return 0.5 + (flat - 0.5) * (0.45 - 0.2 * severity) + rng.uniform(0, 0.15)
+
+
+@fault
+def tilt(rng: Random, picture: np.ndarray, severity: float) -> np.ndarray:
+    """A slanting horizon."""
+    height, width = picture.shape[:2]
+    angle = (7 + 11 * severity) * rng.choice((-1, 1))
+    sine, cosine = abs(np.sin(np.radians(angle))), np.cos(np.radians(angle))
+    zoom = max(cosine + sine * height / width, cosine + sine * width / height)
+    turn = cv2.getRotationMatrix2D((width / 2, height / 2), angle, zoom)
+    return cv2.warpAffine(picture, turn, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+
+
+@fault
+def clutter(rng: Random, picture: np.ndarray, severity: float) -> np.ndarray:
+    """Cropped with no thought, things in the way that the edge cuts off."""
+    height, width = picture.shape[:2]
+    keep = 0.75 - 0.25 * severity
+    y, x = int(rng.choice((0, 1)) * (1 - keep) * height), int(rng.choice((0, 1)) * (1 - keep) * width)
+    part = picture[y : y + int(keep * height), x : x + int(keep * width)]
+    picture = np.ascontiguousarray(cv2.resize(part, (width, height), interpolation=cv2.INTER_LINEAR))
+    for _ in range(2 + int(4 * severity)):
+        side, along, reach, wide = rng.randint(4), rng.rand(), rng.uniform(0.15, 0.5), rng.uniform(0.02, 0.1)
+        shape = np.array(
+            [(along - wide, -0.1), (along + wide, -0.1), (along + wide * 0.7 + 0.1, reach), (along, reach * 1.1)]
+        )
+        shape = shape if side < 2 else shape[:, ::-1]
+        shape = shape if side % 2 else 1 - shape
+        colour = rng.rand(3).astype(np.float32) * rng.uniform(0.2, 1)
+        mask = scenes.polygon(height, width, shape * (width, height))
+        scenes.cover(picture, colour, cv2.GaussianBlur(mask, (0, 0), rng.uniform(0.5, 3)))
+    return picture
+
+
+COMPOSING = ("tilt", "clutter")  # subtle to a net that sees 256 x 256 pixels: never the only fault
+TECHNICAL = tuple(name for name in FAULTS if name not in COMPOSING)
+RANGE = ("over_exposure", "under_exposure", "haze")  # one at most: two undo each other, or leave nothing
+
+
+def spoil(rng: Random, picture: np.ndarray) -> tuple[np.ndarray, dict[str, float], float]:
+    """A bad version, its faults with their severities, and its score: 4.4 for slight faults down to 1.8."""
+    level = rng.uniform(0.3, 1)
+    names = [str(name) for name in rng.permutation(TECHNICAL)[: 1 + (rng.rand() < 0.7)]]
+    if names == ["cast"]:  # it could pass for a sunset
+        names.append("haze")
+    elif set(names) <= set(RANGE):
+        names = names[:1]
+    names += [name for name in COMPOSING if rng.rand() < 0.4]
+    # as light meets them in a camera: lens, sensor, processing, file
+    order = ("clutter", "tilt", "blur", "over_exposure", "under_exposure", "cast", "haze", "grain", "jpeg")
+    done = {}
+    for name in sorted(names, key=order.index):
+        severity = float(np.clip(level + rng.uniform(-0.1, 0.1), 0, 1))
+        picture = np.clip(FAULTS[name](rng, picture, severity), 0, 1)
+        done[name] = round(severity, 3)
+    return picture, done, 4.4 - 2.6 * (level - 0.3) - 0.25 * (len(names) - 1)
+
+
+def finish(rng: Random, picture: np.ndarray) -> np.ndarray:
+    """What a photographer does to a picture, more or less of it: contrast, colour, sharpness, a vignette. Good and bad
+    versions get it alike, so that nothing but its fault tells a bad one."""
+    contrast, colour, sharpness, vignette = rng.rand(4)
+    picture = 0.5 + (picture - 0.5) * (1 + 0.15 * contrast)
+    grey = picture.mean(2, keepdims=True)
+    picture = grey + (picture - grey) * (0.95 + 0.45 * colour)
+    picture = picture + 0.4 * sharpness * (picture - cv2.GaussianBlur(picture, (0, 0), 1.2))
+    height, width = picture.shape[:2]
+    away = scenes.distance(height, width, width / 2, height / 2) / np.hypot(width / 2, height / 2)
+    return np.clip(picture * (1 - 0.25 * vignette * away[..., None] ** 2.5), 0, 1).astype(np.float32)
+
+
+def praise(picture: np.ndarray) -> float:
+    """A good version's score, 5.4 to 7.8: the more contrast (standard deviation of luma) and colourfulness (Hasler and
+    Suesstrunk, "Measuring colourfulness in natural images", 2003) it has, the higher."""
+    red, green, blue = np.moveaxis(picture, 2, 0)
+    opponents = np.stack([red - green, (red + green) / 2 - blue])
+    spread, centre = opponents.std((1, 2)), opponents.mean((1, 2))
+    luma = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    vividness = luma.std() + np.hypot(*spread) + 0.3 * np.hypot(*centre)  # 0.2 to 0.55 in most photographs and scenes
+    return 5.4 + 2.4 * float(np.clip((vividness - 0.2) / 0.35, 0, 1))
+
+
+# -- sources -------------------------------------------------------------------------------------------------------
+
+
+def painted(seed: int, number: int) -> tuple[str, np.ndarray]:
+    """Scene `number` of a seed, lying or upright, and its name."""
+    rng = Random([seed, number])
+    height, width = ((320, 480), (320, 480), (360, 480), (400, 360))[rng.randint(4)]
+    name, picture = scenes.paint(rng, height, width)
+    return f"{name} {number}", picture
+
+
+def photographed(path: Path) -> tuple[str, np.ndarray]:
+    """A photograph, levels drawn out to the full range, cropped so that what draws the eye is on a third."""
+    try:
+        data = pictures.read(path, cv2.IMREAD_COLOR)
+    except CaffeError as error:
+        raise CaffeError(f"{path}: {error}") from None
+    shrink = LONG / 0.85 / max(data.shape[:2])
+    data = cv2.resize(data, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA if shrink < 1 else cv2.INTER_CUBIC)
+    picture = data[..., ::-1].astype(np.float32) / 255
+    low, high = (float(level) for level in np.percentile(picture, (0.5, 99.5)))
+    picture = np.clip((picture - np.float32(low)) / np.float32(max(high - low, 0.3)), 0, 1)
+    height, width = picture.shape[:2]
+    tall, wide = int(height * 0.85), int(width * 0.85)
+    y, x = eye_catcher(picture)
+    corners = [(y - t * tall, x - s * wide) for t in (1 / 3, 2 / 3) for s in (1 / 3, 2 / 3)]
+
+    def outside(corner: tuple[float, float]) -> float:
+        return sum(max(-at, at - room, 0) for at, room in zip(corner, (height - tall, width - wide)))
+
+    top, left = min(corners, key=outside)
+    top, left = int(np.clip(top, 0, height - tall)), int(np.clip(left, 0, width - wide))
+    return path.name, np.ascontiguousarray(picture[top : top + tall, left : left + wide])
+
+
+def eye_catcher(picture: np.ndarray) -> tuple[float, float]:
+    """Row and column of the centre of what stands out: colours unlike the picture's mean, with detail in them."""
+    lab = cv2.cvtColor(cv2.GaussianBlur(picture, (0, 0), 3), cv2.COLOR_RGB2LAB)
+    unlike = np.linalg.norm(lab - lab.mean((0, 1)), axis=2)
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    detail = cv2.GaussianBlur(np.abs(cv2.Laplacian(grey, cv2.CV_32F)), (0, 0), 8)
+    weight = unlike / (unlike.mean() + 1e-6) * detail / (detail.mean() + 1e-6)
+    weight = np.where(weight >= np.quantile(weight, 0.9), weight, 0) + 1e-9
+    rows, columns = np.indices(weight.shape)
+    return float((rows * weight).sum() / weight.sum()), float((columns * weight).sum() / weight.sum())
+
+
+def to_bytes(picture: np.ndarray) -> np.ndarray:
+    """0 to 1 as 0 to 255."""
+    return np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8)
+
+
+def make_versions(
+    images: Path, seed: int, photos: Sequence[Path], job: tuple[int, Sequence[int], Sequence[bool]]
+) -> list[Made]:
+    """Write the versions of one source: job is its number, its versions' image ids and whether each is good."""
+    number, ids, good = job
+    cv2.setNumThreads(1)
+    source, picture = photographed(photos[number]) if photos else painted(seed, number)
+    made = []
+    for version, (image_id, is_good) in enumerate(zip(ids, good)):
+        rng = Random([seed, number, version + 1])
+        copy = finish(rng, picture[:, ::-1] if rng.rand() < 0.5 else picture)
+        if is_good:
+            faults, score = {}, praise(copy)
+        else:
+            copy, faults, score = spoil(rng, copy)
+        path = images / f"{image_id}.jpg"
+        if not cv2.imwrite(str(path), to_bytes(copy)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 93]):
+            raise CaffeError(f"{path}: cannot be written")
+        made.append(Made(source, faults, score))
+    return made
+
+
+# -- votes and lists -----------------------------------------------------------------------------------------------
+
+
+def draw_votes(rng: Random, score: float) -> np.ndarray:
+    """Ten vote counts with a mean near `score` and on its side of 5, spread as AVA's are: 210 voters on average, their
+    votes' deviation about 1.4."""
+    grades = np.arange(1, 11)
+    spread, voters = rng.uniform(1.2, 1.6), int(np.clip(rng.normal(210, 60), 80, 500))
+    low, high = -4.0, 15.0
+    while high - low > 1e-3:  # the centre of a bell cut off at 1 and 10 is not its mean
+        centre = (low + high) / 2
+        share = np.exp(-((grades - centre) ** 2) / (2 * spread**2))
+        share /= share.sum()
+        low, high = (centre, high) if share @ grades < score else (low, centre)
+    while True:
+        votes = rng.multinomial(voters, share)
+        if (votes @ grades > 5 * voters) == (score > 5):
+            return votes
+
+
+def plan(rng: Random, sources: int, count: int) -> list[tuple[int, list[int], list[bool]]]:
+    """Which source gives how many good and bad versions: `count` in all, half of them good; and under which ids."""
+    ids = rng.permutation(np.arange(1000, 1000 + 40 * count))[:count].tolist()  # an id tells nothing
+    jobs: list[tuple[int, list[int], list[bool]]] = [(number, [], []) for number in range(sources)]
+    for index in range(count):
+        number, version = index % sources, index // sources
+        jobs[number][1].append(ids[index])
+        jobs[number][2].append(bool((number + version) % 2))
+    return jobs
+
+
+def make_demo(
+    out: Path | str, photos: Path | str | None = None, count: int = COUNT, seed: int = SEED, workers: int | None = None
+) -> list[Made]:
+    """Write the folder `out`. The same arguments give the same set, whatever the number of workers; if they made what
+    is there already, nothing is done."""
+    out, workers = Path(out), workers or os.cpu_count() or 1
+    if count < 10:
+        raise CaffeError(f"--count {count}: at least 10 photos are needed for a training and a test set")
+    if not 0 <= seed < 2**32:
+        raise CaffeError(f"--seed {seed}: must be from 0 to {2**32 - 1}")
+    paths = find_photos(Path(photos)) if photos else []
+    asked = {"count": count, "seed": seed, "photographs": [path.name for path in paths]}
+    if (out / "AVA.txt").exists():
+        return _finished(out, asked)
+    rng = Random(seed)
+    if len(paths) * VERSIONS > count:
+        paths = [paths[i] for i in rng.permutation(len(paths))[: max(5, count // VERSIONS)]]
+    sources = len(paths) if photos else max(5, count // VERSIONS)
+    jobs = plan(rng, sources, count)
+    (out / "images").mkdir(parents=True, exist_ok=True)
+    (out / "lists").mkdir(exist_ok=True)
+    work = partial(make_versions, out / "images", seed, paths)
+    bar = partial(tqdm, total=sources, desc="demo set", unit="source", disable=not sys.stderr.isatty())
+    try:
+        pool = ProcessPoolExecutor(min(workers, sources), multiprocessing.get_context("spawn")) if workers > 1 else None
+    except OSError:  # a system without shared memory
+        pool = None
+    if pool is None:
+        made = list(bar(map(work, jobs)))
+    else:
+        with pool:
+            made = list(bar(pool.map(work, jobs, chunksize=4)))
+
+    held_out = set(rng.permutation(sources)[: max(1, round(sources * TEST_SHARE))].tolist())
+    rows, lists, photos_json = {}, {"train": [], "val": []}, {}
+    for (number, ids, good), versions in zip(jobs, made):
+        for image_id, is_good, version in zip(ids, good, versions):
+            votes = draw_votes(rng, version.score)
+            rows[image_id] = votes
+            lists["val" if number in held_out else "train"].append(Entry(f"{image_id}.jpg", int(is_good)))
+            photos_json[image_id] = {
+                "source": version.source,
+                "faults": version.faults,
+                "score": round(version.score, 3),
+            }
+    ordered = sorted(rows)
+    table = "".join(f"{i} {k} {' '.join(map(str, rows[k]))} 0 0 0\n" for i, k in enumerate(ordered, 1))
+    for name, entries in lists.items():
+        write_list(out / "lists" / f"{name}.txt", sorted(entries))
+    record = {
+        "synthetic": SYNTHETIC,
+        "sources": f"{sources} photographs" if paths else f"{sources} painted scenes",
+        "asked": asked,
+        "photos": {k: photos_json[k] for k in ordered},
+    }
+    write_bytes(out / "DEMO.json", (json.dumps(record, indent=1) + "\n").encode())
+    write_bytes(out / "AVA.txt", table.encode())  # last: with it, the set is whole
+    return [version for versions in made for version in versions]
+
+
+def _finished(out: Path, asked: dict) -> list[Made]:
+    """What is in `out`, if it is what was asked for."""
+    try:
+        record = json.loads(read_bytes(out / "DEMO.json"))
+        if record["asked"] == asked:
+            return [Made(photo["source"], photo["faults"], photo["score"]) for photo in record["photos"].values()]
+    except (OSError, ValueError, KeyError):
+        pass
+    raise CaffeError(f"{out}: holds another AVA.txt already; choose another folder, or remove it")
+
+
+def find_photos(folder: Path) -> list[Path]:
+    """The photographs in a folder, in the order of their names; unreadable ones are an error that names one."""
+    if not folder.is_dir():
+        raise CaffeError(f"--photos {folder}: no such folder")
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PHOTO_SUFFIXES)
+    if len(paths) < 5:
+        raise CaffeError(f"--photos {folder}: {len(paths)} photographs in it; at least 5 are needed")
+    return paths
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make a demo set: a folder like AVA's with good and bad photos, whose (synthetic) labels are known."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write: AVA.txt, images/, lists/, DEMO.json")
+    parser.add_argument("--photos", type=Path, metavar="DIR", help="use DIR's photographs; without, scenes are painted")
+    parser.add_argument("--count", type=int, default=COUNT, help=f"photos to make ({COUNT})")
+    parser.add_argument("--seed", type=int, default=SEED, help=f"({SEED})")
+    parser.add_argument("--workers", type=int, help="processes (one a core)")
+    args = parser.parse_args(argv)
+    made = make_demo(args.out, args.photos, args.count, args.seed, args.workers)
+    good = sum(not version.faults for version in made)
+    sources = len({version.source for version in made})
+    print(f"{args.out}: {len(made)} photos, {good} good, {len(made) - good} bad, of {sources} sources")
+    print(SYNTHETIC)
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

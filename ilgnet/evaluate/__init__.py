@@ -1,0 +1,1 @@
+"""The paper's test protocol: metrics, votes, feature maps, Caffe's logs."""

@@ -1,0 +1,1 @@
+"""Plots, drawings of nets, net summaries, HTML."""

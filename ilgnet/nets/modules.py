@@ -1,0 +1,350 @@
+"""The building blocks of the nets, a function each, on pycaffe's net_spec.
+
+Every block takes the NetSpec `n` it adds its layers to, the layer it reads (a Top) and, where they matter, the Options
+of the net; it returns the Top of its output. Layer names are BVLC GoogLeNet's for Inception V1 and those of the widely
+used Caffe ports for V3 and V4, so that their caffemodels load by name. Depths are in channels, sizes in pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ilgnet.nets.targets import TARGETS
+from torchcaffe.proto import caffe_pb2
+from torchcaffe.pycaffe.net_spec import NetSpec, Top
+from torchcaffe.pycaffe.net_spec import layers as L
+from torchcaffe.pycaffe.net_spec import params as P
+
+XAVIER = dict(type="xavier")
+DROPOUT = 0.7  # the released net's ratio, and that of BVLC's auxiliary heads
+PYRAMID_HEIGHT = 3  # 1 + 4 + 16 bins
+
+# BVLC GoogLeNet's inception modules (table 1 of the GoogLeNet paper): the depths of
+# 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection
+GOOGLENET = {
+    "inception_3a": (64, 96, 128, 16, 32, 32),
+    "inception_3b": (128, 128, 192, 32, 96, 64),
+    "inception_4a": (192, 96, 208, 16, 48, 64),
+    "inception_4b": (160, 112, 224, 24, 64, 64),
+    "inception_4c": (128, 128, 256, 24, 64, 64),
+    "inception_4d": (112, 144, 288, 32, 64, 64),
+    "inception_4e": (256, 160, 320, 32, 128, 128),
+    "inception_5a": (256, 160, 320, 32, 128, 128),
+    "inception_5b": (384, 192, 384, 48, 128, 128),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the blocks of one net have in common."""
+
+    batch_norm: bool = True
+    pool: str = "AVE"  # the pooling branch of Inception V1's modules: AVE in the released ILGNet, MAX in BVLC GoogLeNet
+    lrn: bool = True
+    frozen: bool = False  # the trunk learns nothing: the paper's text; the released files train everything
+    spp: bool = False  # spatial pyramid pooling in place of poolings of fixed size
+    target: str = "classes"  # what the net learns: one of TARGETS
+    batch: int = 48  # photos a batch, where a target has to know
+
+
+# --- Learning rates: multiples of the solver's rate and weight decay, for the weights and the bias -------------------
+
+
+def rates(lr: float, bias: bool = True) -> list[dict]:
+    """The released files' rule: a bias learns at twice the rate of its weights, without weight decay."""
+    weights = dict(lr_mult=lr, decay_mult=1 if lr else 0)
+    return [weights, dict(lr_mult=2 * lr, decay_mult=0)] if bias else [weights]
+
+
+def constant(value: float) -> dict:
+    return dict(type="constant", value=value)
+
+
+# --- The trunk -------------------------------------------------------------------------------------------------------
+
+
+def conv_bn_relu(
+    n: NetSpec, name: str, bottom: Top, depth: int, names: tuple, o: Options, eps: float | None = None, lr: int = 1,
+    top: str = "", **geometry
+) -> Top:
+    """Convolution (bias_term false) -> BatchNorm -> Scale (with bias) -> ReLU, or Convolution -> ReLU.
+
+    BatchNorm's three blobs are statistics, which the solver must leave alone (lr_mult 0). All but the convolution work
+    in place, which is safe in BVLC: BatchNorm and Scale keep what their backward needs, ReLU needs its output alone.
+    `names` are those of the last three layers, `top` the blob's when it is not the layer's, `lr` the convolution's
+    rate (0 in a frozen trunk, whose BatchNorm uses the source's statistics in training, too)."""
+    frozen = lr == 0
+    extra = dict(geometry, num_output=depth, weight_filler=XAVIER, param=rates(lr, bias=not o.batch_norm))
+    if not o.batch_norm:
+        extra["bias_filler"] = constant(0.2)
+    else:
+        extra["bias_term"] = False
+    if top:
+        extra["name"] = name
+    n[top or name] = x = L.Convolution(bottom, **extra)
+    bn, scale, relu = names
+    if o.batch_norm:
+        statistics = {} if eps is None else dict(eps=eps)
+        if frozen:
+            statistics["use_global_stats"] = True
+        n[bn] = x = L.BatchNorm(x, in_place=True, param=[dict(lr_mult=0, decay_mult=0)] * 3, **statistics)
+        # the scale is not decayed: decay would draw it to 0, and it starts at 1
+        scales = [dict(lr_mult=lr, decay_mult=0), dict(lr_mult=2 * lr, decay_mult=0)]
+        n[scale] = x = L.Scale(x, in_place=True, param=scales, bias_term=True)
+    n[relu] = x = L.ReLU(x, in_place=True)
+    return x
+
+
+def conv(n: NetSpec, name: str, bottom: Top, depth: int, o: Options, relu: str = "", lr: int | None = None,
+         top: str = "", **geometry) -> Top:
+    """A convolution of GoogLeNet with its BVLC names: `inception_3a/1x1`, .../1x1/bn, .../1x1/scale, .../relu_1x1."""
+    block, layer = name.split("/")
+    names = (f"{name}/bn", f"{name}/scale", relu or f"{block}/relu_{layer}")
+    lr = (0 if o.frozen else 1) if lr is None else lr
+    return conv_bn_relu(n, name, bottom, depth, names, o, lr=lr, top=top, **geometry)
+
+
+def conv_v3(n: NetSpec, name: str, bottom: Top, depth: int, o: Options, **geometry) -> Top:
+    """A convolution of Inception V3 or V4 with its names in the Caffe ports: `x`, `x_bn`, `x_scale`, `x_relu`."""
+    names = (f"{name}_bn", f"{name}_scale", f"{name}_relu")
+    return conv_bn_relu(n, name, bottom, depth, names, o, eps=0.001, lr=0 if o.frozen else 1, **geometry)
+
+
+def pool(n: NetSpec, name: str, bottom: Top, kind: str, kernel_size: int, **geometry) -> Top:
+    n[name] = L.Pooling(bottom, pool=getattr(P.Pooling, kind), kernel_size=kernel_size, **geometry)
+    return n[name]
+
+
+def max_pool(n: NetSpec, name: str, bottom: Top) -> Top:
+    """MAX 3x3, stride 2. Caffe rounds the output size up."""
+    return pool(n, name, bottom, "MAX", 3, stride=2)
+
+
+def lrn(n: NetSpec, name: str, bottom: Top, o: Options) -> Top:
+    """GoogLeNet's local response normalisation. The nets with batch normalisation keep it, too: the ImageNet weights
+    were trained with it, and without it most of what they know is lost."""
+    if not o.lrn:
+        return bottom
+    n[name] = L.LRN(bottom, local_size=5, alpha=1e-4, beta=0.75)
+    return n[name]
+
+
+def stem_v1(n: NetSpec, data: Top, o: Options) -> Top:
+    """GoogLeNet's layers before its first inception module ("pre-treatment layer" in the paper): 192 deep, size / 8."""
+    x = conv(n, "conv1/7x7_s2", data, 64, o, relu="conv1/relu_7x7", kernel_size=7, stride=2, pad=3)
+    x = max_pool(n, "pool1/3x3_s2", x)
+    x = lrn(n, "pool1/norm1", x, o)
+    x = conv(n, "conv2/3x3_reduce", x, 64, o, kernel_size=1)
+    x = conv(n, "conv2/3x3", x, 192, o, kernel_size=3, pad=1)
+    x = lrn(n, "conv2/norm2", x, o)
+    return max_pool(n, "pool2/3x3_s2", x)
+
+
+def inception_v1(n: NetSpec, name: str, bottom: Top, o: Options) -> Top:
+    """The Inception V1 module (paper, section 3.1): 1x1, 3x3 and 5x5 convolutions and a pooling, side by side."""
+    n1x1, n3x3_reduce, n3x3, n5x5_reduce, n5x5, pool_proj = GOOGLENET[name]
+    a = conv(n, f"{name}/1x1", bottom, n1x1, o, kernel_size=1)
+    b = conv(n, f"{name}/3x3_reduce", bottom, n3x3_reduce, o, kernel_size=1)
+    b = conv(n, f"{name}/3x3", b, n3x3, o, kernel_size=3, pad=1)
+    c = conv(n, f"{name}/5x5_reduce", bottom, n5x5_reduce, o, kernel_size=1)
+    c = conv(n, f"{name}/5x5", c, n5x5, o, kernel_size=5, pad=2)
+    d = pool(n, f"{name}/pool", bottom, o.pool, 3, stride=1, pad=1)
+    d = conv(n, f"{name}/pool_proj", d, pool_proj, o, kernel_size=1)
+    n[f"{name}/output"] = L.Concat(a, b, c, d)
+    return n[f"{name}/output"]
+
+
+def ordinary_convolution(n: NetSpec, name: str, bottom: Top, o: Options) -> Top:
+    """ILGNet-without-Inc.'s stand-in for an inception module: one 3x3 convolution of the same output depth (paper,
+    section 4.2). No source has weights for it, so it learns in a frozen trunk, too."""
+    n1x1, _, n3x3, _, n5x5, pool_proj = GOOGLENET[name]
+    depth = n1x1 + n3x3 + n5x5 + pool_proj
+    return conv(n, f"{name}/conv3x3", bottom, depth, o, lr=1, top=f"{name}/output", kernel_size=3, pad=1)
+
+
+# --- Inception V3 and V4 ---------------------------------------------------------------------------------------------
+
+
+def stem_v3(n: NetSpec, data: Top, o: Options) -> Top:
+    """Inception V3's layers before its first module: 192 deep."""
+    x = conv_v3(n, "conv1_3x3_s2", data, 32, o, kernel_size=3, stride=2)
+    x = conv_v3(n, "conv2_3x3_s1", x, 32, o, kernel_size=3)
+    x = conv_v3(n, "conv3_3x3_s1", x, 64, o, kernel_size=3, pad=1)
+    x = max_pool(n, "pool1_3x3_s2", x)
+    x = conv_v3(n, "conv4_3x3_reduce", x, 80, o, kernel_size=1)
+    x = conv_v3(n, "conv4_3x3", x, 192, o, kernel_size=3)
+    return max_pool(n, "pool2_3x3_s2", x)
+
+
+def inception_v3_a(n: NetSpec, name: str, bottom: Top, pool_proj: int, o: Options) -> Top:
+    """Inception V3's first kind of module: V1's, with the large convolution factorised into two of 3x3."""
+    a = conv_v3(n, f"{name}_1x1", bottom, 64, o, kernel_size=1)
+    b = conv_v3(n, f"{name}_5x5_reduce", bottom, 48, o, kernel_size=1)
+    b = conv_v3(n, f"{name}_5x5", b, 64, o, kernel_size=5, pad=2)
+    c = conv_v3(n, f"{name}_3x3_reduce", bottom, 64, o, kernel_size=1)
+    c = conv_v3(n, f"{name}_3x3_1", c, 96, o, kernel_size=3, pad=1)
+    c = conv_v3(n, f"{name}_3x3_2", c, 96, o, kernel_size=3, pad=1)
+    d = pool(n, f"{name}_pool", bottom, "AVE", 3, stride=1, pad=1)
+    d = conv_v3(n, f"{name}_pool_proj", d, pool_proj, o, kernel_size=1)
+    n[f"{name}_output"] = L.Concat(a, b, c, d)
+    return n[f"{name}_output"]
+
+
+def max_pool_like(n: NetSpec, name: str, bottom: Top, like: Top) -> Top:
+    """MAX 3x3, stride 2, to stand beside the 3x3 convolution `like` of the same stride. Caffe rounds a pooling's size
+    up and a convolution's down: where a size is even, as behind 224 pixels, the pooling's last row and column have no
+    counterpart, and are cropped. At 299 pixels, which V4's weights were trained with, there is nothing to crop."""
+    x = max_pool(n, name, bottom)
+    n[f"{name}_crop"] = L.Crop(x, like, axis=2)
+    return n[f"{name}_crop"]
+
+
+def stem_v4(n: NetSpec, data: Top, o: Options) -> Top:
+    """Inception V4's layers before its first module: three times two branches side by side; 384 deep."""
+    x = conv_v3(n, "conv1_3x3_s2", data, 32, o, kernel_size=3, stride=2)
+    x = conv_v3(n, "conv2_3x3_s1", x, 32, o, kernel_size=3)
+    x = conv_v3(n, "conv3_3x3_s1", x, 64, o, kernel_size=3, pad=1)
+
+    a = conv_v3(n, "inception_stem1_3x3_s2", x, 96, o, kernel_size=3, stride=2)
+    b = max_pool_like(n, "inception_stem1_pool", x, a)
+    n["inception_stem1"] = x = L.Concat(b, a)
+
+    a = conv_v3(n, "inception_stem2_3x3_reduce", x, 64, o, kernel_size=1)
+    a = conv_v3(n, "inception_stem2_3x3", a, 96, o, kernel_size=3)
+    b = conv_v3(n, "inception_stem2_1x7_reduce", x, 64, o, kernel_size=1)
+    b = conv_v3(n, "inception_stem2_1x7", b, 64, o, kernel_h=1, kernel_w=7, pad_h=0, pad_w=3)
+    b = conv_v3(n, "inception_stem2_7x1", b, 64, o, kernel_h=7, kernel_w=1, pad_h=3, pad_w=0)
+    b = conv_v3(n, "inception_stem2_3x3_2", b, 96, o, kernel_size=3)
+    n["inception_stem2"] = x = L.Concat(a, b)
+
+    a = conv_v3(n, "inception_stem3_3x3_s2", x, 192, o, kernel_size=3, stride=2)
+    b = max_pool_like(n, "inception_stem3_pool", x, a)
+    n["inception_stem3"] = L.Concat(a, b)
+    return n["inception_stem3"]
+
+
+def inception_v4_a(n: NetSpec, name: str, bottom: Top, o: Options) -> Top:
+    """Inception V4's first kind of module: 384 deep."""
+    a = conv_v3(n, f"{name}_1x1_2", bottom, 96, o, kernel_size=1)
+    b = conv_v3(n, f"{name}_3x3_reduce", bottom, 64, o, kernel_size=1)
+    b = conv_v3(n, f"{name}_3x3", b, 96, o, kernel_size=3, pad=1)
+    c = conv_v3(n, f"{name}_3x3_2_reduce", bottom, 64, o, kernel_size=1)
+    c = conv_v3(n, f"{name}_3x3_2", c, 96, o, kernel_size=3, pad=1)
+    c = conv_v3(n, f"{name}_3x3_3", c, 96, o, kernel_size=3, pad=1)
+    d = pool(n, f"{name}_pool_ave", bottom, "AVE", 3, stride=1, pad=1)
+    d = conv_v3(n, f"{name}_1x1", d, 96, o, kernel_size=1)
+    n[f"{name}_concat"] = L.Concat(a, b, c, d)
+    return n[f"{name}_concat"]
+
+
+# --- The heads -------------------------------------------------------------------------------------------------------
+
+
+def sized(name: str, o: Options) -> str:
+    """Behind a spatial pyramid a layer's weights have another shape, so it has another name: loading weights by name
+    stops at a shape that differs."""
+    return f"{name}_spp" if o.spp else name
+
+
+def pyramid(n: NetSpec, name: str, bottom: Top, kind: str) -> Top:
+    """Spatial pyramid pooling: a vector of 21 values a channel (1x1, 2x2 and 4x4 bins), whatever the photo's size."""
+    n[name] = L.SPP(bottom, pyramid_height=PYRAMID_HEIGHT, pool=getattr(P.SPP, kind))
+    return n[name]
+
+
+def inner_product(
+    n: NetSpec, name: str, bottom: Top, depth: int, lr: int, bias: float, filler: dict = XAVIER
+) -> Top:
+    n[name] = L.InnerProduct(
+        bottom, param=rates(lr), num_output=depth, weight_filler=filler, bias_filler=constant(bias))
+    return n[name]
+
+
+def connected(n: NetSpec, name: str, bottom: Top, depth: int, lr: int, relu: str, drop: str) -> Top:
+    """InnerProduct -> ReLU -> Dropout."""
+    x = inner_product(n, name, bottom, depth, lr, 0.2)
+    n[relu] = x = L.ReLU(x, in_place=True)
+    n[drop] = x = L.Dropout(x, in_place=True, dropout_ratio=DROPOUT)
+    return x
+
+
+def new_layer(n: NetSpec, name: str, bottom: Top, depth: int, drop: str = "") -> Top:
+    """A connected layer that is new in ILGNet, and learns at ten times the rate of what GoogLeNet brought."""
+    return connected(n, name, bottom, depth, 10, f"{name}_relu", drop or f"{name}_drop")
+
+
+def local_head(n: NetSpec, name: str, bottom: Top, o: Options) -> Top:
+    """256 local features of one inception module's whole output (paper, section 3.2)."""
+    if o.spp:
+        bottom = pyramid(n, f"{name}_pyramid", bottom, "MAX")
+    return new_layer(n, sized(name, o), bottom, 256)
+
+
+def reduced(n: NetSpec, head: str, bottom: Top, o: Options, lr: int = 1) -> Top:
+    """How GoogLeNet's auxiliary heads begin: AVE pooling 5x5, stride 3, and a 1x1 convolution to 128 channels. It is
+    part of the head: it learns in a frozen trunk, too, and has no batch normalisation."""
+    x = bottom if o.spp else pool(n, f"{head}/ave_pool", bottom, "AVE", 5, stride=3)
+    x = conv(n, f"{head}/conv", x, 128, Options(batch_norm=False), lr=lr, kernel_size=1)
+    return pyramid(n, f"{head}/pyramid", x, "AVE") if o.spp else x
+
+
+def global_head(n: NetSpec, bottom: Top, o: Options, lr: int = 1) -> Top:
+    """512 global features of the last inception module (paper, section 3.2)."""
+    return new_layer(n, sized("temp3", o), reduced(n, "loss1", bottom, o, lr), 512)
+
+
+def answer(n: NetSpec, head: str, bottom: Top, o: Options, sized_by: bool = False) -> Top:
+    """The last layer with weights: as many outputs as the target has, two for two classes.
+
+    Where it learns from votes its weights start at 0. GoogLeNet's features are large, and xavier would begin with
+    scores of +-20: in a Softmax of ten that leaves the earth mover's distance no gradient, in a mean such an error."""
+    target = TARGETS[o.target]
+    name = f"{head}/{target.layer}"
+    filler = constant(0) if target.label else XAVIER
+    return inner_product(n, sized(name, o) if sized_by else name, bottom, target.outputs, 10, target.bias, filler)
+
+
+def connected_local_global(n: NetSpec, local1: Top, local2: Top, global_: Top, o: Options) -> Top:
+    """The connected layer of local and global features, 256 + 256 + 512 = 1024, and the classifier (section 3.2)."""
+    n["temp"] = L.Concat(local1, local2, global_)
+    x = new_layer(n, "temp_cjy", n["temp"], 1024, drop="temp3_cjy_drop")
+    return answer(n, "loss1", x, o)
+
+
+def auxiliary_head(n: NetSpec, head: str, bottom: Top, o: Options) -> Top:
+    """GoogLeNet's auxiliary classifier, for the target: `head` is loss1 or loss2."""
+    x = reduced(n, head, bottom, o)
+    x = connected(n, sized(f"{head}/fc", o), x, 1024, 1, f"{head}/relu_fc", f"{head}/drop_fc")
+    return answer(n, head, x, o)
+
+
+def final_head(n: NetSpec, bottom: Top, o: Options) -> Top:
+    """GoogLeNet's own classifier, for the target."""
+    if o.spp:
+        x = pyramid(n, "loss3/pyramid", bottom, "AVE")
+    else:
+        x = pool(n, "pool5/7x7_s1", bottom, "AVE", 7, stride=1)
+    n["pool5/drop_7x7_s1"] = x = L.Dropout(x, in_place=True, dropout_ratio=0.4)
+    return answer(n, "loss3", x, o, sized_by=True)
+
+
+def score(n: NetSpec, name: str, classifier: Top, label: Top | None, o: Options, weight: float = 1) -> None:
+    """The loss, where there is a label; else, under the same name, the probabilities [low, high] or the shares of the
+    votes (a mean or a rank is the classifier's output as it is)."""
+    loss = TARGETS[o.target].loss
+    if label is None:
+        if TARGETS[o.target].outputs > 1:
+            n[name] = L.Softmax(classifier)
+    elif loss is not None:
+        loss(n, name, classifier, weight, o.batch)
+    else:
+        n[name] = L.SoftmaxWithLoss(classifier, label, **({} if weight == 1 else dict(loss_weight=weight)))
+
+
+def accuracy(n: NetSpec, name: str, classifier: Top, label: Top | None, o: Options) -> None:
+    """The share of right answers, in testing only."""
+    test = TARGETS[o.target].test
+    if label is not None and test is not None:
+        test(n, name, classifier)
+    elif label is not None:
+        n[name] = L.Accuracy(classifier, label, include=dict(phase=caffe_pb2.TEST))

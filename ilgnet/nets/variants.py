@@ -1,0 +1,197 @@
+"""The paper's nets: one registry from which the tools, the Makefile, the tests, the docs and the reports take them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable
+
+from ilgnet.nets.modules import (
+    Options,
+    accuracy,
+    auxiliary_head,
+    connected_local_global,
+    final_head,
+    global_head,
+    inception_v1,
+    inception_v3_a,
+    inception_v4_a,
+    local_head,
+    max_pool,
+    ordinary_convolution,
+    score,
+    stem_v1,
+    stem_v3,
+    stem_v4,
+)
+from torchcaffe.pycaffe.net_spec import NetSpec, Top
+
+
+def ilgnet(n: NetSpec, data: Top, label: Top | None, o: Options, module: Callable = inception_v1) -> None:
+    """ILGNet (Fig. 2): one pre-treatment layer and 3 inception modules; the first two give local features, the last
+    one global features, and a layer of 1024 connects them."""
+    x = stem_v1(n, data, o)
+    x = module(n, "inception_3a", x, o)
+    local1 = local_head(n, "temp1", x, o)
+    x = module(n, "inception_3b", x, o)
+    local2 = local_head(n, "temp2", x, o)
+    x = max_pool(n, "pool3/3x3_s2", x)
+    x = module(n, "inception_4a", x, o)
+    classifier = connected_local_global(n, local1, local2, global_head(n, x, o), o)
+    score(n, "loss1/loss", classifier, label, o)
+    accuracy(n, "loss1/top-1", classifier, label, o)
+
+
+def ilgnet_without_inception(n: NetSpec, data: Top, label: Top | None, o: Options) -> None:
+    """ILGNet with each inception module replaced by one ordinary convolution (section 4.2)."""
+    ilgnet(n, data, label, o, module=ordinary_convolution)
+
+
+def ilgnet_v3(n: NetSpec, data: Top, label: Top | None, o: Options) -> None:
+    """ILGNet on the beginning of Inception V3: local features of its first two modules, global ones of the third."""
+    x = stem_v3(n, data, o)
+    x = inception_v3_a(n, "inception_a1", x, 32, o)
+    local1 = local_head(n, "temp1", x, o)
+    x = inception_v3_a(n, "inception_a2", x, 64, o)
+    local2 = local_head(n, "temp2", x, o)
+    x = inception_v3_a(n, "inception_a3", x, 64, o)
+    classifier = connected_local_global(n, local1, local2, global_head(n, x, o, lr=10), o)
+    score(n, "loss1/loss", classifier, label, o)
+    accuracy(n, "loss1/top-1", classifier, label, o)
+
+
+def ilgnet_v4(n: NetSpec, data: Top, label: Top | None, o: Options) -> None:
+    """ILGNet on the beginning of Inception V4: local features of its first two modules, global ones of the third."""
+    x = stem_v4(n, data, o)
+    x = inception_v4_a(n, "inception_a1", x, o)
+    local1 = local_head(n, "temp1", x, o)
+    x = inception_v4_a(n, "inception_a2", x, o)
+    local2 = local_head(n, "temp2", x, o)
+    x = inception_v4_a(n, "inception_a3", x, o)
+    classifier = connected_local_global(n, local1, local2, global_head(n, x, o, lr=10), o)
+    score(n, "loss1/loss", classifier, label, o)
+    accuracy(n, "loss1/top-1", classifier, label, o)
+
+
+def googlenet_third(n: NetSpec, data: Top, label: Top | None, o: Options) -> None:
+    """The first third of GoogLeNet: as far as its first auxiliary classifier (section 4.3)."""
+    x = stem_v1(n, data, o)
+    x = inception_v1(n, "inception_3a", x, o)
+    x = inception_v1(n, "inception_3b", x, o)
+    x = max_pool(n, "pool3/3x3_s2", x)
+    x = inception_v1(n, "inception_4a", x, o)
+    classifier = auxiliary_head(n, "loss1", x, o)
+    score(n, "loss1/loss", classifier, label, o)
+    accuracy(n, "loss1/top-1", classifier, label, o)
+
+
+def googlenet_two_thirds(n: NetSpec, data: Top, label: Top | None, o: Options) -> None:
+    """The first two thirds of GoogLeNet: as far as its second auxiliary classifier (section 4.3)."""
+    x = stem_v1(n, data, o)
+    for name in ("inception_3a", "inception_3b"):
+        x = inception_v1(n, name, x, o)
+    x = max_pool(n, "pool3/3x3_s2", x)
+    for name in ("inception_4a", "inception_4b", "inception_4c", "inception_4d"):
+        x = inception_v1(n, name, x, o)
+    classifier = auxiliary_head(n, "loss2", x, o)
+    score(n, "loss2/loss", classifier, label, o)
+    accuracy(n, "loss2/top-1", classifier, label, o)
+
+
+def googlenet_full(n: NetSpec, data: Top, label: Top | None, o: Options) -> None:
+    """The whole of GoogLeNet (section 4.3). In training its two auxiliary classifiers count 0.3 each, as BVLC's do."""
+    x = stem_v1(n, data, o)
+    for name in ("inception_3a", "inception_3b"):
+        x = inception_v1(n, name, x, o)
+    x = max_pool(n, "pool3/3x3_s2", x)
+    x = inception_v1(n, "inception_4a", x, o)
+    if label is not None:
+        score(n, "loss1/loss", auxiliary_head(n, "loss1", x, o), label, o, weight=0.3)
+    for name in ("inception_4b", "inception_4c", "inception_4d"):
+        x = inception_v1(n, name, x, o)
+    if label is not None:
+        score(n, "loss2/loss", auxiliary_head(n, "loss2", x, o), label, o, weight=0.3)
+    x = inception_v1(n, "inception_4e", x, o)
+    x = max_pool(n, "pool4/3x3_s2", x)
+    for name in ("inception_5a", "inception_5b"):
+        x = inception_v1(n, name, x, o)
+    classifier = final_head(n, x, o)
+    score(n, "loss3/loss3", classifier, label, o)
+    accuracy(n, "loss3/top-1", classifier, label, o)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One of the paper's nets. Accuracies are per cent, as printed; None where the paper gives none."""
+
+    name: str  # --variant
+    title: str  # the paper's name
+    about: str
+    build: Callable  # (n, data, label or None, options): adds the net's layers; no label: the net for deployment
+    source: str  # the caffemodel whose weights its trunk takes
+    batch_norm: bool = True
+    pool: str | None = "AVE"  # see Options.pool; None: there is no such branch
+    answer: str = "loss1/loss"  # the output blob of deploy.prototxt: probabilities [low, high]
+    trunk: str = "inception_4a/output"  # the trunk's last blob; what is behind it, and behind local, is the head
+    lrn: bool = True  # it has GoogLeNet's local response normalisation
+    smallest: int = 96  # pixels: the side of the smallest photo it takes, with or without spatial pyramids
+    stem: str = "pool2/3x3_s2"  # the blob that its first module reads: the "pre-treatment layer" ends there
+    local: tuple[str, ...] = ()  # the trunk's blobs that local features are taken from
+    table2: tuple[float | None, float | None] = (None, None)  # AVA1 accuracy, delta 0 and 1
+    table3: float | None = None  # AVA2 accuracy
+    table4: tuple[float | None, float | None, float | None] = (None, None, None)
+    # ^ AVA1 accuracy, days of training, seconds of testing a photo (GTX 980 Ti)
+
+
+GOOGLENET_WEIGHTS = "bvlc_googlenet.caffemodel"
+LOCAL_V1 = ("inception_3a/output", "inception_3b/output")
+
+V3_WEIGHTS, V4_WEIGHTS = "inception_v3.caffemodel", "inception_v4.caffemodel"
+LOCAL_V3, LOCAL_V4 = ("inception_a1_output", "inception_a2_output"), ("inception_a1_concat", "inception_a2_concat")
+
+VARIANTS = {
+    v.name: v
+    for v in (
+        Variant(
+            "v1", "ILGNet-Inc.V1", "the released net, on the first third of GoogLeNet V1, no batch normalisation",
+            ilgnet, GOOGLENET_WEIGHTS, batch_norm=False, local=LOCAL_V1,
+        ),
+        Variant(
+            "v1bn", "ILGNet-Inc.V1-BN", "batch normalisation behind every convolution of the trunk",
+            ilgnet, GOOGLENET_WEIGHTS, local=LOCAL_V1,
+            table2=(81.68, 80.71), table3=85.50, table4=(81.68, 4, 0.31),
+        ),
+        Variant(
+            "v3", "ILGNet-Inc.V3", "local and global layers on the first three modules of Inception V3",
+            ilgnet_v3, V3_WEIGHTS, pool=None, lrn=False, stem="pool2_3x3_s2", local=LOCAL_V3,
+            trunk="inception_a3_output",
+            table2=(81.71, 80.65), table3=85.51,
+        ),
+        Variant(
+            "v4", "ILGNet-Inc.V4", "local and global layers on the first three modules of Inception V4",
+            ilgnet_v4, V4_WEIGHTS, pool=None, lrn=False, stem="inception_stem3", local=LOCAL_V4,
+            trunk="inception_a3_concat",
+            table2=(82.66, 80.83), table3=85.53,
+        ),
+        Variant(
+            "noinc", "ILGNet-without-Inc.", "an ordinary 3x3 convolution in place of each inception module",
+            ilgnet_without_inception, GOOGLENET_WEIGHTS, pool=None, local=LOCAL_V1,
+            table2=(75.29, 73.25), table3=79.64,
+        ),
+        Variant(
+            "third", "1/3 GoogLeNetV1-BN", "GoogLeNet as far as its first auxiliary classifier",
+            googlenet_third, GOOGLENET_WEIGHTS,
+            table2=(80.74, 79.09), table3=82.26, table4=(80.74, 4, 0.33),
+        ),
+        Variant(
+            "two_thirds", "2/3 GoogLeNetV1-BN", "GoogLeNet as far as its second auxiliary classifier",
+            googlenet_two_thirds, GOOGLENET_WEIGHTS, pool="MAX", answer="loss2/loss", trunk="inception_4d/output",
+            table4=(81.72, 11, 0.57),
+        ),
+        Variant(
+            "full", "Full GoogLeNetV1-BN", "the whole of GoogLeNet",
+            googlenet_full, GOOGLENET_WEIGHTS, pool="MAX", answer="loss3/loss3", trunk="inception_5b/output",
+            smallest=223,
+            table4=(82.36, 16, 0.84),
+        ),
+    )
+}

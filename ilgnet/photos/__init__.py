@@ -1,0 +1,1 @@
+"""Photos: decoding, preprocessing, checks, records."""

@@ -1,0 +1,98 @@
+"""One way from a photo (or an LMDB's record) to a net's input, for evaluation, scoring and calibration alike.
+
+Two presets, both the authors': `lmdb` warps to 256 x 256, takes the training set's mean image off and cuts the centre,
+as training and testing do; `direct` warps to the net's input and takes one mean per channel off.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ilgnet.photos import decode
+from torchcaffe.base.errors import CaffeError
+from torchcaffe.formats import blobproto, npy
+
+PRESETS = ("lmdb", "direct")
+WARP = 256  # the side that data_prep (and the authors' convert_imageset) warps photos to
+# The mean of ImageNet's channels (B, G, R) that GoogLeNet's weights were trained with: `direct` without a mean file.
+GOOGLENET_MEAN = (104.0, 117.0, 123.0)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """What happens to a photo: warp to `warp` (height, width), subtract `mean` (C, H, W), cut the centre `size`."""
+
+    preset: str
+    warp: tuple[int, int]
+    size: tuple[int, int]
+    mean: np.ndarray = field(repr=False, compare=False)
+
+    def photo(self, bgr: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8, BGR -> (3, size) float32."""
+        import cv2
+
+        height, width = self.warp
+        if bgr.shape[:2] != self.warp:
+            bgr = cv2.resize(bgr, (width, height), interpolation=cv2.INTER_LINEAR)
+        return self.warped(bgr.transpose(2, 0, 1))
+
+    def warped(self, chw: np.ndarray) -> np.ndarray:
+        """(3, warp) -> (3, size) float32, as Caffe's data transformer does in the TEST phase: an LMDB's record."""
+        if self.preset == "direct" and chw.shape[1:] != self.warp:
+            return self.photo(np.ascontiguousarray(chw.transpose(1, 2, 0)))
+        if chw.shape != (3,) + self.warp:
+            raise CaffeError(f"photo of shape {chw.shape}; preset {self.preset} takes {(3,) + self.warp}")
+        height, width = self.size
+        top, left = (self.warp[0] - height) // 2, (self.warp[1] - width) // 2
+        cut = (slice(None), slice(top, top + height), slice(left, left + width))
+        mean = self.mean if self.mean.shape[1:] == (1, 1) else self.mean[cut]
+        return chw[cut].astype(np.float32) - mean
+
+    def describe(self) -> dict[str, object]:
+        """For reports."""
+        return {"preset": self.preset, "warp": list(self.warp), "crop": list(self.size),
+                "channel_mean_bgr": [float(v) for v in self.mean.mean(axis=(1, 2), dtype=np.float64)]}
+
+
+def read_mean(path: Path | str) -> np.ndarray:
+    """A mean as (3, H, W) or (3, 1, 1) float32, from .binaryproto or .npy."""
+    if str(path).endswith(".npy"):
+        mean = npy.read_npy(path)
+        if mean.dtype.kind not in "fiu":
+            raise CaffeError(f"{path}: holds {mean.dtype}, not numbers")
+    else:
+        mean = blobproto.read_blobproto(path)
+    mean = np.array(mean, dtype=np.float32)
+    while mean.ndim > 3 and mean.shape[0] == 1:
+        mean = mean[0]
+    if mean.ndim == 1:
+        mean = mean[:, None, None]
+    if mean.ndim != 3 or mean.shape[0] != 3:
+        raise CaffeError(f"{path}: a mean of shape {mean.shape}; expected 3 x H x W")
+    return mean
+
+
+def make(preset: str | None, mean: Path | str | None, size: tuple[int, int]) -> Preprocess:
+    """The preset for a net whose input is `size` (height, width). Without a preset: lmdb if there is a mean file, else
+    direct. CaffeError when lmdb lacks its mean file, or the mean is not as large as the warp."""
+    preset = preset or ("lmdb" if mean is not None else "direct")
+    if preset == "direct":
+        per_channel = read_mean(mean).mean(axis=(1, 2)) if mean is not None else np.array(GOOGLENET_MEAN)
+        return Preprocess(preset, size, size, per_channel.reshape(3, 1, 1).astype(np.float32))
+    if preset != "lmdb":
+        raise CaffeError(f"preset '{preset}': choose one of {', '.join(PRESETS)}")
+    if mean is None:
+        raise CaffeError("preset lmdb subtracts the training set's mean: give its mean.binaryproto (--mean)")
+    if max(size) > WARP:
+        raise CaffeError(f"the net's input is {size[0]} x {size[1]}, larger than preset lmdb's {WARP} x {WARP}")
+    array = read_mean(mean)
+    if array.shape[1:] not in ((WARP, WARP), (1, 1)):
+        raise CaffeError(f"{mean}: a mean of {array.shape[1]} x {array.shape[2]}; preset lmdb takes {WARP} x {WARP}")
+    return Preprocess(preset, (WARP, WARP), size, array)
+
+
+def read_photo(path: Path | str) -> np.ndarray:
+    """A photo as (H, W, 3) uint8, BGR, turned as its EXIF tag says. CaffeError when it is missing or broken."""
+    return decode.read(path).bgr

@@ -1,0 +1,89 @@
+"""Photos from an LMDB or from a folder, one at a time, in an order that is always the same."""
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ilgnet.photos.decode import SUFFIXES
+from ilgnet.photos.preprocess import Preprocess, read_photo
+from torchcaffe.base.errors import CaffeError
+from torchcaffe.data import pictures
+from torchcaffe.data.lmdb_reader import LmdbReader
+from torchcaffe.proto import caffe_pb2
+
+
+def is_lmdb(path: Path | str) -> bool:
+    return (Path(path) / "data.mdb").is_file()
+
+
+def decode(key: str, value: bytes, where: Path | str) -> tuple[int, np.ndarray]:
+    """A record's (label, (3, H, W) uint8 BGR); raw and encoded Datums. CaffeError naming the record."""
+    datum = caffe_pb2.Datum()
+    try:
+        datum.ParseFromString(value)
+    except Exception as error:  # protobuf's DecodeError lives elsewhere in each of its versions
+        raise CaffeError(f"{where}: record '{key}': not a Datum: {error}") from None
+    if datum.encoded:
+        import cv2
+
+        try:
+            image = pictures.decode(datum.data, cv2.IMREAD_COLOR)
+        except CaffeError as error:
+            raise CaffeError(f"{where}: record '{key}': its encoded photo is broken: {error}") from None
+        return datum.label, image.transpose(2, 0, 1)
+    shape = (datum.channels, datum.height, datum.width)
+    if min(shape) < 1 or len(datum.data) != shape[0] * shape[1] * shape[2] or datum.channels != 3:
+        raise CaffeError(f"{where}: record '{key}': {len(datum.data)} bytes do not make a 3-channel photo of {shape}")
+    return datum.label, np.frombuffer(datum.data, dtype=np.uint8).reshape(shape)
+
+
+def records(path: Path | str, turns: slice = slice(None)) -> Iterator[tuple[str, int, np.ndarray]]:
+    """(key, label, (3, H, W) uint8 BGR) of every record of an LMDB, or of some by their turns, once, in key order."""
+    with LmdbReader(path) as reader:
+        for raw_key, value in itertools.islice(reader, turns.start, turns.stop, turns.step):
+            key = raw_key.decode("utf-8", "replace")
+            label, image = decode(key, value, path)
+            yield key, label, image
+
+
+def read_records(path: Path | str, keys: list[str]) -> dict[str, np.ndarray]:
+    """The pictures of some records, (H, W, 3) uint8 BGR by key."""
+    wanted, found = set(keys), {}
+    with LmdbReader(path) as reader:
+        for raw_key, value in reader:
+            key = raw_key.decode("utf-8", "replace")
+            if key in wanted:
+                found[key] = np.ascontiguousarray(decode(key, value, path)[1].transpose(1, 2, 0))
+                if len(found) == len(wanted):
+                    break
+    return found
+
+
+def files_in(folder: Path | str) -> list[Path]:
+    """The pictures below a folder, sorted. CaffeError when there are none."""
+    if not Path(folder).is_dir():
+        raise CaffeError(f"{folder}: no such folder")
+    found = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    for path in found:
+        pictures.inside(folder, path.relative_to(folder).as_posix())
+    if not found:
+        raise CaffeError(f"{folder}: no pictures in it ({', '.join(SUFFIXES)})")
+    return found
+
+
+def stream(path: Path | str, spec: Preprocess, turns: slice = slice(None)
+           ) -> Iterator[tuple[str, int | None, np.ndarray]]:
+    """(key, label or None, (3, h, w) float32) of an LMDB's records or a folder's photos, or of some by their turns,
+    preprocessed."""
+    if is_lmdb(path):
+        for key, label, image in records(path, turns):
+            try:
+                yield key, label, spec.warped(image)
+            except CaffeError as error:
+                raise CaffeError(f"{path}: record '{key}': {error}") from None
+    else:
+        for file in files_in(path)[turns]:
+            yield str(file), None, spec.photo(read_photo(file))

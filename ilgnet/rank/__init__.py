@@ -1,0 +1,1 @@
+"""A folder of photos: ranking, cache, picks, sidecars, gallery."""

@@ -1,0 +1,181 @@
+"""What to do with picked photos: copies, links, rating sidecars. Nothing is ever deleted or overwritten.
+
+Each function returns what it did, or would do (dry_run), as lines for a person to read.
+"""
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ilgnet.ava.labels import Label, read_labels
+from ilgnet.evaluate import metrics, protocol
+from ilgnet.photos import decode
+from ilgnet.photos.preprocess import read_photo
+from ilgnet.rank import xmp
+from ilgnet.rank.ranking import Ranked, Ranking
+from ilgnet.scoring.scorers import Scorer
+from torchcaffe.base.errors import CaffeError
+from torchcaffe.data.pictures import inside
+from torchcaffe.formats.files import atomic, write_bytes
+
+Choices = dict[str, Label]
+
+
+class Rating(NamedTuple):
+    """XMP's rating of a photo, and whether a person chose it."""
+
+    value: int
+    by_person: bool
+
+
+def read_choices(path: Path | str) -> Choices:
+    """What the gallery exported, or any CSV of labels, by file as a ranking shows it."""
+    return {row.photo: row for row in read_labels(path, only_names=True)}
+
+
+def missing(choices: Choices, names: Iterable[str], folder: Path | str) -> list[str]:
+    """The files in `choices` that are not among the photos: deleted since, or they cannot be read.
+
+    CaffeError where that is all of them: they were chosen below another folder."""
+    found = sorted(set(choices) - set(names))
+    if found and len(found) == len(choices):
+        raise CaffeError(f"picks: none of the {len(found)} files, such as {found[0]!r}, is among the photos of "
+                         f"{folder} that can be read; name the folder that they were picked in")
+    return found
+
+
+def predict(scorer: Scorer, decided: Sequence[Label], folder: Path | str) -> protocol.Predictions:
+    """The score of every photo that a person decided on, to be measured against the decision.
+
+    CaffeError for one that leads out of the folder."""
+    paths = []
+    for row in decided:
+        try:
+            paths.append(inside(folder, row.photo))
+        except CaffeError as error:
+            raise CaffeError(f"picks: {row.photo}: {error}") from None
+    rows = scorer.stream_rows(scorer.preprocess.photo(read_photo(path)) for path in paths)
+    return protocol.Answers([row.photo for row in decided], np.array([row.label for row in decided]),
+                              np.array(list(rows), np.float64)).predictions()
+
+
+def measure(scorer: Scorer, path: Path | str, folder: Path | str | None = None, out: Path | None = None
+            ) -> dict[str, Any]:
+    """A net against the choices in a CSV (photos below `folder`, else beside it), as a result of tools/evaluate.py.
+
+    out: the result's JSON; the photos' scores are written beside it."""
+    folder = Path(path).parent if folder is None else Path(folder)
+    predictions = predict(scorer, read_labels(path), folder)
+    try:
+        figures = metrics.summary(*predictions[1:])
+    except CaffeError as error:
+        raise CaffeError(f"{scorer.weights} on {path}: {error}") from None
+    title = protocol.net_title(scorer.net_path)
+    if out is not None:
+        protocol.write_csv(out.with_suffix(".csv"), predictions)
+    return {"dataset": "own", "synthetic": None, "picks": str(path), "photos": str(folder.resolve()),
+            "weights": scorer.weights, "net": scorer.net_path, "title": title,
+            "variant": protocol.variant_of(title), "preprocess": scorer.preprocess.describe(), "result": figures}
+
+
+def chosen(ranking: Ranking, choices: Choices | None, top: int | None) -> list[Ranked]:
+    """The picks: those kept in `choices`, else the top ones, else the best of each group."""
+    if choices is None:
+        return ranking.top(len(ranking.photos) if top is None else top)
+    return [photo for photo in ranking.photos if photo.name in choices and choices[photo.name].label == 1]
+
+
+def check_place(to: Path, folder: Path) -> None:
+    """CaffeError when `to` is inside `folder`: the next ranking would take the copies for photos; or no folder."""
+    inside, target = folder.resolve(), to.resolve()
+    if inside == target or inside in target.parents:
+        raise CaffeError(f"{to}: is inside {folder}; choose a folder elsewhere for the picks")
+    if to.exists() and not to.is_dir():
+        raise CaffeError(f"{to}: is no folder")
+
+
+def transfer(picks: Sequence[Ranked], folder: Path, to: Path, link: bool = False, dry_run: bool = False) -> list[str]:
+    """Copy the photos into `to`, or link to them, under their names below `folder`; a name that is taken is left alone.
+
+    CaffeError as check_place."""
+    check_place(to, folder)
+    done = []
+    for photo in picks:
+        place = to / photo.path.relative_to(folder)
+        if os.path.lexists(place):
+            done.append(f"left alone, already there: {place}")
+            continue
+        done.append(f"{'link' if link else 'copy'}: {photo.name} -> {place}")
+        if not dry_run:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                _link(photo.path, place) if link else _copy(photo.path, place)
+            except FileExistsError:
+                done[-1] = f"left alone, already there: {place}"
+    return done
+
+
+def _link(source: Path, place: Path) -> None:
+    os.symlink(source.resolve(), place)
+
+
+def _copy(source: Path, place: Path) -> None:
+    with open(source, "rb") as read, atomic(place, replace=False) as temporary, open(temporary, "wb") as made:
+        shutil.copyfileobj(read, made, 1 << 20)
+    with contextlib.suppress(OSError):  # a time that cannot be set is no reason to lose the copy
+        shutil.copystat(source, place)
+
+
+def ratings(ranking: Ranking, choices: Choices | None, reject_below: float = 0.0) -> dict[str, Rating]:
+    """The rating of each photo: the person's stars, or those of its percentile; -1 where the person rejected it, or
+    chose nothing and its percentile is below `reject_below`."""
+    result = {}
+    for photo in ranking.photos:
+        choice = (choices or {}).get(photo.name) or Label(photo.name, None)
+        by_person = choice.label is not None or choice.stars is not None
+        reject = choice.label == 0 if by_person else photo.percentile < reject_below
+        result[photo.name] = Rating(-1 if reject else choice.stars or photo.stars, by_person)
+    return result
+
+
+def write_sidecars(ranking: Ranking, given: dict[str, Rating], style: str, dry_run: bool = False) -> list[str]:
+    """Write a rating sidecar beside each photo that nobody has rated yet: not in the photo, not in a sidecar of either
+    style. A sidecar that this program wrote and nobody has touched since gives way to a new rating, unless it holds a
+    person's choice and the new rating is the net's."""
+    done, owners = [], {}
+    for folder in {photo.path.parent for photo in ranking.photos}:
+        owners.update(_owners(folder, style))
+    for photo in sorted(ranking.photos, key=lambda photo: photo.name):
+        place, rating = xmp.sidecar(photo.path, style), given[photo.name]
+        owner = owners.get(place, photo.path)
+        if owner != photo.path:
+            done.append(f"left alone, the sidecar is {owner.name}'s: {photo.name}")
+            continue
+        text = xmp.render(rating.value, photo.p_high, photo.percentile, rating.by_person)
+        reason = xmp.rated_by_hand(photo.path, rating.by_person)
+        ours = os.path.lexists(place)
+        if reason is None and ours and place.read_bytes() == text:
+            continue
+        if reason is not None:
+            done.append(f"left alone, {reason}: {photo.name}")
+            continue
+        done.append(f"rate {rating.value}: {place}")
+        if not dry_run:
+            write_bytes(place, text, replace=ours)
+    return done
+
+
+def _owners(folder: Path, style: str) -> dict[Path, Path]:
+    """Whose each sidecar in a folder is. Two photos may share one (IMG_1.CR2 and IMG_1.JPG): it is the RAW's, even
+    where that could not be read, and so is not ranked."""
+    owners: dict[Path, Path] = {}
+    photos = [path for path in folder.iterdir() if path.suffix.lower() in decode.SUFFIXES]
+    for path in sorted(photos, key=lambda path: (xmp.is_plain(path), path.name)):
+        owners.setdefault(xmp.sidecar(path, style), path)
+    return owners

@@ -1,0 +1,145 @@
+"""A run as TensorBoard's event files, made from its log and snapshots, whichever Caffe wrote them."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ilgnet.evaluate import caffe_log
+from torchcaffe.base.errors import CaffeError
+from torchcaffe.formats import caffemodel
+
+BINS = 30  # of a histogram of weights
+PIECE = 1 << 22  # values
+SUFFIX = ".ilgnet"  # of our event files' names: only those are ever replaced
+HOW = "TensorBoard is not installed: pip install 'ilgnet-toolkit[tensorboard]' (in a checkout: '.[tensorboard]')"
+
+
+def scalars(log: caffe_log.CaffeLog) -> Iterator[tuple[str, int, float]]:
+    """(tag, iteration, value) of the loss, the rate, and every output of the training and the test nets."""
+    series = [("train/loss", log.loss), ("lr", log.lr)]
+    series += [(f"train/{name}" if name != "loss" else "train/loss (output)", s) for name, s in log.train.items()]
+    for number, outputs in log.tests.items():
+        series += [(f"test{number or ''}/{name}", s) for name, s in outputs.items()]
+    for tag, points in series:
+        for iteration, value in zip(points.iterations, points.values):
+            yield tag, int(iteration), float(value)
+
+
+def snapshots(log: caffe_log.CaffeLog, log_path: Path) -> list[tuple[int, Path]]:
+    """(iteration, caffemodel) of the log's snapshots that are still there: where the log names them, or beside it. As
+    in caffe_log.Series a run that went back to an earlier iteration replaces what came after it."""
+    found: list[tuple[int, Path]] = []
+    for name in log.snapshots:
+        if not name.endswith((".caffemodel", ".caffemodel.h5")):
+            continue
+        number = name.split("_iter_")[-1].split(".")[0]
+        path = next((p for p in (Path(name), log_path.parent / Path(name).name) if p.is_file()), None)
+        if number.isdigit() and path is not None:
+            found = [(i, p) for i, p in found if i < int(number)] + [(int(number), path)]
+    return found
+
+
+def histogram(values: np.ndarray, bins: int = BINS) -> Any:
+    """A HistogramProto of all values that are finite, on `bins` equal bins from the smallest to the largest. In pieces:
+    ILGNet's largest layer has 96 million weights."""
+    from tensorboard.compat.proto.summary_pb2 import HistogramProto
+
+    flat = np.asarray(values).reshape(-1)
+
+    def pieces() -> Iterator[np.ndarray]:
+        for start in range(0, flat.size, PIECE):
+            piece = flat[start:start + PIECE].astype(np.float64)
+            piece = piece[np.isfinite(piece)]
+            if piece.size:
+                yield piece
+
+    low = min((p.min() for p in pieces()), default=None)
+    if low is None:
+        return HistogramProto(bucket_limit=[0.0], bucket=[0.0])
+    high = max(p.max() for p in pieces())
+    counts, edges = np.zeros(bins), np.histogram_bin_edges([low, high], bins)
+    total = squares = 0.0
+    for piece in pieces():
+        counts += np.histogram(piece, edges)[0]
+        total += float(piece.sum())
+        squares += float(piece @ piece)
+    return HistogramProto(min=low, max=high, num=counts.sum(), sum=total, sum_squares=squares,
+                          bucket_limit=edges[1:].tolist(), bucket=counts.tolist())
+
+
+def require() -> None:
+    """CaffeError unless TensorBoard can be imported."""
+    try:
+        import tensorboard.summary.writer.event_file_writer  # noqa: F401
+    except ImportError as error:
+        raise CaffeError(f"{HOW} ({error})") from None
+
+
+class EventLog:
+    """An event file in the folder `out`, in place of one that an earlier EventLog left there, that takes over what is
+    new in the log at each update(): its scalars and, with `weights`, a histogram of each parameter of each snapshot.
+
+    Times are the log's, which names no year: its last line is taken to be as old as the file. CaffeError without
+    TensorBoard."""
+
+    def __init__(self, log_path: Path | str, out: Path | str, weights: bool = True):
+        require()
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self.log_path, self.out, self.weights = Path(log_path), Path(out), weights
+        caffe_log.read_log(self.log_path)  # refuses what is no log, before a file is made
+        self.out.mkdir(parents=True, exist_ok=True)
+        old = list(self.out.glob("events.out.tfevents.*" + SUFFIX))
+        self._writer = EventFileWriter(str(self.out), filename_suffix=SUFFIX)
+        for path in old:
+            path.unlink()
+        self._last: dict[str, int] = {}  # the last iteration written, by tag
+        self.scalars = self.histograms = 0
+
+    def update(self) -> None:
+        """Write what the log and its snapshots have beyond the last update. CaffeError for a broken snapshot."""
+        log = caffe_log.read_log(self.log_path)
+        seconds, ended = log.seconds, self.log_path.stat().st_mtime
+        times, values = seconds.iterations, seconds.values
+
+        def when(iteration: int) -> float:
+            return ended - float(values[-1] - np.interp(iteration, times, values)) if len(values) else ended
+
+        # an order in iterations, which TensorBoard takes for granted: a step back hides what came before it
+        new = sorted((iteration, tag, value) for tag, iteration, value in scalars(log)
+                     if iteration > self._last.get(tag, -1))
+        for iteration, tag, value in new:
+            self._add(when(iteration), iteration, tag, simple_value=value)
+            self.scalars += 1
+        for iteration, path in snapshots(log, self.log_path) if self.weights else []:
+            if iteration > self._last.get("weights", -1):
+                for layer in caffemodel.read_caffemodel(path):
+                    for i, blob in enumerate(layer.blobs):
+                        self._add(when(iteration), iteration, f"weights/{layer.name}/{i}", histo=histogram(blob))
+                        self.histograms += 1
+                self._last["weights"] = iteration
+        self._writer.flush()
+
+    def _add(self, time: float, step: int, tag: str, **value: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        self._last[tag] = step
+        summary = Summary(value=[Summary.Value(tag=tag, **value)])
+        self._writer.add_event(Event(wall_time=time, step=step, summary=summary))
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def write(log_path: Path | str, out: Path | str, weights: bool = True) -> EventLog:
+    """A log, and its snapshots' weights, as an event file in the folder `out`; returns the closed EventLog."""
+    made = EventLog(log_path, out, weights)
+    try:
+        made.update()
+    finally:
+        made.close()
+    return made

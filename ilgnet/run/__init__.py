@@ -1,0 +1,1 @@
+"""Choice of engine, real Caffe, several processes, outputs."""

@@ -1,0 +1,173 @@
+"""Choice of engine: torchcaffe, or a real pycaffe. What follows uses only pycaffe's API, so both run the same code."""
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from torchcaffe.base import context, log
+from torchcaffe.base.errors import CaffeError, WorkerLost
+
+ENGINES = ("torch", "bvlc")
+ROUNDED = ("bf16", "int8")  # what net.reduce_weights takes
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def gpu_list(text: str) -> list[int]:
+    """The numbers of --gpu 0,1."""
+    return [int(word) for word in text.split(",")]
+
+
+def add_arguments(parser: Any, several: bool = False) -> None:
+    """--engine and --gpu, the same for every tool that computes; several: --gpu takes a list, and --precision."""
+    parser.add_argument("--engine", choices=ENGINES, default="torch",
+                        help="torch: torchcaffe (default); bvlc: a real pycaffe (make bvlc sets one up)")
+    parser.add_argument("--gpu", type=gpu_list if several else int, metavar="N[,N...]" if several else "N",
+                        help="compute on CUDA device N (default: on the CPU)"
+                        + ("; on several, a process each: in training with its own batches, and the mean of all "
+                           "gradients, in testing with its share of the photos" if several else ""))
+    if several:
+        parser.add_argument("--precision", choices=(*context.PRECISIONS, *ROUNDED[1:]), default="fp32",
+                            help="on a GPU tf32 or bf16: of convolutions and inner products; scoring on a CPU bf16 or "
+                            "int8: of large inner products' weights. Strict fp32 (default), or faster")
+
+
+def set_precision(args: Any, scoring: bool = False) -> str | None:
+    """What --precision says. Returns what a Scorer on a CPU shall round weights to. CaffeError where it means
+    nothing."""
+    precision, torch = args.precision, args.engine == "torch"
+    if precision == "fp32" or torch and args.gpu is not None and precision in context.PRECISIONS:
+        context.set_precision(precision)
+        return None
+    if torch and args.gpu is None and scoring and precision in ROUNDED:
+        return precision
+    raise CaffeError(f"--precision {precision}: torchcaffe takes {' and '.join(context.PRECISIONS[1:])} on a GPU "
+                     f"(--gpu N), {' and '.join(ROUNDED)} for scoring on a CPU")
+
+
+def load_engine(name: str = "torch", gpu: int | None = None) -> Any:
+    """The module that is `caffe`, in CPU mode or on device `gpu`. CaffeError when it cannot be had."""
+    if name == "torch":
+        try:
+            import torchcaffe as caffe
+
+            caffe.Net  # noqa: B018  (loads the engine, which needs torch)
+        except ImportError as error:
+            raise CaffeError(f"engine torch: {error}") from error
+    elif name == "bvlc":
+        try:
+            import caffe
+        except ImportError as error:
+            from ilgnet.run import bvlc
+
+            raise CaffeError(f"engine bvlc: no pycaffe in this Python ({error}); {bvlc.HOW}") from error
+    else:
+        raise CaffeError(f"engine '{name}': choose one of {', '.join(ENGINES)}")
+    if gpu is None:
+        caffe.set_mode_cpu()
+    else:
+        caffe.set_device(gpu)
+        caffe.set_mode_gpu()
+    return caffe
+
+
+def run_elsewhere(engine: str, script: str, argv: list[str], quiet: bool = True) -> int | None:
+    """For --engine bvlc where this Python has no pycaffe: run the same tool in the Python that has one.
+
+    Returns its exit status, or None when this process is the place to go on. quiet keeps Caffe's INFO lines off stderr.
+    """
+    log.set_level(2 if quiet else 0)
+    if engine != "bvlc" or _has_pycaffe():
+        return None
+    from ilgnet.run import bvlc
+
+    command = bvlc.python_command() + [str(Path(script).resolve())] + list(argv)
+    # Ctrl-C reaches the whole terminal group: the tool handles it, and this process only waits for it.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        threads = int(os.environ.get("OPENBLAS_NUM_THREADS") or os.cpu_count() or 1)
+        code = subprocess.call(command, env=bvlc.bvlc_env({"PYTHONPATH": str(ROOT)}, threads=threads, quiet=quiet),
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if code < 0:
+        raise WorkerLost(f"real Caffe's process was ended by {signal.Signals(-code).name}")
+    return code
+
+
+def _has_pycaffe() -> bool:
+    try:
+        import caffe._caffe  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def without_data(net: Any, phase: int, batch: int = 1, source: str = "net") -> Any:
+    """The net of one phase with its data layers replaced by Input layers, so that it loads without its LMDB.
+
+    net: an upgraded NetParameter. A data layer's first top becomes (batch, 3, crop, crop), its others (batch,). A net
+    that learns from votes ends in its answers: its labels have other shapes, and a ranking's loss wants whole batches.
+    """
+    from ilgnet.nets.targets import up_to_answers
+    from torchcaffe.nets import plan
+    from torchcaffe.proto import caffe_pb2
+
+    param = caffe_pb2.NetParameter()
+    param.CopyFrom(net)
+    param.state.phase = phase
+    param = up_to_answers(plan.filter_net(param))
+    result = caffe_pb2.NetParameter()
+    result.CopyFrom(param)
+    del result.layer[:]
+    for layer in param.layer:
+        if layer.bottom or layer.type in ("Input", "DummyData", "Parameter"):
+            result.layer.add().CopyFrom(layer)
+            continue
+        crop = layer.transform_param.crop_size or layer.memory_data_param.height
+        if not crop:
+            raise CaffeError(f"{source}: layer '{layer.name}': transform_param.crop_size is not set, so its size is "
+                             "unknown; give its deploy.prototxt")
+        made = result.layer.add(name=layer.name, type="Input", top=layer.top)
+        for i in range(len(layer.top)):
+            made.input_param.shape.add(dim=[batch] if i else [batch, 3, crop, crop])
+    return result
+
+
+@contextlib.contextmanager
+def prototxt_file(net: Any) -> Iterator[str]:
+    """A temporary file with the net's text, since an engine reads nets from files."""
+    from torchcaffe.proto import format_text
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "net.prototxt")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(format_text(net))
+        yield path
+
+
+def make_net(caffe: Any, net: Any, phase: int, source: str = "net") -> Any:
+    """A Net of `caffe` from a NetParameter; `source` names it in errors."""
+    with prototxt_file(net) as path:
+        try:
+            return caffe.Net(path, phase)
+        except CaffeError as error:
+            raise CaffeError(str(error).replace(path, source)) from None
+
+
+def arrays(net: Any) -> dict[str, list[np.ndarray]]:
+    """The net's parameters as live arrays by layer name."""
+    return {name: [blob.data for blob in blobs] for name, blobs in net.params.items()}
+
+
+def main_arguments(argv: list[str] | None) -> list[str]:
+    """The program's arguments, as argparse would take them."""
+    return list(sys.argv[1:] if argv is None else argv)

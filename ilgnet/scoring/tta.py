@@ -1,0 +1,51 @@
+"""Test-time augmentation: several views of each photo, whose probabilities are averaged."""
+from __future__ import annotations
+
+import numpy as np
+
+from ilgnet.photos.preprocess import Preprocess
+from torchcaffe.base.errors import CaffeError
+
+KINDS = {"mirror": 2, "crops": 5, "both": 10}  # --tta: how many views a photo
+
+
+class Views:
+    """A Preprocess that gives all views of a photo, (views, 3, h, w): the centre first, then the corners (as AlexNet's
+    authors tested), mirrored ones last. As in Caffe's transformer the mean stays where it is when a photo is mirrored.
+
+    CaffeError for crops of a preset that warps to the net's input, where nothing is left to crop.
+    """
+
+    def __init__(self, spec: Preprocess, kind: str):
+        if kind not in KINDS:
+            raise CaffeError(f"--tta {kind}: choose one of {', '.join(KINDS)}")
+        self.spec, self.kind = spec, kind
+        height, width = (w - s for w, s in zip(spec.warp, spec.size))
+        if kind != "mirror" and not (height or width):
+            raise CaffeError(f"--tta {kind}: preset {spec.preset} warps to the net's input {spec.size[0]} x "
+                             f"{spec.size[1]}: nothing is left to crop; take --tta mirror")
+        self._offsets = [(height // 2, width // 2)]
+        if kind != "mirror":
+            self._offsets += [(0, 0), (0, width), (height, 0), (height, width)]
+
+    def warped(self, chw: np.ndarray) -> np.ndarray:
+        """An LMDB's record, (3, warp), as its views."""
+        if chw.shape != (3,) + self.spec.warp:
+            return np.stack(self._mirrored([self.spec.warped(chw)]))  # refuses, or warps (preset direct)
+        views = []
+        for top, left in self._offsets:
+            cut = (slice(None), slice(top, top + self.spec.size[0]), slice(left, left + self.spec.size[1]))
+            mean = self.spec.mean if self.spec.mean.shape[1:] == (1, 1) else self.spec.mean[cut]
+            views.append(chw[cut].astype(np.float32) - mean)
+        return np.stack(self._mirrored(views))
+
+    def photo(self, bgr: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8, BGR, as its views."""
+        import cv2
+
+        if bgr.shape[:2] != self.spec.warp:
+            bgr = cv2.resize(bgr, self.spec.warp[::-1], interpolation=cv2.INTER_LINEAR)
+        return self.warped(bgr.transpose(2, 0, 1))
+
+    def _mirrored(self, views: list[np.ndarray]) -> list[np.ndarray]:
+        return views if self.kind == "crops" else views + [v[:, :, ::-1] for v in views]

@@ -1,0 +1,1 @@
+"""Training runs, estimates of their time, their log."""

@@ -1,0 +1,204 @@
+"""What tools/train.py does: check every input first, then let the engine's solver run with a bar beside it."""
+from __future__ import annotations
+
+import glob
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from ilgnet.weights import surgery
+from torchcaffe.base.errors import CaffeError, Diverged
+from torchcaffe.formats import caffemodel, upgrade
+from torchcaffe.nets import plan
+from torchcaffe.proto import caffe_pb2
+from torchcaffe.solvers import snapshots as resume
+
+AUTO = "auto"  # --snapshot: the newest that is whole
+
+
+def check_inputs(solver: Any, solver_path: str, weights: str | None, snapshot: str | None) -> None:
+    """CaffeError, naming file and field, unless everything the run reads is there. Makes the snapshots' folder."""
+    if weights and snapshot and snapshot != AUTO:
+        raise CaffeError("--weights and --snapshot: give one; a snapshot brings its own weights")
+    if solver.max_iter <= 0:
+        raise CaffeError(f"{solver_path}: max_iter is {solver.max_iter}; nothing to train")
+    named = [("net", solver.net), ("train_net", solver.train_net), *(("test_net", path) for path in solver.test_net)]
+    nets = []
+    for field, path in named:
+        if path:
+            if not Path(path).is_file():
+                raise CaffeError(f"{solver_path}: {field}: no file {path} (relative to {Path.cwd()})")
+            nets.append((path, upgrade.read_net(path)))
+    if not nets and not (solver.HasField("net_param") or solver.HasField("train_net_param")):
+        raise CaffeError(f"{solver_path}: net is not set")
+    for path, net in nets:
+        check_sources(path, net)
+    earlier = snapshots(solver.snapshot_prefix)
+    for path in [None if earlier and snapshot == AUTO else weights, None if snapshot == AUTO else snapshot]:
+        if path and not Path(path).is_file():
+            raise CaffeError(f"{path}: no such file")
+    if earlier and not snapshot:  # --snapshot auto could not tell the two runs' apart, and would go on with the other's
+        raise CaffeError(f"{earlier[0]}: an earlier run's; go on with it by --snapshot auto, remove its snapshots, or "
+                         f"choose another snapshot_prefix in {solver_path}")
+    Path(solver.snapshot_prefix).parent.mkdir(parents=True, exist_ok=True)
+
+
+def check_sources(path: str, net: Any) -> None:
+    """CaffeError unless the Data layers' LMDBs and mean files exist, in both phases."""
+    for phase in (caffe_pb2.TRAIN, caffe_pb2.TEST):
+        param = caffe_pb2.NetParameter()
+        param.CopyFrom(net)
+        param.state.phase = phase
+        for layer in plan.filter_net(param).layer:
+            where = f"{path}: layer '{layer.name}'"
+            if layer.type == "Data":
+                source = layer.data_param.source
+                if layer.data_param.backend != caffe_pb2.DataParameter.LMDB:
+                    raise CaffeError(f"{where}: data_param.backend: only LMDB is read")
+                if not (Path(source) / "data.mdb").is_file():
+                    raise CaffeError(f"{where}: data_param.source: no LMDB at {source} (relative to {Path.cwd()})")
+            mean = layer.transform_param.mean_file
+            if mean and not Path(mean).is_file():
+                raise CaffeError(f"{where}: transform_param.mean_file: no file {mean}")
+
+
+def load_weights(net: Any, weights: str) -> int:
+    """copy_from, after a check that it can be done: BVLC would abort. Returns how many layers take their weights."""
+    source = {layer.name: layer for layer in caffemodel.read_caffemodel(weights) if layer.blobs}
+    common = [name for name in net.params if name in source]
+    if not common:
+        raise CaffeError(f"{weights}: none of its layers is in the net")
+    for name in common:
+        have = [tuple(b.shape) for b in source[name].blobs]
+        want = [tuple(b.data.shape) for b in net.params[name]]
+        if len(have) != len(want) or not all(map(surgery.same_shape, have, want)):
+            raise CaffeError(f"{weights}: layer '{name}': shapes {have} do not fit the net's {want}; "
+                             "make fitting weights with tools/surgery.py")
+    net.copy_from(weights)
+    return len(common)
+
+
+_STATE = re.compile(r"(.*)_iter_([0-9]+)\.solverstate(\.h5)?")
+_EXTRA = re.compile(r"(.*)_iter_([0-9]+)\.resume(\.rank[0-9]+)?\.npz")
+
+
+def snapshots(prefix: str) -> list[Path]:
+    """The solverstates of a snapshot_prefix, the newest (by iteration) first."""
+    return [path for _, path in _numbered(prefix)]
+
+
+def _numbered(prefix: str) -> list[tuple[int, Path]]:
+    folder, name = Path(prefix).parent, Path(prefix).name
+    if not folder.is_dir():  # it has vanished: who writes there next says so
+        return []
+    found = [(int(match.group(2)), path) for path in folder.iterdir()
+             if (match := _STATE.fullmatch(path.name)) and match.group(1) == name]
+    return sorted(found, reverse=True)
+
+
+def iteration_of(snapshot: str, prefix: str) -> int:
+    """The iteration that a solverstate's name says, AUTO's being the newest; 0 where there is none."""
+    newest = snapshots(prefix)[:1] if snapshot == AUTO else [Path(snapshot)]
+    match = _STATE.fullmatch(newest[0].name) if newest else None
+    return int(match.group(2)) if match else 0
+
+
+def newest_snapshot(prefix: str, terminal: IO[str]) -> str | None:
+    """The newest snapshot that is whole; says which are not, and why. None where there is none."""
+    for path in snapshots(prefix):
+        why = resume.whole(path)
+        if not why:
+            print(f"going on with {path}", file=terminal)
+            return str(path)
+        print(f"not going on with {path}: {why}", file=terminal)
+    return None
+
+
+def remove_old_snapshots(prefix: str, keep: int, done: int) -> None:
+    """Leave the newest `keep` snapshots up to iteration `done`: solverstate, caffemodel and extra states (of several
+    processes each has one) of those before go. Those after it are not of this run, which fell back behind them."""
+    for number, path in _numbered(prefix):
+        if number > done:
+            continue
+        keep -= 1
+        if keep >= 0:
+            continue
+        path.unlink(missing_ok=True)  # what says that the others are there goes first
+    folder, name = Path(prefix).parent, Path(prefix).name
+    for extra in folder.iterdir() if folder.is_dir() else ():
+        match = _EXTRA.fullmatch(extra.name)
+        if match is None or match[1] != name or int(match[2]) > done:
+            continue
+        stem = f"{name}_iter_{match[2]}"
+        if not list(folder.glob(glob.escape(stem) + ".solverstate*")):
+            # Also those that a kill has left half written, or half removed: so the extra state goes last.
+            for model in (f"{stem}.caffemodel", f"{stem}.caffemodel.h5"):
+                (folder / model).unlink(missing_ok=True)
+            extra.unlink(missing_ok=True)
+
+
+class Stopped(Exception):
+    """A signal asked the training to stop."""
+
+
+_ACTIONS = (None, "snapshot", "stop")
+
+
+class Watcher:
+    """The solver's callback before each iteration: the bar, signals, and a loss that is no number any more.
+
+    keep: after each snapshot only so many of the newest stay (None: all). agreed: of several processes, the greatest
+    value that any gives. look_every: iterations from one look at the loss, for which a GPU must have got so far, to the
+    next. Raises Stopped where a signal says so."""
+
+    def __init__(self, solver: Any, settings: Any, asked: Callable[[], str | None], terminal: IO[str], show: bool,
+                 keep: int | None = None, agreed: Callable[[int], int] = int, look_every: int = 1):
+        self.solver, self.max_iter, self.terminal, self.show = solver, settings.max_iter, terminal, show
+        self.prefix, self.every, self.keep = settings.snapshot_prefix, settings.snapshot, keep
+        self.asked, self.agreed, self.look_every = asked, agreed, look_every
+        self.bar: Any = None
+
+    def __call__(self) -> None:
+        from tqdm import tqdm
+
+        done = int(self.solver.iter)
+        if self.bar is None:  # now a resumed run knows where it goes on
+            self.bar = tqdm(total=self.max_iter, initial=done, file=self.terminal, disable=not self.show, unit="it",
+                            dynamic_ncols=True)
+        else:
+            if done % self.look_every == 0:
+                self.check_loss(done)
+            self.bar.update(1)
+            if self.every and done % self.every == 0:
+                self.tidy()
+        action = _ACTIONS[self.agreed(_ACTIONS.index(self.asked()))]
+        if action == "snapshot":
+            self.solver.snapshot()
+            self.tidy()
+        elif action == "stop":
+            raise Stopped
+
+    def check_loss(self, done: int) -> None:
+        """Diverged when the last iteration's loss is not finite: BVLC would go on and damage its memory. (torchcaffe's
+        solver has looked before its update.)"""
+        net = self.solver.net
+        weights = net.blob_loss_weights
+        loss = sum(weights[name] * float(net.blobs[name].data.sum()) for name in net.outputs if weights[name])
+        if not math.isfinite(loss):
+            raise Diverged(f"iteration {done - 1}: the loss is {loss}: training has diverged; lower base_lr")
+        if self.show:
+            waiting = getattr(self.solver, "waiting", 0)
+            self.bar.set_postfix_str(f"loss={loss:.4g}" + f", waiting for data {waiting:.0%}" * (waiting >= 0.01),
+                                     refresh=False)
+
+    def tidy(self) -> None:
+        if self.keep:
+            remove_old_snapshots(self.prefix, self.keep, int(self.solver.iter))
+
+    def close(self) -> None:
+        self.tidy()
+        if self.bar is not None:
+            self.bar.update(int(self.solver.iter) - self.bar.n)
+            self.bar.close()

@@ -1,0 +1,235 @@
+"""Weights from elsewhere: BVLC GoogLeNet from its published address, the authors' trained ILGNets from the user.
+
+What comes from a network is taken only from the hosts named here, up to a size, and only if its hash is right; it
+appears under its name whole or not at all. Needs no torch for downloads."""
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from torchcaffe.base.errors import CaffeError
+from torchcaffe.formats import caffemodel, files, upgrade
+
+CHUNK = 1 << 20
+TIMEOUT = 30  # seconds without a byte
+
+
+@dataclass(frozen=True)
+class Published:
+    """A file at a public address, known by its hash."""
+
+    file: str
+    url: str
+    sha1: str
+    max_bytes: int
+
+
+@dataclass(frozen=True)
+class Released:
+    """A trained ILGNet that its authors share through services which ask for a browser."""
+
+    file: str  # their name for it
+    page: str  # where the links are
+    links: tuple[str, ...]
+    sha256: str  # of the file that the history of the authors' repository records (Git LFS)
+    installed: str  # our name for the converted file
+
+
+PAGE = "https://github.com/BestiVictory/ILGnet"
+MODELS = {
+    "googlenet": Published(  # address and hash: BVLC Caffe's models/bvlc_googlenet/readme.md
+        "bvlc_googlenet.caffemodel", "http://dl.caffe.berkeleyvision.org/bvlc_googlenet.caffemodel",
+        "405fc5acd08a3bb12de8ee5e23a96bec22f08204", 100 << 20),
+    "ilgnet-ava1": Released(
+        "ILGnet-AVA1.caffemodel", PAGE,
+        ("https://drive.google.com/file/d/0B-wWngvfWr7WekNRX04xSzJEWlE/view", "https://pan.baidu.com/s/1slMv4yp"),
+        "adac77adead5629becacd11c860262caeef14d05d21ff1e7d0fc177d00000c71", "ilgnet_ava1.caffemodel"),
+    "ilgnet-ava2": Released(
+        "ILGnet-AVA2.caffemodel", PAGE,
+        ("https://drive.google.com/file/d/0B-wWngvfWr7WRDl4YUFNTmJqenM/view", "https://pan.baidu.com/s/1bpBsIZH"),
+        "9eeac7ef7d566193c4416556c5beacae0f50cd1e158aabb87d5e974252d23de2", "ilgnet_ava2.caffemodel"),
+}
+
+
+def digest(path: Path, kind: str) -> str:
+    """The file's hash in hexadecimal. Raises CaffeError when it can't be read."""
+    found = hashlib.new(kind)
+    try:
+        with files.open_file(path) as file:
+            for chunk in iter(lambda: file.read(CHUNK), b""):
+                found.update(chunk)
+    except OSError as error:
+        raise CaffeError(f"cannot read {path}: {error.strerror or error}") from error
+    return found.hexdigest()
+
+
+def is_there(target: Path, sha1: str) -> bool:
+    """Whether `target` is the file of this hash. CaffeError when it is another one: it is the user's, not ours."""
+    if not target.exists():
+        return False
+    found = digest(target, "sha1")
+    if found != sha1:
+        raise CaffeError(f"{target} is there, but not the published file (sha1 {found}, not {sha1}): move it away")
+    return True
+
+
+# -- by download -------------------------------------------------------------------------------------------------------
+
+
+class _SameHost(urllib.request.HTTPRedirectHandler):
+    """Follows redirects within one host, by http and https, and no others."""
+
+    def __init__(self, host: str):
+        self.host = host
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        parts = urllib.parse.urlsplit(newurl)
+        if parts.scheme not in ("http", "https") or parts.hostname != self.host:
+            raise urllib.error.URLError(f"redirects to {newurl[:200]!r}, which is not of {self.host}")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _open(url: str, start: int) -> Any:
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise CaffeError(f"{url}: not an http or https address")
+    opener = urllib.request.OpenerDirector()  # build_opener's would also open file:, ftp: and data:
+    for handler in (urllib.request.ProxyHandler(), urllib.request.HTTPHandler(), urllib.request.HTTPSHandler(),
+                    urllib.request.HTTPDefaultErrorHandler(), urllib.request.HTTPErrorProcessor(),
+                    _SameHost(parts.hostname)):
+        opener.add_handler(handler)
+    headers = {"User-Agent": "ilgnet-toolkit", "Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    return opener.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+
+
+def download(model: Published, target: Path, url: str | None = None) -> None:
+    """Bring the published file to `target`, going on where `target`.partial ends.
+
+    Raises CaffeError in one line that says what to do by hand when it can't be had; what has come stays in the
+    .partial file, unless it is wrong."""
+    url = url or model.url
+    partial = target.with_name(target.name + ".partial")
+    try:
+        _fetch(url, partial, model.max_bytes)
+    except (OSError, HTTPException, ValueError) as error:  # URLError, timeouts and closed connections are OSErrors
+        if isinstance(error, OSError) and error.filename and not isinstance(error, urllib.error.HTTPError):
+            raise  # of a file here
+        size = partial.stat().st_size if partial.exists() else 0
+        kept = f" ({size} bytes are in {partial}: run again to go on)" if size else ""
+        raise CaffeError(
+            f"cannot download {url}: {getattr(error, 'reason', None) or error}{kept}; or get {model.file} "
+            f"(sha1 {model.sha1}) by hand and put it at {target}, or install it with --file PATH") from None
+    found = digest(partial, "sha1")
+    if found != model.sha1:
+        partial.unlink()
+        raise CaffeError(f"{url}: what came is not {model.file}: sha1 {found}, not {model.sha1}; it was removed")
+    with files.atomic(target) as temporary:
+        os.replace(partial, temporary)
+
+
+def _fetch(url: str, partial: Path, max_bytes: int) -> None:
+    start = partial.stat().st_size if partial.exists() else 0
+    try:
+        answer = _open(url, start)
+    except urllib.error.HTTPError as error:
+        if error.code != 416 or not start:  # 416: the file ends where ours does, or before
+            raise
+        if error.headers.get("Content-Range") == f"bytes */{start}":
+            return
+        start, answer = 0, _open(url, 0)
+    with answer:
+        if start and not (answer.headers.get("Content-Range") or "").startswith(f"bytes {start}-"):
+            start = 0  # the server sends it all
+        length = answer.headers.get("Content-Length")
+        total = start + int(length) if length is not None else None
+        if total is not None and total > max_bytes:
+            raise ValueError(f"{total} bytes, where at most {max_bytes} are expected")
+        size = start
+        with open(partial, "ab" if start else "wb") as file, _progress(partial, start, total) as bar:
+            for chunk in iter(lambda: answer.read(CHUNK), b""):
+                size += len(chunk)
+                if size > max_bytes:
+                    file.truncate(0)
+                    raise ValueError(f"more than the {max_bytes} bytes that are expected")
+                file.write(chunk)
+                bar.update(len(chunk))
+        if total is not None and size < total:
+            raise ValueError(f"the connection ended after {size} of {total} bytes")
+
+
+def _progress(partial: Path, start: int, total: int | None) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(desc=partial.stem, initial=start, total=total, unit="B", unit_scale=True,
+                disable=not sys.stderr.isatty())
+
+
+# -- by hand -----------------------------------------------------------------------------------------------------------
+
+
+def install(model: Published, source: Path, target: Path) -> None:
+    """Copy the published file that the user brings to `target`. CaffeError when it is another file."""
+    found = hashlib.sha1()
+    try:
+        given = files.open_file(source)
+    except OSError as error:  # within `atomic` it would be one in writing
+        raise CaffeError(f"{source}: {error.strerror or error}") from None
+    with given, files.atomic(target) as temporary, open(temporary, "wb") as copy:
+        for chunk in iter(lambda: given.read(CHUNK), b""):
+            found.update(chunk)
+            copy.write(chunk)
+        if found.hexdigest() != model.sha1:
+            raise CaffeError(f"{source} is not the published {model.file}: sha1 {found.hexdigest()}, not {model.sha1} "
+                             "(another file with GoogLeNet's layers need not be installed: give it to --weights)")
+
+
+def convert(model: Released, source: Path, target: Path, net_path: Path) -> str:
+    """Check that `source` holds the weights of the net at `net_path`, every layer and no other, and write them to
+    `target` in the current format, with the net's shapes. Returns what is to be said of the file's origin."""
+    from ilgnet.run import engine as engines
+    from ilgnet.weights import surgery
+
+    layers = caffemodel.read_caffemodel(source)
+    net = upgrade.read_net(net_path)
+    for layer in net.layer:  # the values are about to be replaced, and drawing 150 million takes seconds
+        layer.convolution_param.ClearField("weight_filler")
+        layer.inner_product_param.ClearField("weight_filler")
+    caffe = engines.load_engine()
+    made = engines.make_net(caffe, net, caffe.TEST, str(net_path))
+    params = engines.arrays(made)
+    missing = surgery.unloaded(params, layers)
+    other = [layer.name for layer in layers if layer.blobs and layer.name not in params]
+    if missing or other:
+        raise CaffeError(f"{source} is not a trained {Path(net_path).parent.name}: " + "; ".join(
+            f"{len(names)} layer(s) {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+            for names, what in ((missing, "missing or of another shape"), (other, "too many")) if names))
+    blobs: dict[str, list[np.ndarray]] = {}
+    for layer in layers:
+        if not layer.blobs:
+            continue
+        blobs[layer.name] = [np.reshape(b, p.shape) for b, p in zip(layer.blobs, params[layer.name])]
+        if not all(np.isfinite(b).all() for b in blobs[layer.name]):
+            raise CaffeError(f"{source}: layer '{layer.name}' holds values that are not finite")
+    definition = upgrade.upgrade_net(caffemodel.read_caffemodel_net(source), str(source))
+    caffemodel.write_caffemodel(target, definition, blobs)
+    if digest(source, "sha256") == model.sha256:
+        return f"{source} is the {model.file} that the authors' repository records, byte for byte"
+    return f"{source} is not the {model.file} that the authors' repository records (another sha256), but fits the net"
+
+
+def where(name: str, model: Released) -> str:
+    """What to do to get a released model."""
+    return (f"{model.file} (600 MB) cannot be fetched by a program: download it with a browser from {model.page} "
+            f"({' or '.join(model.links)}), then run: python tools/fetch_weights.py {name} --file PATH")

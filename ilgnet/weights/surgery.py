@@ -1,0 +1,242 @@
+"""Move weights between nets: copy by name, make room for BatchNorm, fold BatchNorm away again (NumPy; the engine only
+for fillers and for the forward pass of a calibration)."""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ilgnet.nets.folding import Fold, folds, merge_bn
+from torchcaffe.base.errors import CaffeError
+from torchcaffe.formats.caffemodel import LayerBlobs
+
+
+@dataclass
+class Row:
+    """One line of the surgery's table."""
+
+    layer: str
+    type: str
+    shape: str
+    what: str  # copied, filled, shape differs, made, unused
+    note: str = ""
+
+
+@dataclass
+class Report:
+    """What came from where, and the BatchNorms that surgery made: name -> the source's bias (C,) that it has to add,
+    zeros if the source has none; None behind a layer that was not copied."""
+
+    rows: list[Row] = field(default_factory=list)
+    made: dict[str, np.ndarray | None] = field(default_factory=dict)
+
+    def count(self, what: str) -> int:
+        return sum(row.what == what for row in self.rows)
+
+
+def same_shape(source: tuple[int, ...], target: tuple[int, ...]) -> bool:
+    """Whether Caffe would copy: equal, or a legacy 4-axis shape (1, 1, N, K) for a target of fewer axes."""
+    return source == target or (len(source) == 4 and len(target) < 4 and source == (1,) * (4 - len(target)) + target)
+
+
+def transplant(net: Any, params: dict[str, list[np.ndarray]], source: list[LayerBlobs]) -> Report:
+    """Fill `params` (arrays of the NetParameter `net`, already filled by its fillers; in place) from `source` by name.
+
+    A source layer with a bias whose target has none but a BatchNorm: the bias goes into the BatchNorm's mean. Every
+    BatchNorm that the source lacks starts as the identity: mean = -bias, variance = 1 - eps, factor 1. (As the fillers
+    leave it, zero throughout, the TEST phase would divide by sqrt(eps).)
+    """
+    by_name = {s.name: s for s in source if s.blobs}
+    pairs = folds(net, strict=False)
+    by_layer = {fold.convolution: fold for fold in pairs}
+    scales = {fold.scale: fold.batch_norm for fold in pairs if fold.scale}
+    report = Report()
+    biases: dict[str, np.ndarray] = {}
+    used = set()
+    for layer in net.layer:
+        blobs = params.get(layer.name)
+        if not blobs:
+            continue
+        found = by_name.get(layer.name)
+        fold = by_layer.get(layer.name)
+        row = Row(layer.name, layer.type, " ".join("x".join(map(str, b.shape)) for b in blobs), "filled")
+        report.rows.append(row)
+        if found is not None:
+            used.add(layer.name)
+            if _fits(found.blobs, blobs):
+                _copy(found.blobs, blobs)
+                row.what = "copied"
+                if fold:
+                    biases[fold.batch_norm] = np.zeros(len(blobs[0]), dtype=np.float32)
+            elif fold and len(found.blobs) == 2 and _fits(found.blobs[:1], blobs):
+                _copy(found.blobs[:1], blobs)
+                biases[fold.batch_norm] = np.asarray(found.blobs[1], dtype=np.float32).reshape(-1)
+                row.what, row.note = "copied", f"bias into the mean of {fold.batch_norm}"
+            else:
+                row.what = "shape differs"
+                row.note = "source has " + " ".join("x".join(map(str, b.shape)) for b in found.blobs) + "; filled"
+                continue
+        if layer.type == "BatchNorm":
+            bias = biases.get(layer.name)
+            if row.what == "copied" and bias is not None:
+                blobs[0][...] -= bias * blobs[2].reshape(-1)[0]
+            elif row.what == "filled":
+                blobs[0][...] = 0 if bias is None else -bias
+                blobs[1][...] = 1 - layer.batch_norm_param.eps
+                blobs[2][...] = 1
+                report.made[layer.name] = bias
+                row.what, row.note = "made", "identity"
+        elif row.what == "filled" and scales.get(layer.name) in report.made:
+            row.what, row.note = "made", "identity"
+            blobs[0][...] = 1
+            if len(blobs) > 1:
+                blobs[1][...] = 0
+        elif row.what == "filled" and not _has_filler(layer):
+            row.note = "no filler in the prototxt: all zero"
+    for found in source:
+        if found.blobs and found.name not in used:
+            shape = " ".join("x".join(map(str, b.shape)) for b in found.blobs)
+            report.rows.append(Row(found.name, found.type, shape, "unused"))
+    _refuse_lost_norms(source, used, report)
+    return report
+
+
+def _fits(source: list[np.ndarray], target: list[np.ndarray]) -> bool:
+    return len(source) == len(target) and all(same_shape(s.shape, t.shape) for s, t in zip(source, target))
+
+
+def _copy(source: list[np.ndarray], target: list[np.ndarray]) -> None:
+    for s, t in zip(source, target):
+        t[...] = np.asarray(s).reshape(t.shape)
+
+
+def _has_filler(layer: Any) -> bool:
+    param = {"Convolution": layer.convolution_param, "InnerProduct": layer.inner_product_param}.get(layer.type)
+    return param is None or param.HasField("weight_filler")
+
+
+def _refuse_lost_norms(source: list[LayerBlobs], used: set[str], report: Report) -> None:
+    """A source layer that was copied without the BatchNorm behind it would compute something else: say so."""
+    copied = {row.layer for row in report.rows if row.what == "copied"}
+    for before, norm in zip(source, source[1:]):
+        if norm.type == "BatchNorm" and norm.blobs and norm.name not in used and before.name in copied:
+            raise CaffeError(f"layer '{norm.name}': the source normalises '{before.name}' and the target does not; "
+                             "fold it first (tools/merge_bn.py)")
+
+
+def set_statistics(bn: list[np.ndarray], scale: list[np.ndarray], eps: float, x: np.ndarray,
+                   bias: np.ndarray | None) -> None:
+    """Give a BatchNorm (its three arrays, written in place) the statistics of its input x (N, C, ...).
+
+    With a bias (C,), Scale undoes the normalisation, so that both together add the bias and change nothing else:
+    gamma = sqrt(var + eps), beta = mean + bias. Without, gamma 1 and beta 0: a fresh layer's normalised output.
+    """
+    axes = (0,) + tuple(range(2, x.ndim))
+    count = x.size // x.shape[1]
+    bn[0][...] = x.mean(axis=axes, dtype=np.float64)
+    bn[1][...] = x.var(axis=axes, dtype=np.float64) * (count / max(count - 1, 1))  # as Caffe's running variance
+    bn[2][...] = 1
+    if bias is None:
+        scale[0][...], scale[1][...] = 1, 0
+    else:  # from the statistics as stored, in float32
+        scale[0][...] = np.sqrt(bn[1].astype(np.float64) + eps)
+        scale[1][...] = bn[0].astype(np.float64) + bias
+
+
+def calibrate(engine_net: Any, net: Any, report: Report) -> int:
+    """Run `engine_net` (of the NetParameter `net`, TEST phase, input blobs set, weights transplanted) once, layer by
+    layer, giving each BatchNorm that surgery made the statistics of its input. Behind copied layers the net's answer
+    stays what it was; behind filled ones the BatchNorm normalises. Returns how many were calibrated."""
+    names = list(engine_net._layer_names)
+    rows = {row.layer: row for row in report.rows}
+    eps = {layer.name: layer.batch_norm_param.eps for layer in net.layer}
+    tops = {layer.name: layer.top[0] for layer in net.layer if layer.top}
+    todo = [f for f in folds(net, strict=False) if f.batch_norm in report.made and _made_scale(engine_net, rows, f)]
+    start = 0
+    for fold in sorted(todo, key=lambda f: names.index(f.convolution)):
+        end = names.index(fold.convolution)
+        _run(engine_net, start, end)
+        start = end + 1
+        x = engine_net.blobs[tops[fold.convolution]].data
+        if not np.all(np.isfinite(x)):
+            raise CaffeError(f"layer '{fold.convolution}': its output on the calibration images is not finite")
+        bn, scale = ([blob.data for blob in engine_net.params[name]] for name in (fold.batch_norm, fold.scale))
+        set_statistics(bn, scale, eps[fold.batch_norm], x, report.made[fold.batch_norm])
+        rows[fold.batch_norm].note = rows[fold.scale].note = "calibrated"
+    _run(engine_net, start, len(names) - 1)
+    return len(todo)
+
+
+def calibrate_on(engine_net: Any, net: Any, report: Report, images: np.ndarray) -> tuple[float, int]:
+    """calibrate() on images (N, 3, H, W): (how far the net's answers moved, relative; how many BatchNorms)."""
+    for i, name in enumerate(engine_net.inputs):
+        blob = engine_net.blobs[name]
+        blob.reshape(len(images), *(images.shape[1:] if i == 0 else blob.data.shape[1:]))
+    engine_net.reshape()
+    engine_net.blobs[engine_net.inputs[0]].data[...] = images
+    _run(engine_net, 0, len(engine_net._layer_names) - 1)
+    before = _answers(engine_net, net)
+    count = calibrate(engine_net, net, report)
+    return float(np.linalg.norm(_answers(engine_net, net) - before) / max(np.linalg.norm(before), 1e-30)), count
+
+
+def _answers(engine_net: Any, net: Any) -> np.ndarray:
+    """What the output layers read: the scores before Softmax or loss, which hide most of a change. Where the net ends
+    in the scores (see engine.without_data), these."""
+    last = [layer for layer in net.layer if layer.bottom and set(layer.top) & set(engine_net.outputs)]
+    names = {layer.top[0] if layer.type == "InnerProduct" else layer.bottom[0] for layer in last}
+    return np.concatenate([np.array(engine_net.blobs[name].data, dtype=np.float64).ravel() for name in sorted(names)])
+
+
+def share(source: Any, target: Any) -> None:
+    """Copy the parameters of same-named layers from one engine net to another."""
+    for name, blobs in target.params.items():
+        if name in source.params:
+            for to, given in zip(blobs, source.params[name]):
+                to.data[...] = given.data
+
+
+def _made_scale(engine_net: Any, rows: dict[str, Row], fold: Fold) -> bool:
+    return fold.scale is not None and rows[fold.scale].what == "made" and len(engine_net.params[fold.scale]) == 2
+
+
+def _run(net: Any, first: int, last: int) -> None:
+    """Layers first..last by number: pycaffe's forward(end=...) fails where a layer's name is not its top's."""
+    run = net._forward if hasattr(net, "_forward") else net.run_forward
+    run(first, last)
+
+
+def unloaded(params: dict[str, list[np.ndarray]], source: list[LayerBlobs]) -> list[str]:
+    """The layers that have parameters which `source` lacks, or holds in another shape."""
+    by_name = {s.name: s.blobs for s in source if s.blobs}
+    return [layer for layer, blobs in params.items() if blobs and not _fits(by_name.get(layer, []), blobs)]
+
+
+def merge(net: Any, source: list[LayerBlobs]) -> tuple[Any, dict[str, list[np.ndarray]], list[str]]:
+    """Fold every BatchNorm (and Scale) into the Convolution before it.
+
+    w' = w gamma / sqrt(var + eps), b' = (b - mean) gamma / sqrt(var + eps) + beta. Returns (NetParameter, arrays by
+    layer name, folded convolutions). CaffeError when a layer that is to be folded has no weights in `source`.
+    """
+    params = {s.name: [np.asarray(b, dtype=np.float64) for b in s.blobs] for s in source}
+    layers = {layer.name: layer for layer in net.layer}
+    todo = folds(net)
+    for fold in todo:
+        for name in filter(None, (fold.convolution, fold.batch_norm, fold.scale)):
+            if not params.get(name):
+                raise CaffeError(f"layer '{name}': the weights hold nothing for it")
+        bn = layers[fold.batch_norm].batch_norm_param
+        if bn.HasField("use_global_stats") and not bn.use_global_stats:
+            raise CaffeError(f"layer '{fold.batch_norm}': use_global_stats: false cannot be folded")
+        weight, *bias = params[fold.convolution]
+        mean, var, factor = (b.reshape(-1) for b in params[fold.batch_norm])
+        inverse = 0.0 if factor[0] == 0 else 1.0 / factor[0]
+        gamma, *beta = [b.reshape(-1) for b in params[fold.scale]] if fold.scale else [np.ones_like(mean)]
+        rate = gamma / np.sqrt(var * inverse + bn.eps)
+        shift = (sum(b.reshape(-1) for b in bias) - mean * inverse) * rate + sum(beta)
+        params[fold.convolution] = [weight * rate.reshape(-1, 1, 1, 1), shift]
+    merged = merge_bn(net)
+    kept = {layer.name for layer in merged.layer}
+    arrays = {name: [b.astype(np.float32) for b in blobs] for name, blobs in params.items() if name in kept and blobs}
+    return merged, arrays, [fold.convolution for fold in todo]

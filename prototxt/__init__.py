@@ -1,1 +1,0 @@
-"""Generators of the paper's nets, and the .prototxt files they emit, one folder a variant."""

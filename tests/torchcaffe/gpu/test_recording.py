@@ -1,0 +1,321 @@
+"""Passes that a GPU replays from a recording, on the CPU: a tape stands in for the CUDA graph. Like one it runs the
+recorded operations again on the tensors they had, and nothing else."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+
+import cv2
+import lmdb
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import torchcaffe as caffe
+from ilgnet.train import runs
+from torchcaffe.core.blob import Memory
+from torchcaffe.data.transform import DataTransformer
+from torchcaffe.formats import blobproto
+from torchcaffe.gpu import recording
+from torchcaffe.gpu.recording import Recording
+from torchcaffe.ops.data import place_crops
+from torchcaffe.proto import caffe_pb2, parse_text
+from torchcaffe.random.rng import Rng
+
+
+class Tape(TorchDispatchMode):
+    """Takes down every operation on tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if function != torch.ops.aten._local_scalar_dense.default:  # a look, which code for a GPU never takes
+            self.operations.append((function, args, kwargs or {}, result))
+        return result
+
+    def replay(self):
+        with torch.no_grad():
+            for function, args, kwargs, result in self.operations:
+                for old, new in zip(tree_leaves(result), tree_leaves(function(*args, **kwargs))):
+                    if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+                        old.copy_(new)
+
+
+def tape(work):
+    with Tape() as taken:
+        result = work()
+    return result, taken.replay
+
+
+NET = """
+layer { name: "data" type: "Data" top: "data" top: "label" include { phase: TRAIN }
+  transform_param { mirror: true crop_size: 20 mean_file: "mean.binaryproto" scale: 0.02 }
+  data_param { source: "lmdb" batch_size: 5 backend: LMDB } }
+layer { name: "data" type: "Data" top: "data" top: "label" include { phase: TEST }
+  transform_param { crop_size: 20 mean_value: 100 scale: 0.02 }
+  data_param { source: "lmdb" batch_size: 3 backend: LMDB } }
+layer { name: "conv" type: "Convolution" bottom: "data" top: "conv"
+  param { lr_mult: 1 } param { lr_mult: 2 decay_mult: 0 }
+  convolution_param { num_output: 6 kernel_size: 3 pad: 1 weight_filler { type: "xavier" } } }
+layer { name: "bn" type: "BatchNorm" bottom: "conv" top: "conv" batch_norm_param { moving_average_fraction: 0.9 } }
+layer { name: "scale" type: "Scale" bottom: "conv" top: "conv" scale_param { bias_term: true } }
+layer { name: "relu" type: "ReLU" bottom: "conv" top: "conv" }
+layer { name: "norm" type: "LRN" bottom: "conv" top: "norm" lrn_param { local_size: 3 alpha: 0.1 } }
+layer { name: "max" type: "Pooling" bottom: "norm" top: "max" pooling_param { pool: MAX kernel_size: 3 stride: 2 } }
+layer { name: "ave" type: "Pooling" bottom: "norm" top: "ave" pooling_param { pool: AVE kernel_size: 3 stride: 2 } }
+layer { name: "both" type: "Concat" bottom: "max" bottom: "ave" top: "both" }
+layer { name: "ip" type: "InnerProduct" bottom: "both" top: "ip"
+  inner_product_param { num_output: 7 weight_filler { type: "gaussian" std: 0.05 } } }
+layer { name: "sigmoid" type: "Sigmoid" bottom: "ip" top: "ip" }
+layer { name: "drop" type: "Dropout" bottom: "ip" top: "ip" dropout_param { dropout_ratio: 0.3 } }
+layer { name: "ip2" type: "InnerProduct" bottom: "ip" top: "ip2"
+  inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip2" bottom: "label" top: "loss" }
+layer { name: "accuracy" type: "Accuracy" bottom: "ip2" bottom: "label" top: "accuracy" include { phase: TEST } }
+"""
+SOLVER = """net: "net.prototxt" base_lr: 0.05 gamma: 0.5 stepsize: 6 momentum: 0.9 weight_decay: 0.01
+max_iter: 20 random_seed: 4 snapshot_prefix: "s" test_iter: 4 test_interval: 5 """
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """More would spend longer on waiting for each other than on so little work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """13 pictures, every third one a JPEG in its record."""
+    rng = np.random.RandomState(1)
+    with lmdb.open(str(tmp_path / "lmdb"), map_size=1 << 22) as environment:
+        with environment.begin(write=True) as transaction:
+            for i in range(13):
+                image = rng.randint(0, 256, (24, 24, 3)).astype(np.uint8)
+                datum = caffe_pb2.Datum(channels=3, height=24, width=24, label=i % 3)
+                datum.data, datum.encoded = image.transpose(2, 0, 1).tobytes(), i % 3 == 0
+                if datum.encoded:
+                    datum.data = cv2.imencode(".jpg", image)[1].tobytes()
+                transaction.put(f"{i:08d}".encode(), datum.SerializeToString())
+    blobproto.write_blobproto(tmp_path / "mean.binaryproto", rng.rand(3, 24, 24).astype(np.float32) * 200)
+    (tmp_path / "net.prototxt").write_text(NET)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def make(settings: str = 'lr_policy: "step"', recorder=None):
+    """A solver, as on a GPU with a recorder: bytes are cropped on the device, passes and updates recorded."""
+    Path("solver.prototxt").write_text(SOLVER + settings)
+    solver = caffe.get_solver("solver.prototxt")
+    if recorder is not None:
+        for net in (solver.net, *solver.test_nets):
+            net.record_with(recorder)
+            net.layers[0].pack_for_device()
+        solver._recording = recording.Recording(recorder)
+    return solver
+
+
+def made(net) -> tuple[bool, int]:
+    """Whether the last forward pass was recorded or replayed, and how many kinds of backward passes are recorded."""
+    return net._recorded_forward.made, sum(backward.made for backward in net._recorded_backward.values())
+
+
+def parameters(solver) -> list[np.ndarray]:
+    return [blob.data.copy() for layer in solver.net.layers for blob in layer.blobs]
+
+
+def assert_same(one, two):
+    for a, b in zip(parameters(one), parameters(two)):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(one._history_arrays(), two._history_arrays()):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("settings", ['lr_policy: "step"', 'lr_policy: "step" iter_size: 2',
+                                      'lr_policy: "step" type: "Nesterov"',
+                                      'lr_policy: "fixed" type: "Adam" momentum2: 0.9',
+                                      'lr_policy: "inv" power: 0.5'])
+def test_replayed_training_is_bit_for_bit_the_eager_one(folder, settings):
+    eager, recorded = make(settings), make(settings, tape)
+    tests = []
+    for solver in (eager, recorded):
+        caffe.set_random_seed(4)  # both drew from one stream so far
+        solver.step(9)
+        kinds = 0 if solver is eager else 2 if "iter_size" in settings else 1
+        assert made(solver.net) == (solver is recorded, kinds)
+        solver.net.params["ip"][0].data[1] *= 0.5  # what somebody writes counts
+        solver.net.blobs["norm"].data  # noqa: B018  (somebody looks: other memory from now on)
+        solver.step(8)
+        tests.append(solver.test())
+        assert made(solver.test_nets[0]) == (solver is recorded, 0)
+    assert_same(eager, recorded)
+    assert tests[0] == tests[1]
+    for name in ("norm", "loss"):
+        np.testing.assert_array_equal(*(solver.net.blobs[name].data for solver in (eager, recorded)))
+    assert eager.smoothed_loss == recorded.smoothed_loss
+    follows = "Adam" not in settings and "inv" not in settings  # those have other numbers in each update
+    assert recorded._recording.made is follows
+
+
+def test_looks_from_outside_end_a_recording(folder):
+    solver = make(recorder=tape)
+    net = solver.net
+    solver.step(4)
+    assert made(net) == (True, 1)
+    net.forward(end="ip")
+    assert made(net) == (False, 0)
+    for _ in range(3):  # what backward reads is not where the recording of a whole pass would put it
+        net.forward(end="ip")
+        net.backward()
+        assert made(net) == (False, 0)
+    solver.step(4)
+    assert made(net) == (True, 1)
+    seen = []
+    net.after_forward(seen.append)
+    solver.step(1)
+    assert seen == list(range(len(net.layers))) and made(net)[1] == 0
+
+
+def test_deploy_nets_replay_on_new_inputs_and_shapes(folder):
+    deploy = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 20 dim: 20 } } }'
+    deploy += NET[NET.index('layer { name: "conv"') : NET.index('layer { name: "loss"')]
+    (folder / "deploy.prototxt").write_text(deploy)
+    nets = [caffe.Net("deploy.prototxt", caffe.TEST) for _ in range(2)]
+    nets[1].share_with(nets[0])
+    nets[1].record_with(tape)
+    rng = np.random.RandomState(2)
+    for count in (2, 2, 2, 2, 1, 1, 1, 2):
+        x = rng.randn(count, 3, 20, 20).astype(np.float32)
+        found = []
+        for net in nets:
+            net.blobs["data"].reshape(*x.shape)
+            found.append(net.forward(data=x)["ip2"].copy())
+        np.testing.assert_array_equal(*found)
+    assert made(nets[1]) == (False, 0)  # two photos again: the first time as ever
+    nets[0].params["ip2"][1].data[...] = 3  # shared: seen by a recording, too
+    for _ in range(3):
+        found = [net.forward(data=x)["ip2"].copy() for net in nets]
+        np.testing.assert_array_equal(*found)
+    assert made(nets[1]) == (True, 0)
+
+
+def test_what_a_recording_reads_is_brought_to_the_device_first():
+    """What a user has written to an array since the forward pass, a recorded backward pass must see."""
+    order = []
+
+    class Seen(Memory):
+        def upload(self):
+            order.append("upload")
+
+    recording = Recording(tape)
+    for _ in range(3):
+        recording.ready("key")
+        recording.run([Seen()], lambda: order.append("work"), [Seen()])
+    assert order[:3] == ["upload", "upload", "work"] and order.count("upload") == 6
+
+
+def test_nets_that_need_the_host_are_not_recorded(folder):
+    (folder / "noise.prototxt").write_text("""
+    layer { name: "d" type: "DummyData" top: "d"
+      dummy_data_param { data_filler { type: "gaussian" } shape { dim: 3 } } }
+    layer { name: "r" type: "Reduction" bottom: "d" top: "r" }""")
+    net = caffe.Net("noise.prototxt", caffe.TRAIN)
+    net.record_with(tape)
+    assert len({float(net.forward()["r"]) for _ in range(5)}) == 5
+
+
+def test_what_cannot_be_recorded_runs_all_the_same_and_says_so(folder, capfd):
+    def refuses(work):
+        raise RuntimeError("operation not permitted\nwhen stream is capturing")
+
+    eager, other = make(), make(recorder=refuses)
+    for solver in (eager, other):
+        caffe.set_random_seed(4)
+        solver.step(5)
+    assert_same(eager, other)
+    told = capfd.readouterr().err.count("not recorded, so slower: operation not permitted\n")
+    assert told == 3  # both nets and the update, once each
+
+
+@pytest.mark.parametrize("text", ["crop_size: 9 mirror: true MEAN", "MEAN scale: 0.3", "mirror: true mean_value: 7.7",
+                                  "crop_size: 11 mean_value: 1 mean_value: 2 mean_value: 3", "mirror: true"])
+def test_the_device_crops_as_the_transformer_does(tmp_path, text):
+    rng = np.random.RandomState(3)
+    images = list(rng.randint(0, 256, (7, 3, 13, 17)).astype(np.uint8))
+    blobproto.write_blobproto(tmp_path / "mean", rng.rand(3, 13, 17).astype(np.float32) * 255)
+    param = parse_text(text.replace("MEAN", f'mean_file: "{tmp_path}/mean"'), caffe_pb2.TransformationParameter(), "t")
+    transformer = DataTransformer(param, caffe_pb2.TRAIN)
+    transformer.init_rand(Rng(8))
+    wanted = transformer.transform_batch(images)
+    transformer.init_rand(Rng(8))
+    packed = transformer.pack(images)
+    mean = transformer.mean
+    got = place_crops(torch.from_numpy(packed.pixels), torch.from_numpy(packed.placements), wanted.shape[2:],
+                      None if mean is None else torch.from_numpy(mean.copy()), param.scale)
+    np.testing.assert_array_equal(got.numpy().view(np.uint32), wanted.view(np.uint32))
+    transformer.init_rand(Rng(8))
+    got = transformer.pack([image.astype(np.float32) for image in images])  # no bytes: as ever, with the same draws
+    np.testing.assert_array_equal(got, wanted)
+
+
+def test_a_gpu_is_waited_for_where_it_is_displayed_or_snapshots_follow(folder, monkeypatch):
+    solver = make('lr_policy: "fixed" display: 4 snapshot: 7')
+    solver.net.device = "cuda:0"  # as the loop sees it
+    looks, finite = [], math.isfinite
+    monkeypatch.setattr(math, "isfinite", lambda value: (looks.append(solver.iter), finite(value))[1])
+    watcher = runs.Watcher(solver, solver.p, lambda: None, io.StringIO(), False, look_every=4)
+    monkeypatch.setattr(watcher, "check_loss", lambda done: looks.append(-done))
+    solver.add_callback(watcher, lambda: None)
+    solver.step(10)
+    assert looks == [0, 0, -4, 4, 4, 6, 6, -8, 8, 8]  # the iteration's own loss, and the sum since the last look
+
+
+def test_a_loss_that_nobody_looked_at_on_a_gpu_stops_training_at_the_next_look(folder, monkeypatch):
+    solver = make('lr_policy: "fixed" display: 4')
+    solver.net.device = "cuda:0"  # as the loop sees it
+    forward = solver.net.run_forward
+    monkeypatch.setattr(solver.net, "run_forward",
+                        lambda *layers: forward(*layers) * (math.nan if solver.iter == 1 else 1.0))
+    monkeypatch.setattr(solver, "_stop_diverged", lambda bad, statistics: pytest.fail(f"{solver.iter}: {bad}"))
+    with pytest.raises(pytest.fail.Exception, match="4: the loss of an earlier iteration"):
+        solver.step(10)
+
+
+def test_backward_recordings_know_what_the_diffs_were(folder):
+    """After an update a diff's values may be those of the history, to be copied when somebody asks. Passes that a
+    script runs itself then add to them, and to what the pass before has left."""
+    eager, recorded = make(), make(recorder=tape)
+    for solver in (eager, recorded):
+        caffe.set_random_seed(4)
+        for passes in (1, 2, 1, 1, 2, 2, 1):
+            for _ in range(passes):
+                solver.net.forward()
+                solver.net.backward()
+            solver.apply_update()
+    assert_same(eager, recorded)
+
+
+def test_window_data_packs_for_a_device_beside_its_mean(folder):
+    cv2.imwrite("a.png", np.random.RandomState(0).randint(0, 256, (30, 40, 3)).astype(np.uint8))
+    Path("windows.txt").write_text("# 0\na.png\n3\n30\n40\n2\n1 0.9 2 3 30 25\n0 0.1 5 5 20 20\n")
+    Path("windows.prototxt").write_text("""layer { name: "data" type: "WindowData" top: "data" top: "label"
+      transform_param { crop_size: 8 mean_file: "mean.binaryproto" }
+      window_data_param { source: "windows.txt" batch_size: 2 fg_fraction: 1 } }""")
+    batches = []
+    for packs in (False, True):
+        caffe.set_random_seed(3)
+        net = caffe.Net("windows.prototxt", caffe.TEST)
+        if packs:
+            net.layers[0].pack_for_device()
+        net.forward()
+        batches.append(net.blobs["data"].data.copy())
+    np.testing.assert_array_equal(*batches)

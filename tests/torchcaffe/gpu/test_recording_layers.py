@@ -1,0 +1,176 @@
+"""Every layer type under a recording (see tests/test_recording.py), and on a pretended GPU, never waiting for it."""
+
+from __future__ import annotations
+
+import contextlib
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import torchcaffe as caffe
+from ilgnet.bench import benchmark
+from ilgnet.nets import emit
+from tests.bvlc import layers
+from tests.bvlc.run_caffe import draw, draw_params, inside, write_files
+from tests.torchcaffe.gpu.test_recording import folder, made, make, one_thread, tape  # noqa: F401  (fixtures, two of them)
+from tests.torchcaffe.ops import test_layers
+from torchcaffe.proto import caffe_pb2
+from torchcaffe.solvers.solver import get_solver
+
+
+def rows_of(type_: str, most: int) -> list[layers.Row]:
+    """Up to so many of a type's rows, from all over the table."""
+    rows = [row for row in test_layers.PLAIN if row.type == type_]
+    return rows[:: -(-len(rows) // most)]
+
+
+TYPES = sorted({row.type for row in test_layers.PLAIN})
+
+
+@contextlib.contextmanager
+def made_ready(row):
+    """The net of a row of the table of layers, and a function that gives its bottoms the values of a seed."""
+    with inside(write_files(layers.case(row)["writes"])):
+        net, job = test_layers.net_of(row)
+        for blobs in net.params.values():
+            draw_params(blobs, job["params"], job["seed"])
+
+        def fill(seed: int) -> None:
+            for i, (name, kind, shape) in enumerate(job["bottoms"]):
+                net.blobs[name].data[...] = draw(kind, shape, seed + 10 * i)
+            for i, name in enumerate(job["tops"] if row.backward else ()):
+                if not net.blob_loss_weights[name]:
+                    net.blobs[name].diff[...] = draw("normal", net.blobs[name].shape, seed + 500 + 10 * i)
+
+        yield net, job, fill
+
+
+def run_passes(row, recorder) -> list[np.ndarray]:
+    """What a row's net makes of three batches, and whether it was recorded."""
+    found = []
+    with made_ready(row) as (net, job, fill):
+        net.record_with(recorder)
+        caffe.set_random_seed(3)
+        for seed in (1, 1, 2, 3):
+            fill(seed)
+            net.clear_param_diffs()
+            net.forward()
+            if row.backward:
+                net.backward()
+        names = [name for name, _, _ in job["bottoms"]] + job["tops"]
+        for name in names:
+            found += [net.blobs[name].data.copy(), net.blobs[name].diff.copy()]
+        found += [array for blobs in net.params.values() for b in blobs for array in (b.data.copy(), b.diff.copy())]
+        if recorder is not None and all(layer.recordable for layer in net._layers):
+            assert made(net)[0], row.id
+    return found
+
+
+@pytest.mark.parametrize("type_", TYPES)
+def test_every_layer_type_replays_as_it_runs(type_):
+    for row in rows_of(type_, 5):
+        for eager, replayed in zip(run_passes(row, None), run_passes(row, tape)):
+            np.testing.assert_array_equal(eager, replayed, err_msg=row.id)
+
+
+# What PyTorch does not compute on its device without values.
+NO_META = {
+    torch.ops.aten.batch_norm_update_stats.default: lambda x, *_: (x.new_empty(x.shape[1]), x.new_empty(x.shape[1])),
+    torch.ops.aten._fused_sgd_.default: lambda *_: None,
+}
+
+
+class Device(TorchDispatchMode):
+    """Stands in for a GPU that is recording: the host must not look at its values, nor bring any."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        for tensor in tree_leaves((args, kwargs)):
+            if isinstance(tensor, torch.Tensor) and tensor.device.type == "cpu" and tensor.dim():
+                raise RuntimeError(f"{function} takes values from the host")
+        if function in NO_META:
+            return NO_META[function](*args)
+        if function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+            raise RuntimeError(f"{function}: the host looks at values")
+        return function(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def no_values_from_the_host():
+    """Neither by the functions that PyTorch's own device without values does not show."""
+    with contextlib.ExitStack() as stack:
+        for name in ("torch.tensor", "torch.Tensor.new_tensor"):
+            stack.enter_context(mock.patch(name, side_effect=RuntimeError(f"{name} brings values from the host")))
+        yield
+
+
+def moved(net) -> None:
+    """Let a net's tensors lie on a device without values, as if it had been made there."""
+
+    def move(value):
+        if isinstance(value, torch.Tensor):
+            return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+        if isinstance(value, (list, tuple)) and any(isinstance(v, torch.Tensor) for v in value):
+            return [move(v) for v in value]
+        return value
+
+    net.device = "meta"
+    blobs = [*net._blob_list, *(b for layer in net._layers for b in layer.blobs)]
+    for blob in blobs:
+        blob.device = "meta"
+    for memory in {id(m): m for blob in blobs for m in (blob.data_memory, blob.diff_memory)}.values():
+        memory.tensor, memory.host, memory._stand_in = move(memory.tensor), None, move(memory._stand_in)
+    for layer in net._layers:
+        layer.device = "meta"
+        for name, value in vars(layer).items():
+            if name != "blobs":
+                setattr(layer, name, move(value))
+
+
+def pass_on_device(net, backward: bool = True) -> None:
+    last = len(net.layers) - 1
+    moved(net)
+    with Device(), no_values_from_the_host():
+        net._forward_layers(0, last, last + 1)
+        if backward:
+            net._backward_layers(last, 0)
+
+
+@pytest.mark.parametrize("type_", TYPES)
+def test_no_layer_type_waits_for_a_gpu(type_):
+    for row in rows_of(type_, 100):
+        with made_ready(row) as (net, job, fill):
+            if all(layer.recordable for layer in net._layers):
+                fill(1)
+                net.forward()
+                try:
+                    pass_on_device(net, row.backward)
+                except RuntimeError as error:
+                    raise AssertionError(row.id) from error
+
+
+def update_on_device(solver) -> None:
+    solver._history = [[None if array is None else torch.empty_like(array, device="meta") for array in slots]
+                       for slots in solver._history]
+    with Device(), torch.no_grad(), no_values_from_the_host():
+        solver.update(0.1, 1.0)
+
+
+def test_training_from_records_never_waits_for_a_gpu(folder):  # noqa: F811
+    solver = make(recorder=lambda work: (work(), lambda: None))  # bytes on the device
+    solver.step(1)
+    pass_on_device(solver.net)
+    update_on_device(solver)
+
+
+@pytest.mark.parametrize("variant", ["v1", "v1bn"])
+def test_training_ilgnet_never_waits_for_a_gpu(variant):
+    net = benchmark.training_net(emit.Choice(variant=variant, batch_size=2, crop=96))
+    param = caffe_pb2.SolverParameter(net_param=net, base_lr=1e-6, lr_policy="fixed", momentum=0.9, weight_decay=2e-4)
+    solver = get_solver(param)
+    solver.step(1)
+    pass_on_device(solver.net)
+    update_on_device(solver)

@@ -1,0 +1,167 @@
+"""Several processes on the CPU (gloo): training against one with twice the iter_size; tests and rankings in turns."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import lmdb
+import numpy as np
+import pytest
+import torch
+
+import torchcaffe as caffe
+from ilgnet.run import processes
+from tests import ROOT
+from torchcaffe.formats import caffemodel, solverstate
+from torchcaffe.proto import caffe_pb2
+
+NET = """layer { name: "data" type: "Data" top: "data" top: "label" include { phase: TRAIN }
+  transform_param { scale: 0.01 } data_param { source: "lmdb" batch_size: %d backend: LMDB } }
+layer { name: "data" type: "Data" top: "data" top: "label" include { phase: TEST }
+  transform_param { scale: 0.01 } data_param { source: "lmdb" batch_size: 3 backend: LMDB } }
+layer { name: "conv" type: "Convolution" bottom: "data" top: "conv"
+  convolution_param { num_output: 5 kernel_size: 3 weight_filler { type: "xavier" } } }
+layer { name: "relu" type: "ReLU" bottom: "conv" top: "conv" }
+layer { name: "ip" type: "InnerProduct" bottom: "conv" top: "ip" param { lr_mult: 1 } param { lr_mult: 2 decay_mult: 0 }
+  inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }
+"""
+SOLVER = """net: "%(name)s_net.prototxt" base_lr: 0.05 lr_policy: "fixed" momentum: 0.9 weight_decay: 0.001
+max_iter: %(max_iter)d iter_size: %(iter_size)d random_seed: 3 snapshot_prefix: "%(name)s" test_iter: 2 test_interval: 5
+display: 5 snapshot: 10
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """13 photos: no multiple of any batch."""
+    rng = np.random.RandomState(1)
+    with lmdb.open(str(tmp_path / "lmdb"), map_size=1 << 22) as environment:
+        with environment.begin(write=True) as transaction:
+            for i in range(13):
+                datum = caffe_pb2.Datum(channels=3, height=8, width=8, label=i % 3)
+                datum.data = rng.randint(0, 256, 192, np.uint8).tobytes()
+                transaction.put(f"{i:08d}".encode(), datum.SerializeToString())
+    return tmp_path
+
+
+def train(folder: Path, name: str, processes: int, iter_size: int, max_iter: int = 20, *more: str, batch: int = 4):
+    (folder / f"{name}_net.prototxt").write_text(NET % batch)
+    values = {"name": name, "iter_size": iter_size, "max_iter": max_iter}
+    (folder / f"{name}.prototxt").write_text(SOLVER % values)
+    program = [str(ROOT / "tools" / "train.py"), "--solver", f"{name}.prototxt", *more]
+    many = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [sys.executable, *(many if processes > 1 else []), *program]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def weights(path: Path) -> list[np.ndarray]:
+    return [np.array(blob) for layer in caffemodel.read_caffemodel(path) for blob in layer.blobs]
+
+
+def test_two_processes_are_one_of_twice_the_iter_size(folder):
+    log = train(folder, "two", 2, 1)
+    train(folder, "one", 1, 2)
+    for two, one in zip(weights(folder / "two_iter_20.caffemodel"), weights(folder / "one_iter_20.caffemodel")):
+        assert np.linalg.norm(two - one) <= 1e-6 * np.linalg.norm(one)
+    states = [solverstate.read_solverstate(folder / f"{name}_iter_20.solverstate") for name in ("two", "one")]
+    for two, one in zip(*(state.history for state in states)):
+        assert np.linalg.norm(two - one) <= 1e-5 * np.linalg.norm(one)
+    assert log.count("Iteration 10, Testing net") == 1 and log.count("Optimization Done.") == 1  # the root's alone
+
+
+def test_both_go_on_where_they_were(folder):
+    train(folder, "whole", 2, 1)
+    for path in folder.glob("whole_iter_10.*"):
+        path.rename(folder / path.name.replace("whole", "again"))
+    wanted = weights(folder / "whole_iter_20.caffemodel")
+    (folder / "again_iter_10.caffemodel").rename(folder / "whole_iter_10.caffemodel")  # which the solverstate names
+    train(folder, "again", 2, 1, 20, "--snapshot", "again_iter_10.solverstate")
+    for ours, theirs in zip(weights(folder / "again_iter_20.caffemodel"), wanted):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+DEPLOY = """layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 32 dim: 32 } } }
+layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip"
+  inner_product_param { num_output: 2 weight_filler { type: "gaussian" std: 0.0001 } } }
+layer { name: "prob" type: "Softmax" bottom: "ip" top: "prob" }
+"""
+
+
+def test_testing_and_ranking_in_turns_are_the_same(tmp_path):
+    """evaluate.py and rank_photos.py in two processes, beside one: 7 photos, so that shares differ."""
+    caffe.set_random_seed(1)
+    (tmp_path / "deploy.prototxt").write_text(DEPLOY)
+    caffe.Net(str(tmp_path / "deploy.prototxt"), caffe.TEST).save(str(tmp_path / "w.caffemodel"))
+    rng = np.random.RandomState(2)
+    (tmp_path / "photos").mkdir()
+    with lmdb.open(str(tmp_path / "lmdb"), map_size=1 << 22) as environment:
+        with environment.begin(write=True) as transaction:
+            for i in range(7):
+                photo = rng.randint(0, 256, (256, 256, 3)).astype(np.uint8)
+                cv2.imwrite(str(tmp_path / "photos" / f"{i}.png"), photo)
+                datum = caffe_pb2.Datum(channels=3, height=256, width=256, label=i % 2)
+                datum.data = photo.transpose(2, 0, 1).tobytes()
+                transaction.put(f"{i:08d}".encode(), datum.SerializeToString())
+    (tmp_path / "photos" / "broken.jpg").write_bytes(b"\xff\xd8 no")
+    found = {}
+    for count in (1, 2):
+        many = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if count == 2 else []
+        net = ["--weights", "w.caffemodel", "--net", "deploy.prototxt", "--batch", "1"]  # batches round differently
+        for tool, words, out in (
+            ("evaluate.py", ["--lmdb", "lmdb", "--preset", "direct"], f"test{count}.json"),
+            ("rank_photos.py", ["photos", "--cache", f"{count}.sqlite"], f"rank{count}.html"),
+        ):
+            command = [sys.executable, *many, str(ROOT / "tools" / tool), *net, *words, "--out", out]
+            done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+            assert done.returncode == 0, done.stderr
+            texts = [done.stdout, *((tmp_path / out).with_suffix(suffix).read_text() for suffix in (".csv", ".json"))]
+            # The page keeps its own place's choices apart, so the pages' digests differ.
+            found[count, tool] = [re.sub(r'(".html": )"\w+"', r"\1", text.replace(out.split(".")[0], ""))
+                                  for text in texts]
+    for tool in ("evaluate.py", "rank_photos.py"):
+        assert found[1, tool] == found[2, tool]
+    assert "7 photos (0 known already), 1 not read" in found[2, "rank_photos.py"][0]
+
+
+CHILD = """import os, signal, sys, time
+def stop(*_):
+    open("stopped." + os.environ["RANK"], "w").close()
+    sys.exit(143)
+signal.signal(signal.SIGTERM, stop)
+open("started." + os.environ["RANK"], "w").close()
+time.sleep(60)
+"""
+
+
+def test_a_signal_to_the_launcher_stops_all(tmp_path):
+    (tmp_path / "child.py").write_text(CHILD)
+    code = "import sys; from torchcaffe import parallel; sys.exit(parallel.launch(['child.py'], 2))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    launcher = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 100
+    while len(list(tmp_path.glob("started.*"))) < 2:
+        assert time.monotonic() < deadline and launcher.poll() is None
+        time.sleep(0.1)
+    launcher.send_signal(signal.SIGTERM)
+    assert launcher.wait(60) == 128 + signal.SIGTERM
+    assert sorted(path.name for path in tmp_path.glob("stopped.*")) == ["stopped.0", "stopped.1"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_gpus_that_are_not_there_launch_nothing(monkeypatch):
+    class Args:
+        gpu = [0, 1]
+
+    monkeypatch.setattr("torchcaffe.solvers.parallel.launch", lambda *_: pytest.fail("launched"))
+    with pytest.raises(caffe.CaffeError, match="no CUDA device"):
+        processes.launch(Args, "tools/evaluate.py", [])

@@ -1,0 +1,1 @@
+"""Errors, log, process state, signals, memory: what every other wing may use."""

@@ -1,0 +1,1 @@
+"""The program `torchcaffe`: train, test, time, device_query and Caffe's smaller tools."""

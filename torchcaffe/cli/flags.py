@@ -1,0 +1,103 @@
+"""Command lines as gflags reads them: one dash or two, `=` or a space before the value, words anywhere between."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Union
+
+from torchcaffe.base import log
+from torchcaffe.base.errors import CaffeError
+
+Value = Union[str, int, bool]
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A flag: its name, its default (which says its type: text, whole number or yes/no) and what it is for."""
+
+    name: str
+    default: Value
+    help: str
+
+
+# glog's flags, which old scripts pass to every program of Caffe's.
+_GLOG = (
+    Flag("logtostderr", True, "lines always go to standard error"),
+    Flag("alsologtostderr", True, "lines always go to standard error"),
+    Flag("colorlogtostderr", False, "ignored"),
+    Flag("stderrthreshold", 0, "ignored"),
+    Flag("minloglevel", 0, "log nothing below this: 0 INFO, 1 WARNING, 2 ERROR"),
+    Flag("log_dir", "", "also write the log to a file in this folder"),
+    Flag("v", 0, "ignored"),
+)
+_TRUE, _FALSE = ("1", "t", "true", "y", "yes"), ("0", "f", "false", "n", "no")
+
+
+def parse(argv: Sequence[str], flags: Sequence[Flag]) -> tuple[dict[str, Any], list[str]]:
+    """(flag name -> value, the other words). A yes/no flag stands alone, as -noNAME, or with =true or =false; `--` ends
+    the flags. Raises CaffeError for an unknown flag, a missing value or one of the wrong type."""
+    known = {f.name: f for f in (*_GLOG, *flags)}
+    values: dict[str, Any] = {f.name: f.default for f in flags}
+    words: list[str] = []
+    glog: dict[str, Any] = {}
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            words += rest
+            break
+        if not word.startswith("-") or word == "-":
+            words.append(word)
+            continue
+        name, equals, text = word[1 + word.startswith("--") :].partition("=")
+        flag = known.get(name)
+        if flag is None and name.startswith("no") and isinstance(getattr(known.get(name[2:]), "default", None), bool):
+            flag, equals, text = known[name[2:]], "=", "false"
+        if flag is None:
+            raise CaffeError(f"unknown command line flag '{name}'")
+        if not equals:
+            if isinstance(flag.default, bool):
+                text = "true"
+            elif rest:
+                text = rest.pop(0)
+            else:
+                raise CaffeError(f"flag -{flag.name}: its value is missing")
+        target = values if flag.name in values else glog
+        target[flag.name] = _convert(flag, text)
+    _log_as(glog)
+    return values, words
+
+
+def _convert(flag: Flag, text: str) -> Value:
+    if isinstance(flag.default, bool):
+        if text.lower() not in _TRUE + _FALSE:
+            raise CaffeError(f"flag -{flag.name}: '{text}' is neither true nor false")
+        return text.lower() in _TRUE
+    if isinstance(flag.default, int):
+        try:
+            value = int(text, 0)
+        except ValueError:
+            raise CaffeError(f"flag -{flag.name}: '{text}' is not a whole number") from None
+        if not -(1 << 31) <= value < 1 << 31:  # an int32, as gflags'
+            raise CaffeError(f"flag -{flag.name}: {text} is out of range")
+        return value
+    return text
+
+
+def _log_as(glog: dict[str, Any]) -> None:
+    if "minloglevel" in glog:
+        log.set_level(glog["minloglevel"])
+    if glog.get("log_dir"):
+        log.to_file(Path(glog["log_dir"]) / f"caffe.INFO.{os.getpid()}.log")
+
+
+def describe(flags: Sequence[Flag]) -> str:
+    """A line a flag, for a program's usage text."""
+    lines = []
+    for flag in flags:
+        default = f" (default {flag.default})" if flag.default not in ("", False) else ""
+        lines.append(f"  -{flag.name:<16} {flag.help}{default}")
+    return "\n".join(lines)

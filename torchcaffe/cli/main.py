@@ -1,0 +1,419 @@
+"""The program `torchcaffe`: Caffe's command line, and unmodified pycaffe scripts run on this engine."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import runpy
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from torchcaffe.base import context, log
+from torchcaffe.base.errors import CaffeError, run_main
+from torchcaffe.base.signals import Signals
+from torchcaffe.cli import programs
+from torchcaffe.cli.flags import Flag, describe, parse
+from torchcaffe.formats import upgrade
+from torchcaffe.proto import caffe_pb2
+
+FLAGS = (
+    Flag("solver", "", "solver prototxt (train)"),
+    Flag("model", "", "net prototxt (test, time)"),
+    Flag("snapshot", "", "solverstate to go on from (train)"),
+    Flag("weights", "", "caffemodels to start from, separated by commas; not together with -snapshot"),
+    Flag("gpu", "", "GPU number, several separated by commas, or all; without it: train does as its solver says, the "
+         "others use the CPU"),
+    Flag("iterations", 50, "how many batches (test) or passes (time)"),
+    Flag("phase", "", "TRAIN or TEST (time; default TRAIN)"),
+    Flag("level", 0, "level of the net's state"),
+    Flag("stage", "", "stages of the net's state, separated by commas"),
+    Flag("sigint_effect", "stop", "what Ctrl-C does: stop, snapshot or none"),
+    Flag("sighup_effect", "snapshot", "what a hangup does: stop, snapshot or none"),
+    Flag("debug_nan", False, "look at every gradient before each update: stop before one that is not finite (train)"),
+    Flag("allow_python_layers", False, "let the net's Python layers import their modules"),
+)  # fmt: skip
+
+USAGE = """usage: torchcaffe COMMAND [FLAGS]
+
+commands:
+  run SCRIPT [ARGS]    run a Python script in which `import caffe` is this engine, or -m MODULE [ARGS] a module
+                       (-allow_python_layers in front)
+  train                train a net: -solver
+  test                 score a net: -model, -weights
+  time                 time a net layer by layer: -model
+  device_query         show the GPUs: -gpu
+  {programs}
+
+flags (one dash or two, = or a space before the value):
+{flags}
+"""
+
+
+# -- run -----------------------------------------------------------------------------------------------------------
+
+
+def run(argv: Sequence[str]) -> int:
+    """`run [-allow_python_layers] SCRIPT [ARGS]`, or `-m MODULE [ARGS]`: the script or module as __main__, with its
+    own sys.argv and folder (of a module: the working folder)."""
+    import torchcaffe
+
+    rest = list(argv)
+    as_module = False
+    while rest and rest[0].startswith("-") and not as_module:
+        word = rest.pop(0)
+        if word == "-m":
+            as_module = True
+        elif word.lstrip("-").replace("-", "_") != "allow_python_layers":
+            raise CaffeError(f"run: unknown flag '{word}' before the script")
+        else:
+            torchcaffe.allow_python_layers(True)
+    if not rest:
+        raise CaffeError("run: which script? torchcaffe run SCRIPT [ARGS], or torchcaffe run -m MODULE [ARGS]")
+    torchcaffe.install_as_caffe()
+    sys.argv = rest
+    if as_module:
+        sys.path[0] = os.getcwd()
+        script = _module_file(rest[0])
+    else:
+        script = Path(rest[0])
+        if not rest[0] or not script.exists():
+            raise CaffeError(f"run: no such script: {rest[0]}")
+        if script.is_file():
+            sys.path[0] = str(script.resolve().parent)
+        elif script.is_dir() and not (script / "__main__.py").is_file():
+            raise CaffeError(f"run: {script} is a folder without a __main__.py")
+    try:
+        if as_module:
+            runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(str(script), run_name="__main__")
+    except CaffeError as error:
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(script)]
+        raise CaffeError(f"{script}:{lines[-1]}: {error}" if lines else str(error)) from None
+    except (ValueError, SyntaxError) as error:  # SyntaxError: from Python 3.12 on
+        if "null bytes" not in str(error):
+            raise
+        raise CaffeError(f"run: {script}: not a Python script, it holds zero bytes") from None
+    except OSError:
+        traceback.print_exc()  # the script's own mistake, shown as Python shows it
+        return 1
+    return 0
+
+
+def _module_file(name: str) -> Path:
+    """The file that `run -m` runs: of a package its __main__.py."""
+    try:
+        spec = None if name.startswith(".") else importlib.util.find_spec(name)
+        if spec is not None and spec.submodule_search_locations is not None:
+            spec = importlib.util.find_spec(f"{name}.__main__")
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.__main__.".startswith(f"{error.name}."):
+            raise  # the package is there, a module that it imports is not
+        spec = None
+    except ValueError:  # the name is empty
+        spec = None
+    if spec is None or not spec.origin:
+        raise CaffeError(f"run: no such module to run: '{name}'")
+    return Path(spec.origin)
+
+
+# -- what the commands share ---------------------------------------------------------------------------------------
+
+
+def _gpus(text: str) -> list[int]:
+    """The device numbers that -gpu names; CaffeError for one that is not there."""
+    if not text:
+        return []
+    if text == "all":
+        import torch
+
+        found = list(range(torch.cuda.device_count()))
+        if not found:
+            raise CaffeError("-gpu all: this PyTorch sees no CUDA device (leave -gpu out to compute on the CPU)")
+        return found
+    try:
+        gpus = [int(word) for word in text.split(",")]
+    except ValueError:
+        raise CaffeError(f"-gpu {text}: give device numbers separated by commas, or all") from None
+    for index in gpus:
+        try:
+            context.check_gpu(index)
+        except CaffeError as error:
+            raise CaffeError(f"-gpu {text}: {error}; to compute on the CPU, leave -gpu out") from None
+    return gpus
+
+
+def _use(gpus: list[int], source: str) -> None:
+    """Compute on the first of these GPUs, or on the CPU."""
+    if not gpus:
+        log.info(source, "Use CPU.")
+        context.set_mode_cpu()
+        return
+    log.info(source, f"Use GPU with device ID {gpus[0]}")
+    context.set_device(gpus[0])
+    context.set_mode_gpu()
+
+
+def _stages(text: str) -> list[str]:
+    # As BVLC: no -stage is one stage without a name, which no rule asks for.
+    return _field("stage", text).split(",")
+
+
+def _field(flag: str, text: str) -> str:
+    """A flag's value that goes into a message, whose texts are UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise CaffeError(f"-{flag} {text}: not UTF-8") from None
+    return text
+
+
+def _need(flags: dict[str, Any], name: str, command: str) -> str:
+    if not flags[name]:
+        raise CaffeError(f"{command}: -{name} is missing")
+    return flags[name]
+
+
+def _check_files(*paths: str) -> None:
+    for path in paths:
+        if not Path(path).is_file():
+            raise CaffeError(f"{path}: no such file")
+
+
+def _weights(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+# -- train ---------------------------------------------------------------------------------------------------------
+
+@context.denormals_flushed()
+def train(flags: dict[str, Any]) -> int:
+    """`train`: BVLC's, in its order."""
+    from torchcaffe.solvers.solver import get_solver
+
+    path = _need(flags, "solver", "train")
+    if flags["snapshot"] and flags["weights"]:
+        raise CaffeError("train: give -snapshot to go on from or -weights to start from, not both")
+    _check_files(path, *_weights(flags["weights"]), *([flags["snapshot"]] if flags["snapshot"] else []))
+    signals = Signals(flags["sigint_effect"], flags["sighup_effect"])
+    param = upgrade.read_solver(path)
+    param.train_state.level = flags["level"]
+    param.train_state.stage.extend(_stages(flags["stage"]))
+    if flags["weights"]:
+        param.weights.append(_field("weights", flags["weights"]))
+    if not flags["gpu"] and param.HasField("solver_mode") and param.solver_mode == caffe_pb2.SolverParameter.GPU:
+        try:
+            context.check_gpu(param.device_id)
+        except CaffeError as error:
+            raise CaffeError(f"{path}: solver_mode: {error}; or set solver_mode: CPU in the file") from None
+        flags["gpu"] = str(param.device_id)
+    gpus = _gpus(flags["gpu"])
+    if len(gpus) > 1:
+        raise CaffeError(f"-gpu {flags['gpu']}: one program trains on one GPU; give one number")
+    if gpus:
+        import torch
+
+        log.info("caffe.cpp:204", "Using GPUs " + ", ".join(map(str, gpus)))
+        for index in gpus:
+            log.info("caffe.cpp:209", f"GPU {index}: {torch.cuda.get_device_name(index)}")
+        param.device_id = gpus[0]
+        context.set_device(gpus[0])
+        context.set_mode_gpu()
+    else:
+        log.info("caffe.cpp:197", "Use CPU.")
+        context.set_mode_cpu()
+    with signals:
+        solver = get_solver(param, source=path)
+        solver.requested_action = signals
+        solver.debug_nan = flags["debug_nan"]
+        if flags["snapshot"]:
+            log.info("caffe.cpp:233", f"Resuming from {flags['snapshot']}")
+            solver.restore(flags["snapshot"])
+        log.info("caffe.cpp:239", "Starting Optimization")
+        solver.solve()
+    log.info("caffe.cpp:250", "Optimization Done.")
+    return signals.status if signals.stopped_by == signal.SIGTERM else 0  # stopped otherwise: 0, as BVLC
+
+
+# -- test ----------------------------------------------------------------------------------------------------------
+
+
+def _net(flags: dict[str, Any], command: str, phase: int) -> Any:
+    from torchcaffe.nets.net import Net
+
+    return Net(_need(flags, "model", command), phase, level=flags["level"], stages=_stages(flags["stage"]))
+
+
+def test(flags: dict[str, Any]) -> int:
+    """`test`: the outputs of every batch, then their means."""
+    model = _need(flags, "model", "test")
+    weights = _weights(_need(flags, "weights", "test"))
+    _check_files(model, *weights)
+    iterations = _iterations(flags)
+    _use(_gpus(flags["gpu"]), "caffe.cpp:275")
+    net = _net(flags, "test", caffe_pb2.TEST)
+    for path in weights:
+        net.copy_from(path)
+    log.info("caffe.cpp:281", f"Running for {iterations} iterations.")
+    loss = np.float32(0)
+    totals: list[np.ndarray] = []
+    for batch in range(iterations):
+        found = net.run_forward(0, len(net.layers) - 1)
+        loss += np.float32(0 if found is None else float(found))
+        for index, name in enumerate(net.outputs):
+            values = net.blobs[name].t.detach().cpu().numpy().reshape(-1).astype(np.float32)
+            if batch == 0:
+                totals.append(values.copy())
+            else:
+                totals[index] = totals[index] + values
+            for value in values:
+                log.info("caffe.cpp:304", f"Batch {batch}, {name} = {value:g}")
+    log.info("caffe.cpp:309", f"Loss: {loss / np.float32(iterations):g}")
+    for name, total in zip(net.outputs, totals):
+        weight = np.float32(net.blob_loss_weights[name])
+        for mean in total / np.float32(iterations):
+            scaled = f" (* {weight:g} = {weight * mean:g} loss)" if weight else ""
+            log.info("caffe.cpp:321", f"{name} = {mean:g}{scaled}")
+    return 0
+
+
+def _iterations(flags: dict[str, Any]) -> int:
+    if flags["iterations"] < 1:
+        raise CaffeError(f"-iterations {flags['iterations']}: must be 1 or more")
+    return flags["iterations"]
+
+
+# -- time ----------------------------------------------------------------------------------------------------------
+
+
+def time_net(flags: dict[str, Any]) -> int:
+    """`time`: forward and backward of every layer, averaged."""
+    phase = flags["phase"] or "TRAIN"
+    if phase not in ("TRAIN", "TEST"):
+        raise CaffeError(f"-phase {phase}: give TRAIN or TEST")
+    _check_files(_need(flags, "model", "time"))
+    iterations = _iterations(flags)
+    gpus = _gpus(flags["gpu"])
+    _use(gpus, "caffe.cpp:343")
+    net = _net(flags, "time", caffe_pb2.Phase.Value(phase))
+    wait = _wait_for(gpus)
+    last = len(net.layers) - 1
+    log.info("caffe.cpp:351", "Performing Forward")
+    loss = net.run_forward(0, last)
+    log.info("caffe.cpp:356", f"Initial loss: {0 if loss is None else float(loss):g}")
+    log.info("caffe.cpp:357", "Performing Backward")
+    net.run_backward(last, 0)
+    log.info("caffe.cpp:365", "*** Benchmark begins ***")
+    log.info("caffe.cpp:366", f"Testing for {iterations} iterations.")
+
+    def milliseconds(since: float) -> float:
+        return int(1e6 * (time.perf_counter() - since)) / 1e3  # BVLC's clock counts whole microseconds
+
+    def timed(function: Callable[[int, int], Any], i: int) -> float:
+        start = time.perf_counter()
+        function(i, i)
+        wait()
+        return milliseconds(start)
+
+    layers = range(last + 1)
+    forward, backward = [0.0] * len(layers), [0.0] * len(layers)
+    forward_total = backward_total = 0.0
+    begin = time.perf_counter()
+    for j in range(iterations):
+        start = time.perf_counter()
+        for i in layers:
+            forward[i] += timed(net.run_forward, i)
+        forward_total += milliseconds(start)
+        middle = time.perf_counter()
+        for i in reversed(layers):
+            backward[i] += timed(net.run_backward, i)
+        backward_total += milliseconds(middle)
+        log.info("caffe.cpp:394", f"Iteration: {j + 1} forward-backward time: {int(milliseconds(start)):g} ms.")
+    log.info("caffe.cpp:397", "Average time per layer: ")
+    for name, fore, back in zip(net.layer_dict, forward, backward):
+        log.info("caffe.cpp:400", f"{name:>10}\tforward: {fore / iterations:g} ms.")
+        log.info("caffe.cpp:403", f"{name:>10}\tbackward: {back / iterations:g} ms.")
+    total = int(milliseconds(begin))
+    log.info("caffe.cpp:408", f"Average Forward pass: {forward_total / iterations:g} ms.")
+    log.info("caffe.cpp:410", f"Average Backward pass: {backward_total / iterations:g} ms.")
+    log.info("caffe.cpp:412", f"Average Forward-Backward: {total / iterations:g} ms.")
+    log.info("caffe.cpp:414", f"Total Time: {total:g} ms.")
+    log.info("caffe.cpp:415", "*** Benchmark ends ***")
+    return 0
+
+
+def _wait_for(gpus: list[int]) -> Callable[[], None]:
+    if not gpus:
+        return lambda: None
+    import torch
+
+    return torch.cuda.synchronize
+
+
+# -- device_query --------------------------------------------------------------------------------------------------
+
+
+def device_query(flags: dict[str, Any]) -> int:
+    """`device_query`: what CUDA says of the GPUs (without -gpu, of all)."""
+    import torch
+
+    log.info("caffe.cpp:138", f"Querying GPUs {flags['gpu']}")
+    gpus = _gpus(flags["gpu"]) if flags["gpu"] else range(torch.cuda.device_count())
+    for index in gpus:
+        p = torch.cuda.get_device_properties(index)
+        for what, value in (
+            ("Device id", index),
+            ("Major revision number", p.major),
+            ("Minor revision number", p.minor),
+            ("Name", p.name),
+            ("Total global memory", p.total_memory),
+            ("Total shared memory per block", p.shared_memory_per_block),
+            ("Total registers per multiprocessor", p.regs_per_multiprocessor),
+            ("Warp size", p.warp_size),
+            ("Maximum threads per multiprocessor", p.max_threads_per_multi_processor),
+            ("Number of multiprocessors", p.multi_processor_count),
+        ):
+            log.info("common.cpp:186", f"{what + ':':<31}{value}")
+    return 0
+
+
+# -- the program ---------------------------------------------------------------------------------------------------
+
+COMMANDS = {"train": train, "test": test, "time": time_net, "device_query": device_query}
+
+
+def _main(argv: list[str]) -> int:
+    command, rest = (argv[0], argv[1:]) if argv else ("", [])
+    if command == "run":
+        return run(rest)
+    if command in programs.PROGRAMS:
+        return programs.PROGRAMS[command](rest)
+    if any(word.lstrip("-") == "version" for word in argv if word.startswith("-")):
+        from torchcaffe import __version__
+
+        print(f"torchcaffe version {__version__}")
+        return 0
+    if not argv or any(word.lstrip("-") in ("help", "h") for word in argv):
+        print(USAGE.format(programs="\n  ".join(programs.PROGRAMS), flags=describe(FLAGS)), end="")
+        return 0
+    # gflags takes flags and words in any order: `caffe -solver S train` is one way to say it.
+    flags, words = parse([w.replace("-allow-python-layers", "-allow_python_layers") for w in argv], FLAGS)
+    if len(words) != 1 or words[0] not in COMMANDS:
+        known = ", ".join(["run", *COMMANDS, *programs.PROGRAMS])
+        raise CaffeError(f"unknown command '{' '.join(words)}' (known: {known})")
+    if flags["allow_python_layers"]:
+        context.allow_python_layers(True)
+        sys.path.insert(0, "")  # pycaffe users keep their layers' modules in the working folder
+    return COMMANDS[words[0]](flags)
+
+
+def main() -> None:
+    """Entry point of `torchcaffe` and `python -m torchcaffe`."""
+    run_main(lambda: _main(sys.argv[1:]))

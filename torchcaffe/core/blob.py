@@ -1,0 +1,386 @@
+"""Blob: an N-dimensional array with data and diff, pycaffe's view of a tensor.
+
+Inside the engine a blob's data and diff are torch tensors (`.t`, `.g`) that layers rebind freely: an activation is
+adopted, not copied, in whatever memory format the layer made it (channels last, mostly). The first time somebody
+touches `.data` or `.diff` the tensor becomes one C-contiguous array, and stays that array: later results are copied
+into it, so that the views a user holds stay live, as in pycaffe. Blobs nobody touches cost nothing."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sys
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+from torchcaffe.base import context
+from torchcaffe.base.errors import CaffeError
+from torchcaffe.base.malloc import check_fits
+from torchcaffe.formats import files
+
+# BVLC keeps sizes in an int; a larger blob aborts there.
+MAX_COUNT = (1 << 31) - 1
+MAX_AXES = 32
+
+_serials = itertools.count()
+_memory = SimpleNamespace(tensor=torch.empty(1))
+# What getrefcount says of an object that nobody but its Memory refers to, and torch of the storage of such a tensor.
+_UNHELD = sys.getrefcount(_memory.tensor)
+_UNSHARED = torch._C._storage_Use_Count(_memory.tensor.untyped_storage()._cdata)
+
+
+class Memory:
+    """What SyncedMemory is in Caffe: one array, possibly shared by several blobs (Split, Reshape, shared weights).
+
+    tensor: the values on the compute device, None as long as they are all zero.
+    host: the NumPy array handed to the user, None as long as nobody asked.
+    own: the tensor stays the same for life (parameters), so that values are always copied into it.
+    fresh: the values count as zero and may be overwritten without reading them (parameter diffs after a clear)."""
+
+    __slots__ = ("tensor", "host", "own", "fresh", "_host_newer", "_device_newer", "_stand_in", "_serial", "_changes")
+
+    def __init__(self, tensor: torch.Tensor | None = None):
+        self.tensor = tensor
+        self.host: np.ndarray | None = None
+        self.own = False
+        self.fresh = False
+        self._host_newer = False  # on a GPU: the user may have written to `host`
+        self._device_newer = False  # on a GPU: `host` is older than `tensor`
+        self._stand_in: torch.Tensor | None = None  # the values are this tensor's, to be copied when asked for
+        self._serial = next(_serials)
+        self._changes = 0
+
+    def get(self, shape: tuple[int, ...], device: str) -> torch.Tensor:
+        """The values as a tensor of `shape` (the memory's own tensor where the shape is the same)."""
+        tensor = self.tensor
+        if tensor is None:
+            tensor = self.tensor = torch.zeros(shape, device=device)
+        elif tensor.numel() != math.prod(shape):
+            return self._resized(shape, device)
+        elif self.fresh:
+            tensor.zero_()
+            self._written()
+        elif self._stand_in is not None:
+            tensor.copy_(self._stand_in)
+            self._written()
+        elif self._host_newer:
+            self.upload()
+        self.fresh = self._host_newer = False
+        self._stand_in = None
+        return shaped(tensor, shape)
+
+    def _resized(self, shape: tuple[int, ...], device: str) -> torch.Tensor:
+        """A smaller blob keeps its first values. Where somebody has looked, a blob as large as it once was has its
+        values back, and views stay live all along, as Caffe keeps the memory; beyond that it is zero."""
+        whole, count = self.get(tuple(self.tensor.shape), device), math.prod(shape)
+        seen = self.host is not None and whole.device.type == "cpu"
+        self._drop_host()
+        self._changes += 1
+        if count <= whole.numel():
+            self.tensor = whole.contiguous().view(-1)[:count].view(shape)
+        elif seen and count * whole.element_size() <= whole.untyped_storage().nbytes():
+            self.tensor = whole.view(-1).as_strided((count,), (1,)).view(shape)
+        else:
+            self.tensor = torch.zeros(shape, device=device)
+            return self.tensor
+        if seen:
+            self.host = self.tensor.numpy()
+        return self.tensor
+
+    def set(self, tensor: torch.Tensor) -> None:
+        """Adopt a tensor, or copy it where a user holds a view."""
+        self._changes += 1
+        self.fresh = False
+        self._stand_in = None
+        if self.tensor is not None and self.tensor.numel() != tensor.numel() and (self.own or self.host is not None):
+            self._resized(tuple(tensor.shape), str(tensor.device))
+        if self.host is None and not self.own:
+            self.tensor = tensor
+        else:
+            if self.tensor is not tensor:
+                self.tensor.view(tensor.shape).copy_(tensor)
+            self._written()
+
+    def touch(self, shape: tuple[int, ...], device: str) -> np.ndarray:
+        """The live C-contiguous array of the values, which stays the same array until it has to grow
+        (on a GPU, until the size changes)."""
+        tensor = self.get(shape, device)
+        self._changes += 1
+        if self.host is None:
+            # A copy of its own, as the tensor may be another blob's too (a gradient passed through).
+            if not self.own:
+                self.tensor = tensor.detach().clone(memory_format=torch.contiguous_format).reshape(shape)
+            self.host = self.tensor.numpy() if self.tensor.device.type == "cpu" else self.tensor.cpu().numpy()
+        elif self._device_newer:
+            np.copyto(self.host.reshape(-1), self.tensor.reshape(-1).cpu().numpy())
+        self._device_newer = False
+        self._host_newer = self.tensor.device.type != "cpu"
+        return self.host if self.host.shape == shape else self.host.reshape(shape)
+
+    def stamp(self) -> tuple[int, int, int] | None:
+        """Equal stamps mean equal values, so what was made of them still holds.
+
+        None while a user holds the array, or a view of it: writing to it leaves no trace."""
+        return None if self._held() else (self._serial, self._changes, self.tensor._version)
+
+    def _held(self) -> bool:
+        """Whether a user holds the array, or a view of it."""
+        return self.host is not None and sys.getrefcount(self.host) > _UNHELD
+
+    def owned(self) -> bool:
+        """Whether nobody but this memory has the tensor, or a part of it, so that what is to replace it may be computed
+        in its place. For whoever asks: don't hold it in a variable."""
+        return (
+            self.host is None
+            and self.tensor is not None
+            and self.tensor.device.type == "cpu"
+            and sys.getrefcount(self.tensor) == _UNHELD
+            and torch._C._storage_Use_Count(self.tensor.untyped_storage()._cdata) == _UNSHARED
+        )
+
+    def stand_in(self, tensor: torch.Tensor) -> None:
+        """Have the values of this tensor, without copying it unless somebody asks before the next write, or holds the
+        array and sees it."""
+        self._stand_in = tensor
+        self._show()
+
+    def clear(self) -> None:
+        """Count as zero, without writing unless somebody holds the array, which may also be where the next values are
+        put."""
+        self.fresh, self._stand_in = True, None
+        self._show()
+
+    def _show(self) -> None:
+        """Let a held array have the values that the memory counts as having. (A GPU's is only right when touched.)"""
+        if self._held() and self.tensor.device.type == "cpu":
+            self.get(tuple(self.tensor.shape), "cpu")
+
+    def pin(self) -> None:
+        """Make this contiguous tensor the array for life (parameters): no copy on the first touch."""
+        self.own = True
+        if self.tensor.device.type == "cpu":
+            self.host = self.tensor.numpy()
+
+    def upload(self) -> None:
+        """On a GPU: bring there what the user may have written to `host`."""
+        if self._host_newer and not self.fresh and self._stand_in is None:
+            self.tensor.copy_(torch.from_numpy(self.host).view(self.tensor.shape))
+            self._host_newer = False
+
+    def place(self) -> int:
+        """The address of a tensor that values are copied into; 0 where a new one is adopted each time."""
+        return self.tensor.data_ptr() if self.tensor is not None and (self.own or self.host is not None) else 0
+
+    def state(self) -> tuple[bool, torch.Tensor | None]:
+        """What the values count as, beside the tensor."""
+        return self.fresh, self._stand_in
+
+    def restate(self, state: tuple[bool, torch.Tensor | None]) -> None:
+        """Let the values count as state() said."""
+        self.fresh, self._stand_in = state
+
+    def replayed(self, state: tuple[bool, torch.Tensor | None]) -> None:
+        """The tensor has been written to by a recording, which left the memory in this state."""
+        self.restate(state)
+        self._written()
+
+    def _written(self) -> None:
+        """After every write into the tensor, since not all of torch's ways to write count up its version."""
+        self._changes += 1
+        if self.host is not None and self.tensor.device.type != "cpu":
+            self._device_newer, self._host_newer = True, False
+
+    def _drop_host(self) -> None:
+        self.host = None
+        self._host_newer = self._device_newer = False
+
+
+def shaped(tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """tensor.reshape(shape), which leaves alone what has the shape: a view would share its storage (see `owned`)."""
+    return tensor if tensor.shape == tuple(shape) else tensor.reshape(shape)
+
+
+class Blob:
+    """pycaffe's Blob. `shape` axes are those of Caffe: num, channels, height, width for images."""
+
+    def __init__(self, *shape: int, device: str | None = None):
+        self._shape: tuple[int, ...] = ()
+        self._count = 0
+        self.device = context.device() if device is None else device
+        self.data_memory = Memory()
+        self.diff_memory = Memory()
+        if shape:
+            self.reshape(*shape)
+
+    # -- what users see ----------------------------------------------------------------------------------------------
+
+    @property
+    def data(self) -> np.ndarray:
+        """Live float32 view of the values; on a GPU it is synchronised when touched."""
+        return self.data_memory.touch(self._shape, self.device)
+
+    @property
+    def diff(self) -> np.ndarray:
+        """Live float32 view of the gradient; on a GPU it is synchronised when touched."""
+        return self.diff_memory.touch(self._shape, self.device)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._shape
+
+    @property
+    def count(self) -> int:
+        return self._count
+
+    def _legacy(self, axis: int) -> int:
+        if len(self._shape) > 4:
+            raise CaffeError(f"num, channels, height, width are for blobs of 4 axes or fewer, this has {self._shape}")
+        return self._shape[axis] if axis < len(self._shape) else 1
+
+    num = property(lambda self: self._legacy(0), doc="size of axis 0 (1 if there is none), as in Caffe's 4-D blobs")
+    channels = property(lambda self: self._legacy(1), doc="size of axis 1 (1 if there is none)")
+    height = property(lambda self: self._legacy(2), doc="size of axis 2 (1 if there is none)")
+    width = property(lambda self: self._legacy(3), doc="size of axis 3 (1 if there is none)")
+
+    def reshape(self, *shape: int) -> None:
+        """Change the shape. The values stay, of a smaller blob the first ones, as in BVLC. A larger blob's are
+        zero, but where somebody has looked and it has been as large before: then it has those back."""
+        if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
+            shape = tuple(shape[0])
+        if shape == self._shape and self._count:
+            return
+        if not all(isinstance(s, (int, np.integer)) for s in shape):
+            raise TypeError(f"blob shape {shape}: sizes are whole numbers")
+        shape = tuple(int(s) for s in shape)
+        if len(shape) > MAX_AXES:
+            raise CaffeError(f"blob of {len(shape)} axes: the most is {MAX_AXES}")
+        if any(s < 0 for s in shape):
+            raise CaffeError(f"blob shape {shape}: a size is negative")
+        count = math.prod(shape)
+        if count > MAX_COUNT:
+            raise CaffeError(f"blob shape {shape}: more than {MAX_COUNT} values")
+        if self.device == "cpu":
+            check_fits(count, f"blob shape {shape}")
+        self._shape, self._count = shape, count
+
+    # -- what layers use ---------------------------------------------------------------------------------------------
+
+    @property
+    def t(self) -> torch.Tensor:
+        """The data as a tensor on the compute device. Write to it only through `blob.t = value`."""
+        return self.data_memory.get(self._shape, self.device)
+
+    @t.setter
+    def t(self, tensor: torch.Tensor) -> None:
+        self.data_memory.set(tensor)
+
+    @property
+    def g(self) -> torch.Tensor:
+        """The diff as a tensor on the compute device."""
+        return self.diff_memory.get(self._shape, self.device)
+
+    @g.setter
+    def g(self, tensor: torch.Tensor) -> None:
+        self.diff_memory.set(tensor)
+
+    def has_diff(self) -> bool:
+        """False while the diff is known to be all zero (never written, or cleared since)."""
+        return self.diff_memory.tensor is not None and not self.diff_memory.fresh
+
+    def share_data(self, other: Blob) -> None:
+        """Use the other blob's values (the counts agree), as Caffe's ShareData."""
+        self.data_memory = other.data_memory
+
+    def share_diff(self, other: Blob) -> None:
+        """Use the other blob's diff (the counts agree), as Caffe's ShareDiff."""
+        self.diff_memory = other.diff_memory
+
+
+class Parameter(Blob):
+    """A blob of learned values: one contiguous array for data and one for diff, the same for life, never rebound.
+
+    `set`ting writes into the array; gradients are accumulated, as Caffe does until ClearParamDiffs."""
+
+    def __init__(self, *shape: int, device: str | None = None):
+        super().__init__(*shape, device=device)
+        if not shape:
+            self.reshape(())
+        self.data_memory.tensor = torch.zeros(self._shape, device=self.device)
+        self.data_memory.pin()
+        self.diff_memory.fresh = True
+
+    def grad_buffer(self) -> torch.Tensor:
+        """The diff's array, allocated on first use, whatever it holds (see `fresh`)."""
+        memory = self.diff_memory
+        if memory.tensor is None:
+            memory.tensor = torch.zeros(self._shape, device=self.device)
+            memory.pin()
+            memory.fresh = True
+        elif memory.tensor.numel() != self._count:
+            memory.get(self._shape, self.device)
+        return memory.tensor.view(self._shape)
+
+    def accumulate(self, gradient: torch.Tensor) -> None:
+        """Add to the diff; overwrite it where it was cleared."""
+        buffer = self.grad_buffer()
+        memory = self.diff_memory
+        if memory.fresh:
+            buffer.copy_(gradient)
+        else:
+            self.g.add_(gradient)
+        memory.fresh = False
+        memory._stand_in = None
+        memory._written()
+
+    def accumulate_product(self, left: torch.Tensor, right: torch.Tensor) -> None:
+        """Add the matrix product to the diff, without a temporary of its size."""
+        matrix = (left.shape[0], right.shape[1])
+        buffer = self.grad_buffer().view(matrix)
+        memory = self.diff_memory
+        if memory.fresh:
+            torch.mm(left, right, out=buffer)
+        else:
+            self.g.view(matrix).addmm_(left, right)
+        memory.fresh = False
+        memory._stand_in = None
+        memory._written()
+
+    def clear_diff(self) -> None:
+        """Make the diff zero."""
+        self.diff_memory.clear()
+
+    def load(self, values: np.ndarray) -> None:
+        """Copy values in (same count)."""
+        tensor = self.t
+        on_cpu = tensor.device.type == "cpu"
+        array = tensor.view(-1).numpy() if on_cpu else np.empty(self._count, np.float32)
+        for start, piece in files.pieces(np.asarray(values)):
+            array[start : start + piece.size] = piece
+        if not on_cpu:
+            tensor.copy_(torch.from_numpy(array).view(self._shape))
+        self.data_memory._written()
+
+
+class BlobVec(list):
+    """A layer's blobs; pycaffe's RawBlobVec."""
+
+    def add_blob(self, *shape: int, **unknown: object) -> None:
+        """Append a zero blob (how a Python layer makes its parameters)."""
+        if unknown:
+            raise CaffeError(f"add_blob takes sizes, not {', '.join(unknown)}")
+        self.append(Parameter(*shape))
+
+
+def canonical_axis(axis: int, axes: int, field: str = "axis") -> int:
+    """Caffe's CanonicalAxisIndex: negative axes count from the end."""
+    if not -axes <= axis < axes:
+        raise CaffeError(f"{field} {axis} is out of range for a blob of {axes} axes")
+    return axis + axes if axis < 0 else axis
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """A shape as BVLC logs it: `48 3 224 224 (7225344)`."""
+    return "".join(f"{s} " for s in shape) + f"({math.prod(shape)})"

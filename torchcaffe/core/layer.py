@@ -1,0 +1,271 @@
+"""Layer: what the engine asks of a layer, the registry of types, and TorchLayer for types that one function defines.
+
+To add a layer type, write one class in a file of torchcaffe/ops with @layer above it; nothing else changes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Callable, Union
+
+import numpy as np
+import torch
+
+from torchcaffe.base import context
+from torchcaffe.base.errors import CaffeError
+from torchcaffe.core import python_layer
+from torchcaffe.core.blob import Blob, Parameter
+from torchcaffe.core.python_layer import given_blobs
+from torchcaffe.proto import caffe_pb2
+from torchcaffe.random import streams
+from torchcaffe.random.filler import fill
+
+Count = Union[int, "tuple[int, int | None]", None]  # exactly n, (least, most), or any number
+
+registry: dict[str, type[Layer]] = {}
+
+
+def layer(
+    bottoms: Count = None, tops: Count = None, *, param: str | None = None, name: str | None = None
+) -> Callable[[type], type]:
+    """Register a layer class under its name, which is Caffe's type name.
+
+    bottoms, tops: how many blobs it takes: n, (least, most), or None for any.
+    param: the field of LayerParameter that `self.p` is, where it isn't the one of message type <Name>Parameter."""
+
+    def register(cls: type) -> type:
+        type_name = name or cls.__name__
+        if type_name in registry:
+            raise ValueError(f"layer type {type_name} is registered twice")
+        cls.type = type_name
+        cls.bottom_count, cls.top_count = bottoms, tops
+        fields = caffe_pb2.LayerParameter.DESCRIPTOR.fields
+        cls.param_field = param or next(
+            (f.name for f in fields if f.message_type is not None and f.message_type.name == type_name + "Parameter"),
+            None,
+        )
+        registry[type_name] = cls
+        return cls
+
+    return register
+
+
+class Layer(python_layer.Layer):
+    """One layer of a net as the engine has it. Subclasses implement setup, reshape, forward and backward.
+
+    Attributes: `p` the type's own parameter message, `layer_param` the whole one, `phase`, `blobs` the parameters,
+    `param_propagate_down[i]` whether parameter i wants its gradient."""
+
+    type = ""
+    bottom_count: Count = None
+    top_count: Count = None
+    equal_counts = False  # as many tops as bottoms
+    auto_top = False  # missing tops are made (losses)
+    is_loss = False  # top 0 has loss_weight 1 where none is given
+    param_field: str | None = None
+    # Which bottoms force_backward may reach (labels have no gradient); an int lists the ones it may not.
+    no_force_backward: Sequence[int] = ()
+    # Backward only reads and writes its own bottoms' values through `bottom.t`, so the layer may work in place.
+    allows_in_place = True
+    # The parameters that its forward changes in training (running statistics).
+    written_by_forward: Sequence[int] = ()
+    # A pass may be recorded on a GPU and replayed without the layer being asked (see recording.py). False for layers
+    # whose forward or backward does anything on the host that differs from pass to pass, or reads from the device.
+    recordable = True
+    waited = 0.0  # seconds that passes have waited for what feed() brings
+    # The net's passes are recorded: what feed() brings stays in one place, and nothing is kept for the next pass.
+    recorded = False
+    # Its shapes or values come from outside the bottoms, so reshape must run before every forward.
+    reshape_always = False
+    # Backward uses what forward kept in the layer itself, not in the blobs.
+    keeps_for_backward = True
+
+    def __init__(self, layer_param: caffe_pb2.LayerParameter, device: str | None = None):
+        self.layer_param = layer_param
+        self.phase = layer_param.phase
+        self.device = context.device() if device is None else device
+        self._caffe_blobs = given_blobs(layer_param, self.device)
+        self.param_propagate_down: list[bool] = []
+        self.loss_weights: list[float] = []
+        self.p = getattr(layer_param, self.param_field) if self.param_field else None
+
+    # -- going on exactly where a snapshot was taken -----------------------------------------------------------------
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What a run that goes on needs of this layer beside its blobs, by name (no "/" in it)."""
+        return {}
+
+    def set_state(self, state: dict[str, np.ndarray]) -> None:
+        """Go to where `state()` was taken."""
+
+    # -- the contract ------------------------------------------------------------------------------------------------
+
+    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+        """Compute the tops' data."""
+        raise CaffeError(f"layer type {self.type} has no forward")
+
+    def feed(self, top: list[Blob]) -> bool:
+        """Before each forward, which a recording replays without the host: bring what comes from the host (records,
+        random numbers) to the device. Returns whether it lies where the last pass's did, in the same shapes."""
+        return True
+
+    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+        """From the tops' diffs: overwrite the bottoms' diffs, add to the parameters' diffs."""
+        if any(propagate_down):
+            raise CaffeError(f"layer type {self.type} cannot backpropagate")
+
+    def scaling(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """(factor, shift), a value a channel each, where all the layer does is x * factor + shift; else None."""
+        return None
+
+    def fuses(self, following: Sequence[Layer]) -> int:
+        """How many of the layers that come next, and work in place on this one's only top, forward_fused can do."""
+        return 0
+
+    def forward_fused(self, following: Sequence[Layer], bottom: list[Blob], top: list[Blob]) -> None:
+        """Compute the top's data as after the layers that follow."""
+        raise CaffeError(f"layer type {self.type} does no other layer's work")
+
+    # -- help for subclasses -----------------------------------------------------------------------------------------
+
+    def add_blob(self, shape: Sequence[int], filler: caffe_pb2.FillerParameter | None = None) -> Parameter:
+        """Append a parameter, filled from the process's random stream (without a filler: zeros)."""
+        blob = Parameter(*shape, device=self.device) if len(shape) else Parameter(device=self.device)
+        if filler is not None:
+            fill(blob.data, filler, streams.rng())
+        self.blobs.append(blob)
+        return blob
+
+    def check_given_blobs(self, *shapes: Sequence[int], exact: bool = False) -> None:
+        """Raise CaffeError unless the blobs that the prototxt itself gives are as many as `shapes`, and of those
+        shapes (`exact`), or at least of those sizes: old files have four axes throughout."""
+        if len(self.blobs) != len(shapes):
+            raise CaffeError(f"blobs: {len(self.blobs)} given, the layer has {len(shapes)}")
+        for index, (blob, shape) in enumerate(zip(self.blobs, shapes)):
+            if blob.shape != tuple(shape) if exact else blob.count != math.prod(shape):
+                raise CaffeError(f"blobs: blob {index} has shape {blob.shape}, {tuple(shape)} expected")
+
+    def check_in_place(self, bottom: Blob, top: Blob, shape: Sequence[int]) -> None:
+        """In place a top takes its bottom's shape along, so a new one would be the bottom's at the next pass: BVLC
+        works on what is left in memory there, here it is an error."""
+        if bottom is top and tuple(shape) != bottom.shape:
+            raise CaffeError(f"in place the top's shape {tuple(shape)} must be the bottom's {bottom.shape}")
+
+    def check_same_count(self, bottom: list[Blob]) -> None:
+        """Losses that compare element by element need bottoms of one size."""
+        if bottom[0].count != bottom[1].count:
+            raise CaffeError(f"bottoms 0 and 1 differ in size: {bottom[0].shape} and {bottom[1].shape}")
+
+    def hold(self, old: torch.Tensor | None, new: torch.Tensor) -> torch.Tensor:
+        """`new`, for feed(): in the place of `old`, what it brought before, where that must stay and can."""
+        if not self.recorded:
+            return new
+        if old is None or old.shape != new.shape or old.dtype != new.dtype:
+            return new.clone()
+        return old.copy_(new)
+
+    def close(self) -> None:
+        """Let go of threads and files (data layers)."""
+
+
+def to_device(values: np.ndarray, device: str) -> torch.Tensor:
+    """An array as a tensor on the device; to a GPU by way of page-locked memory, without waiting for it."""
+    tensor = torch.from_numpy(values)
+    return tensor if device == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+
+
+def check_counts(cls: type[Layer], param: caffe_pb2.LayerParameter, bottoms: int, tops: int) -> None:
+    """Raise CaffeError where a layer has a wrong number of bottoms or tops, as BVLC's CheckBlobCounts."""
+    for kind, given, count in (("bottom", bottoms, cls.bottom_count), ("top", tops, cls.top_count)):
+        if count is None:
+            continue
+        least, most = (count, count) if isinstance(count, int) else count
+        if given < least or (most is not None and given > most):
+            wanted = str(least) if least == most else f"at least {least}" if most is None else f"{least} to {most}"
+            raise CaffeError(f"{param.type} takes {wanted} {kind} blob(s), {given} given")
+    if cls.equal_counts and bottoms != tops:
+        raise CaffeError(f"{param.type} takes as many tops as bottoms, {bottoms} bottoms and {tops} tops given")
+
+
+class TorchLayer(Layer):
+    """A layer that `compute` defines: a pure function of the bottoms' and parameters' tensors to the top tensor(s).
+
+    The gradient is its vector-Jacobian product, recomputed in backward, so that backward(start, end) on edited data
+    gives what BVLC gives. Hot types override forward and backward; a test holds each override to its compute."""
+
+    _input: torch.Tensor | None = None  # in place: the first bottom as it was before the top took its blob
+
+    def compute(self, *tensors: torch.Tensor) -> Union[torch.Tensor, Sequence[torch.Tensor]]:
+        raise CaffeError(f"layer type {self.type} has no compute")
+
+    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+        """Default: run `compute` on tensors without storage."""
+        tensors = [torch.empty(b.shape, device="meta") for b in (*bottom, *self.blobs)]
+        for blob, shaped in zip(top, _as_tuple(self.compute(*tensors))):
+            blob.reshape(*shaped.shape)
+
+    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+        inputs = self.inputs(bottom, top)
+        for blob, value in zip(top, _as_tuple(self.compute(*inputs, *(b.t for b in self.blobs)))):
+            blob.t = value
+
+    def inputs(self, bottom: list[Blob], top: list[Blob]) -> list[torch.Tensor]:
+        """The bottoms' tensors; in place, the first is also kept for backward."""
+        tensors = [b.t for b in bottom]
+        if bottom and top and bottom[0] is top[0]:
+            # Rebinding the top leaves this tensor as it is, unless a user's view pins it to its place.
+            self._input = tensors[0].clone() if bottom[0].data_memory.host is not None else tensors[0]
+            tensors[0] = self._input
+        return tensors
+
+    def saved_inputs(self, bottom: list[Blob], top: list[Blob]) -> list[torch.Tensor]:
+        """The bottoms' tensors as forward read them."""
+        tensors = [b.t for b in bottom]
+        if bottom and top and bottom[0] is top[0]:
+            if self._input is None:
+                raise CaffeError("backward before the first forward of a layer that works in place")
+            tensors[0] = self._input
+        return tensors
+
+    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+        wanted = [*propagate_down, *self.param_propagate_down]
+        inputs = [t.detach() for t in (*self.saved_inputs(bottom, top), *(b.t for b in self.blobs))]
+        gradients = self.vjp(inputs, [b.g for b in top], wanted)
+        # In place bottom 0's diff is the top's, which the other gradients may be views of: so it comes last.
+        for blob, gradient in zip(self.blobs, gradients[len(bottom) :]):
+            if gradient is not None:
+                blob.accumulate(gradient)
+        for blob, gradient in zip(reversed(bottom), reversed(gradients[: len(bottom)])):
+            if gradient is not None:
+                blob.g = gradient
+
+    def vjp(
+        self, inputs: list[torch.Tensor], top_diffs: list[torch.Tensor], wanted: list[bool]
+    ) -> list[torch.Tensor | None]:
+        """The gradient of each wanted input, from the tops' diffs."""
+        if not any(wanted):
+            return [None] * len(inputs)
+        with torch.enable_grad():
+            leaves = [t.requires_grad_() if w else t for t, w in zip(inputs, wanted)]
+            outputs = _as_tuple(self.compute(*leaves))
+            pairs = [(o, g) for o, g in zip(outputs, top_diffs) if o.requires_grad]
+            found = (
+                torch.autograd.grad(
+                    [o for o, _ in pairs],
+                    [t for t, w in zip(leaves, wanted) if w],
+                    [g.reshape(o.shape) for o, g in pairs],
+                    allow_unused=True,
+                )
+                if pairs
+                else [None] * sum(wanted)
+            )
+        found = iter(found)
+        result: list[torch.Tensor | None] = []
+        for tensor, want in zip(inputs, wanted):
+            gradient = next(found) if want else None
+            result.append(torch.zeros_like(tensor) if want and gradient is None else gradient)
+        return result
+
+
+def _as_tuple(value: Union[torch.Tensor, Sequence[torch.Tensor]]) -> Sequence[torch.Tensor]:
+    return (value,) if isinstance(value, torch.Tensor) else value

@@ -1,0 +1,57 @@
+"""The arithmetic of convolutions and inner products: strict float32, or less exact and faster.
+
+Everything else, the weights and what blobs hold stay float32 at every precision."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from typing import Any, Callable
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+from torchcaffe.base import context
+
+_aten = torch.ops.aten
+_PRODUCTS = {
+    _aten.convolution.default, _aten.convolution_backward.default, _aten.mm.default, _aten.addmm.default,
+    _aten.bmm.default,
+}  # fmt: skip
+
+
+def _cast(values: Any, source: torch.dtype, target: torch.dtype) -> Any:
+    def cast(value: Any) -> Any:
+        return value.to(target) if isinstance(value, torch.Tensor) and value.dtype == source else value
+
+    return tree_map(cast, values)
+
+
+class _Bf16(TorchDispatchMode):
+    """Products take bfloat16 values, and round what they give to it; sums over many terms stay float32."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function is _aten.mm.out:
+            return kwargs["out"].copy_(self._product(_aten.mm.default, args))
+        if function is _aten.addmm_.default and not kwargs:
+            return args[0].add_(self._product(_aten.mm.default, args[1:]))
+        if function in _PRODUCTS:
+            return self._product(function, args, kwargs)
+        return function(*args, **kwargs)
+
+    def _product(self, function: Any, args: Any, kwargs: Any = None) -> Any:
+        result = function(*_cast(args, torch.float32, torch.bfloat16), **(kwargs or {}))
+        return _cast(result, torch.bfloat16, torch.float32)
+
+
+def applied(method: Callable) -> Callable:
+    """The method, with context.precision in force."""
+
+    @functools.wraps(method)
+    def inner(*args: Any, **kwargs: Any) -> Any:
+        with _Bf16() if context.precision == "bf16" else contextlib.nullcontext():
+            return method(*args, **kwargs)
+
+    return inner

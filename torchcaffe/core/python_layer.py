@@ -1,0 +1,56 @@
+"""caffe.Layer: what users' Python layers subclass, and what every layer of a net is to pycaffe.
+
+It has `type` and `blobs`, and a user's own attributes may have any other name: hence none of the engine's in here."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from torchcaffe.base import context
+from torchcaffe.base.errors import CaffeError
+from torchcaffe.core.blob import Blob, BlobVec, Parameter
+from torchcaffe.proto import caffe_pb2
+
+
+class Layer:
+    """A layer of a net. A Python layer has setup, reshape, forward and backward, each of (bottom, top) but for
+    backward(top, propagate_down, bottom), and finds its `param_str` and `phase` from setup on."""
+
+    def __init__(self, layer_param: caffe_pb2.LayerParameter):
+        if not isinstance(layer_param, caffe_pb2.LayerParameter):
+            raise TypeError(f"a layer is made from a LayerParameter, not from {layer_param!r}")
+        self._caffe_blobs = given_blobs(layer_param, context.device())
+
+    @property
+    def type(self) -> str:
+        """The layer's type name."""
+        return "Python"
+
+    @property
+    def blobs(self) -> BlobVec:
+        """The layer's parameters."""
+        return self._caffe_blobs
+
+    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+        """Once, before the first reshape: read the parameters, add the blobs and fill them."""
+
+    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+        """Give the tops their shapes; called before a forward whenever a bottom's shape has changed."""
+        raise CaffeError(f"layer type {self.type} has no reshape")
+
+
+def given_blobs(layer_param: caffe_pb2.LayerParameter, device: str) -> BlobVec:
+    """The blobs that a prototxt itself gives: then no filler draws."""
+    return BlobVec(_given_blob(stored, index, device) for index, stored in enumerate(layer_param.blobs))
+
+
+def _given_blob(stored: caffe_pb2.BlobProto, index: int, device: str) -> Parameter:
+    """A blob of a prototxt as a parameter."""
+    old = [field for field in ("num", "channels", "height", "width") if stored.HasField(field)]
+    shape = (stored.num, stored.channels, stored.height, stored.width) if old else tuple(stored.shape.dim)
+    blob = Parameter(*shape, device=device)
+    values = stored.double_data or stored.data
+    if len(values) != blob.count:
+        raise CaffeError(f"blobs: blob {index} has {len(values)} values, its shape {shape} {blob.count}")
+    blob.load(np.array(values, np.float32).reshape(shape))
+    return blob

@@ -1,0 +1,168 @@
+"""LMDB databases of Datums, read and written as BVLC Caffe does."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Union
+
+from torchcaffe.base.errors import CaffeError
+from torchcaffe.data import lmdb_check
+
+PathLike = Union[str, "os.PathLike[str]"]
+
+# A train and a test net may read one database, and python-lmdb refuses to open one twice in one process. By folder and
+# file: a new database may have taken an old one's place.
+_environments: dict[tuple[str, int, int], _Environment] = {}
+_lock = threading.RLock()  # a reader that is garbage may be let go of at any point of the thread that holds it
+
+
+class _Environment:
+    """An lmdb.Environment and who reads it; it closes with its last reader."""
+
+    def __init__(self, key: tuple[str, int, int]):
+        import lmdb
+
+        # No lock file: the folder may be read-only, and a forked worker may go on reading. So nobody may write
+        # to a database that is being read; our writer finishes a database elsewhere before it takes its name.
+        try:
+            self.lmdb = lmdb.open(key[0], readonly=True, lock=False, create=False)
+        except UnicodeEncodeError:
+            raise CaffeError(f"{key[0]}: not UTF-8, and py-lmdb opens no other name") from None
+        self.key = key
+        self.readers: set[object] = set()
+        self.closed = False
+
+    def release(self, reader: object) -> None:
+        """Let go of the database on behalf of one reader."""
+        with _lock:
+            self.readers.discard(reader)
+            if not self.readers:
+                self.close()
+
+    def close(self) -> None:
+        """Close the database and forget it."""
+        self.closed = True
+        self.lmdb.close()
+        if _environments.get(self.key) is self:
+            del _environments[self.key]
+
+
+def _open(path: PathLike, reader: object) -> _Environment:
+    """The environment of a database, to be released on behalf of `reader`."""
+    try:
+        import lmdb
+    except ImportError as error:
+        raise CaffeError(f"{path}: LMDB databases need the lmdb package") from error
+    folder = Path(os.path.realpath(path))
+    data = folder / "data.mdb"
+    if not folder.exists():
+        raise CaffeError(f"cannot open LMDB {path}: there is no such folder")
+    if not folder.is_dir():
+        raise CaffeError(f"cannot open LMDB {path}: name the folder that holds data.mdb, not a file")
+    if not data.is_file():
+        kind = "a LevelDB; only LMDB is read" if (folder / "CURRENT").exists() else "no LMDB: it holds no data.mdb"
+        raise CaffeError(f"cannot open LMDB {path}: the folder is {kind}")
+    with _lock:
+        try:
+            while True:
+                about = data.stat()
+                key = str(folder), about.st_dev, about.st_ino
+                environment = _environments.get(key) or _checked_environment(path, data, key)
+                environment.readers.add(reader)
+                if not environment.closed:  # by the end of a garbage reader, just now
+                    return environment
+        except (lmdb.Error, OSError) as error:
+            raise CaffeError(f"cannot open LMDB {path}: {error}") from error
+
+
+def _checked_environment(path: PathLike, data: Path, key: tuple[str, int, int]) -> _Environment:
+    """A database opened anew, and entered in `_environments`."""
+    # LMDB takes an empty file for a database yet to be made.
+    if data.stat().st_size == 0:
+        raise CaffeError(f"cannot open LMDB {path}: data.mdb is empty")
+    try:
+        lmdb_check.check(data)
+    except lmdb_check.Damaged as error:
+        raise CaffeError(f"cannot open LMDB {path}: {error}") from None
+    environment = _environments[key] = _Environment(key)
+    return environment
+
+
+class LmdbReader:
+    """A cursor over an LMDB in key order that starts again after the last record, as a Data layer's.
+
+    path: the folder that holds data.mdb. Raises CaffeError when it is missing, empty, truncated or no LMDB.
+    Use one reader in one thread at a time; several readers of one path share one environment.
+    """
+
+    def __init__(self, path: PathLike):
+        self.path = path
+        token = object()
+        self._environment = _open(path, token)
+        self._release = weakref.finalize(self, self._environment.release, token)
+        self._release.atexit = False  # other threads may still read then
+        self._transaction = self._environment.lmdb.begin(buffers=False)
+        self._count = self._transaction.stat()["entries"]
+        self._cursor = self._transaction.cursor()
+        if not self._go(self._cursor.first):
+            self.close()
+            raise CaffeError(f"LMDB {path} holds no records")
+
+    def __len__(self) -> int:
+        """The number of records."""
+        return self._count
+
+    def next(self) -> tuple[bytes, bytes]:
+        """The record under the cursor, (key, value), which then moves on."""
+        record = self._go(self._cursor.item)
+        self.skip()
+        return record
+
+    def skip(self) -> None:
+        """Move on without reading."""
+        if not self._go(self._cursor.next):
+            self._cursor.first()
+
+    def key(self) -> bytes:
+        """The key of the record that `next` will give."""
+        return self._cursor.key()
+
+    def seek(self, key: bytes) -> None:
+        """Go to the record of that key. CaffeError when there is none."""
+        if not self._cursor.set_key(key):
+            raise CaffeError(f"LMDB {self.path}: no record '{key.decode(errors='replace')}'")
+
+    def seek_to_first(self) -> None:
+        """Go back to the first record."""
+        self._cursor.first()
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        """Every record once, in key order, wherever the cursor stands."""
+        with self._transaction.cursor() as cursor:
+            more = self._go(cursor.first)
+            while more:
+                yield self._go(cursor.item)
+                more = self._go(cursor.next)
+
+    def _go(self, step: Callable[[], Any]) -> Any:
+        """A step of a cursor; of what only shows there, a CaffeError."""
+        try:
+            return step()
+        except Exception as error:  # lmdb.Error, of a package that may be absent
+            raise CaffeError(f"LMDB {self.path}: {error}") from error
+
+    def close(self) -> None:
+        """Let go of the database; the environment closes with its last reader."""
+        self._cursor.close()
+        self._transaction.abort()
+        self._release()
+
+    def __enter__(self) -> LmdbReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

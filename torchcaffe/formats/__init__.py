@@ -1,0 +1,1 @@
+"""Caffe's files: caffemodel, solverstate, binaryproto, HDF5, .npy, and prototxts of every age."""

@@ -1,0 +1,149 @@
+"""BlobProto on the wire, and files of one, such as mean.binaryproto.
+
+Arrays are views of the file's map where possible. They are written in pieces: no message of their size is built."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+import numpy as np
+
+from torchcaffe.base.errors import CaffeError
+from torchcaffe.formats import wire
+from torchcaffe.formats.files import PathLike, atomic, map_file
+from torchcaffe.formats.wire import WireError
+
+Arrays = Sequence[Optional[np.ndarray]]
+
+# BVLC's limits: protobuf's on a message, Blob's on axes and count.
+MAX_BYTES = MAX_COUNT = 2**31 - 1
+MAX_AXES = 32
+
+
+
+_DATA, _DIFF, _SHAPE, _DOUBLE_DATA, _DOUBLE_DIFF = 5, 6, 7, 8, 9
+_LEGACY = (1, 2, 3, 4)  # num, channels, height, width
+_FLOATS = {_DATA: "<f4", _DIFF: "<f4", _DOUBLE_DATA: "<f8", _DOUBLE_DIFF: "<f8"}
+_NAMES = {_DATA: "data", _DIFF: "diff", _DOUBLE_DATA: "double_data", _DOUBLE_DIFF: "double_diff"}
+# The tag bytes of single, unpacked floats.
+_UNPACKED = {n << 3 | (wire.FIXED32 if t == "<f4" else wire.FIXED64): n for n, t in _FLOATS.items()}
+
+
+def read_blob(buffer: Any, start: int, end: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """(data, diff or None) of the BlobProto in [start, end): float32, shaped, views of the buffer where possible."""
+    floats: dict[int, list[np.ndarray]] = {number: [] for number in _FLOATS}
+    legacy: dict[int, int] = {}
+    dims: list[int] = []
+    position = start
+    while position < end:
+        unpacked = _UNPACKED.get(buffer[position])
+        if unpacked is not None:
+            values, after = wire.unpacked_run(buffer, position, end, _FLOATS[unpacked])
+            if after > position:
+                floats[unpacked].append(values)
+                position = after
+                continue
+        number, kind, value, (_, position) = next(wire.fields(buffer, position, end))
+        if number in _FLOATS:
+            floats[number].append(wire.float_field(buffer, kind, value, _FLOATS[number]))
+        elif number in _LEGACY and kind == wire.VARINT:
+            legacy[number] = (value & 0xFFFFFFFF) - ((value & 0x80000000) << 1)  # int32
+        elif number == _SHAPE and kind == wire.BYTES:
+            for inner, inner_kind, inner_value, _ in wire.fields(buffer, *value):
+                if inner == 1:
+                    dims += wire.integers(buffer, inner_kind, inner_value, MAX_AXES)
+                    if len(dims) > MAX_AXES:
+                        raise WireError(f"shape has more than {MAX_AXES} axes")
+    shape = [legacy.get(number, 0) for number in _LEGACY] if legacy else dims
+    count = _count(shape)
+    # BVLC takes the doubles where there are any. Data must be there; a diff need not be.
+    data_field = _DOUBLE_DATA if sum(map(len, floats[_DOUBLE_DATA])) else _DATA
+    diff_field = _DOUBLE_DIFF if sum(map(len, floats[_DOUBLE_DIFF])) else _DIFF
+    arrays = [_join(floats[number]) for number in (data_field, diff_field)]
+    for number, array in zip((data_field, diff_field), arrays):
+        if len(array) != count and (number == data_field or len(array)):
+            shown = " x ".join(map(str, shape)) or "one value"
+            raise WireError(f"{_NAMES[number]} holds {len(array)} values, its shape ({shown}) needs {count}")
+    data, diff = (array.reshape(shape) if len(array) == count else None for array in arrays)
+    assert data is not None
+    return data, diff if len(arrays[1]) else None
+
+
+def _count(shape: Sequence[int]) -> int:
+    """The number of values in a blob; WireError for a shape that BVLC would not take."""
+    count = 1
+    for dim in shape:
+        if dim < 0:
+            raise WireError(f"shape has a negative size, {dim}")
+        count *= max(dim, 1)
+        if count > MAX_COUNT:
+            raise WireError("shape holds more values than a blob can (2^31 - 1)")
+    return 0 if 0 in shape else count
+
+
+def _join(chunks: list[np.ndarray]) -> np.ndarray:
+    if not chunks:
+        return np.empty(0, np.float32)
+    joined = chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
+    with np.errstate(over="ignore", invalid="ignore"):  # a double beyond float's range becomes infinite, as in C++
+        return joined if joined.dtype == np.float32 else joined.astype(np.float32)
+
+
+def blob_pieces(data: np.ndarray, diff: np.ndarray | None = None, legacy: bool = False) -> list[Any]:
+    """The bytes of a BlobProto, in order, as BVLC's Blob::ToProto fills and protobuf serialises it."""
+    pieces: list[Any] = []
+    data = np.ascontiguousarray(data, "<f4").reshape(np.shape(data))
+    if legacy:
+        for number, size in zip(_LEGACY, data.shape):
+            pieces.append(wire.varint(number << 3) + wire.varint(size))
+    for number, array in ((_DATA, data), (_DIFF, diff)):
+        if array is not None and array.size:
+            flat = np.ascontiguousarray(array, "<f4").reshape(-1)
+            if flat.size != data.size:
+                raise CaffeError(f"a blob of {data.size} values cannot have a diff of {flat.size}")
+            pieces += [wire.head(number, 4 * flat.size), memoryview(flat).cast("B")]
+    if not legacy and data.ndim:
+        dims = b"".join(map(wire.varint, data.shape))
+        shape = wire.head(1, len(dims)) + dims
+        pieces += [wire.head(_SHAPE, len(shape)), shape]
+    return pieces
+
+
+def nested(number: int, pieces: list[Any]) -> list[Any]:
+    return [wire.head(number, sum(map(len, pieces)))] + pieces
+
+
+def write_pieces(path: PathLike, pieces: Sequence[Any], before_named: Callable[[Path], None] | None = None) -> None:
+    total = sum(map(len, pieces))
+    if total > MAX_BYTES:
+        raise CaffeError(
+            f"cannot write {path}: it would be {total} bytes and a protobuf message ends at {MAX_BYTES}; "
+            "use HDF5 (snapshot_format: HDF5, or a name that ends in .h5)"
+        )
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        for piece in pieces:
+            file.write(piece)
+        file.flush()
+        if before_named:
+            before_named(temporary)
+
+
+def read_blobproto(path: PathLike) -> np.ndarray:
+    """The float32 array of a BlobProto file such as mean.binaryproto, with the axes stored (a mean: 1 x C x H x W)."""
+    buffer = map_file(path)
+    try:
+        return read_blob(buffer, 0, len(buffer))[0]
+    except WireError as error:
+        raise CaffeError(f"{path}: not a BlobProto, or a damaged one: {error}") from error
+
+
+def write_blobproto(path: PathLike, array: np.ndarray) -> None:
+    """Write an array of at most 4 axes in legacy fields, as BVLC's compute_image_mean writes mean.binaryproto.
+
+    C x H x W becomes 1 x C x H x W.
+    """
+    if array.ndim > 4:
+        raise CaffeError(f"cannot write {path}: {array.ndim} axes do not fit num, channels, height, width")
+    write_pieces(path, blob_pieces(array.reshape((1,) * (4 - array.ndim) + array.shape), legacy=True))

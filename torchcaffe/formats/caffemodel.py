@@ -1,0 +1,226 @@
+"""Caffemodels, binary and HDF5, as BVLC Caffe lays them out.
+
+Weights are read by walking the wire format over a map of the file, so that the arrays are views of the map and 600 MB
+cost no 600 MB; they are written field by field, so that no message of that size is ever built.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from torchcaffe.base.errors import CaffeError
+from torchcaffe.formats import wire
+from torchcaffe.formats.blobproto import Arrays, blob_pieces, nested, read_blob, write_pieces
+from torchcaffe.formats.files import PathLike, map_file
+from torchcaffe.formats.hdf5 import array_of, hdf5_file, is_hdf5, tried, write_hdf5
+from torchcaffe.formats.wire import WireError
+from torchcaffe.proto import caffe_pb2
+from torchcaffe.proto.types import current_type
+
+
+@dataclass
+class LayerBlobs:
+    """One layer's parameters as a weights file holds them.
+
+    name, type: Caffe's (current names: Convolution, not CONVOLUTION or conv).
+    blobs: float32 arrays; legacy num/channels/height/width stays four axes. Read-only views of the file's map: copy
+        what is to change. None, in HDF5 files only, stands for a parameter that another layer owns.
+    diffs: as blobs, with None where the file has no diff.
+    """
+
+    name: str
+    type: str
+    blobs: list[np.ndarray | None]
+    diffs: list[np.ndarray | None] = field(default_factory=list)
+
+
+_NET_V1_LAYER, _NET_LAYER, _V1_V0_LAYER = 2, 100, 1
+
+
+@dataclass(frozen=True)
+class _LayerForm:
+    """Field numbers of one generation of layer message."""
+
+    name: int
+    type: int
+    blobs: int
+
+
+_FORMS = {"V0": _LayerForm(1, 2, 50), "V1": _LayerForm(4, 5, 6), "current": _LayerForm(1, 2, 7)}
+
+
+def _layer_spans(buffer: Any, start: int, end: int) -> Iterator[tuple[str, int, int]]:
+    """(generation, begin, end) of each layer message in a NetParameter, in the file's order."""
+    for number, kind, value, _ in wire.fields(buffer, start, end):
+        if number == _NET_LAYER and kind == wire.BYTES:
+            yield ("current",) + value
+        elif number == _NET_V1_LAYER and kind == wire.BYTES:
+            nested = [v for n, k, v, _ in wire.fields(buffer, *value) if n == _V1_V0_LAYER and k == wire.BYTES]
+            yield ("V0",) + nested[0] if nested else ("V1",) + value
+
+
+def _read_layer(path: PathLike, buffer: Any, generation: str, start: int, end: int) -> LayerBlobs:
+    form = _FORMS[generation]
+    name, kind_of_layer, spans = "", "", []
+    for number, kind, value, _ in wire.fields(buffer, start, end):
+        if number == form.blobs and kind == wire.BYTES:
+            spans.append(value)
+        elif number == form.name and kind == wire.BYTES:
+            name = wire.text(buffer, value)
+        elif number == form.type:
+            kind_of_layer = wire.text(buffer, value) if kind == wire.BYTES else str(value)
+    layer = LayerBlobs(name, current_type(generation, kind_of_layer), [])
+    for index, span in enumerate(spans):
+        try:
+            data, diff = read_blob(buffer, *span)
+        except WireError as error:
+            raise CaffeError(f"{path}: layer '{name}', blob {index}: {error}") from error
+        layer.blobs.append(data)
+        layer.diffs.append(diff)
+    return layer
+
+
+def read_caffemodel(path: PathLike) -> list[LayerBlobs]:
+    """The layers of a caffemodel in the file's order, those without parameters too.
+
+    Takes the current format, V1 (`layers`, enum types) and V0 (nested `layer`), blob shapes old and new, floats and
+    doubles, and HDF5 weights. Raises CaffeError naming file, layer and blob for anything truncated or malformed.
+    """
+    if is_hdf5(path):
+        return _read_caffemodel_hdf5(path)
+    buffer = map_file(path)
+    try:
+        layers = [_read_layer(path, buffer, *span) for span in _layer_spans(buffer, 0, len(buffer))]
+    except WireError as error:
+        raise CaffeError(f"{path}: not a caffemodel, or a damaged one: {error}") from error
+    if not layers:
+        raise CaffeError(f"{path}: not a caffemodel: it holds no layers")
+    return layers
+
+
+def read_caffemodel_net(path: PathLike) -> Any:
+    """The NetParameter of a binary caffemodel without its blobs, as stored (not upgraded). Raises CaffeError."""
+    from google.protobuf.message import DecodeError
+
+
+    buffer = map_file(path)
+    out = []
+    try:
+        for number, kind, value, (begin, end) in wire.fields(buffer, 0, len(buffer)):
+            if kind == wire.BYTES and number == _NET_LAYER:
+                out += nested(number, [_without(buffer, value, 7)])
+            elif kind == wire.BYTES and number == _NET_V1_LAYER:
+                out += nested(number, [_without_v1(buffer, value)])
+            else:
+                out.append(buffer[begin:end])
+        return caffe_pb2.NetParameter.FromString(b"".join(out))
+    except (DecodeError, ValueError, IndexError, struct.error) as error:  # protobuf's pure Python lets others through
+        raise CaffeError(f"{path}: not a caffemodel, or a damaged one: {error}") from error
+
+
+def _without(buffer: Any, span: tuple[int, int], unwanted: int) -> bytes:
+    return b"".join(buffer[begin:end] for n, _, _, (begin, end) in wire.fields(buffer, *span) if n != unwanted)
+
+
+def _without_v1(buffer: Any, span: tuple[int, int]) -> bytes:
+    out = []
+    for number, kind, value, (begin, end) in wire.fields(buffer, *span):
+        if number == _V1_V0_LAYER and kind == wire.BYTES:
+            out += nested(number, [_without(buffer, value, _FORMS["V0"].blobs)])
+        elif number != _FORMS["V1"].blobs:
+            out.append(buffer[begin:end])
+    return b"".join(out)
+
+
+def write_caffemodel(
+    path: PathLike,
+    net: Any,
+    blobs: dict[str, Arrays],
+    diffs: dict[str, Arrays] | None = None,
+    hdf5: bool | None = None,
+) -> None:
+    """Write weights as BVLC's Net::ToProto does, byte for byte; as Net::ToHDF5 with hdf5=True, or when it isn't given
+    and the name ends in .h5.
+
+    net: a NetParameter of current layers, split layers and all; only its name and layers are written.
+    blobs, diffs: layer name -> its arrays. A None among the blobs (shared, another layer owns it) is left out of HDF5.
+    Raises CaffeError when the file would pass protobuf's 2 GB, naming HDF5 as the way out.
+    """
+    if str(path).endswith(".h5") if hdf5 is None else hdf5:
+        _write_caffemodel_hdf5(path, net, blobs, diffs)
+        return
+
+    pieces: list[Any] = [caffe_pb2.NetParameter(name=net.name).SerializeToString()] if net.HasField("name") else []
+    for layer in net.layer:
+        bare = caffe_pb2.LayerParameter()
+        bare.CopyFrom(layer)
+        bare.ClearField("blobs")
+        inside = wire.by_number(bare.SerializeToString())
+        of_layer: list[Any] = [part for number, part in inside.items() if number < _FORMS["current"].blobs]
+        own_diffs = (diffs or {}).get(layer.name, ())
+        for index, data in enumerate(blobs.get(layer.name, ())):
+            if data is None:
+                raise CaffeError(f"cannot write {path}: layer '{layer.name}', blob {index} is missing")
+            diff = own_diffs[index] if index < len(own_diffs) else None
+            of_layer += nested(_FORMS["current"].blobs, blob_pieces(data, diff))
+        of_layer += [part for number, part in inside.items() if number > _FORMS["current"].blobs]
+        pieces += nested(_NET_LAYER, of_layer)
+    write_pieces(path, pieces)
+
+
+@tried
+def _read_caffemodel_hdf5(path: PathLike) -> list[LayerBlobs]:
+    """data/<layer>/<i>, diff/<layer>/<i>. Types are not stored. A layer named a/b is a group in a group."""
+    import h5py
+
+    with hdf5_file(path, "r") as file:
+        if not isinstance(file.get("data"), h5py.Group):
+            raise CaffeError(f"{path}: not a caffemodel: it has no group data")
+        layers: list[LayerBlobs] = []
+
+        def visit(group: Any, name: str, depth: int) -> None:
+            inner = [key for key in group if isinstance(group[key], h5py.Group)]
+            data = _indexed(group)
+            if name and (data or not inner):
+                diff = _indexed(file.get(f"diff/{name}", {}))
+                indices = range(1 + max([-1, *data, *diff]))
+                layer = LayerBlobs(name, "", [data.get(i) for i in indices], [diff.get(i) for i in indices])
+                layers.append(layer)
+            if depth > 16:
+                raise ValueError(f"groups are nested too deep at data/{name}")
+            for key in inner:
+                visit(group[key], f"{name}/{key}" if name else key, depth + 1)
+
+        visit(file["data"], "", 0)
+    return layers
+
+
+def _indexed(group: Any) -> dict[int, np.ndarray]:
+    """The datasets named 0, 1, ... of a layer's group."""
+    found = {}
+    for key in group:
+        if key.isdigit() and hasattr(group[key], "dtype"):
+            if len(key) > 3:
+                raise ValueError(f"{group.name}: blob number {key}")
+            found[int(key)] = array_of(group[key])
+    return found
+
+
+def _write_caffemodel_hdf5(path: PathLike, net: Any, blobs: dict[str, Arrays], diffs: dict[str, Arrays] | None) -> None:
+    def fill(file: Any) -> None:
+        for root, arrays in (("data", blobs), ("diff", diffs)):
+            if arrays is None:
+                continue
+            group = file.create_group(root)
+            for layer in net.layer:
+                inside = group.require_group(layer.name)
+                for index, array in enumerate(arrays.get(layer.name, ())):
+                    if array is not None:
+                        inside.create_dataset(str(index), data=np.asarray(array, "<f4"))
+
+    write_hdf5(path, fill)

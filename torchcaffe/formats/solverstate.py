@@ -1,0 +1,122 @@
+"""Solverstates, binary and HDF5, as BVLC Caffe lays them out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+
+from torchcaffe.base.errors import CaffeError
+from torchcaffe.formats import wire
+from torchcaffe.formats.blobproto import blob_pieces, nested, read_blob, write_pieces
+from torchcaffe.formats.files import PathLike, map_file
+from torchcaffe.formats.hdf5 import array_of, check_held, hdf5_file, is_hdf5, tried, write_hdf5
+from torchcaffe.formats.wire import WireError
+
+
+@dataclass
+class SolverState:
+    """A snapshot of the solver: the weights are in the file `learned_net`, history is its buffers in BVLC's order."""
+
+    iter: int
+    learned_net: str
+    current_step: int
+    history: list[np.ndarray]
+
+
+def read_solverstate(path: PathLike) -> SolverState:
+    """Read a solverstate, binary or HDF5. Raises CaffeError naming file and field."""
+    if is_hdf5(path):
+        return _read_solverstate_hdf5(path)
+    buffer = map_file(path)
+    state = SolverState(0, "", 0, [])
+    seen = set()
+    try:
+        for number, kind, value, _ in wire.fields(buffer, 0, len(buffer)):
+            seen.add(number)
+            if (number, kind) == (1, wire.VARINT):
+                state.iter = value & 0x7FFFFFFF
+            elif (number, kind) == (2, wire.BYTES):
+                state.learned_net = wire.text(buffer, value)
+            elif (number, kind) == (3, wire.BYTES):
+                try:
+                    state.history.append(read_blob(buffer, *value)[0])
+                except WireError as error:
+                    raise CaffeError(f"{path}: history {len(state.history)}: {error}") from error
+            elif (number, kind) == (4, wire.VARINT):
+                state.current_step = value & 0x7FFFFFFF
+            elif number <= 4:
+                raise WireError(f"field {number} has wire type {kind}")
+    except WireError as error:
+        raise CaffeError(f"{path}: not a solverstate, or a damaged one: {error}") from error
+    if 1 not in seen:
+        raise CaffeError(f"{path}: not a solverstate: it holds no iter")
+    return state
+
+
+def write_solverstate(
+    path: PathLike, state: SolverState, before_named: Callable[[Path], None] | None = None
+) -> None:
+    """Write a solverstate as BVLC's solvers do; HDF5 when the name ends in .h5.
+
+    before_named: called with the file when it is complete, and before it has its name."""
+    if str(path).endswith(".h5"):
+        _write_solverstate_hdf5(path, state, before_named)
+        return
+    name = state.learned_net.encode()
+    pieces: list[Any] = [wire.varint(1 << 3) + wire.varint(state.iter), wire.head(2, len(name)) + name]
+    for array in state.history:
+        pieces += nested(3, blob_pieces(array))
+    pieces.append(wire.varint(4 << 3) + wire.varint(state.current_step))
+    write_pieces(path, pieces, before_named)
+
+
+def _only(file: Any, key: str) -> Any:
+    """The one value of a dataset."""
+    check_held(file[key])
+    if file[key].size != 1:
+        raise ValueError(f"{file[key].name} holds {file[key].size} values, not 1")
+    return np.ravel(file[key][()])[0]
+
+
+@tried
+def _read_solverstate_hdf5(path: PathLike) -> SolverState:
+    with hdf5_file(path, "r") as file:
+        for key in ("iter", "learned_net", "current_step", "history"):
+            if key not in file:
+                raise CaffeError(f"{path}: not a solverstate: it has no {key}")
+        name = _only(file, "learned_net")
+        history = file["history"]
+        return SolverState(
+            int(_only(file, "iter")),
+            name.decode() if isinstance(name, bytes) else str(name),
+            int(_only(file, "current_step")),
+            [array_of(history[str(index)]) for index in range(len(history))],
+        )
+
+
+def _write_solverstate_hdf5(
+    path: PathLike, state: SolverState, before_named: Callable[[Path], None] | None
+) -> None:
+    import h5py
+
+    def fill(file: Any) -> None:
+        file.create_dataset("iter", data=np.asarray([state.iter], "<i4"))
+        # A C string with its final NUL, as H5LTmake_dataset_string makes: BVLC reads up to that.
+        name = state.learned_net.encode() + b"\0"
+        kind = h5py.h5t.C_S1.copy()
+        kind.set_size(len(name))
+        kind.set_strpad(h5py.h5t.STR_NULLTERM)
+        space = h5py.h5s.create(h5py.h5s.SCALAR)
+        plain = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        plain.set_obj_track_times(False)  # the same state has the same bytes, as h5py's own datasets have
+        text = h5py.h5d.create(file.id, b"learned_net", kind, space, plain)
+        text.write(space, space, np.array(name, f"S{len(name)}"), kind)
+        file.create_dataset("current_step", data=np.asarray([state.current_step], "<i4"))
+        history = file.create_group("history")
+        for index, array in enumerate(state.history):
+            history.create_dataset(str(index), data=np.asarray(array, "<f4"))
+
+    write_hdf5(path, fill, before_named)

@@ -1,0 +1,1 @@
+"""Passes that are recorded as CUDA graphs and replayed."""

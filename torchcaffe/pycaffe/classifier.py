@@ -1,0 +1,78 @@
+"""pycaffe's Classifier: a net that takes images of any size and gives class scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Union
+
+import numpy as np
+
+from torchcaffe.nets.net import TEST, Net
+from torchcaffe.pycaffe import io
+
+
+def preprocessing(
+    net: Net,
+    mean: np.ndarray | None,
+    input_scale: float | None,
+    raw_scale: float | None,
+    channel_swap: Sequence[int] | None,
+) -> io.Transformer:
+    """A Transformer for the net's first input: H x W x K to K x H x W, and whatever else is given."""
+    name = net.inputs[0]
+    transformer = io.Transformer({name: net.blobs[name].data.shape})
+    transformer.set_transpose(name, (2, 0, 1))
+    if mean is not None:
+        transformer.set_mean(name, mean)
+    if input_scale is not None:
+        transformer.set_input_scale(name, input_scale)
+    if raw_scale is not None:
+        transformer.set_raw_scale(name, raw_scale)
+    if channel_swap is not None:
+        transformer.set_channel_swap(name, channel_swap)
+    return transformer
+
+
+class Classifier(Net):
+    """Net(model_file, pretrained_file) in TEST, with its preprocessing; see caffe.io.Transformer for the settings.
+
+    image_dims: (height, width) that images are warped to before cropping; the net's own size when not given."""
+
+    def __init__(
+        self,
+        model_file: Union[str, Path],
+        pretrained_file: Union[str, Path],
+        image_dims: Sequence[int] | None = None,
+        mean: np.ndarray | None = None,
+        input_scale: float | None = None,
+        raw_scale: float | None = None,
+        channel_swap: Sequence[int] | None = None,
+    ):
+        super().__init__(model_file, TEST, weights=pretrained_file)
+        self.transformer = preprocessing(self, mean, input_scale, raw_scale, channel_swap)
+        self.crop_dims = np.array(self.blobs[self.inputs[0]].data.shape[2:])
+        self.image_dims = image_dims if image_dims else self.crop_dims
+
+    def predict(self, inputs: Iterable[np.ndarray], oversample: bool = True) -> np.ndarray:
+        """Scores (N, classes) of N images (H x W x K): the mean over ten crops each, or of the centre crop alone."""
+        images = [np.asarray(image) for image in inputs]
+        size = tuple(int(n) for n in self.image_dims)
+        resized = np.zeros((len(images), *size, images[0].shape[2]), np.float32)
+        for index, image in enumerate(images):
+            resized[index] = io.resize_image(image, size)
+        crops = io.oversample(resized, self.crop_dims) if oversample else _centre(resized, self.crop_dims)
+        name = self.inputs[0]
+        batch = np.zeros((len(crops), crops.shape[3], *crops.shape[1:3]), np.float32)
+        for index, crop in enumerate(crops):
+            batch[index] = self.transformer.preprocess(name, crop)
+        scores = self.forward_all(**{name: batch})[self.outputs[0]]
+        return scores.reshape(len(images), 10, -1).mean(axis=1) if oversample else scores
+
+
+def _centre(images: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """The middle of each image; half a pixel is rounded up and to the left, as pycaffe does."""
+    (top, left), (bottom, right) = (
+        [int(whole / 2.0 + sign * part / 2.0) for whole, part in zip(images.shape[1:3], size)] for sign in (-1, 1)
+    )
+    return images[:, top:bottom, left:right]

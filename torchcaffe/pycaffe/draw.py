@@ -1,0 +1,182 @@
+"""Pictures of nets, as pycaffe's draw: layers are boxes, blobs are octagons, in-place layers are green.
+
+The graph is written in Graphviz's language here; pictures need its program `dot`, and only get_pydot_graph needs pydot.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import Any, NamedTuple
+
+from torchcaffe.base.errors import CaffeError
+from torchcaffe.formats.files import write_bytes
+from torchcaffe.proto import caffe_pb2
+
+_LEARNING = ("Convolution", "Deconvolution", "InnerProduct")
+_COLORS = {"Convolution": "#FF5050", "Deconvolution": "#FF5050", "Pooling": "#FF9900", "InnerProduct": "#CC33FF"}
+# Scripts change these to draw otherwise. (pycaffe's layers are records, which look like boxes until a name has a "|".)
+LAYER_STYLE_DEFAULT = {"shape": "box", "fillcolor": "#6495ED", "style": "filled"}
+NEURON_LAYER_STYLE = {"shape": "box", "fillcolor": "#90EE90", "style": "filled"}
+BLOB_STYLE = {"shape": "octagon", "fillcolor": "#E0E0E0", "style": "filled"}
+
+
+class Graph(NamedTuple):
+    """nodes: name -> attributes; edges: (from, to, label)."""
+
+    name: str
+    rankdir: str
+    nodes: dict[str, dict[str, str]]
+    edges: list[tuple[str, str, str]]
+
+
+def get_pooling_types_dict() -> dict[int, str]:
+    """The pooling methods' names by number."""
+    return {number: name for name, number in caffe_pb2.PoolingParameter.PoolMethod.items()}
+
+
+def get_edge_label(layer: Any) -> str:
+    """What stands at the arrow from a layer to its top: a data layer's batch, or how many channels it makes."""
+    if layer.type == "Data":
+        return f"Batch {layer.data_param.batch_size}"
+    if layer.type in ("Convolution", "Deconvolution"):
+        return str(layer.convolution_param.num_output)
+    if layer.type == "InnerProduct":
+        return str(layer.inner_product_param.num_output)
+    return ""
+
+
+def get_layer_lr_mult(layer: Any) -> tuple[float, float]:
+    """The learning rate multipliers of a Convolution, Deconvolution or InnerProduct layer's weights and bias."""
+    if layer.type not in _LEARNING:
+        raise ValueError(f"{layer.type} layers do not have a learning rate multiplier")
+    if len(layer.param) > 2:
+        raise ValueError(f"layer {layer.name} has {len(layer.param)} params; weights and bias make two")
+    weights, bias = ([param.lr_mult for param in layer.param] + [1.0, 1.0])[:2]
+    return weights, bias
+
+
+def get_layer_label(layer: Any, rankdir: str, display_lrm: bool = False) -> str:
+    """A layer's text: name, type, window, and multipliers when display_lrm; in lines when the graph runs sideways."""
+    kind = layer.type
+    if kind == "Pooling":
+        kind += " " + get_pooling_types_dict()[layer.pooling_param.pool]
+    parts = [layer.name, f"({kind})"]
+    window = None
+    if layer.type == "Pooling":
+        own = layer.pooling_param
+        window = (own.kernel_size, own.stride, own.pad)
+    elif layer.type in ("Convolution", "Deconvolution"):
+        own = layer.convolution_param
+        window = ((list(own.kernel_size) + [1])[0], (list(own.stride) + [1])[0], (list(own.pad) + [0])[0])
+    separator = " " if rankdir in ("TB", "BT") else "\n"
+    if window:
+        parts.append(separator.join(f"{name}: {n}" for name, n in zip(("kernel size", "stride", "pad"), window)))
+    if display_lrm and layer.type in _LEARNING:
+        multipliers = get_layer_lr_mult(layer)
+        if any(multipliers):
+            parts.append("lr mult: {:.1f}, {:.1f}".format(*multipliers))
+    return separator.join(parts)
+
+
+def choose_color_by_layertype(layertype: str) -> str:
+    """A layer's fill colour by its type."""
+    return _COLORS.get(layertype, LAYER_STYLE_DEFAULT["fillcolor"])
+
+
+def _in_phase(layer: Any, phase: int | None) -> bool:
+    if phase is None:
+        return True
+    if layer.include and layer.exclude:
+        raise ValueError(f"layer {layer.name} has both include and exclude specified.")
+    # As in pycaffe a rule is its phase alone, and one that names none (a stage, say) is the schema's default, TRAIN's.
+    if layer.include:
+        return any(rule.phase == phase for rule in layer.include)
+    return all(rule.phase != phase for rule in layer.exclude)
+
+
+def get_graph(
+    caffe_net: Any, rankdir: str, label_edges: bool = True, phase: int | None = None, display_lrm: bool = False
+) -> Graph:
+    """The nodes and edges of a NetParameter; with a phase, of the layers in that phase."""
+    graph = Graph(caffe_net.name or "Net", rankdir, {}, [])
+    for layer in caffe_net.layer:
+        if not _in_phase(layer, phase):
+            continue
+        node = f"{layer.name}_{layer.type}"
+        in_place = len(layer.bottom) == len(layer.top) == 1 and layer.bottom[0] == layer.top[0]
+        color = choose_color_by_layertype(layer.type)
+        style = NEURON_LAYER_STYLE if in_place else {**LAYER_STYLE_DEFAULT, "fillcolor": color}
+        graph.nodes[node] = {"label": get_layer_label(layer, rankdir, display_lrm), **style}
+        for blob in list(layer.bottom) + list(layer.top):
+            graph.nodes.setdefault(f"{blob}_blob", {"label": blob, **BLOB_STYLE})
+        graph.edges.extend((f"{blob}_blob", node, "") for blob in layer.bottom)
+        label = get_edge_label(layer) if label_edges else ""
+        graph.edges.extend((node, f"{blob}_blob", label) for blob in layer.top)
+    return graph
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'
+
+
+def to_dot(graph: Graph) -> str:
+    """The graph in Graphviz's language."""
+    lines = [f"digraph {_quoted(graph.name)} {{", f"rankdir={graph.rankdir};"]
+    for name, attributes in graph.nodes.items():
+        lines.append(f"{_quoted(name)} [{', '.join(f'{key}={_quoted(v)}' for key, v in attributes.items())}];")
+    for start, end, label in graph.edges:
+        lines.append(f"{_quoted(start)} -> {_quoted(end)} [label={_quoted(label)}];")
+    return "\n".join(lines + ["}", ""])
+
+
+def get_pydot_graph(
+    caffe_net: Any, rankdir: str, label_edges: bool = True, phase: int | None = None, display_lrm: bool = False
+) -> Any:
+    """The net as a pydot graph. Raises CaffeError when neither pydot nor pydotplus is installed."""
+    try:
+        import pydot
+    except ImportError:
+        try:
+            import pydotplus as pydot
+        except ImportError as error:
+            raise CaffeError("get_pydot_graph needs the pydot package (pip install pydot)") from error
+    graph = get_graph(caffe_net, rankdir, label_edges, phase, display_lrm)
+    made = pydot.Dot(_quoted(graph.name), graph_type="digraph", rankdir=rankdir)
+    for name, attributes in graph.nodes.items():
+        made.add_node(pydot.Node(_quoted(name), **{key: _quoted(value) for key, value in attributes.items()}))
+    for start, end, label in graph.edges:
+        made.add_edge(pydot.Edge(_quoted(start), _quoted(end), label=_quoted(label)))
+    return made
+
+
+def draw_net(
+    caffe_net: Any, rankdir: str, ext: str = "png", phase: int | None = None, display_lrm: bool = False
+) -> bytes:
+    """The net's picture in the format `ext`: raw, dot and gv are Graphviz's language, others need Graphviz's `dot`.
+
+    rankdir: LR, TB or BT. Raises CaffeError when `dot` is not installed, or refuses.
+    """
+    text = to_dot(get_graph(caffe_net, rankdir, phase=phase, display_lrm=display_lrm)).encode()
+    if ext in ("raw", "dot", "gv"):
+        return text
+    try:
+        done = subprocess.run(["dot", f"-T{ext}"], input=text, capture_output=True)
+    except FileNotFoundError as error:
+        raise CaffeError(f"drawing a net as {ext} needs Graphviz's program dot (apt-get install graphviz)") from error
+    if done.returncode:
+        raise CaffeError(f"dot cannot draw the net as {ext}: {' '.join(done.stderr.decode(errors='replace').split())}")
+    return done.stdout
+
+
+def draw_net_to_file(
+    caffe_net: Any,
+    filename: str | os.PathLike[str],
+    rankdir: str = "LR",
+    phase: int | None = None,
+    display_lrm: bool = False,
+) -> None:
+    """Draw the net to a file, in the format that the name's ending says."""
+    extension = os.fspath(filename).rpartition(".")[2]
+    write_bytes(filename, draw_net(caffe_net, rankdir, extension, phase, display_lrm))

@@ -1,0 +1,301 @@
+"""pycaffe's caffe.io: blobs and Datums to arrays and back, images, and the Transformer that prepares a net's input."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Union
+
+import numpy as np
+
+from torchcaffe.base.errors import CaffeError
+from torchcaffe.data import pictures
+from torchcaffe.proto import caffe_pb2
+
+# -- messages and arrays -------------------------------------------------------------------------------------------
+
+
+def blobproto_to_array(blob: Any, return_diff: bool = False) -> np.ndarray:
+    """A BlobProto's data (or diff) as a float64 array of its shape; legacy sizes give four axes, no shape a scalar.
+
+    Raises ValueError when the number of values is not the shape's.
+    """
+    values = np.array(blob.diff if return_diff else blob.data, dtype=np.float64)
+    if any(blob.HasField(name) for name in ("num", "channels", "height", "width")):
+        return values.reshape(blob.num, blob.channels, blob.height, blob.width)
+    return values.reshape(tuple(blob.shape.dim))
+
+
+def array_to_blobproto(arr: np.ndarray, diff: np.ndarray | None = None) -> Any:
+    """A BlobProto of the array's shape and data, with a diff when one is given (its shape is not checked)."""
+    blob = caffe_pb2.BlobProto()
+    blob.shape.dim.extend(arr.shape)
+    blob.data.extend(np.asarray(arr, np.float64).ravel().tolist())
+    if diff is not None:
+        blob.diff.extend(np.asarray(diff, np.float64).ravel().tolist())
+    return blob
+
+
+def arraylist_to_blobprotovector_str(arraylist: Iterable[np.ndarray]) -> bytes:
+    """A serialised BlobProtoVector of the arrays."""
+    vector = caffe_pb2.BlobProtoVector(blobs=[array_to_blobproto(array) for array in arraylist])
+    return vector.SerializeToString()
+
+
+def blobprotovector_str_to_arraylist(str: bytes) -> list[np.ndarray]:
+    """The arrays of a serialised BlobProtoVector."""
+    return [blobproto_to_array(blob) for blob in caffe_pb2.BlobProtoVector.FromString(str).blobs]
+
+
+def array_to_datum(arr: np.ndarray, label: int | None = None) -> Any:
+    """A Datum of a C x H x W array: bytes when it is uint8, else float_data. Raises ValueError for other shapes."""
+    if arr.ndim != 3:
+        raise ValueError(f"a datum has C x H x W values, not {arr.ndim} axes")
+    datum = caffe_pb2.Datum()
+    datum.channels, datum.height, datum.width = arr.shape
+    if arr.dtype == np.uint8:
+        datum.data = arr.tobytes()
+    else:
+        datum.float_data.extend(np.asarray(arr, np.float64).ravel().tolist())
+    if label is not None:
+        datum.label = label
+    return datum
+
+
+def datum_to_array(datum: Any) -> np.ndarray:
+    """A Datum's C x H x W array: uint8 for bytes, float64 for float_data. An encoded datum is not decoded."""
+    shape = (datum.channels, datum.height, datum.width)
+    if len(datum.data):
+        return np.frombuffer(datum.data, np.uint8).reshape(shape).copy()
+    return np.array(datum.float_data, dtype=np.float64).reshape(shape)
+
+
+# -- preparing a net's input ---------------------------------------------------------------------------------------
+
+
+class Transformer:
+    """Turns images into a net's input and back: resize, transpose, swap channels, scale, subtract a mean, scale.
+
+    inputs: input name -> its blob's shape, (N, C, H, W).
+    """
+
+    def __init__(self, inputs: Mapping[str, Sequence[int]]):
+        self.inputs = inputs
+        self.transpose: dict[str, Sequence[int]] = {}
+        self.channel_swap: dict[str, Sequence[int]] = {}
+        self.raw_scale: dict[str, float] = {}
+        self.mean: dict[str, np.ndarray] = {}
+        self.input_scale: dict[str, float] = {}
+
+    def _shape(self, in_: str) -> tuple[int, ...]:
+        if in_ not in self.inputs:
+            raise Exception(f"{in_} is not one of the net inputs: {self.inputs}")
+        return tuple(self.inputs[in_])
+
+    def preprocess(self, in_: str, data: np.ndarray) -> np.ndarray:
+        """An H' x W' x K image as input `in_` wants it: float32 K x H x W. The steps are the class's, in its order."""
+        size = self._shape(in_)[2:]
+        # pycaffe works in place when it can, and so changes its caller's float32 image; this one copies.
+        image = np.array(data, np.float32)
+        if image.shape[:2] != size:
+            image = resize_image(image, size)
+        if in_ in self.transpose:
+            image = image.transpose(self.transpose[in_])
+        if in_ in self.channel_swap:
+            image = image[list(self.channel_swap[in_]), :, :]
+        if in_ in self.raw_scale:
+            image *= self.raw_scale[in_]
+        if in_ in self.mean:
+            image -= self.mean[in_]
+        if in_ in self.input_scale:
+            image *= self.input_scale[in_]
+        return image
+
+    def deprocess(self, in_: str, data: np.ndarray) -> np.ndarray:
+        """The inverse of `preprocess`, but for the size: a K x H x W input as an H x W x K image."""
+        self._shape(in_)
+        image = data.copy().squeeze()
+        if in_ in self.input_scale:
+            image /= self.input_scale[in_]
+        if in_ in self.mean:
+            image += self.mean[in_]
+        if in_ in self.raw_scale:
+            image /= self.raw_scale[in_]
+        if in_ in self.channel_swap:
+            image = image[np.argsort(self.channel_swap[in_]), :, :]
+        if in_ in self.transpose:
+            image = image.transpose(np.argsort(self.transpose[in_]))
+        return image
+
+    def set_transpose(self, in_: str, order: Sequence[int]) -> None:
+        """Reorder the axes: (2, 0, 1) makes K x H x W of H x W x K."""
+        if len(order) != len(self._shape(in_)) - 1:
+            raise Exception("Transpose order needs to have the same number of dimensions as the input.")
+        self.transpose[in_] = order
+
+    def set_channel_swap(self, in_: str, order: Sequence[int]) -> None:
+        """Reorder the channels, which come first after the transpose: (2, 1, 0) makes BGR of RGB."""
+        if len(order) != self._shape(in_)[1]:
+            raise Exception("Channel swap needs to have the same number of dimensions as the input channels.")
+        self.channel_swap[in_] = order
+
+    def set_raw_scale(self, in_: str, scale: float) -> None:
+        """Multiply before the mean is subtracted: 255 for nets that want bytes' range of an image in [0, 1]."""
+        self._shape(in_)
+        self.raw_scale[in_] = scale
+
+    def set_mean(self, in_: str, mean: np.ndarray) -> None:
+        """Subtract a mean: one number a channel (C,), or C x H x W, resized when it is of another size. H x W (one
+        channel) stays so, that it also fits an image of two axes."""
+        shape = self._shape(in_)[1:]
+        if mean.ndim == 1:
+            if mean.shape[0] != shape[0]:
+                raise ValueError("Mean channels incompatible with input.")
+            mean = mean[:, np.newaxis, np.newaxis]
+        elif mean.ndim not in (2, 3):
+            raise ValueError("Mean shape invalid")
+        elif (1,) * (3 - mean.ndim) + mean.shape != shape:
+            mean = mean.reshape((1,) * (3 - mean.ndim) + mean.shape)
+            low, span = mean.min(), (mean.max() - mean.min()) or 1
+            resized = resize_image(((mean - low) / span).transpose(1, 2, 0), shape[1:])
+            mean = resized.transpose(2, 0, 1) * span + low
+        self.mean[in_] = mean
+
+    def set_input_scale(self, in_: str, scale: float) -> None:
+        """Multiply after everything else."""
+        self._shape(in_)
+        self.input_scale[in_] = scale
+
+
+# -- images --------------------------------------------------------------------------------------------------------
+
+
+def load_image(filename: Union[str, os.PathLike[str]], color: bool = True) -> np.ndarray:
+    """Read an image as float32 in [0, 1]: H x W x 3 RGB, or H x W x 1 when `color` is false. Alpha is dropped.
+
+    As pycaffe's does, it takes no notice of EXIF orientation. Raises CaffeError when it cannot be read.
+    """
+    import cv2
+
+    try:
+        image = pictures.read(filename, cv2.IMREAD_UNCHANGED)
+    except CaffeError as error:
+        raise CaffeError(f"cannot read {filename}: {error}") from None
+    if image.ndim == 3:
+        image = image[:, :, 2::-1]  # BGR or BGRA
+    if image.dtype.kind == "u":
+        top = np.iinfo(image.dtype).max
+        image = (np.arange(top + 1) * (1.0 / top)).astype(np.float32)[image]
+    image = image.astype(np.float32, copy=False)
+    if image.ndim == 3:
+        if color:
+            return np.ascontiguousarray(image)
+        # scikit-image's weights of luminance (ITU-R BT.709), which are not OpenCV's.
+        return (image.astype(np.float64) @ np.array([0.2125, 0.7154, 0.0721])).astype(np.float32)[:, :, None]
+    return np.repeat(image[:, :, None], 3 if color else 1, axis=2)
+
+
+def resize_image(im: np.ndarray, new_dims: Sequence[int], interp_order: int = 1) -> np.ndarray:
+    """Resize an H x W x K image to new_dims = (height, width); float32.
+
+    interp_order: 1 (linear) or 0 (nearest); ValueError otherwise. As pycaffe does with scikit-image from 0.15 on,
+    images of 1 or 3 channels are blurred first where they shrink, samples sit in pixels' centres, and outside is the
+    image's minimum. Other numbers of channels are sampled from corner to corner, without blur.
+    Order 0 takes the later one of two pixels that are equally near. So does pycaffe for float32 images; for others its
+    choice there is the rounding of an SVD, which no other library repeats.
+    """
+    if interp_order not in (0, 1):
+        raise ValueError(f"interp_order is {interp_order}: 0 (nearest) and 1 (linear) are implemented")
+    height, width = (int(size) for size in new_dims)
+    if im.shape[-1] not in (1, 3):
+        return _resize_between_corners(im, (height, width), interp_order)
+    low, high = im.min(), im.max()
+    if not high > low:
+        return np.full((height, width, im.shape[-1]), low, np.float32)
+    image = (im - low) / (high - low)
+    if image.dtype != np.float32:
+        image = image.astype(np.float64, copy=False)
+    blurred = _blur(image, (height, width))
+    # The steps in the image's own precision: scikit-image casts its matrix to that, and images differ by 1e-5 if not.
+    rows, columns = (_steps(old, new, image.dtype) for old, new in zip(image.shape, (height, width)))
+    resized = _sample(_sample(blurred, columns, 1, interp_order), rows, 0, interp_order)
+    if interp_order:
+        least, most = blurred.min(), blurred.max()
+        outside = resized == 0 if least > 0 else None
+        np.clip(resized, least, most, out=resized)
+        if outside is not None:
+            resized[outside] = 0
+    return (resized * (high - low) + low).astype(np.float32)
+
+
+def _steps(old: int, new: int, dtype: Any) -> np.ndarray:
+    """Where each of `new` pixels' centres lies among `old` pixels."""
+    factor = old / new
+    return np.arange(new).astype(dtype) * dtype.type(factor) + dtype.type(factor * 0.5 - 0.5)
+
+
+def _sample(image: np.ndarray, positions: np.ndarray, axis: int, order: int) -> np.ndarray:
+    """Interpolate along one axis; what lies outside counts as zero."""
+    size = image.shape[axis]
+    shape = [1] * image.ndim
+    shape[axis] = -1
+
+    def pixels(index: np.ndarray) -> np.ndarray:
+        inside = ((index >= 0) & (index < size)).astype(image.dtype).reshape(shape)
+        return np.take(image, np.clip(index, 0, size - 1), axis) * inside
+
+    if order == 0:
+        return pixels((np.sign(positions) * np.floor(np.abs(positions) + 0.5)).astype(int))
+    before = np.floor(positions)
+    part = (positions - before).reshape(shape)
+    return (1 - part) * pixels(before.astype(int)) + part * pixels(np.ceil(positions).astype(int))
+
+
+def _blur(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The Gaussian that scikit-image applies before it shrinks: sigma (factor - 1) / 2, to 4 sigma, zeros around."""
+    import cv2
+
+    kernels = []
+    for old, new in zip(image.shape, size):
+        sigma = max(0.0, (old / new - 1) / 2)
+        radius = int(4 * sigma + 0.5)
+        kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2) if radius else np.ones(1)
+        kernels.append(kernel / kernel.sum())
+    if all(len(kernel) == 1 for kernel in kernels):
+        return image
+    blurred = np.empty_like(image)
+    for channel in range(image.shape[2]):
+        blurred[:, :, channel] = cv2.sepFilter2D(
+            np.ascontiguousarray(image[:, :, channel]),
+            cv2.CV_64F,
+            kernels[1],
+            kernels[0],
+            borderType=cv2.BORDER_CONSTANT,
+        )
+    return blurred
+
+
+def _resize_between_corners(im: np.ndarray, size: tuple[int, int], order: int) -> np.ndarray:
+    """scipy.ndimage.zoom's way: the first and last pixels stay the first and last."""
+    resized = im.astype(np.float64)
+    for axis, new in enumerate(size):
+        last = im.shape[axis] - 1
+        positions = np.minimum(np.arange(new) * (last / (new - 1) if new > 1 else 1.0), last)
+        resized = _sample(resized, positions, axis, order)
+    if im.dtype.kind in "iu":  # zoom gives the type it takes
+        resized = np.floor(resized + 0.5)
+    return resized.astype(np.float32)
+
+
+def oversample(images: Sequence[np.ndarray], crop_dims: Sequence[int]) -> np.ndarray:
+    """Ten crops of each H x W x K image: four corners and the centre, then those mirrored; float32 10N x h x w x K."""
+    height, width, channels = images[0].shape
+    h, w = (int(size) for size in crop_dims)
+    offsets = [(top, left) for top in (0, height - h) for left in (0, width - w)]
+    offsets.append((int(height / 2 - h / 2), int(width / 2 - w / 2)))
+    crops = np.empty((len(images), 10, h, w, channels), np.float32)
+    for image, own in zip(images, crops):
+        for index, (top, left) in enumerate(offsets):
+            own[index] = image[top : top + h, left : left + w]
+        own[5:] = own[:5, :, ::-1]
+    return crops.reshape(-1, h, w, channels)

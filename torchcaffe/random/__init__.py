@@ -1,0 +1,1 @@
+"""Caffe's random streams and the fillers that draw from them."""

@@ -1,0 +1,1 @@
+"""The solvers, snapshots, and training in several processes."""

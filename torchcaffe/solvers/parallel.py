@@ -1,0 +1,139 @@
+"""Data-parallel training on torch.distributed: a process a device, as real Caffe trains on several GPUs.
+
+Each process has its own batches (the records in turns), random stream (random_seed + rank) and BatchNorm statistics;
+gradients are averaged over all of them before each update, so that the weights stay the same everywhere. The root
+(rank 0) logs, tests and snapshots. torchrun (python -m torch.distributed.run) starts the processes and says by its
+environment variables which each one is."""
+
+from __future__ import annotations
+
+import atexit
+import datetime
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+
+from torchcaffe.base import context, log
+from torchcaffe.base.errors import CaffeError
+
+if TYPE_CHECKING:
+    from torchcaffe.solvers.solver import Solver
+
+SMALL = 1 << 16  # parameters with fewer values go over the wire together
+PATIENCE = datetime.timedelta(days=1)  # the others wait while the root tests
+
+
+def requested() -> bool:
+    """Whether torchrun started this process beside others."""
+    return context.world_size() > 1
+
+
+def launch(script: Sequence[str], processes: int) -> int:
+    """Run a program (its path and arguments) in several processes on this machine; returns its exit status.
+
+    A signal to end is passed on, and its end waited for: 128 + its number is then the status of what it cut short."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    arrived: list[int] = []
+    started: list[subprocess.Popen] = []
+
+    def pass_on() -> None:
+        # the first alone: a second one ends torchrun, not what it has started (which it ends itself after 30 s)
+        if len(arrived) == 1:
+            started[0].send_signal(arrived[0])
+
+    def handle(number: int, frame: object) -> None:
+        arrived.append(number)
+        if started:
+            pass_on()
+
+    wanted = [number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+              if signal.getsignal(number) != signal.SIG_IGN]  # nohup's
+    before = {number: signal.signal(number, handle) for number in wanted}
+    try:
+        # In a session of its own: the terminal's Ctrl-C would reach torchrun a second time.
+        started.append(subprocess.Popen([*torchrun, *script], start_new_session=True))
+        pass_on()
+        code = started[0].wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 128 + arrived[0] if code and arrived else code
+
+
+def start(gpus: Sequence[int] = ()) -> None:
+    """Join the group: on gpus[local rank] by NCCL, or without GPUs on the CPU by gloo. Before any solver is made."""
+    if gpus:
+        local = int(os.environ["LOCAL_RANK"])
+        if local >= len(gpus):
+            raise CaffeError(f"GPUs {', '.join(map(str, gpus))}: process {local} of this machine has none left")
+        context.set_device(gpus[local])
+        context.set_mode_gpu()
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        raise CaffeError(f"the {os.environ['WORLD_SIZE']} processes do not find each other: {error}") from error
+    atexit.register(stop)  # gloo's threads must not be there any more when the process ends
+    context.solver_rank, context.solver_count, context.multiprocess = dist.get_rank(), dist.get_world_size(), True
+    if not root():
+        log.set_level(1)
+
+
+def root() -> bool:
+    """Whether this process logs, tests and snapshots."""
+    return context.solver_rank == 0
+
+
+def join(solver: Solver) -> None:
+    """Start `solver` from the root's weights, and average its gradients with the others' before each update."""
+    with torch.no_grad():
+        for blob in solver.net.learnable:
+            values = blob.t.contiguous()
+            dist.broadcast(values, 0)
+            blob.t = values
+    solver.add_callback(lambda: None, lambda: average(solver))
+    solver.agreed = any_of_us
+
+
+def average(solver: Solver) -> None:
+    """The mean of all processes' gradients, in place. Parameters that don't learn are left alone."""
+    learning = [blob for blob, rate in zip(solver.net.learnable, solver._rates) if rate]
+    small = [blob for blob in learning if blob.count < SMALL]
+    with torch.no_grad():
+        for blobs in [small, *([blob] for blob in learning if blob.count >= SMALL)]:
+            if not blobs:
+                continue
+            together = torch.cat([blob.g.reshape(-1) for blob in blobs]) if len(blobs) > 1 else blobs[0].g.contiguous()
+            dist.all_reduce(together)
+            together /= context.solver_count
+            parts = together.split([blob.count for blob in blobs]) if len(blobs) > 1 else [together]
+            for blob, part in zip(blobs, parts):
+                blob.g = part.view(blob.shape)
+
+
+def any_of_us(flag: int) -> int:
+    """Whether the flag is set in any process (so that all stop after the same iteration); of numbers, the greatest."""
+    if not context.multiprocess:
+        return flag
+    value = torch.tensor(float(flag))  # on the CPU, by gloo: no GPU is waited for
+    dist.all_reduce(value, dist.ReduceOp.MAX)
+    return type(flag)(value)
+
+
+def gather(value: Any) -> list[Any]:
+    """Every process's value, by rank."""
+    values: list[Any] = [None] * context.solver_count
+    dist.all_gather_object(values, value)
+    return values
+
+
+def stop() -> None:
+    """Leave the group, if that has not been done yet."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    context.solver_rank, context.solver_count, context.multiprocess = 0, 1, False
