@@ -29,8 +29,20 @@ setup(
         "torch==2.13.0; python_version >= '3.10'",
     ],
     extras_require={
-        "test": ["pytest>=7", "pytest-xdist>=3", "hypothesis>=6", "ruff", "setuptools>=77", "onnx", "onnxruntime",
-                 "pillow-heif", "rawpy", "websocket-client", "pydot", "scipy"],
+        "test": [
+            "pytest>=7",
+            "pytest-xdist>=3",
+            "hypothesis>=6",
+            "ruff",
+            "setuptools>=77",
+            "onnx",
+            "onnxruntime",
+            "pillow-heif",
+            "rawpy",
+            "websocket-client",
+            "pydot",
+            "scipy",
+        ],
         "photos": ["pillow-heif", "rawpy"],  # HEIC, and the preview inside camera RAW
         "onnx": ["onnx", "onnxruntime"],
         "tensorboard": ["tensorboard"],

@@ -1,4 +1,5 @@
 """What the tools share: choice of engine, preprocessing, scoring, metrics, log reading, surgery, HTML."""
+
 from __future__ import annotations
 
 from typing import Any

@@ -62,7 +62,8 @@ def make_training(work: Path, snapshot: int = 3) -> None:
     (work / "net.prototxt").write_text(DATA % ("TRAIN", source) + DATA % ("TEST", source) + NET)
     (work / "solver.prototxt").write_text(
         f'net: "{work}/net.prototxt" base_lr: 0.01 momentum: 0.9 lr_policy: "fixed" random_seed: 7 average_loss: 3 '
-        f'max_iter: {ITERATIONS} test_iter: 2 test_interval: 5 snapshot: {snapshot} snapshot_prefix: "run/x"')
+        f'max_iter: {ITERATIONS} test_iter: 2 test_interval: 5 snapshot: {snapshot} snapshot_prefix: "run/x"'
+    )
 
 
 def training(folder: Path) -> int:
@@ -205,9 +206,13 @@ def full_disk(work: Path) -> dict:
         left = sorted(p.name for p in (folder / "run").glob("*.solverstate"))
         (folder / "run" / "filler").unlink()
         again, _ = finished(training, folder)
-        figures["full_disk"] = {"status": status, "said": next((s for s in reversed(said) if "error:" in s), ""),
-                                "snapshots_left": left, "then_status": again,
-                                "same_bytes": contents(folder) == wanted}
+        figures["full_disk"] = {
+            "status": status,
+            "said": next((s for s in reversed(said) if "error:" in s), ""),
+            "snapshots_left": left,
+            "then_status": again,
+            "same_bytes": contents(folder) == wanted,
+        }
     folder = work / "vanishes"
     folder.mkdir()
     pid = started(training, folder)
@@ -218,8 +223,12 @@ def full_disk(work: Path) -> dict:
     said = folder.with_suffix(".log").read_text().splitlines()
     (folder / "moved").rename(folder / "run")
     again, _ = finished(training, folder)
-    figures["folder_gone"] = {"status": status, "said": next((s for s in reversed(said) if "error:" in s), ""),
-                              "then_status": again, "same_bytes": contents(folder) == wanted}
+    figures["folder_gone"] = {
+        "status": status,
+        "said": next((s for s in reversed(said) if "error:" in s), ""),
+        "then_status": again,
+        "same_bytes": contents(folder) == wanted,
+    }
     return figures
 
 

@@ -36,8 +36,10 @@ layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "
 
 def make_solver(more: str = ""):
     Path("net.prototxt").write_text(NET)
-    Path("solver.prototxt").write_text('net: "net.prototxt" base_lr: 0.01 momentum: 0.9 lr_policy: "fixed" '
-                                       f'random_seed: 1 max_iter: 100 snapshot_prefix: "x" {more}')
+    Path("solver.prototxt").write_text(
+        'net: "net.prototxt" base_lr: 0.01 momentum: 0.9 lr_policy: "fixed" '
+        f'random_seed: 1 max_iter: 100 snapshot_prefix: "x" {more}'
+    )
     return caffe.get_solver("solver.prototxt")
 
 
@@ -50,12 +52,23 @@ def weights(value: float) -> Callable[[], None]:
 # What writes a file: its name, and a first and a second content.
 WRITERS = {
     "caffemodel": ("x.caffemodel", weights(1), weights(2)),
-    "solverstate": ("x.solverstate", *(lambda i=i: solverstate.write_solverstate("x.solverstate", solverstate.SolverState(
-        i, "x", 0, [np.full(9000, i, np.float32)])) for i in (1, 2))),
-    "binaryproto": ("x.binaryproto", *(lambda i=i: blobproto.write_blobproto("x.binaryproto", np.full((3, 99, 99), i))
-                                       for i in (1, 2))),
-    "npy": ("x.npy", *(lambda i=i: write_mean(np.full((3, 9, 9), i, np.float32), "x.binaryproto", "x.npy")
-                       for i in (1, 2))),
+    "solverstate": (
+        "x.solverstate",
+        *(
+            lambda i=i: solverstate.write_solverstate(
+                "x.solverstate", solverstate.SolverState(i, "x", 0, [np.full(9000, i, np.float32)])
+            )
+            for i in (1, 2)
+        ),
+    ),
+    "binaryproto": (
+        "x.binaryproto",
+        *(lambda i=i: blobproto.write_blobproto("x.binaryproto", np.full((3, 99, 99), i)) for i in (1, 2)),
+    ),
+    "npy": (
+        "x.npy",
+        *(lambda i=i: write_mean(np.full((3, 9, 9), i, np.float32), "x.binaryproto", "x.npy") for i in (1, 2)),
+    ),
     "bytes": ("x.txt", *(lambda i=i: files.write_bytes("x.txt", bytes([i]) * 99999) for i in (1, 2))),
     "json": ("x.json", *(lambda i=i: protocol.write_json("x.json", {"i": i}) for i in (1, 2))),
 }
@@ -157,13 +170,15 @@ def test_tests_of_a_stopped_run_are_not_counted_twice(tmp_path, monkeypatch):
     """A snapshot that is taken after an iteration's test, and before its update, holds the places before that test."""
     monkeypatch.chdir(tmp_path)
     data = NET + NET.split("layer {")[1].join(["layer {", ""]).replace('"data" type', '"again" type').replace(
-        'top: "data" top: "label"', 'top: "a" top: "b"')
+        'top: "data" top: "label"', 'top: "a" top: "b"'
+    )
     Path("net.prototxt").write_text(data)
 
     def run(stop_at: int | None, snapshot: str | None = None):
         Path("solver.prototxt").write_text(
             'net: "net.prototxt" base_lr: 0.01 lr_policy: "fixed" random_seed: 1 max_iter: 6 snapshot_prefix: "x" '
-            "test_iter: 3 test_interval: 2 snapshot_after_train: false")
+            "test_iter: 3 test_interval: 2 snapshot_after_train: false"
+        )
         solver = caffe.get_solver("solver.prototxt")
         if snapshot:
             solver.restore(snapshot)
@@ -190,7 +205,7 @@ def test_the_system_refuses_to_write_more(kind, tmp_path):
     code = f"""
 import resource, sys, signal
 import numpy as np
-from torchcaffe import files
+from torchcaffe.formats import caffemodel, files
 from torchcaffe.base.errors import run_main
 from torchcaffe.data.lmdb_writer import LmdbWriter
 from torchcaffe.proto import caffe_pb2
@@ -208,14 +223,19 @@ def main():
         if "{kind}" == "npz":
             with files.atomic("x.npz") as temporary, open(temporary, "wb") as file:
                 np.savez(file, a=np.zeros(200_000))
-        files.write_caffemodel(name, net, {{"ip": [np.ones((500, 500), np.float32)]}})
+        caffemodel.write_caffemodel(name, net, {{"ip": [np.ones((500, 500), np.float32)]}})
     return 0
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 run_main(main)
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": os.getcwd()})
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+    )
     lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert done.returncode == 3 and len(lines) == 1, (done.returncode, done.stderr[-2000:])
     assert "x.npz" in lines[0] or "x.caffemodel" in lines[0] or "db" in lines[0]
@@ -249,28 +269,48 @@ def test_signals():
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-@pytest.mark.parametrize("where, status, said", [
-    (">&-", 2, "error: bad"), (">/dev/full", 2, "error: bad"), ("| true", 2, "error: bad"), ("2>&-", 2, ""),
-    ("2>/dev/full", 2, ""), ("2>&1 | true", 2, "")])
+@pytest.mark.parametrize(
+    "where, status, said",
+    [
+        (">&-", 2, "error: bad"),
+        (">/dev/full", 2, "error: bad"),
+        ("| true", 2, "error: bad"),
+        ("2>&-", 2, ""),
+        ("2>/dev/full", 2, ""),
+        ("2>&1 | true", 2, ""),
+    ],
+)
 def test_an_error_is_told_where_the_output_is_gone(where, status, said, tmp_path):
     assert ends(tmp_path, "print('x'); time.sleep(0.3); raise errors.CaffeError('bad')", where) == (status, said)
 
 
-@pytest.mark.parametrize("where, status, said", [
-    (">&-", 0, ""), (">/dev/full", 3, "error: standard output: No space left on device"), ("2>&-", 0, ""),
-    ("| true", 3, "error: standard output: Broken pipe")])
+@pytest.mark.parametrize(
+    "where, status, said",
+    [
+        (">&-", 0, ""),
+        (">/dev/full", 3, "error: standard output: No space left on device"),
+        ("2>&-", 0, ""),
+        ("| true", 3, "error: standard output: Broken pipe"),
+    ],
+)
 def test_output_that_is_lost_is_told(where, status, said, tmp_path):
     assert ends(tmp_path, "print('x'); time.sleep(0.3); return 0", where) == (status, said)
 
 
 def ends(folder: Path, body: str, where: str) -> tuple[int, str]:
     """The status and the error output of a program with its output sent to `where` in a shell."""
-    code = f"import time\nfrom torchcaffe import errors\ndef main():\n    {body}\nerrors.run_main(main)"
+    code = f"import time\nfrom torchcaffe.base import errors\ndef main():\n    {body}\nerrors.run_main(main)"
     (folder / "program.py").write_text(code)
     into, _, reader = where.partition("|")
     line = f'("$0" program.py {into}; echo $? > status) {"|" if reader else ""} {reader}'
-    done = subprocess.run(["sh", "-c", line, sys.executable], cwd=folder, capture_output=True, text=True, timeout=60,
-                          env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""})
+    done = subprocess.run(
+        ["sh", "-c", line, sys.executable],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""},
+    )
     return int((folder / "status").read_text()), done.stderr.strip()
 
 
@@ -287,8 +327,9 @@ def test_ctrl_c_that_ends_a_tee_too(tmp_path, monkeypatch):
     make_solver()
     Path("solver.prototxt").write_text(Path("solver.prototxt").read_text().replace("100", "100000000 display: 1000"))
     reading, writing = os.pipe()
-    trainer = subprocess.Popen([sys.executable, ROOT / "tools/train.py", "--solver", "solver.prototxt"],
-                               stdout=writing, stderr=writing)
+    trainer = subprocess.Popen(
+        [sys.executable, ROOT / "tools/train.py", "--solver", "solver.prototxt"], stdout=writing, stderr=writing
+    )
     os.close(writing)
     while b"Iteration 1000" not in os.read(reading, 1 << 16):
         pass

@@ -74,7 +74,8 @@ def imports(module: str, top_level: bool = False) -> set[str]:
         id(node)
         for block in ast.walk(tree)
         if isinstance(block, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
-        or isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        or isinstance(block, ast.If)
+        and ast.unparse(block.test) == "TYPE_CHECKING"
         for node in ast.walk(block)
     }
     for node in ast.walk(tree):
@@ -112,7 +113,7 @@ def test_no_circle():
     done: set[str] = set()
 
     def visit(module: str, above: tuple[str, ...]) -> None:
-        assert module not in above, "a circle: " + " > ".join([*above[above.index(module):], module])
+        assert module not in above, "a circle: " + " > ".join([*above[above.index(module) :], module])
         if module not in done:
             for other in sorted(imports(module, top_level=True) - {"torchcaffe", "ilgnet"}):
                 visit(other, (*above, module))

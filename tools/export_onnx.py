@@ -1,4 +1,3 @@
-
 from ilgnet.cli.export_onnx import main
 from torchcaffe.base.errors import run_main
 

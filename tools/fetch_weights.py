@@ -1,4 +1,3 @@
-
 from ilgnet.cli.fetch_weights import main
 from torchcaffe.base.errors import run_main
 

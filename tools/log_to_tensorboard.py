@@ -1,4 +1,3 @@
-
 from ilgnet.cli.log_to_tensorboard import main
 from torchcaffe.base.errors import run_main
 

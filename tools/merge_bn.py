@@ -1,4 +1,3 @@
-
 from ilgnet.cli.merge_bn import main
 from torchcaffe.base.errors import run_main
 

@@ -1,4 +1,3 @@
-
 from ilgnet.cli.plot_log import main
 from torchcaffe.base.errors import run_main
 

@@ -6,6 +6,7 @@ label   1, high or keep; 0, low or reject (`pick`, which the gallery of tools/ra
 mean    a mean score; above --cut (default 5, AVA's rule) is high
 votes   how many voted 1, 2, ..., as whole numbers parted by spaces (AVA has ten)
 """
+
 from __future__ import annotations
 
 import csv
@@ -62,8 +63,10 @@ def read_labels(path: Path | str, cut: float = CUT, only_names: bool = False) ->
     reader.fieldnames = columns
     kind = next((name for name in ("label", "pick", "mean", "votes") if name in columns), None)
     if "file" not in columns or kind is None:
-        raise CaffeError(f"{path}: line 1: expected the column file and one of label, pick, mean, votes; "
-                         f"found {', '.join(columns) or 'nothing'}")
+        raise CaffeError(
+            f"{path}: line 1: expected the column file and one of label, pick, mean, votes; "
+            f"found {', '.join(columns) or 'nothing'}"
+        )
     found: list[Label] = []
     line_of: dict[str, int] = {}
     for row in _rows(reader, path):
@@ -111,8 +114,9 @@ def _label(photo: str, kind: str, value: str, cut: float, where: str) -> Label:
         if not -1e6 < mean < 1e6 or min(votes, default=0) < 0:
             raise ValueError
     except (ValueError, ZeroDivisionError):
-        raise CaffeError(f"{where}: {kind}: {value!r} is not {'a number' if kind == 'mean' else 'vote counts'}"
-                         ) from None
+        raise CaffeError(
+            f"{where}: {kind}: {value!r} is not {'a number' if kind == 'mean' else 'vote counts'}"
+        ) from None
     return Label(photo, int(mean > cut), mean, votes)
 
 

@@ -173,8 +173,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--held-out", type=float, default=0.2, help="--labels: share of each class that tests (0.2)")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--images", type=Path, help="folder of the photos (AVA/images, or the CSV's)")
-    parser.add_argument("--targets", nargs="+", default=[], choices=targets.KINDS, metavar="KIND",
-                        help=f"LMDBs of labels besides, for gen_net.py --target: {', '.join(targets.KINDS)}")
+    parser.add_argument(
+        "--targets",
+        nargs="+",
+        default=[],
+        choices=targets.KINDS,
+        metavar="KIND",
+        help=f"LMDBs of labels besides, for gen_net.py --target: {', '.join(targets.KINDS)}",
+    )
     parser.add_argument("--keep-order", action="store_true", help="store photos in the lists' order, not shuffled")
     splits.add_arguments(parser)
     make_lmdb.add_arguments(parser)

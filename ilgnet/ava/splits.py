@@ -250,8 +250,10 @@ def _check_lists(ratings: Sequence[Rating], split: Split, official: str) -> None
     between = [photo for photo in rated if low < means[photo] < high]
     if split.dataset == "ava2" and between:
         split.dataset += ", other lists"
-        split.notes.append(f"{len(between)} photos of the lists have means between {low} and {high}, {between[0]} for "
-                           "one: they are not AVA2's lists")
+        split.notes.append(
+            f"{len(between)} photos of the lists have means between {low} and {high}, {between[0]} for "
+            "one: they are not AVA2's lists"
+        )
     elif split.dataset != "ava2" and rated and not between:
         split.dataset += ", other lists"
         split.notes.append(f"no photo of the lists has a mean between {low} and {high}: they are not AVA1's lists")

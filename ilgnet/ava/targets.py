@@ -109,8 +109,9 @@ def read_labels(photos: Path | str, kind: str) -> np.ndarray | None:
         for number, ((key, value), photo) in enumerate(zip(reader, keys(photos))):
             name = key.decode(errors="replace")
             if key != photo:
-                raise CaffeError(f"{path}: record {name}: the photos' record {number} is "
-                                 f"{photo.decode(errors='replace')}")
+                raise CaffeError(
+                    f"{path}: record {name}: the photos' record {number} is {photo.decode(errors='replace')}"
+                )
             datum = caffe_pb2.Datum()
             try:
                 datum.ParseFromString(value)

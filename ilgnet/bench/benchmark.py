@@ -157,8 +157,15 @@ def initial_weights(net: Path, out: Path, soft: bool) -> None:
 
 
 def prepare(
-    variant: str, task: str, batch: int, crop: int, folder: Path, threads: int, gpu: int | None = None,
-    onnx: bool = False, weights: Path | None = None,
+    variant: str,
+    task: str,
+    batch: int,
+    crop: int,
+    folder: Path,
+    threads: int,
+    gpu: int | None = None,
+    onnx: bool = False,
+    weights: Path | None = None,
 ) -> Path:
     """Write the files of one task; returns the spec that the workers read. weights: default, the fillers'."""
     trunk = "frozen" if task == "frozen" else "finetune"
@@ -178,8 +185,14 @@ def prepare(
         f'snapshot_prefix: "{folder}/unused"\nrandom_seed: 1\nsolver_mode: {"CPU" if gpu is None else "GPU"}\n'
     )
     spec = {
-        "net": str(deploy), "weights": str(weights), "solver": str(solver), "task": task, "batch": batch, "size": crop,
-        "threads": threads, "gpu": gpu,
+        "net": str(deploy),
+        "weights": str(weights),
+        "solver": str(solver),
+        "task": task,
+        "batch": batch,
+        "size": crop,
+        "threads": threads,
+        "gpu": gpu,
     }
     if onnx:
         from ilgnet.export import onnx_export
@@ -301,8 +314,12 @@ def layer_times(spec_path: Path, rounds: int) -> list[dict[str, Any]]:
     # The first round also makes what is made once.
     median = {key: statistics.median(values[1:]) for key, values in seconds.items()}
     return [
-        {"layer": name, "type": net.layers[i].type, "forward_s": median[i, "forward"],
-         "backward_s": median[i, "backward"]}
+        {
+            "layer": name,
+            "type": net.layers[i].type,
+            "forward_s": median[i, "forward"],
+            "backward_s": median[i, "backward"],
+        }
         for i, name in enumerate(names)
     ]
 

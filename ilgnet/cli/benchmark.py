@@ -37,15 +37,25 @@ def peers(task: str, gpu: int | None) -> list[str]:
 def main(argv: list[str]) -> int:
     p = argparse.ArgumentParser(prog="benchmark.py", description=__doc__)
     p.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=TABLE4, help="default: Table 4's rows")
-    p.add_argument("--tasks", nargs="+", choices=list(benchmark.TASKS), default=["train", "test", "test1"],
-                   help="; ".join(f"{name}: {what}" for name, what in benchmark.TASKS.items()))
+    p.add_argument(
+        "--tasks",
+        nargs="+",
+        choices=list(benchmark.TASKS),
+        default=["train", "test", "test1"],
+        help="; ".join(f"{name}: {what}" for name, what in benchmark.TASKS.items()),
+    )
     p.add_argument("--batch", type=int, default=16, help="photos a batch (default 16)")
     p.add_argument("--crop", type=int, default=224)
     p.add_argument("--rounds", type=int, default=5, help="rounds, of which medians are taken (default 5)")
     p.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     p.add_argument("--peers", action="store_true", help="also BVLC Caffe, OpenCV dnn, ONNX Runtime, plain PyTorch")
-    p.add_argument("--precision", nargs="+", choices=["bf16", "int8"], default=[],
-                   help="test with large inner products' weights rounded, too, and say what that does to P(high)")
+    p.add_argument(
+        "--precision",
+        nargs="+",
+        choices=["bf16", "int8"],
+        default=[],
+        help="test with large inner products' weights rounded, too, and say what that does to P(high)",
+    )
     p.add_argument("--weights", type=Path, help="caffemodel of the variant (default: its fillers' random weights)")
     p.add_argument("--photos", type=Path, metavar="DIR", help="photos to decode, prepare and score (default: made up)")
     p.add_argument("--layers", action="store_true", help="also time a training iteration layer by layer")
@@ -62,12 +72,16 @@ def main(argv: list[str]) -> int:
         outputs.check(args.out, ".json")
     log.set_level(2)
     limits = benchmark.machine_limits(args.threads, args.gpu)
-    print(f"this machine: {limits['sgemm_flops'] / 1e9:.0f} GFLOP/s sgemm, "
-          f"{limits['copy_bytes_per_s'] / 1e9:.1f} GB/s copy, {args.threads} threads"
-          + (f", GPU {args.gpu}" if args.gpu is not None else ""))
+    print(
+        f"this machine: {limits['sgemm_flops'] / 1e9:.0f} GFLOP/s sgemm, "
+        f"{limits['copy_bytes_per_s'] / 1e9:.1f} GB/s copy, {args.threads} threads"
+        + (f", GPU {args.gpu}" if args.gpu is not None else "")
+    )
     result: dict[str, Any] = {
         "machine": {"cpu": cpu_name(), "threads": args.threads, "gpu": args.gpu, **limits},
-        "rows": [], "layers": {}, "precision": [],
+        "rows": [],
+        "layers": {},
+        "precision": [],
     }
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         measure(args, Path(folder), result)
@@ -83,9 +97,11 @@ def measure(args: argparse.Namespace, folder: Path, result: dict[str, Any]) -> N
     """All that was asked for, into `result`, a line printed for each."""
     photos = photo_paths(args.photos) if args.photos else benchmark.sample_photos(folder)
     result["photos"] = benchmark.photo_times(photos, args.crop)
-    print(f"a photo, {len(photos)} {'of ' + str(args.photos) if args.photos else 'made up (640 x 480, JPEG)'}: "
-          f"{result['photos']['decode_s'] * 1e3:.2f} ms to read and decode, "
-          f"{result['photos']['prepare_s'] * 1e3:.2f} ms to warp and subtract the mean: not in what follows")
+    print(
+        f"a photo, {len(photos)} {'of ' + str(args.photos) if args.photos else 'made up (640 x 480, JPEG)'}: "
+        f"{result['photos']['decode_s'] * 1e3:.2f} ms to read and decode, "
+        f"{result['photos']['prepare_s'] * 1e3:.2f} ms to warp and subtract the mean: not in what follows"
+    )
     for variant in args.variants:
         amount = benchmark.work(variant, args.crop)
         for task in args.tasks:
@@ -94,11 +110,17 @@ def measure(args: argparse.Namespace, folder: Path, result: dict[str, Any]) -> N
             if task in ("test", "test1"):
                 engines += [f"torchcaffe-{precision}" for precision in args.precision]
             engines += peers(task, args.gpu) if args.peers else []
-            spec = benchmark.prepare(variant, task, batch, args.crop, folder, args.threads, args.gpu,
-                                     "onnxruntime" in engines, args.weights)
+            spec = benchmark.prepare(
+                variant, task, batch, args.crop, folder, args.threads, args.gpu, "onnxruntime" in engines, args.weights
+            )
             for timing in benchmark.compete(spec, engines, args.rounds, args.threads):
-                row = {"variant": variant, "task": task, "batch": batch,
-                       "trunk": "frozen" if task == "frozen" else "finetune", **timing.as_dict()}
+                row = {
+                    "variant": variant,
+                    "task": task,
+                    "batch": batch,
+                    "trunk": "frozen" if task == "frozen" else "finetune",
+                    **timing.as_dict(),
+                }
                 if task in ("train", "test", "test1"):
                     row.update(benchmark.achieved(row, *amount))
                 result["rows"].append(row)
@@ -111,8 +133,10 @@ def measure(args: argparse.Namespace, folder: Path, result: dict[str, Any]) -> N
             spec = benchmark.prepare(variant, "test1", 1, args.crop, folder, args.threads, weights=args.weights)
             effect = benchmark.precision_effect(spec, photos, precision)
             result["precision"].append({"variant": variant, "precision": precision, **effect})
-            print(f"{VARIANTS[variant].title}, {precision}: P(high) of {effect['photos']} photos moves by at most "
-                  f"{effect['greatest']:.1e}, {effect['mean']:.1e} in the mean")
+            print(
+                f"{VARIANTS[variant].title}, {precision}: P(high) of {effect['photos']} photos moves by at most "
+                f"{effect['greatest']:.1e}, {effect['mean']:.1e} in the mean"
+            )
 
 
 def photo_paths(folder: Path) -> list[Path]:
@@ -138,13 +162,18 @@ def show(rows: list[dict], limits: dict[str, float]) -> None:
     difference = "" if row["difference"] is None else f", differs by {row['difference']:.1e}"
     share = ""
     if "flops" in row:
-        share = (f", {row['flops'] / 1e9:.0f} GFLOP/s ({row['flops'] / limits['sgemm_flops']:.0%} of sgemm), "
-                 f"weights at {row['weight_bytes_per_s'] / 1e9:.1f} GB/s "
-                 f"({row['weight_bytes_per_s'] / limits['copy_bytes_per_s']:.0%} of copy)")
-    print(f"{VARIANTS[row['variant']].title:24} {row['task']:6} batch {row['batch']:3} {row['engine']:15} "
-          f"{row['median_s'] * 1e3:9.1f} ms +-{row['spread'] * 100:3.0f}%  "
-          f"ours/it {ours['median_s'] / row['median_s']:.2f}  "
-          f"{row['peak_memory_bytes'] / 1e6:6.0f} MB{share}{difference}", flush=True)
+        share = (
+            f", {row['flops'] / 1e9:.0f} GFLOP/s ({row['flops'] / limits['sgemm_flops']:.0%} of sgemm), "
+            f"weights at {row['weight_bytes_per_s'] / 1e9:.1f} GB/s "
+            f"({row['weight_bytes_per_s'] / limits['copy_bytes_per_s']:.0%} of copy)"
+        )
+    print(
+        f"{VARIANTS[row['variant']].title:24} {row['task']:6} batch {row['batch']:3} {row['engine']:15} "
+        f"{row['median_s'] * 1e3:9.1f} ms +-{row['spread'] * 100:3.0f}%  "
+        f"ours/it {ours['median_s'] / row['median_s']:.2f}  "
+        f"{row['peak_memory_bytes'] / 1e6:6.0f} MB{share}{difference}",
+        flush=True,
+    )
 
 
 def show_layers(variant: str, layers: list[dict]) -> None:
@@ -157,8 +186,10 @@ def show_layers(variant: str, layers: list[dict]) -> None:
         sums[0] += layer["forward_s"]
         sums[1] += layer["backward_s"]
         if layer["forward_s"] + layer["backward_s"] >= total / 100:
-            print(f"  {layer['layer']:30} {layer['type']:15} {layer['forward_s'] * 1e3:9.2f} "
-                  f"{layer['backward_s'] * 1e3:9.2f}")
+            print(
+                f"  {layer['layer']:30} {layer['type']:15} {layer['forward_s'] * 1e3:9.2f} "
+                f"{layer['backward_s'] * 1e3:9.2f}"
+            )
     for kind, (forward, backward) in sorted(by_type.items(), key=lambda item: -sum(item[1])):
         print(f"  {'all':30} {kind:15} {forward * 1e3:9.2f} {backward * 1e3:9.2f}")
 
@@ -167,8 +198,10 @@ def table4(rows: list[dict]) -> None:
     """Table 4: the paper's columns beside ours."""
     found = {(r["variant"], r["task"]): r for r in rows if r["engine"] == "torchcaffe"}
     iterations = TABLE1["ava1"].max_iter
-    print(f"\nTable 4{'':18} paper: training, test a photo | here: {iterations:,} iterations of {BATCH}; a photo; in "
-          "batches; memory of training")
+    print(
+        f"\nTable 4{'':18} paper: training, test a photo | here: {iterations:,} iterations of {BATCH}; a photo; in "
+        "batches; memory of training"
+    )
     for variant in dict.fromkeys(r["variant"] for r in rows):
         _, days, seconds = VARIANTS[variant].table4
         train, one, many = (found.get((variant, task)) for task in ("train", "test1", "test"))
@@ -184,8 +217,10 @@ def table4(rows: list[dict]) -> None:
         print(f"{VARIANTS[variant].title:24} {paper:>20} | {', '.join(here)}")
     for line in ratios(rows):
         paper = "" if line["paper"] is None else f" (paper: {line['paper']:.2f})"
-        print(f"{VARIANTS[line['variant']].title} costs {line['ratio']:.2f}{paper} of {VARIANTS[line['of']].title}, "
-              f"{line['task']}")
+        print(
+            f"{VARIANTS[line['variant']].title} costs {line['ratio']:.2f}{paper} of {VARIANTS[line['of']].title}, "
+            f"{line['task']}"
+        )
 
 
 def ratios(rows: list[dict]) -> list[dict[str, Any]]:
@@ -196,8 +231,15 @@ def ratios(rows: list[dict]) -> list[dict[str, Any]]:
         for task, column in (("train", 1), ("test1", 2), ("test", 2)):
             if ("v1bn", task) in found and (of, task) in found:
                 printed = [VARIANTS[name].table4[column] for name in ("v1bn", of)]
-                made.append({"variant": "v1bn", "of": of, "task": task, "paper": printed[0] / printed[1],
-                             "ratio": found["v1bn", task] / found[of, task]})
+                made.append(
+                    {
+                        "variant": "v1bn",
+                        "of": of,
+                        "task": task,
+                        "paper": printed[0] / printed[1],
+                        "ratio": found["v1bn", task] / found[of, task],
+                    }
+                )
     return made
 
 

@@ -34,8 +34,14 @@ def tool(name: str, *args: object) -> None:
 def main(argv: list[str]) -> int:
     p = argparse.ArgumentParser(prog="compare_nets.py", description=__doc__)
     p.add_argument("--data", type=Path, required=True, help="folder with train_lmdb, val_lmdb and mean.binaryproto")
-    p.add_argument("--weights", action="append", default=[], type=Path, metavar="CAFFEMODEL",
-                   help="source weights (repeatable); each net takes those its trunk comes from, by file name")
+    p.add_argument(
+        "--weights",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="CAFFEMODEL",
+        help="source weights (repeatable); each net takes those its trunk comes from, by file name",
+    )
     p.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     p.add_argument("--random", action="store_true", help="train each net from random weights too")
     p.add_argument("--iterations", type=int, default=300)
@@ -70,42 +76,100 @@ def train_one(args: argparse.Namespace, compute: list, name: str, start: str, so
     rate = args.base_lr or RATES.get(name, RATE)[source is None]
     net, solver, prefix = folder / "train_val.prototxt", folder / "solver.prototxt", folder / name
     tool("gen_net", "--variant", name, "--batch-size", args.batch_size, "--source", args.data, "--out", folder)
-    tool("gen_solver", "--variant", name, "--net", net, "--base-lr", rate, "--max-iter", args.iterations,
-         "--test-iter", 1, "--test-interval", max(1, args.iterations // 4),
-         "--snapshot", args.iterations, "--display", 10,
-         "--random-seed", SEED, "--snapshot-prefix", prefix, "--out", solver)
+    tool(
+        "gen_solver",
+        "--variant",
+        name,
+        "--net",
+        net,
+        "--base-lr",
+        rate,
+        "--max-iter",
+        args.iterations,
+        "--test-iter",
+        1,
+        "--test-interval",
+        max(1, args.iterations // 4),
+        "--snapshot",
+        args.iterations,
+        "--display",
+        10,
+        "--random-seed",
+        SEED,
+        "--snapshot-prefix",
+        prefix,
+        "--out",
+        solver,
+    )
     init = []
     if source is not None:
         init = ["--weights", folder / "init.caffemodel"]
         calibrate = args.calibrate and VARIANTS[name].batch_norm
-        tool("surgery", "--weights", source, "--net", net, "--out", init[1], "--seed", SEED,
-             *(["--calibrate", args.data / "train_lmdb"] if calibrate else []))
+        tool(
+            "surgery",
+            "--weights",
+            source,
+            "--net",
+            net,
+            "--out",
+            init[1],
+            "--seed",
+            SEED,
+            *(["--calibrate", args.data / "train_lmdb"] if calibrate else []),
+        )
     for earlier in training.snapshots(str(prefix)):  # of another comparison: it is made anew, as all of this is
         earlier.unlink()
     tool("train", "--solver", solver, *init, *compute)
     weights = f"{prefix}_iter_{args.iterations}.caffemodel"
     title = VARIANTS[name].title
-    tool("evaluate", "--weights", weights, "--net", folder / "deploy.prototxt", "--lmdb", args.data / "val_lmdb",
-         "--name", f"{title} from {start}", "--out", folder / "evaluation.json", *compute)
+    tool(
+        "evaluate",
+        "--weights",
+        weights,
+        "--net",
+        folder / "deploy.prototxt",
+        "--lmdb",
+        args.data / "val_lmdb",
+        "--name",
+        f"{title} from {start}",
+        "--out",
+        folder / "evaluation.json",
+        *compute,
+    )
     found = json.loads((folder / "evaluation.json").read_text())
     figures = found["result"]
     log.set_level(2)
     caffe = engine.load_engine("torch", None)  # counts alike, and a real pycaffe is not in this Python
     costs = summary.summarize(caffe, upgrade.read_net(folder / "deploy.prototxt"), caffe.TEST)
-    return {"variant": name, "title": title, "start": start, "base_lr": rate, "iterations": args.iterations,
-            "accuracy": figures["accuracy"], "balanced_accuracy": figures["balanced_accuracy"], "auc": figures["auc"],
-            "parameters": costs.parameters, "multiply_adds": costs.multiply_adds,
-            "log": f"{prefix}.log", "evaluation": str(folder / "evaluation.json")}
+    return {
+        "variant": name,
+        "title": title,
+        "start": start,
+        "base_lr": rate,
+        "iterations": args.iterations,
+        "accuracy": figures["accuracy"],
+        "balanced_accuracy": figures["balanced_accuracy"],
+        "auc": figures["auc"],
+        "parameters": costs.parameters,
+        "multiply_adds": costs.multiply_adds,
+        "log": f"{prefix}.log",
+        "evaluation": str(folder / "evaluation.json"),
+    }
 
 
 def print_table(rows: list[dict]) -> None:
     """All rows so far."""
-    print(f"\n{'net':24} {'start':28} {'base_lr':>8} {'accuracy':>9} {'95% interval':>16} {'AUC':>6} {'param.':>8} "
-          f"{'mult-adds':>9}")
+    print(
+        f"\n{'net':24} {'start':28} {'base_lr':>8} {'accuracy':>9} {'95% interval':>16} {'AUC':>6} {'param.':>8} "
+        f"{'mult-adds':>9}"
+    )
     for r in rows:
         a = r["accuracy"]
-        print(f"{r['title']:24} {r['start']:28} {r['base_lr']:8.0e} {a['value']:9.2%} {a['low']:8.2%}-{a['high']:7.2%} "
-              f"{r['auc']:6.3f} {r['parameters'] / 1e6:7.1f}M {r['multiply_adds'] / 1e9:8.2f}G", flush=True)
+        print(
+            f"{r['title']:24} {r['start']:28} {r['base_lr']:8.0e} {a['value']:9.2%} {a['low']:8.2%}-{a['high']:7.2%} "
+            f"{r['auc']:6.3f} {r['parameters'] / 1e6:7.1f}M {r['multiply_adds'] / 1e9:8.2f}G",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Test a net on a whole test set, every photo once, and say how sure the figures are; or read a test's log.
 
 The released accuracies are those of the first 50 batches; that figure is given beside the whole set's."""
+
 from __future__ import annotations
 
 import argparse
@@ -21,8 +22,9 @@ def from_weights(args: argparse.Namespace, weights: str, out: Path | None) -> di
     from ilgnet.scoring.scorers import Scorer
 
     show = sys.stderr.isatty() and processes.root()
-    scorer = Scorer(weights, args.net, args.preset, args.mean, args.batch, args.engine, args.gpu,
-                    precision=args.rounded)
+    scorer = Scorer(
+        weights, args.net, args.preset, args.mean, args.batch, args.engine, args.gpu, precision=args.rounded
+    )
     if args.cut_on and scorer.target.name != "ranking":
         raise CaffeError(f"--cut-on: {scorer.net_path} answers {scorer.target.answer}, and brings its cut")
     if args.test_batch and scorer.target.label:
@@ -37,11 +39,21 @@ def from_weights(args: argparse.Namespace, weights: str, out: Path | None) -> di
     except CaffeError as error:
         raise CaffeError(f"{weights} on {args.lmdb}: {error}") from None
     title = protocol.net_title(scorer.net_path)
-    result = {"dataset": dataset, "synthetic": synthetic, "lmdb": str(Path(args.lmdb).resolve()),
-              "weights": weights, "net": scorer.net_path, "title": title, "variant": protocol.variant_of(title),
-              "target": scorer.target.name, "engine": args.engine, "precision": args.precision,
-              "preprocess": scorer.preprocess.describe(),
-              "tta": args.tta, "result": figures}
+    result = {
+        "dataset": dataset,
+        "synthetic": synthetic,
+        "lmdb": str(Path(args.lmdb).resolve()),
+        "weights": weights,
+        "net": scorer.net_path,
+        "title": title,
+        "variant": protocol.variant_of(title),
+        "target": scorer.target.name,
+        "engine": args.engine,
+        "precision": args.precision,
+        "preprocess": scorer.preprocess.describe(),
+        "tta": args.tta,
+        "result": figures,
+    }
     if out is not None:
         csv = out.with_suffix(".csv")
         if scorer.target.label:
@@ -57,18 +69,34 @@ def from_picks(args: argparse.Namespace, weights: str, out: Path | None) -> dict
     from ilgnet.rank import picks
     from ilgnet.scoring.scorers import Scorer
 
-    scorer = Scorer(weights, args.net, args.preset, args.mean, args.batch, args.engine, args.gpu,
-                    precision=args.rounded)
+    scorer = Scorer(
+        weights, args.net, args.preset, args.mean, args.batch, args.engine, args.gpu, precision=args.rounded
+    )
     if scorer.target.label:
         raise CaffeError(f"--picks: {scorer.net_path} answers {scorer.target.answer}; expected a two-class net")
     return dict(picks.measure(scorer, args.picks, args.photos, out), engine=args.engine, precision=args.precision)
 
 
 # What says nothing of a log, of one's own choices, of an LMDB.
-NOTHING = {"log": ("net", "lmdb", "picks", "photos", "mean", "preset", "batch", "tta", "test_batch", "cut_on", "engine",
-                   "gpu", "precision"),
-           "picks": ("lmdb", "tta", "test_batch", "cut_on", "dataset"),
-           "lmdb": ("photos",)}
+NOTHING = {
+    "log": (
+        "net",
+        "lmdb",
+        "picks",
+        "photos",
+        "mean",
+        "preset",
+        "batch",
+        "tta",
+        "test_batch",
+        "cut_on",
+        "engine",
+        "gpu",
+        "precision",
+    ),
+    "picks": ("lmdb", "tta", "test_batch", "cut_on", "dataset"),
+    "lmdb": ("photos",),
+}
 
 
 def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -93,8 +121,12 @@ def main(argv: list[str] | None = None) -> int:
     argv = engine.main_arguments(argv)
     parser = argparse.ArgumentParser(description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--weights", nargs="+", metavar="CAFFEMODEL",
-                      help="several: runs of one net that differ in their seed, for their mean and spread")
+    what.add_argument(
+        "--weights",
+        nargs="+",
+        metavar="CAFFEMODEL",
+        help="several: runs of one net that differ in their seed, for their mean and spread",
+    )
     what.add_argument("--log", metavar="FILE", help="a log of `caffe test`, BVLC's or torchcaffe's")
     parser.add_argument("--net", help="deploy.prototxt or a variant's name (default: the variant the weights are of)")
     parser.add_argument("--lmdb", help="the test set, e.g. data/ava1/val_lmdb")
@@ -105,13 +137,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=16, help="photos at a time (default 16); changes no figure")
     parser.add_argument("--tta", choices=tta.KINDS, help="average over a photo and its mirror, five crops, or both")
     parser.add_argument("--test-batch", type=int, help="batch of the 50-batch figure (default: the released one)")
-    parser.add_argument("--cut-on", metavar="LMDB", help="training photos on which to find a ranking's cut between low "
-                        "and high (other nets bring theirs)")
+    parser.add_argument(
+        "--cut-on",
+        metavar="LMDB",
+        help="training photos on which to find a ranking's cut between low and high (other nets bring theirs)",
+    )
     parser.add_argument("--dataset", choices=list(DATASETS), help="which column of the paper's tables")
     parser.add_argument("--name", help="what reports call this result, or all results of several weights together")
     parser.add_argument("--group", help="reports give the mean and spread of all results with this name")
-    parser.add_argument("--out", type=Path, metavar="JSON", help="write the result and, beside it, the photos' CSV; "
-                        "of several weights OUT_WEIGHTS.json each")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="JSON",
+        help="write the result and, beside it, the photos' CSV; of several weights OUT_WEIGHTS.json each",
+    )
     engine.add_arguments(parser, several=True)
     args = parser.parse_args(argv)
     check_options(parser, args)
@@ -147,8 +186,9 @@ def main(argv: list[str] | None = None) -> int:
             protocol.write_json(out, result)
             print(outputs.plain(f"wrote {out}"))
     if several and processes.root():
-        print("\n".join(outputs.plain(line) for group in protocol.groups(found)
-                        for line in protocol.group_lines(group)))
+        print(
+            "\n".join(outputs.plain(line) for group in protocol.groups(found) for line in protocol.group_lines(group))
+        )
     return 0
 
 

@@ -1,4 +1,5 @@
 """Write a trained net as an ONNX file, with its preprocessing if asked, and check it against the engine."""
+
 from __future__ import annotations
 
 import argparse
@@ -16,18 +17,28 @@ from torchcaffe.formats import caffemodel
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", required=True, metavar="CAFFEMODEL", help="trained weights")
-    parser.add_argument("--net", metavar="PROTOTXT",
-                        help="deploy net, or a variant's name (default: the variant whose weights these are)")
+    parser.add_argument(
+        "--net",
+        metavar="PROTOTXT",
+        help="deploy net, or a variant's name (default: the variant whose weights these are)",
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.onnx")
-    parser.add_argument("--preprocess", choices=preprocess.PRESETS,
-                        help="the file takes photos (N x height x width x 3, uint8 RGB) and does this to them; "
-                             "default: it takes what the net's input is in Caffe")
+    parser.add_argument(
+        "--preprocess",
+        choices=preprocess.PRESETS,
+        help="the file takes photos (N x height x width x 3, uint8 RGB) and does this to them; "
+        "default: it takes what the net's input is in Caffe",
+    )
     parser.add_argument("--mean", metavar="FILE", help="mean.binaryproto of the training set, for --preprocess")
-    parser.add_argument("--any-size", action="store_true",
-                        help="photos of any size, not warped: for nets with spatial pyramid pooling")
+    parser.add_argument(
+        "--any-size", action="store_true", help="photos of any size, not warped: for nets with spatial pyramid pooling"
+    )
     parser.add_argument("--fixed-batch", action="store_true", help="only the net's own batch size (default: any)")
-    parser.add_argument("--check", action=argparse.BooleanOptionalAction,
-                        help="compare with the engine in ONNX Runtime (default: where that is installed)")
+    parser.add_argument(
+        "--check",
+        action=argparse.BooleanOptionalAction,
+        help="compare with the engine in ONNX Runtime (default: where that is installed)",
+    )
     args = parser.parse_args(argv)
     if args.mean and not args.preprocess:
         raise CaffeError("--mean is for --preprocess")
@@ -35,17 +46,23 @@ def main(argv: list[str] | None = None) -> int:
         raise CaffeError("--check needs ONNX Runtime (pip install onnxruntime)")
     outputs.check(args.out)
     log.set_level(2)
-    path = scorers.net_for(caffemodel.read_caffemodel(args.weights), args.weights) if args.net is None \
+    path = (
+        scorers.net_for(caffemodel.read_caffemodel(args.weights), args.weights)
+        if args.net is None
         else scorers.deploy_path(args.net)
+    )
     net = onnx_export.load(path, args.weights)
     spec = None
     if args.preprocess:
         spec = preprocess.make(args.preprocess, args.mean, tuple(net.blobs[net.inputs[0]].shape[2:]))
-    made = onnx_export.export(net, spec, not args.fixed_batch, args.any_size,
-                              onnx_export.describe(path, args.weights, net, spec))
+    made = onnx_export.export(
+        net, spec, not args.fixed_batch, args.any_size, onnx_export.describe(path, args.weights, net, spec)
+    )
     if args.check or args.check is None and onnx_export.runtime() is not None:
-        print("check against the engine in ONNX Runtime, largest differences: "
-              + ", ".join(f"{name} {error:.1e}" for name, error in onnx_export.check(made).items()))
+        print(
+            "check against the engine in ONNX Runtime, largest differences: "
+            + ", ".join(f"{name} {error:.1e}" for name, error in onnx_export.check(made).items())
+        )
     else:
         print("not checked" if args.check is False else "not checked: ONNX Runtime is not installed")
     onnx_export.write(made, args.out)

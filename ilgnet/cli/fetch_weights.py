@@ -1,4 +1,5 @@
 """Get weights to start from: BVLC GoogLeNet's from its published address, the authors' trained ILGNets from a file."""
+
 from __future__ import annotations
 
 import argparse
@@ -12,8 +13,13 @@ from torchcaffe.base.errors import CaffeError, run_main
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", nargs="?", choices=list(published.MODELS), default="googlenet",
-                        help="googlenet (default), or a trained ILGNet, which --file must bring")
+    parser.add_argument(
+        "model",
+        nargs="?",
+        choices=list(published.MODELS),
+        default="googlenet",
+        help="googlenet (default), or a trained ILGNet, which --file must bring",
+    )
     parser.add_argument("--file", type=Path, metavar="PATH", help="check and install this file, without any network")
     parser.add_argument("--out", type=Path, default=Path("weights"), metavar="FOLDER", help="default: weights")
     parser.add_argument("--url", help="a mirror to download googlenet from; the hash decides what is taken")

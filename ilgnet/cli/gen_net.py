@@ -22,14 +22,24 @@ def main(argv: list) -> int:
     p.add_argument("--dataset", choices=list(DATASETS), default="ava1", help="default ava1")
     p.add_argument("--crop", type=int, default=224, help="side of the photos the net sees (default 224; released: 227)")
     p.add_argument("--batch-size", type=int, default=48, help="photos a training iteration (default 48, as released)")
-    p.add_argument("--trunk", choices=["finetune", "frozen"], default="finetune",
-                   help="frozen: the trunk learns nothing (the paper's text); default finetune (the released files)")
+    p.add_argument(
+        "--trunk",
+        choices=["finetune", "frozen"],
+        default="finetune",
+        help="frozen: the trunk learns nothing (the paper's text); default finetune (the released files)",
+    )
     p.add_argument("--source", help="folder of train_lmdb, val_lmdb and mean.binaryproto (default data/DATASET)")
-    p.add_argument("--pool", choices=["ave", "max"],
-                   help="pooling branch of Inception V1's modules (ave: released ILGNet; max: BVLC GoogLeNet)")
+    p.add_argument(
+        "--pool",
+        choices=["ave", "max"],
+        help="pooling branch of Inception V1's modules (ave: released ILGNet; max: BVLC GoogLeNet)",
+    )
     p.add_argument("--drop-lrn", action="store_true", help="leave GoogLeNet's local response normalisation out")
-    p.add_argument("--spp", action="store_true",
-                   help="spatial pyramid pooling in place of poolings of fixed size: scores photos of any size")
+    p.add_argument(
+        "--spp",
+        action="store_true",
+        help="spatial pyramid pooling in place of poolings of fixed size: scores photos of any size",
+    )
     p.add_argument("--merge-bn", action="store_true", help="batch normalisation folded into the convolutions")
     targets = "; ".join(f"{t.name}: {t.about}" for t in TARGETS.values())
     p.add_argument("--target", choices=list(TARGETS), default="classes", help=f"what it learns ({targets})")

@@ -1,4 +1,5 @@
 """Anybody's Caffe log as TensorBoard's event files: loss, rate, every output, histograms of its snapshots' weights."""
+
 from __future__ import annotations
 
 import argparse
@@ -14,8 +15,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("log", type=Path)
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: beside the log, its name and _tensorboard")
     parser.add_argument("--no-weights", action="store_true", help="leave out the histograms of the snapshots' weights")
-    parser.add_argument("--follow", type=float, metavar="SECONDS",
-                        help="look for new lines and snapshots every SECONDS seconds, until Ctrl-C")
+    parser.add_argument(
+        "--follow",
+        type=float,
+        metavar="SECONDS",
+        help="look for new lines and snapshots every SECONDS seconds, until Ctrl-C",
+    )
     args = parser.parse_args(argv)
     if args.follow is not None and not 0 < args.follow < 1e6:
         raise CaffeError(f"--follow {args.follow}: must be above 0 seconds, and below a million")

@@ -1,4 +1,5 @@
 """Fold BatchNorm and Scale into the convolutions before them: the same answers from a smaller, faster net."""
+
 from __future__ import annotations
 
 import argparse

@@ -1,4 +1,5 @@
 """Draw anybody's Caffe training log: PREFIX_train_loss, _test_loss and _test_accuracy as SVG and PNG."""
+
 from __future__ import annotations
 
 import argparse

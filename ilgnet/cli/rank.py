@@ -1,6 +1,7 @@
 """Rank a folder of photos: an offline gallery, a CSV and a JSON of every photo's score, best first.
 
 Photos are only read. --xmp, --copy-picks and --link-picks write new files, and say which with --dry-run."""
+
 from __future__ import annotations
 
 import argparse
@@ -55,8 +56,10 @@ def report(args: argparse.Namespace, made: ranking.Ranking) -> None:
         print(outputs.plain(f"not read: {name}: {reason}"), file=sys.stderr)
     if len(made.unread) > 20:
         print(outputs.plain(f"not read: {len(made.unread) - 20} more, all in {text}"), file=sys.stderr)
-    print(f"{len(made.photos)} photos ({made.from_cache} known already), {len(made.unread)} not read; "
-          f"{made.about['title']}, preset {made.about['preprocess']['preset']}; {made.about['meaning']}")
+    print(
+        f"{len(made.photos)} photos ({made.from_cache} known already), {len(made.unread)} not read; "
+        f"{made.about['title']}, preset {made.about['preprocess']['preset']}; {made.about['meaning']}"
+    )
     for photo in made.top(args.top or 0):
         print(f"{photo.rank:5d}  {photo.p_high:.4f}  {photo.percentile:6.2f}%  {outputs.plain(photo.name)}")
     print(outputs.plain(f"wrote {page}, {table.name} and {text.name}"))
@@ -67,8 +70,12 @@ def act(args: argparse.Namespace, made: ranking.Ranking) -> None:
     choices = picks.read_choices(args.picks) if args.picks else None
     missing = picks.missing(choices, (photo.name for photo in made.photos), args.folder) if choices else []
     if missing:
-        print(f"picks: {len(missing)} of {len(choices)} files are not among the photos that can be read: "
-              + ", ".join(map(repr, missing[:5])) + ", ..." * (len(missing) > 5), file=sys.stderr)
+        print(
+            f"picks: {len(missing)} of {len(choices)} files are not among the photos that can be read: "
+            + ", ".join(map(repr, missing[:5]))
+            + ", ..." * (len(missing) > 5),
+            file=sys.stderr,
+        )
     done = []
     for to, link in ((args.copy_picks, False), (args.link_picks, True)):
         if to is not None:
@@ -92,12 +99,23 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--picks", metavar="CSV", help="what the gallery exported: picks instead of the top ones")
     parser.add_argument("--copy-picks", type=Path, metavar="DIR", help="copy the picks there")
     parser.add_argument("--link-picks", type=Path, metavar="DIR", help="link to the picks there")
-    parser.add_argument("--xmp", choices=xmp.STYLES, nargs="?", const="full",
-                        help="write stars as sidecars: full (default) photo.jpg.xmp, base photo.xmp as Adobe's")
+    parser.add_argument(
+        "--xmp",
+        choices=xmp.STYLES,
+        nargs="?",
+        const="full",
+        help="write stars as sidecars: full (default) photo.jpg.xmp, base photo.xmp as Adobe's",
+    )
     parser.add_argument("--reject-below", type=float, default=0, metavar="PERCENTILE", help="--xmp: -1 below it")
     parser.add_argument("--dry-run", action="store_true", help="say what these would write, and write none of it")
-    parser.add_argument("--watch", type=float, nargs="?", const=2.0, metavar="SECONDS",
-                        help="go on, and look every so often for what arrives (default 2); Ctrl-C ends it")
+    parser.add_argument(
+        "--watch",
+        type=float,
+        nargs="?",
+        const=2.0,
+        metavar="SECONDS",
+        help="go on, and look every so often for what arrives (default 2); Ctrl-C ends it",
+    )
     parser.add_argument("--cache", type=Path, help=f"default: {photo_cache.NAME} in your cache folder")
     parser.add_argument("--batch", type=int, default=16, help="photos at a time (16)")
     parser.add_argument("--workers", type=int, help="threads that decode (default: one a core, at most 8)")

@@ -80,8 +80,10 @@ def install(root: Path, mirror: str | None) -> None:
     if os_release().get("ID") not in ("debian", "ubuntu", "raspbian") or not shutil.which("apt-get"):
         raise CaffeError(f"real Caffe is set up from Debian's packages, and this is no Debian machine; {OTHERWISE}")
     if os.geteuid() != 0:
-        raise CaffeError(f"setting up {root} needs root rights (debootstrap): run `make bvlc` as root with the same "
-                         f"XDG_CACHE_HOME or HOME; {OTHERWISE}")
+        raise CaffeError(
+            f"setting up {root} needs root rights (debootstrap): run `make bvlc` as root with the same "
+            f"XDG_CACHE_HOME or HOME; {OTHERWISE}"
+        )
     settings = proxy_settings()
     env = dict(os.environ, DEBIAN_FRONTEND="noninteractive", LC_ALL="C")
     for line in settings:  # debootstrap downloads by wget, which does not read apt's configuration
@@ -96,8 +98,7 @@ def install(root: Path, mirror: str | None) -> None:
         # A debootstrap that was killed leaves this machine's own file systems in it: they must not be emptied.
         mounted = [str(root / name) for name in MOUNTED if os.path.ismount(root / name)]
         if mounted:
-            raise CaffeError(f"{root}: file systems are still mounted in it; first: "
-                             f"umount {' '.join(mounted)}")
+            raise CaffeError(f"{root}: file systems are still mounted in it; first: umount {' '.join(mounted)}")
         if root.exists():
             shutil.rmtree(root)  # half a debootstrap cannot be taken up again
         root.mkdir(parents=True)

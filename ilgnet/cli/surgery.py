@@ -1,4 +1,5 @@
 """Make a net's starting weights from another net's: copy by name what fits, fill the rest, prepare BatchNorms."""
+
 from __future__ import annotations
 
 import argparse
@@ -22,8 +23,10 @@ def images_for(net: Any, folder: Path, count: int, mean: str | None, source: str
     data = next((layer for layer in net.layer if layer.transform_param.crop_size), None)
     shape = next((layer.input_param.shape[0].dim for layer in net.layer if layer.input_param.shape), ())
     if data is None and len(shape) != 4:
-        raise CaffeError(f"{source}: no layer has transform_param.crop_size, and none is an Input of photos, so their "
-                         "size is unknown")
+        raise CaffeError(
+            f"{source}: no layer has transform_param.crop_size, and none is an Input of photos, so their "
+            "size is unknown"
+        )
     size = (data.transform_param.crop_size,) * 2 if data is not None else tuple(shape[2:])
     if mean is None and data is not None and data.transform_param.HasField("mean_file"):
         mean = data.transform_param.mean_file
@@ -54,8 +57,10 @@ def operate(args: argparse.Namespace) -> surgery.Report:
         change, count = surgery.calibrate_on(test, test_net, report, images)
         surgery.share(test, train)
         fresh = "; behind new layers they normalise" if any(bias is None for bias in report.made.values()) else ""
-        print(f"calibrated {count} BatchNorm layers on {len(images)} photos; the scores moved by {change:.1e} "
-              f"(||after - before|| / ||before||){fresh}")
+        print(
+            f"calibrated {count} BatchNorm layers on {len(images)} photos; the scores moved by {change:.1e} "
+            f"(||after - before|| / ||before||){fresh}"
+        )
     with files.atomic(args.out) as temporary:
         train.save(str(temporary))
     return report
@@ -64,7 +69,8 @@ def operate(args: argparse.Namespace) -> surgery.Report:
 def print_table(report: surgery.Report) -> None:
     """One line a layer: name, type, shapes, what happened to it."""
     rows = [("layer", "type", "shape", "")] + [
-        (r.layer, r.type, r.shape, r.what + (f" ({r.note})" if r.note else "")) for r in report.rows]
+        (r.layer, r.type, r.shape, r.what + (f" ({r.note})" if r.note else "")) for r in report.rows
+    ]
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     for row in rows:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths + [0])).rstrip())
@@ -78,8 +84,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--weights", required=True, metavar="SOURCE", help="caffemodel to take weights from")
     parser.add_argument("--net", required=True, metavar="TARGET", help="prototxt to make weights for (train_val)")
     parser.add_argument("--out", required=True, type=Path, metavar="CAFFEMODEL")
-    parser.add_argument("--calibrate", type=Path, metavar="PHOTOS",
-                        help="LMDB or folder: give new BatchNorms these photos' statistics, keeping the net's answers")
+    parser.add_argument(
+        "--calibrate",
+        type=Path,
+        metavar="PHOTOS",
+        help="LMDB or folder: give new BatchNorms these photos' statistics, keeping the net's answers",
+    )
     parser.add_argument("--images", type=int, default=32, metavar="N", help="photos to calibrate on (default 32)")
     parser.add_argument("--mean", help="mean file for --calibrate (default: the one that TARGET names)")
     parser.add_argument("--seed", type=int, help="random seed of the fillers")

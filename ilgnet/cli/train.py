@@ -1,4 +1,5 @@
 """Train a net with Caffe's solver file, on either engine; the log goes next to the snapshots."""
+
 from __future__ import annotations
 
 import argparse
@@ -37,17 +38,27 @@ def train(args: argparse.Namespace, settings: caffe_pb2.SolverParameter, log_fil
         if args.debug_nan:
             solver.debug_nan = True
         told = signals.Signals(args.sigint_effect, args.sighup_effect, logtee.teller(terminal))
-        watcher = runs.Watcher(solver, settings, told, terminal, show, args.keep if root else None,
-                                   parallel.any_of_us if parallel else int,
-                                   look_every=settings.display or 100 if args.gpu is not None else 1)
+        watcher = runs.Watcher(
+            solver,
+            settings,
+            told,
+            terminal,
+            show,
+            args.keep if root else None,
+            parallel.any_of_us if parallel else int,
+            look_every=settings.display or 100 if args.gpu is not None else 1,
+        )
         solver.add_callback(watcher, lambda: None)
         try:
             with told:
                 solver.solve(snapshot) if snapshot else solver.solve()
         except runs.Stopped:
             solver.snapshot()
-            print(f"stopped at iteration {solver.iter}; go on with --snapshot "
-                  f"{settings.snapshot_prefix}_iter_{solver.iter}.solverstate", file=terminal)
+            print(
+                f"stopped at iteration {solver.iter}; go on with --snapshot "
+                f"{settings.snapshot_prefix}_iter_{solver.iter}.solverstate",
+                file=terminal,
+            )
             return told.status
         except KeyboardInterrupt:
             print("stopped at once, without a snapshot; go on from the last with --snapshot auto", file=terminal)
@@ -62,19 +73,42 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--solver", required=True, metavar="PROTOTXT", help="paths in it are relative to this folder")
     parser.add_argument("--weights", metavar="CAFFEMODEL", help="start from these (tools/surgery.py makes them)")
-    parser.add_argument("--snapshot", metavar="SOLVERSTATE", help="go on where this was taken; auto: where the "
-                        "newest whole one of the solver's snapshot_prefix was, or at --weights where there is none")
+    parser.add_argument(
+        "--snapshot",
+        metavar="SOLVERSTATE",
+        help="go on where this was taken; auto: where the "
+        "newest whole one of the solver's snapshot_prefix was, or at --weights where there is none",
+    )
     parser.add_argument("--keep", type=int, metavar="N", help="keep the newest N snapshots (default: all)")
-    parser.add_argument("--sigint-effect", choices=signals.EFFECTS, default="stop",
-                        help="Ctrl-C: stop with a snapshot (default; again: at once), take a snapshot, or do nothing")
-    parser.add_argument("--sighup-effect", choices=signals.EFFECTS, default="snapshot",
-                        help="a hangup: the same (default snapshot). SIGTERM always stops")
-    parser.add_argument("--debug-nan", action="store_true", help="look at every gradient before each update: stop "
-                        "before the first that is not finite, and say where it came from")
-    parser.add_argument("--tensorboard", action="store_true", help="in the end, TensorBoard's event file beside the "
-                        "log (PREFIX_tensorboard/); tools/log_to_tensorboard.py --follow makes it while training")
-    parser.add_argument("--estimate", action="store_true", help="first time a few iterations of a copy, and print how "
-                        "long the whole schedule will take on this machine")
+    parser.add_argument(
+        "--sigint-effect",
+        choices=signals.EFFECTS,
+        default="stop",
+        help="Ctrl-C: stop with a snapshot (default; again: at once), take a snapshot, or do nothing",
+    )
+    parser.add_argument(
+        "--sighup-effect",
+        choices=signals.EFFECTS,
+        default="snapshot",
+        help="a hangup: the same (default snapshot). SIGTERM always stops",
+    )
+    parser.add_argument(
+        "--debug-nan",
+        action="store_true",
+        help="look at every gradient before each update: stop "
+        "before the first that is not finite, and say where it came from",
+    )
+    parser.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="in the end, TensorBoard's event file beside the "
+        "log (PREFIX_tensorboard/); tools/log_to_tensorboard.py --follow makes it while training",
+    )
+    parser.add_argument(
+        "--estimate",
+        action="store_true",
+        help="first time a few iterations of a copy, and print how long the whole schedule will take on this machine",
+    )
     engine.add_arguments(parser, several=True)
     args = parser.parse_args(argv)
     log.set_level(2)  # the checks say nothing unless something is wrong

@@ -1,5 +1,6 @@
 """Fig. 5: the feature maps of good and bad photos at the paper's labels (1) to (7), and a test over all photos of what
 the paper observes there: are more features of the last layer active in good ones?"""
+
 from __future__ import annotations
 
 import argparse
@@ -26,8 +27,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--shown", type=int, default=3, help="photos of each class in the figure (default 3)")
     parser.add_argument("--batch", type=int, default=16, help="photos at a time (default 16); changes no figure")
     parser.add_argument("--name", help="what reports call this")
-    parser.add_argument("--out", type=Path, default=Path("out/features.json"), metavar="JSON",
-                        help="default out/features.json; the figure as PNG and the densities as CSV beside it")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("out/features.json"),
+        metavar="JSON",
+        help="default out/features.json; the figure as PNG and the densities as CSV beside it",
+    )
     engine.add_arguments(parser)
     args = parser.parse_args(argv)
     if args.shown < 0 or args.batch < 1:
@@ -46,15 +52,30 @@ def main(argv: list[str] | None = None) -> int:
     found = feature_maps.extract(scorer, source, stages, args.shown, progress=sys.stderr.isatty())
     dataset, synthetic = protocol.about(args.lmdb) if args.lmdb else (None, None)
     title = protocol.net_title(scorer.net_path)
-    result = feature_maps.write(args.out, found, {
-        "name": args.name or Path(args.weights).stem, "title": title, "variant": protocol.variant_of(title),
-        "weights": args.weights, "net": scorer.net_path, "source": str(Path(source).resolve()), "dataset": dataset,
-        "synthetic": synthetic, "engine": args.engine, "preprocess": scorer.preprocess.describe()})
+    result = feature_maps.write(
+        args.out,
+        found,
+        {
+            "name": args.name or Path(args.weights).stem,
+            "title": title,
+            "variant": protocol.variant_of(title),
+            "weights": args.weights,
+            "net": scorer.net_path,
+            "source": str(Path(source).resolve()),
+            "dataset": dataset,
+            "synthetic": synthetic,
+            "engine": args.engine,
+            "preprocess": scorer.preprocess.describe(),
+        },
+    )
     print("active features        high photos   low photos    d      p")
     for stage in result["stages"]:
         c = stage["comparison"]
-        figures = f"{100 * c['high']['mean']:10.2f}% {100 * c['low']['mean']:11.2f}% {c['cohens_d']:6.2f} " \
-                  f"{c['p_value']:.4f}" if c else "no labels of both classes"
+        figures = (
+            f"{100 * c['high']['mean']:10.2f}% {100 * c['low']['mean']:11.2f}% {c['cohens_d']:6.2f} {c['p_value']:.4f}"
+            if c
+            else "no labels of both classes"
+        )
         print(f"{(stage['mark'] + ' ' + stage['what']).strip()[:24]:24} {figures}")
     print(f"{result['claim']}\nwrote {args.out}")
     return 0

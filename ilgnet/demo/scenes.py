@@ -3,7 +3,7 @@ horizon on a third of the frame. A picture is H x W x 3 float32 in RGB, 0 to 1."
 
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 import cv2
 import numpy as np

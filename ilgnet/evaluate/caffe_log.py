@@ -1,4 +1,5 @@
 """Read Caffe's logs, BVLC's and ours: training (`caffe train`), testing (`caffe test`), resumed and cut-off ones."""
+
 from __future__ import annotations
 
 import datetime
@@ -139,7 +140,7 @@ def _parse(log: CaffeLog, lines: Any) -> None:
             else:
                 log.solver += line
             continue
-        text = line[prefix.end():] if prefix else line
+        text = line[prefix.end() :] if prefix else line
         match = _PRINTED.search(text)
         printing = match.group(1) if match else ""
         if match:
@@ -164,8 +165,7 @@ def _parse(log: CaffeLog, lines: Any) -> None:
                 log.seconds.add(iteration, (now - first_time).total_seconds())
                 # a step back in iterations is another run's, in time a new year's
                 if last and last[0] < iteration and last[1] <= now:
-                    log.speed = (log.speed[0] + iteration - last[0],
-                                 log.speed[1] + (now - last[1]).total_seconds())
+                    log.speed = (log.speed[0] + iteration - last[0], log.speed[1] + (now - last[1]).total_seconds())
                 last = iteration, now
             continue
         match = _LR.search(text)

@@ -1,5 +1,6 @@
 """Fig. 5: what a net computes at the paper's labels (1) to (7) for good and bad photos, and whether what the paper
 observes there, denser active features in the last layer for good photos, holds over a whole test set."""
+
 from __future__ import annotations
 
 import csv
@@ -60,13 +61,16 @@ def stages(scorer: Scorer, blobs: list[str] | None = None) -> list[paper.Label]:
         names = tuple(b if scorer.has_blob(b) else f"{b}_spp" for b in label.blobs)
         found.append(label._replace(blobs=names))
     if not found:
-        raise CaffeError(f"{scorer.net_path}: not an ILGNet, so the paper's labels (1) to (7) are not in it; name the "
-                         "blobs to look at (--blobs)")
+        raise CaffeError(
+            f"{scorer.net_path}: not an ILGNet, so the paper's labels (1) to (7) are not in it; name the "
+            "blobs to look at (--blobs)"
+        )
     return found
 
 
-def extract(scorer: Scorer, source: Path | str, stages: list[paper.Label], shown: int = 3,
-            progress: bool = False) -> Features:
+def extract(
+    scorer: Scorer, source: Path | str, stages: list[paper.Label], shown: int = 3, progress: bool = False
+) -> Features:
     """Run every photo of an LMDB or folder through the net. The first `shown` photos of each class become pictures:
     by their labels, and in a folder by the net's answer. So nobody chose them."""
     from tqdm import tqdm
@@ -88,16 +92,24 @@ def extract(scorer: Scorer, source: Path | str, stages: list[paper.Label], shown
                 keys.append(key)
                 labels.append(label)
                 p_high.append(float(answers[i]))
-                density.append([float(np.mean(np.concatenate([v.reshape(-1) for v in stage]) > 0))
-                                for stage in per_stage])
+                density.append(
+                    [float(np.mean(np.concatenate([v.reshape(-1) for v in stage]) > 0)) for stage in per_stage]
+                )
                 group_of = int(answers[i] > 0.5) if label is None else label
                 if group_of in pictures and len(pictures[group_of]) < shown:
                     maps = [picture(stage) for stage in per_stage]
                     pictures[group_of].append(Shown(key, label, float(answers[i]), np.zeros(0), maps))
             bar.update(len(group))
     chosen = [s._replace(photo=image) for s, image in _photos_of(source, pictures[1] + pictures[0])]
-    return Features(stages, shapes, keys, np.array([-1 if x is None else x for x in labels]), np.array(p_high),
-                    np.array(density), chosen)
+    return Features(
+        stages,
+        shapes,
+        keys,
+        np.array([-1 if x is None else x for x in labels]),
+        np.array(p_high),
+        np.array(density),
+        chosen,
+    )
 
 
 def _batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
@@ -149,7 +161,7 @@ def montage(tiles: np.ndarray, gap: int = 1) -> np.ndarray:
     grid = np.zeros((rows * (h + gap) - gap, columns * (w + gap) - gap), tiles.dtype)
     for i, tile in enumerate(tiles):
         y, x = divmod(i, columns)
-        grid[y * (h + gap):y * (h + gap) + h, x * (w + gap):x * (w + gap) + w] = tile
+        grid[y * (h + gap) : y * (h + gap) + h, x * (w + gap) : x * (w + gap) + w] = tile
     return grid
 
 
@@ -170,9 +182,11 @@ def verdict(comparison: dict[str, Any] | None, synthetic: Any = None) -> str:
         return "Not tested: the photos have no labels of both classes."
     c = comparison
     where = f"on these {c['high']['n'] + c['low']['n']} photos" + (" (with synthetic labels)" if synthetic else "")
-    figures = (f"{100 * c['high']['mean']:.2f} % of the last layer's features are active in high photos, "
-               f"{100 * c['low']['mean']:.2f} % in low ones (p = {c['p_value']:.2g}, permutation test; "
-               f"Cohen's d {c['cohens_d']:.2f})")
+    figures = (
+        f"{100 * c['high']['mean']:.2f} % of the last layer's features are active in high photos, "
+        f"{100 * c['low']['mean']:.2f} % in low ones (p = {c['p_value']:.2g}, permutation test; "
+        f"Cohen's d {c['cohens_d']:.2f})"
+    )
     if c["p_value"] >= 0.05:
         return f"Not shown {where}: {figures}."
     return f"{'It holds' if c['difference'] > 0 else 'The opposite holds'} {where}: {figures}."
@@ -196,8 +210,15 @@ def write(out: Path, found: Features, facts: dict[str, Any]) -> dict[str, Any]:
     shown = []
     for i, s in enumerate(found.shown, 1):
         photo = thumbnail(s.photo)
-        shown.append({"key": s.key, "label": s.label, "p_high": s.p_high, "photo": save(f"{i}_photo.png", photo),
-                      "maps": [save(f"{i}_{k}.png", m) for k, m in enumerate(s.maps, 1)]})
+        shown.append(
+            {
+                "key": s.key,
+                "label": s.label,
+                "p_high": s.p_high,
+                "photo": save(f"{i}_photo.png", photo),
+                "maps": [save(f"{i}_{k}.png", m) for k, m in enumerate(s.maps, 1)],
+            }
+        )
     if found.shown:
         files.write_bytes(f"{folder}.png", cv2.imencode(".png", figure5(found))[1].tobytes())
     text = io.StringIO()
@@ -207,11 +228,18 @@ def write(out: Path, found: Features, facts: dict[str, Any]) -> dict[str, Any]:
         writer.writerow([safe_cell(key), "" if label < 0 else label, f"{p:.9g}", *(f"{d:.6g}" for d in row)])
     files.write_bytes(out.with_suffix(".csv"), text.getvalue().encode())
     result = {
-        "kind": "features", **facts, "photos": len(found.keys), "densities": out.with_suffix(".csv").name,
+        "kind": "features",
+        **facts,
+        "photos": len(found.keys),
+        "densities": out.with_suffix(".csv").name,
         "figure": f"{folder.name}.png" if shown else None,
-        "claim": verdict(comparisons[-1], facts.get("synthetic")), "shown": shown,
-        "stages": [{"mark": s.mark, "what": s.what, "blobs": list(s.blobs), "shapes": shapes, "comparison": c}
-                   for s, shapes, c in zip(found.stages, found.shapes, comparisons)]}
+        "claim": verdict(comparisons[-1], facts.get("synthetic")),
+        "shown": shown,
+        "stages": [
+            {"mark": s.mark, "what": s.what, "blobs": list(s.blobs), "shapes": shapes, "comparison": c}
+            for s, shapes, c in zip(found.stages, found.shapes, comparisons)
+        ],
+    }
     protocol.write_json(out, result)
     return result
 
@@ -243,7 +271,7 @@ def figure5(found: Features) -> np.ndarray:
         for k, image in enumerate([s.photo, *s.maps]):
             image = thumbnail(image)
             x = gap + k * (SIDE + gap)
-            sheet[y:y + image.shape[0], x:x + image.shape[1]] = image
+            sheet[y : y + image.shape[0], x : x + image.shape[1]] = image
         answer = "high" if s.p_high > 0.5 else "low"
         names = {0: "low photo", 1: "high photo", None: f"called {answer}"}
         cv2.rectangle(sheet, (gap, y), (gap + 84, y + 16), (255, 255, 255), -1)
@@ -253,9 +281,14 @@ def figure5(found: Features) -> np.ndarray:
 
 def density_plot(labels: np.ndarray, density: np.ndarray) -> plots.Plot:
     """The last stage's density, (photos,), in high and in low photos, as two histograms."""
-    return plots.histograms([("high photos", 100 * density[labels == 1], plots.COLOURS[2]),
-                             ("low photos", 100 * density[labels == 0], plots.COLOURS[1])],
-                            "active features in the last layer (%)", "share of photos (%)")
+    return plots.histograms(
+        [
+            ("high photos", 100 * density[labels == 1], plots.COLOURS[2]),
+            ("low photos", 100 * density[labels == 0], plots.COLOURS[1]),
+        ],
+        "active features in the last layer (%)",
+        "share of photos (%)",
+    )
 
 
 def read_density(result: dict[str, Any]) -> plots.Plot | None:

@@ -4,6 +4,7 @@
 photos are ordered by, all (n,). Of a two-class net that is the margin, log P(high) / P(low): in float32, P(high) is
 exactly 1 from a margin of about 17.
 """
+
 from __future__ import annotations
 
 from typing import Any
@@ -80,8 +81,15 @@ def reliability(labels: np.ndarray, p_high: np.ndarray, bins: int = 10) -> list[
     for b in range(bins):
         chosen = index == b
         if chosen.any():
-            table.append({"low": b / bins, "high": (b + 1) / bins, "n": int(chosen.sum()),
-                          "p_high": float(np.mean(p_high[chosen])), "observed": float(np.mean(labels[chosen] == 1))})
+            table.append(
+                {
+                    "low": b / bins,
+                    "high": (b + 1) / bins,
+                    "n": int(chosen.sum()),
+                    "p_high": float(np.mean(p_high[chosen])),
+                    "observed": float(np.mean(labels[chosen] == 1)),
+                }
+            )
     return table
 
 
@@ -151,14 +159,21 @@ def cut_summary(labels: np.ndarray, scores: np.ndarray, cut: float | None) -> di
         first = int(np.flatnonzero(~np.isfinite(scores))[0])
         raise CaffeError(f"metrics: record {first}: its score is {scores[first]}")
     figures: dict[str, Any] = {
-        "n": int(len(labels)), "classes": ["low", "high"], "cut": cut, "accuracy": None,
-        "majority_baseline": majority(labels), "auc": auc(labels, scores),
+        "n": int(len(labels)),
+        "classes": ["low", "high"],
+        "cut": cut,
+        "accuracy": None,
+        "majority_baseline": majority(labels),
+        "auc": auc(labels, scores),
         "average_precision": average_precision(labels, scores),
     }
     if cut is not None:
         matrix = confusion(labels, (scores > cut).astype(float))
-        figures.update(accuracy=proportion(int(np.trace(matrix)), len(labels)),
-                       balanced_accuracy=balanced_accuracy(matrix), confusion=matrix.tolist())
+        figures.update(
+            accuracy=proportion(int(np.trace(matrix)), len(labels)),
+            balanced_accuracy=balanced_accuracy(matrix),
+            confusion=matrix.tolist(),
+        )
     return figures
 
 
@@ -166,8 +181,13 @@ def spread(values: Any) -> dict[str, float]:
     """Mean, standard deviation (n - 1; nan of a single value), smallest and largest of several runs' figures."""
     values = np.asarray(values, dtype=np.float64)
     deviation = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
-    return {"mean": float(values.mean()), "sd": deviation, "min": float(values.min()), "max": float(values.max()),
-            "runs": int(len(values))}
+    return {
+        "mean": float(values.mean()),
+        "sd": deviation,
+        "min": float(values.min()),
+        "max": float(values.max()),
+        "runs": int(len(values)),
+    }
 
 
 def cohens_d(a: np.ndarray, b: np.ndarray) -> float:
@@ -175,8 +195,9 @@ def cohens_d(a: np.ndarray, b: np.ndarray) -> float:
     n, m = len(a), len(b)
     if n + m < 3:
         return float("nan")
-    pooled = np.sqrt(((n - 1) * np.var(a, ddof=1 if n > 1 else 0) + (m - 1) * np.var(b, ddof=1 if m > 1 else 0))
-                     / (n + m - 2))
+    pooled = np.sqrt(
+        ((n - 1) * np.var(a, ddof=1 if n > 1 else 0) + (m - 1) * np.var(b, ddof=1 if m > 1 else 0)) / (n + m - 2)
+    )
     return float((np.mean(a) - np.mean(b)) / pooled) if pooled > 0 else float("nan")
 
 
@@ -186,7 +207,7 @@ def permutation_test(a: np.ndarray, b: np.ndarray, rounds: int = 9999, seed: int
     Of `rounds` random shuffles, with the observed order as one more, so it is never 0 (Phipson and Smyth 2010)."""
     together = np.concatenate([a, b]).astype(np.float64)
     together = together - together.mean()  # then the sum of one group alone orders the differences
-    observed = abs(together[:len(a)].sum())
+    observed = abs(together[: len(a)].sum())
     rng = np.random.default_rng(seed)
     take = min(len(a), len(b))  # the smaller group's sum: the larger's is its negative
     extreme = 0
@@ -204,11 +225,15 @@ def compare_groups(high: np.ndarray, low: np.ndarray, rounds: int = 9999) -> dic
     if not len(high) or not len(low):
         raise CaffeError(f"{len(high)} high and {len(low)} low photos: a comparison needs both")
     labels = np.repeat([1, 0], [len(high), len(low)])
-    return {"high": {"mean": float(np.mean(high)), "n": int(len(high))},
-            "low": {"mean": float(np.mean(low)), "n": int(len(low))},
-            "difference": float(np.mean(high) - np.mean(low)), "cohens_d": cohens_d(high, low),
-            "p_superior": auc(labels, np.concatenate([high, low])), "p_value": permutation_test(high, low, rounds),
-            "rounds": rounds}
+    return {
+        "high": {"mean": float(np.mean(high)), "n": int(len(high))},
+        "low": {"mean": float(np.mean(low)), "n": int(len(low))},
+        "difference": float(np.mean(high) - np.mean(low)),
+        "cohens_d": cohens_d(high, low),
+        "p_superior": auc(labels, np.concatenate([high, low])),
+        "p_value": permutation_test(high, low, rounds),
+        "rounds": rounds,
+    }
 
 
 def proportion(correct: int, n: int) -> dict[str, Any]:
@@ -233,7 +258,7 @@ def first_batches(labels: np.ndarray, p_high: np.ndarray, batch: int, batches: i
     """
     index = np.arange(batch * batches) % len(labels)
     right = predictions(labels, p_high) == labels
-    result = proportion(int(right[:len(index)].sum()), min(len(index), len(labels)))
+    result = proportion(int(right[: len(index)].sum()), min(len(index), len(labels)))
     result.update(value=float(np.mean(right[index])), batch=batch, batches=batches)
     return result
 
@@ -245,8 +270,10 @@ def summary(labels: np.ndarray, p_high: np.ndarray, margin: np.ndarray | None = 
     labels, p_high = np.asarray(labels), np.asarray(p_high, dtype=np.float64)
     if labels.shape != p_high.shape or labels.ndim != 1 or not len(labels):
         raise CaffeError(f"metrics: labels {labels.shape}, p_high {p_high.shape}: must be two equal, non-empty lists")
-    for name, bad in (("label is not 0 or 1", ~np.isin(labels, (0, 1))),
-                      ("p_high is not in [0, 1]", ~((p_high >= 0) & (p_high <= 1)))):
+    for name, bad in (
+        ("label is not 0 or 1", ~np.isin(labels, (0, 1))),
+        ("p_high is not in [0, 1]", ~((p_high >= 0) & (p_high <= 1))),
+    ):
         if bad.any():
             first = int(np.flatnonzero(bad)[0])
             raise CaffeError(f"metrics: record {first}: {name} (label {labels[first]}, p_high {p_high[first]})")

@@ -1,4 +1,5 @@
 """A test as a result: every photo's P(high), the figures, and the files that reports read."""
+
 from __future__ import annotations
 
 import csv
@@ -81,8 +82,11 @@ def ask(scorer: Scorer, lmdb: Path | str, progress: bool = False, augment: str |
             labels.append(label)
             yield from image[None] if augment is None else image
 
-    rows = list(tqdm(scorer.stream_rows(inputs()), total=count * views, unit="view" if augment else "photo",
-                     disable=not progress))
+    rows = list(
+        tqdm(
+            scorer.stream_rows(inputs()), total=count * views, unit="view" if augment else "photo", disable=not progress
+        )
+    )
     means = np.array(rows, dtype=np.float64).reshape(count, views, -1).mean(axis=1) if count else []
     keys, labels, means = map(list, zip(*processes.everyones(list(zip(keys, labels, means)))))
     return Answers(keys, np.array(labels), np.array(means))
@@ -133,8 +137,13 @@ def from_log(path: Path | str, dataset: str | None = None) -> dict[str, Any]:
     found, synthetic = about(source) if source and Path(source).is_dir() else (dataset_of(source), None)
     dataset = dataset or found
     accuracy = result["accuracy"]
-    figures: dict[str, Any] = {"accuracy": None, "first_batches": accuracy, "loss": result["loss"], "n": accuracy["n"],
-                               "whole": None}
+    figures: dict[str, Any] = {
+        "accuracy": None,
+        "first_batches": accuracy,
+        "loss": result["loss"],
+        "n": accuracy["n"],
+        "whole": None,
+    }
     if dataset in paper.RELEASED_TEST:
         low, high = paper.RELEASED_TEST[dataset]
         figures["whole"] = whole = low + high
@@ -143,10 +152,20 @@ def from_log(path: Path | str, dataset: str | None = None) -> dict[str, Any]:
             accuracy.update(metrics.proportion(round(accuracy["value"] * whole), whole), value=accuracy["value"])
         if accuracy["n"] == whole:
             figures.update(accuracy=accuracy, first_batches=None)
-        figures["majority_baseline"] = dict(metrics.proportion(max(low, high), low + high),
-                                            answer="high" if high > low else "low", of="the released test list")
-    return {"dataset": dataset, "synthetic": synthetic, "log": str(path), "source": source, "title": result["title"],
-            "variant": variant_of(result["title"]), "result": figures}
+        figures["majority_baseline"] = dict(
+            metrics.proportion(max(low, high), low + high),
+            answer="high" if high > low else "low",
+            of="the released test list",
+        )
+    return {
+        "dataset": dataset,
+        "synthetic": synthetic,
+        "log": str(path),
+        "source": source,
+        "title": result["title"],
+        "variant": variant_of(result["title"]),
+        "result": figures,
+    }
 
 
 COLUMNS = ["key", "label", "p_high", "margin"]  # of the photos' CSV
@@ -210,6 +229,7 @@ def read_json(path: Path | str) -> Any:
 
 def lines(figures: dict[str, Any]) -> list[str]:
     """The figures for a person to read."""
+
     def share(p: dict[str, Any]) -> str:
         value, low, high = (100 * p[key] for key in ("value", "low", "high"))
         return f"{value:6.2f}%  (95% interval {low:.2f} to {high:.2f}, {p['n']} photos)"
@@ -231,18 +251,22 @@ def lines(figures: dict[str, Any]) -> list[str]:
     base = figures.get("majority_baseline")
     if base:
         of = f" of {base['of']}" if base.get("of") else ""
-        out.append(f"majority baseline  {100 * base['value']:6.2f}%  (always answering \"{base['answer']}\"{of})")
+        out.append(f'majority baseline  {100 * base["value"]:6.2f}%  (always answering "{base["answer"]}"{of})')
     if "balanced_accuracy" in figures:
         out.append(f"balanced accuracy  {100 * figures['balanced_accuracy']:6.2f}%")
     named = {"auc": "AUC", "average_precision": "average precision", "loss": "loss", **VOTES}
-    out += [f"{title:18} {figures[name]:.4f}" for name, title in named.items()
-            if not math.isnan(figures.get(name, math.nan))]
+    out += [
+        f"{title:18} {figures[name]:.4f}"
+        for name, title in named.items()
+        if not math.isnan(figures.get(name, math.nan))
+    ]
     if "calibration" in figures:
         out.append(f"calibration error  {figures['calibration']['ece']:.4f}")
     if "confusion" in figures:
         (ll, lh), (hl, hh) = figures["confusion"]
-        out.append(f"confusion          low photos: {ll} called low, {lh} high; "
-                   f"high photos: {hl} called low, {hh} high")
+        out.append(
+            f"confusion          low photos: {ll} called low, {lh} high; high photos: {hl} called low, {hh} high"
+        )
     return out
 
 
@@ -252,8 +276,7 @@ VOTES = {"spearman": "Spearman, votes", "pearson": "Pearson, votes", "emd": "EMD
 
 # --- several runs of one net (seeds) ---------------------------------------------------------------------------------
 
-SPREAD = ("accuracy", "first_batches", "balanced_accuracy", "auc", "average_precision", "loss", "calibration",
-          *VOTES)
+SPREAD = ("accuracy", "first_batches", "balanced_accuracy", "auc", "average_precision", "loss", "calibration", *VOTES)
 
 
 def spread(results: list[dict[str, Any]]) -> dict[str, Any]:
@@ -280,15 +303,26 @@ def groups(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for what, usual in (("title", None), ("tta", None), ("preprocess", None), ("precision", "fp32")):
             kinds = {json.dumps(m.get(what) or usual, sort_keys=True) for m in members}
             if len(kinds) > 1:
-                raise CaffeError(f"group '{name}': its evaluations differ in {what} ({' and '.join(sorted(kinds))}): "
-                                 "they are not runs of one net")
+                raise CaffeError(
+                    f"group '{name}': its evaluations differ in {what} ({' and '.join(sorted(kinds))}): "
+                    "they are not runs of one net"
+                )
         first = members[0]
         for other in members[1:]:
             if tested(other) != tested(first):
-                raise CaffeError(f"group '{name}': {whose(first)} tests {tested(first)}, {whose(other)} "
-                                 f"{tested(other)}: their mean would be of different photos")
-        made.append({"name": name, "dataset": dataset, "variant": members[0].get("variant"),
-                     "members": [m["name"] for m in members], "spread": spread(members)})
+                raise CaffeError(
+                    f"group '{name}': {whose(first)} tests {tested(first)}, {whose(other)} "
+                    f"{tested(other)}: their mean would be of different photos"
+                )
+        made.append(
+            {
+                "name": name,
+                "dataset": dataset,
+                "variant": members[0].get("variant"),
+                "members": [m["name"] for m in members],
+                "spread": spread(members),
+            }
+        )
     return made
 
 
@@ -310,8 +344,11 @@ def group_lines(group: dict[str, Any]) -> list[str]:
     """A group for a person to read."""
     titles = {"accuracy": "whole test set", "first_batches": "first 50 batches", "calibration": "calibration error"}
     runs = len(group["members"])
-    out = [f"{group['name']}: {runs} runs, mean ± standard deviation (smallest to largest)" if runs > 1 else
-           f"{group['name']}: 1 run"]
+    out = [
+        f"{group['name']}: {runs} runs, mean ± standard deviation (smallest to largest)"
+        if runs > 1
+        else f"{group['name']}: 1 run"
+    ]
     for name, s in group["spread"].items():
         percent = name in ("accuracy", "first_batches", "balanced_accuracy")
         mean, sd, low, high = ((100 if percent else 1) * s[key] for key in ("mean", "sd", "min", "max"))

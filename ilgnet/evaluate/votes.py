@@ -1,5 +1,6 @@
 """A net's answers against what people voted: correlations with the mean votes, the earth mover's distance, and two
 classes by a cut, for nets that learn distributions, means or rankings, and correlations alone for two-class ones."""
+
 from __future__ import annotations
 
 import csv
@@ -45,8 +46,13 @@ def find_cut(scorer: Scorer, lmdb: Path | str, progress: bool = False, augment: 
     return metrics.best_cut(answers.labels, numbers(scorer, answers))
 
 
-def figures(scorer: Scorer, answers: protocol.Answers, lmdb: Path | str, cut: float | None, batch: int,
-            ) -> dict[str, Any]:
+def figures(
+    scorer: Scorer,
+    answers: protocol.Answers,
+    lmdb: Path | str,
+    cut: float | None,
+    batch: int,
+) -> dict[str, Any]:
     """Everything for one test. `cut`: a ranking's; `batch`: of the two-class accuracy of the first 50 batches.
 
     CaffeError for a net that learns from votes where none are beside the LMDB."""
@@ -57,14 +63,18 @@ def figures(scorer: Scorer, answers: protocol.Answers, lmdb: Path | str, cut: fl
         found["first_batches"] = metrics.first_batches(labels, p_high, batch, paper.DEFAULT_TEST_BATCHES)
         return {**found, **(correlations(margin, p_high, means) if means is not None else {})}
     if means is None:
-        raise CaffeError(f"{targets.path_for(lmdb, 'mean')}: no such LMDB: the votes to measure {scorer.net_path} by; "
-                         "data_prep/prepare.py --targets mean distribution writes it")
+        raise CaffeError(
+            f"{targets.path_for(lmdb, 'mean')}: no such LMDB: the votes to measure {scorer.net_path} by; "
+            "data_prep/prepare.py --targets mean distribution writes it"
+        )
     scores = numbers(scorer, answers)
     found = metrics.cut_summary(answers.labels, scores, cut if scorer.target.name == "ranking" else MEAN_CUT)
     found.update(correlations(scores, scores, means))
     if scorer.target.name == "distribution" and shares is not None:
-        found.update(emd=float(metrics.emd(answers.rows, shares).mean()),
-                     loss=float((metrics.emd(answers.rows, shares, 2) ** 2).mean()))
+        found.update(
+            emd=float(metrics.emd(answers.rows, shares).mean()),
+            loss=float((metrics.emd(answers.rows, shares, 2) ** 2).mean()),
+        )
     elif scorer.target.name == "mean":
         found["loss"] = float(((scores - means) ** 2).mean() / 2)
     return found

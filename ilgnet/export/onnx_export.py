@@ -2,6 +2,7 @@
 
 The net is read in the TEST phase by torchcaffe, run twice in thought with two batch sizes to see which axes depend on
 it, written node by node, and compared with the engine in ONNX Runtime."""
+
 from __future__ import annotations
 
 import json
@@ -51,8 +52,9 @@ class Graph:
         self.taken.add(name)
         return name
 
-    def add_node(self, layer: str, op: str, inputs: Sequence[str], outputs: int, attributes: dict[str, Any]
-                 ) -> list[str]:
+    def add_node(
+        self, layer: str, op: str, inputs: Sequence[str], outputs: int, attributes: dict[str, Any]
+    ) -> list[str]:
         """A node of a layer; the names of its outputs."""
         names = [self.name(f"{layer}:{op}") for _ in range(outputs)]
         self.nodes.append(_onnx().helper.make_node(op, list(inputs), names, name=names[0], **attributes))
@@ -93,22 +95,30 @@ def load(net_path: Path | str, weights: Path | str) -> Any:
         raise CaffeError(f"{net_path}: two of its layers have one name; ONNX tells them apart by it")
     missing = surgery.unloaded(engines.arrays(net), caffemodel.read_caffemodel(weights))
     if missing:
-        raise CaffeError(f"{weights}: nothing in it fits {len(missing)} layer(s) of {net_path} "
-                         f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''})")
+        raise CaffeError(
+            f"{weights}: nothing in it fits {len(missing)} layer(s) of {net_path} "
+            f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''})"
+        )
     net.copy_from(str(weights))
     return net
 
 
-def export(net: Any, preprocess: Preprocess | None = None, free_batch: bool = True, free_size: bool = False,
-           metadata: dict[str, str] | None = None) -> Export:
+def export(
+    net: Any,
+    preprocess: Preprocess | None = None,
+    free_batch: bool = True,
+    free_size: bool = False,
+    metadata: dict[str, str] | None = None,
+) -> Export:
     """The ONNX model of an engine's TEST net.
 
     preprocess: the file takes photos, (N, height, width, 3) uint8 RGB of any size, and does this to them. free_batch:
     any number of photos (else the net's own). free_size: photos of any size go into the net as they are, which nets
     with spatial pyramid pooling take. CaffeError for a layer type, or a use of one, that ONNX has no equal of."""
     helper, types = _onnx().helper, _onnx().TensorProto
-    model = _onnx().ModelProto(producer_name="ilgnet", ir_version=IR_VERSION,
-                               opset_import=[helper.make_opsetid("", OPSET)])
+    model = _onnx().ModelProto(
+        producer_name="ilgnet", ir_version=IR_VERSION, opset_import=[helper.make_opsetid("", OPSET)]
+    )
     axes = _axes(net, free_batch, free_size)
     graph = Graph(set(axes) | {PHOTOS}, model.graph.initializer)
     values = {name: name for name in net.inputs}  # blob -> the tensor that it is by now
@@ -119,8 +129,9 @@ def export(net: Any, preprocess: Preprocess | None = None, free_batch: bool = Tr
         where = f"{net.source}: layer '{name}' ({layer.type})"
         if layer.type not in converters:
             raise CaffeError(f"{where}: this type cannot be exported to ONNX (known: {', '.join(sorted(converters))})")
-        step = Step(graph, name, layer, [values[b] for b in bottoms], [axes[b] for b in bottoms],
-                    [axes[t] for t in tops])
+        step = Step(
+            graph, name, layer, [values[b] for b in bottoms], [axes[b] for b in bottoms], [axes[t] for t in tops]
+        )
         try:
             made = converters[layer.type](step)
         except CaffeError as error:
@@ -229,7 +240,7 @@ def _preprocessing(net: Any, spec: Preprocess, free_size: bool, graph: Graph) ->
             opposite = [begin + size for begin, size in zip(corner, spec.size)]
             x = emit("Slice", [x, constant("corner", corner), constant("opposite", opposite), constant("axes", [2, 3])])
             if mean.shape[1:] != (1, 1):
-                mean = mean[:, corner[0]:opposite[0], corner[1]:opposite[1]]
+                mean = mean[:, corner[0] : opposite[0], corner[1] : opposite[1]]
     emit("Sub", [x, constant("mean", mean[None], np.float32)])
     own.nodes[-1].output[0] = net.inputs[0]
     return own.nodes
@@ -272,8 +283,9 @@ def check(made: Export, seed: int = 0) -> dict[str, float]:
     session = _session(made)
     batch = net.blobs[made.net_input].shape[0] + (1 if made.free_batch else 0)
     if made.preprocess is None:
-        feed = {name: rng.uniform(-120, 135, (batch, *net.blobs[name].shape[1:])).astype(np.float32)
-                for name in net.inputs}
+        feed = {
+            name: rng.uniform(-120, 135, (batch, *net.blobs[name].shape[1:])).astype(np.float32) for name in net.inputs
+        }
         answers = dict(zip(made.compared, session.run(made.compared, feed)))
     else:
         height, width = net.blobs[made.net_input].shape[2:]

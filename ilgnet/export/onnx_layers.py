@@ -2,10 +2,11 @@
 
 A function gets a Step and returns the names of the tensors that are the layer's tops. What it needs of the layer
 (strides, axes, divisions of a slice) it takes from the engine's layer, which has worked it out and checked it."""
+
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -144,8 +145,13 @@ def _convolve(s: Step, op: str) -> list[str]:
     if not 1 <= layer.axes <= 3:
         raise CaffeError(f"convolves {layer.axes} axes; 1 to 3 can be exported")
     weights = [s.constant(value, what) for value, what in zip(s.params, ("weight", "bias"))]
-    attributes = dict(kernel_shape=layer.kernel, strides=layer.stride, pads=layer.pad + layer.pad,
-                      dilations=layer.dilation, group=layer.group)
+    attributes = dict(
+        kernel_shape=layer.kernel,
+        strides=layer.stride,
+        pads=layer.pad + layer.pad,
+        dilations=layer.dilation,
+        group=layer.group,
+    )
     tops = []
     for x, bottom, top in zip(s.inputs, s.bottoms, s.tops):
         axis = layer.axis  # Caffe's channels may be any axis; ONNX has them second
@@ -246,8 +252,9 @@ def pool(s: Step, kind: int, kernel: Sequence[int], stride: Sequence[int], pad: 
         if padded and list(far) != list(pad):
             x = s.emit("Pad", [x, s.indices([0, 0, *pad, 0, 0, *pad], "pad")])
             pad, far = (0, 0), [f - p for f, p in zip(far, pad)]
-        y = s.emit("AveragePool", [x], kernel_shape=kernel, strides=stride, pads=[*pad, *far],
-                   count_include_pad=int(any(pad)))
+        y = s.emit(
+            "AveragePool", [x], kernel_shape=kernel, strides=stride, pads=[*pad, *far], count_include_pad=int(any(pad))
+        )
     if floor or padded:
         return y
     return _append_empty_windows(s, y, kind == caffe_pb2.PoolingParameter.MAX, kernel, stride)

@@ -1,5 +1,6 @@
 """A net as a drawing, from top to bottom: a box a layer, with the layers that work on it in place inside it; or a box
 a block, as in the paper's Fig. 2."""
+
 from __future__ import annotations
 
 from collections import Counter
@@ -12,9 +13,18 @@ from ilgnet.figures.summary import POOLINGS, WEIGHTED, Row, Summary, depth_sente
 from ilgnet.nets.paper import Label
 
 COLOURS = {
-    "Input": "#e8e8e8", "Data": "#e8e8e8", "Convolution": "#cfe2f7", "InnerProduct": "#d8ccf0", "Pooling": "#fbdcc0",
-    "SPP": "#fbdcc0", "LRN": "#e3eccb", "Concat": "#f6f2c5", "Eltwise": "#f6f2c5", "Softmax": "#f5c6cb",
-    "SoftmaxWithLoss": "#f5c6cb", "Accuracy": "#f5c6cb",
+    "Input": "#e8e8e8",
+    "Data": "#e8e8e8",
+    "Convolution": "#cfe2f7",
+    "InnerProduct": "#d8ccf0",
+    "Pooling": "#fbdcc0",
+    "SPP": "#fbdcc0",
+    "LRN": "#e3eccb",
+    "Concat": "#f6f2c5",
+    "Eltwise": "#f6f2c5",
+    "Softmax": "#f5c6cb",
+    "SoftmaxWithLoss": "#f5c6cb",
+    "Accuracy": "#f5c6cb",
 }
 WIDTH, HEIGHT, GAP_X, GAP_Y, BEND = 196, 52, 18, 34, 10
 FITS = 32  # characters of the usual size in a box
@@ -166,8 +176,17 @@ def svg(summary: Summary) -> str:
 
 # --- Fig. 2: a box a block -------------------------------------------------------------------------------------------
 
-BLOCK_COLOURS = {"photo": "#8c959f", "(1)": "#0072b2", "(2)": "#e69f00", "(3)": "#e69f00", "(4)": "#e69f00",
-                 "(5)": "#009e73", "(6)": "#009e73", "(7)": "#cc79a7", "answer": "#d55e00"}
+BLOCK_COLOURS = {
+    "photo": "#8c959f",
+    "(1)": "#0072b2",
+    "(2)": "#e69f00",
+    "(3)": "#e69f00",
+    "(4)": "#e69f00",
+    "(5)": "#009e73",
+    "(6)": "#009e73",
+    "(7)": "#cc79a7",
+    "answer": "#d55e00",
+}
 BLOCK = 13  # points: a line of a block's text
 
 
@@ -246,13 +265,30 @@ def figure2(summary: Summary, labels: list[Label]) -> plots.Plot:
             if not node.lines:
                 axes.plot([node.x, node.x], [y, y + HEIGHT], color="#8c959f", linewidth=1.2)
                 continue
-            for style in ({"facecolor": node.colour, "edgecolor": "none", "alpha": 0.18},
-                          {"fill": False, "edgecolor": node.colour, "linewidth": 1.4}):
-                axes.add_patch(FancyBboxPatch((node.x - WIDTH / 2 + 2, y + 2), WIDTH - 4, HEIGHT - 4,
-                                              boxstyle="round,pad=0,rounding_size=5", **style))
+            for style in (
+                {"facecolor": node.colour, "edgecolor": "none", "alpha": 0.18},
+                {"fill": False, "edgecolor": node.colour, "linewidth": 1.4},
+            ):
+                axes.add_patch(
+                    FancyBboxPatch(
+                        (node.x - WIDTH / 2 + 2, y + 2),
+                        WIDTH - 4,
+                        HEIGHT - 4,
+                        boxstyle="round,pad=0,rounding_size=5",
+                        **style,
+                    )
+                )
             first = y + HEIGHT / 2 - BLOCK * (len(node.lines) - 1) / 2
             for k, text in enumerate(node.lines):
-                axes.text(node.x, first + BLOCK * k, text, ha="center", va="center", color=plots.INK,
-                          fontsize=10.5 if k == 0 else 8.5, fontweight="bold" if k == 0 else "normal")
+                axes.text(
+                    node.x,
+                    first + BLOCK * k,
+                    text,
+                    ha="center",
+                    va="center",
+                    color=plots.INK,
+                    fontsize=10.5 if k == 0 else 8.5,
+                    fontweight="bold" if k == 0 else "normal",
+                )
 
     return plots.draw(paint, ((right - left) / 72, (height + 8) / 72))

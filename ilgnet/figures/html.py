@@ -1,4 +1,5 @@
 """Offline HTML: one file with its pictures and styles inside, that asks nothing of any network."""
+
 from __future__ import annotations
 
 import base64
@@ -12,8 +13,13 @@ def page(template: str, **values: Any) -> str:
     """A whole page from a template of templates/. Every value is escaped, unless it is Markup."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(loader=FileSystemLoader(str(TEMPLATES)), autoescape=True, undefined=StrictUndefined,
-                              trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(str(TEMPLATES)),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters.update(percent=percent, number=number)
     environment.globals["svg"] = lambda data: data_uri(data, "image/svg+xml")
     return environment.get_template(template).render(**values)

@@ -51,14 +51,20 @@ def block_of(key: str) -> str:
 def lines(first, second, titles: tuple[str, str]) -> list[str]:
     """For a person to read: a line a block that one net alone has, and a line a layer that is not the same."""
     found = diff(first, second)
-    out = [f"{titles[0]}: {len(first.layer)} layers, {titles[1]}: {len(second.layer)} layers, "
-           f"{len(found.same)} of them the same"]
+    out = [
+        f"{titles[0]}: {len(first.layer)} layers, {titles[1]}: {len(second.layer)} layers, "
+        f"{len(found.same)} of them the same"
+    ]
     for title, only in zip(titles, (found.only_first, found.only_second)):
         blocks: dict = {}
         for key, layer in only.items():
             blocks.setdefault(block_of(key), Counter())[layer.type] += 1
-        out += [f"only in {title}: {block}: " + ", ".join(f"{n} {type_}" for type_, n in types.items())
-                for block, types in blocks.items()]
-    out += [f"changed: {key}: {', '.join(mine) or '-'} -> {', '.join(theirs) or '-'}"
-            for key, (mine, theirs) in found.changed.items()]
+        out += [
+            f"only in {title}: {block}: " + ", ".join(f"{n} {type_}" for type_, n in types.items())
+            for block, types in blocks.items()
+        ]
+    out += [
+        f"changed: {key}: {', '.join(mine) or '-'} -> {', '.join(theirs) or '-'}"
+        for key, (mine, theirs) in found.changed.items()
+    ]
     return out

@@ -1,4 +1,5 @@
 """Plots as SVG (light and dark) and PNG, by matplotlib without a display."""
+
 from __future__ import annotations
 
 import io
@@ -54,10 +55,25 @@ def draw(paint: Callable[[Any], None], size: tuple[float, float] = SIZE) -> Plot
     matplotlib.use("Agg", force=False)
     from matplotlib.figure import Figure
 
-    style = {"svg.fonttype": "none", "svg.hashsalt": "ilgnet", "font.family": "sans-serif", "font.size": 10,
-             "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "grid.color": GRID,
-             "axes.edgecolor": GRID, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-             "grid.linewidth": 0.6, "legend.frameon": False, "legend.fontsize": 9, "axes.titlesize": 10}
+    style = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "ilgnet",
+        "font.family": "sans-serif",
+        "font.size": 10,
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "grid.color": GRID,
+        "axes.edgecolor": GRID,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.linewidth": 0.6,
+        "legend.frameon": False,
+        "legend.fontsize": 9,
+        "axes.titlesize": 10,
+    }
     with matplotlib.rc_context(style):
         figure = Figure(figsize=size, layout="constrained") if _has_layout() else Figure(size, tight_layout=True)
         paint(figure.add_subplot())
@@ -89,6 +105,7 @@ def smoothed(values: np.ndarray, window: int) -> np.ndarray:
 
 def curves(found: list[Curve], ylabel: str, level: tuple[float, str] | None = None, percent: bool = False) -> Plot:
     """Lines over iterations. `level` is a horizontal line with its name (a baseline)."""
+
     def paint(axes: Any) -> None:
         scale = 100 if percent else 1
         for curve in found:
@@ -98,8 +115,16 @@ def curves(found: list[Curve], ylabel: str, level: tuple[float, str] | None = No
             if curve.smooth > 1 and len(y) > 2 * curve.smooth:
                 axes.plot(curve.x, y, color=curve.colour, linewidth=0.8, alpha=0.3)
                 y = smoothed(y, curve.smooth)
-            axes.plot(curve.x, y, style, marker=marker, markersize=3, color=curve.colour, linewidth=1.6,
-                      label=plain(curve.label))
+            axes.plot(
+                curve.x,
+                y,
+                style,
+                marker=marker,
+                markersize=3,
+                color=curve.colour,
+                linewidth=1.6,
+                label=plain(curve.label),
+            )
         if level is not None:
             axes.axhline(level[0] * scale, color="#8c959f", linewidth=1.2, linestyle=":", label=level[1])
         finite = np.concatenate([c.y[np.isfinite(c.y)] * scale for c in found] or [np.zeros(0)])
@@ -119,6 +144,7 @@ def curves(found: list[Curve], ylabel: str, level: tuple[float, str] | None = No
 
 def histograms(groups: list[tuple[str, np.ndarray, str]], xlabel: str, ylabel: str, bins: int = 30) -> Plot:
     """(name, values, colour) each as a histogram in per cent of its own values, on common bins."""
+
     def paint(axes: Any) -> None:
         everything = np.concatenate([values for _, values, _ in groups])
         low, high = float(everything.min()), float(everything.max())
@@ -136,12 +162,19 @@ def histograms(groups: list[tuple[str, np.ndarray, str]], xlabel: str, ylabel: s
 
 def calibration(bins: list[dict[str, float]]) -> Plot:
     """Observed share of "high" over the mean probability, a point a bin, its area growing with the bin's photos."""
+
     def paint(axes: Any) -> None:
         n = np.array([b["n"] for b in bins], dtype=float)
         axes.plot([0, 1], [0, 1], ":", color="#8c959f", linewidth=1.2, label="perfect")
         axes.plot([b["p_high"] for b in bins], [b["observed"] for b in bins], "-", color=COLOURS[0], linewidth=1)
-        axes.scatter([b["p_high"] for b in bins], [b["observed"] for b in bins], s=12 + 120 * n / n.max(),
-                     color=COLOURS[0], zorder=3, label="this net")
+        axes.scatter(
+            [b["p_high"] for b in bins],
+            [b["observed"] for b in bins],
+            s=12 + 120 * n / n.max(),
+            color=COLOURS[0],
+            zorder=3,
+            label="this net",
+        )
         axes.set_xlim(-0.03, 1.03)
         axes.set_ylim(-0.03, 1.03)
         axes.set_xlabel("mean P(high) in the bin")

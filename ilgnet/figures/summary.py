@@ -1,4 +1,5 @@
 """What a net is made of: shapes, parameters, multiply-adds and receptive fields, layer by layer, and its depth."""
+
 from __future__ import annotations
 
 import math
@@ -83,9 +84,15 @@ def summarize(caffe: Any, net: Any, phase: int, source: str = "net") -> Summary:
         fields.update({top: seen for top in tops})
         rows.append(
             Row(
-                layer.name, layer.type, tuple(layer.bottom), tops, shapes[tops[0]][1:] if tops else (),
+                layer.name,
+                layer.type,
+                tuple(layer.bottom),
+                tops,
+                shapes[tops[0]][1:] if tops else (),
                 sum(math.prod(shape) for i, shape in enumerate(weights) if i not in shared),
-                multiply_adds(layer, shapes, weights), seen, window(layer, shapes, weights),
+                multiply_adds(layer, shapes, weights),
+                seen,
+                window(layer, shapes, weights),
             )
         )
     depth, poolings, path = longest_path(rows)

@@ -105,7 +105,8 @@ def data_layers(n: NetSpec, choice: Choice, dataset: Dataset, train: bool) -> No
     )
     if target.label:
         n["votes"] = L.Data(
-            include=here, source=f"{folder}/{part}_{target.label}_lmdb", batch_size=size, backend=P.Data.LMDB)
+            include=here, source=f"{folder}/{part}_{target.label}_lmdb", batch_size=size, backend=P.Data.LMDB
+        )
 
 
 def data_protos(n: NetSpec, choice: Choice, train: bool) -> list:

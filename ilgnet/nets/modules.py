@@ -64,8 +64,16 @@ def constant(value: float) -> dict:
 
 
 def conv_bn_relu(
-    n: NetSpec, name: str, bottom: Top, depth: int, names: tuple, o: Options, eps: float | None = None, lr: int = 1,
-    top: str = "", **geometry
+    n: NetSpec,
+    name: str,
+    bottom: Top,
+    depth: int,
+    names: tuple,
+    o: Options,
+    eps: float | None = None,
+    lr: int = 1,
+    top: str = "",
+    **geometry,
 ) -> Top:
     """Convolution (bias_term false) -> BatchNorm -> Scale (with bias) -> ReLU, or Convolution -> ReLU.
 
@@ -95,8 +103,17 @@ def conv_bn_relu(
     return x
 
 
-def conv(n: NetSpec, name: str, bottom: Top, depth: int, o: Options, relu: str = "", lr: int | None = None,
-         top: str = "", **geometry) -> Top:
+def conv(
+    n: NetSpec,
+    name: str,
+    bottom: Top,
+    depth: int,
+    o: Options,
+    relu: str = "",
+    lr: int | None = None,
+    top: str = "",
+    **geometry,
+) -> Top:
     """A convolution of GoogLeNet with its BVLC names: `inception_3a/1x1`, .../1x1/bn, .../1x1/scale, .../relu_1x1."""
     block, layer = name.split("/")
     names = (f"{name}/bn", f"{name}/scale", relu or f"{block}/relu_{layer}")
@@ -252,11 +269,10 @@ def pyramid(n: NetSpec, name: str, bottom: Top, kind: str) -> Top:
     return n[name]
 
 
-def inner_product(
-    n: NetSpec, name: str, bottom: Top, depth: int, lr: int, bias: float, filler: dict = XAVIER
-) -> Top:
+def inner_product(n: NetSpec, name: str, bottom: Top, depth: int, lr: int, bias: float, filler: dict = XAVIER) -> Top:
     n[name] = L.InnerProduct(
-        bottom, param=rates(lr), num_output=depth, weight_filler=filler, bias_filler=constant(bias))
+        bottom, param=rates(lr), num_output=depth, weight_filler=filler, bias_filler=constant(bias)
+    )
     return n[name]
 
 

@@ -1,4 +1,5 @@
 """What the paper prints, for reports: Tables 2 and 3, every row. Our variants' figures come from prototxt.variants."""
+
 from __future__ import annotations
 
 from typing import NamedTuple
@@ -15,15 +16,28 @@ class Row(NamedTuple):
 
 
 TABLE2_OTHERS = [  # accuracy on AVA1, delta 0 and delta 1
-    Row("Traditional method [10]", (66.70, 67.00)), Row("RAPID [37]", (69.91, 71.26)),
-    Row("RAPID-E [39]", (74.46, 73.70)), Row("Multi-patch [38]", (75.41, None)), Row("AROD [51]", (75.83, None)),
-    Row("Multi-scene [41]", (76.94, None)), Row("Comp.-prev. [12]", (77.10, 76.10)), Row("AADB [42]", (77.33, None)),
-    Row("BDN [44]", (78.08, 77.27)), Row("Semantic-based [43]", (79.08, 76.04)), Row("A-Lamp [45]", (82.5, None)),
+    Row("Traditional method [10]", (66.70, 67.00)),
+    Row("RAPID [37]", (69.91, 71.26)),
+    Row("RAPID-E [39]", (74.46, 73.70)),
+    Row("Multi-patch [38]", (75.41, None)),
+    Row("AROD [51]", (75.83, None)),
+    Row("Multi-scene [41]", (76.94, None)),
+    Row("Comp.-prev. [12]", (77.10, 76.10)),
+    Row("AADB [42]", (77.33, None)),
+    Row("BDN [44]", (78.08, 77.27)),
+    Row("Semantic-based [43]", (79.08, 76.04)),
+    Row("A-Lamp [45]", (82.5, None)),
 ]
 TABLE3_OTHERS = [  # accuracy on AVA2
-    Row("Subject-based [15]", (61.49,)), Row("EfficientAssess [49]", (68.13,)), Row("Generic-based [34]", (68.55,)),
-    Row("Compt.-based [13]", (68.67,)), Row("High-level [14]", (71.06,)), Row("Multi-level [40]", (78.92,)),
-    Row("Query-dependent [52]", (80.38,)), Row("DCNN-Aesth-SP [50]", (83.52,)), Row("Multi-scene [41]", (84.88,)),
+    Row("Subject-based [15]", (61.49,)),
+    Row("EfficientAssess [49]", (68.13,)),
+    Row("Generic-based [34]", (68.55,)),
+    Row("Compt.-based [13]", (68.67,)),
+    Row("High-level [14]", (71.06,)),
+    Row("Multi-level [40]", (78.92,)),
+    Row("Query-dependent [52]", (80.38,)),
+    Row("DCNN-Aesth-SP [50]", (83.52,)),
+    Row("Multi-scene [41]", (84.88,)),
 ]
 # Photos of each class (low, high) in the released test lists: what the majority baseline of a log rests on.
 RELEASED_TEST = {"ava1": (4000, 16000), "ava1_delta1": (4000, 16000), "ava2": (12831, 12722)}
@@ -39,10 +53,16 @@ def tables() -> list[tuple[str, list[tuple[str, str]], list[Row]]]:
     """Tables 2 and 3: (title, columns as (data set, heading), rows as printed, then our variants without a figure)."""
     ours = [VARIANTS[name] for name in ORDER] + [v for v in VARIANTS.values() if v.name not in ORDER]
     return [
-        ("Table 2: accuracy on AVA1", [("ava1", "δ = 0"), ("ava1_delta1", "δ = 1")],
-         TABLE2_OTHERS + [Row(v.title, v.table2, v.name) for v in ours]),
-        ("Table 3: accuracy on AVA2", [("ava2", "AVA2")],
-         TABLE3_OTHERS + [Row(v.title, (v.table3,), v.name) for v in ours]),
+        (
+            "Table 2: accuracy on AVA1",
+            [("ava1", "δ = 0"), ("ava1_delta1", "δ = 1")],
+            TABLE2_OTHERS + [Row(v.title, v.table2, v.name) for v in ours],
+        ),
+        (
+            "Table 3: accuracy on AVA2",
+            [("ava2", "AVA2")],
+            TABLE3_OTHERS + [Row(v.title, (v.table3,), v.name) for v in ours],
+        ),
     ]
 
 
@@ -54,9 +74,11 @@ class Label(NamedTuple):
     blobs: tuple[str, ...]
 
 
-LABELS_NOTE = ("The paper's text does not say which layers its labels (1) to (7) are. Read from it: the pre-treatment "
-               "layer, the three inception modules, the local and the global features, and the layer that connects "
-               "them, which it calls the last one.")
+LABELS_NOTE = (
+    "The paper's text does not say which layers its labels (1) to (7) are. Read from it: the pre-treatment "
+    "layer, the three inception modules, the local and the global features, and the layer that connects "
+    "them, which it calls the last one."
+)
 
 
 def labels(variant: str) -> list[Label]:
@@ -64,7 +86,12 @@ def labels(variant: str) -> list[Label]:
     v = VARIANTS[variant]
     if not v.local:
         return []
-    return [Label("(1)", "pre-treatment layer", (v.stem,)), Label("(2)", "first inception module", v.local[:1]),
-            Label("(3)", "second inception module", v.local[1:]), Label("(4)", "third inception module", (v.trunk,)),
-            Label("(5)", "local features", ("temp1", "temp2")), Label("(6)", "global features", ("temp3",)),
-            Label("(7)", "connected layer", ("temp_cjy",))]
+    return [
+        Label("(1)", "pre-treatment layer", (v.stem,)),
+        Label("(2)", "first inception module", v.local[:1]),
+        Label("(3)", "second inception module", v.local[1:]),
+        Label("(4)", "third inception module", (v.trunk,)),
+        Label("(5)", "local features", ("temp1", "temp2")),
+        Label("(6)", "global features", ("temp3",)),
+        Label("(7)", "connected layer", ("temp_cjy",)),
+    ]

@@ -8,8 +8,8 @@ filler, so that nothing has to be put into a caffemodel by hand.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable
 
 from torchcaffe.proto import caffe_pb2
 from torchcaffe.pycaffe.net_spec import NetSpec, Top
@@ -31,8 +31,16 @@ def running_sums(n: NetSpec, name: str, shares: Top) -> Top:
     """(N, 1, 1, 10) shares of the scores 1 to 10 -> (N, 1, 1, 19): the shares of votes up to 1, 2, ..., 10, then those
     of votes above 1, 2, ..., 9. It is a convolution with ten ones, at every place where the two overlap."""
     n[name] = L.Convolution(
-        shares, num_output=1, kernel_h=1, kernel_w=SCORES, pad_h=0, pad_w=SCORES - 1, bias_term=False,
-        weight_filler=ones(), **FIXED)
+        shares,
+        num_output=1,
+        kernel_h=1,
+        kernel_w=SCORES,
+        pad_h=0,
+        pad_w=SCORES - 1,
+        bias_term=False,
+        weight_filler=ones(),
+        **FIXED,
+    )
     return n[name]
 
 
@@ -58,7 +66,8 @@ def distribution_test(n: NetSpec, name: str, x: Top) -> None:
     n[up_to], n[above] = L.Slice(n[f"{head}/running_sums"], ntop=2, axis=3, slice_point=[SCORES], **IN_TEST)
     n[f"{head}/silence"] = L.Silence(n[up_to], ntop=0, **IN_TEST)
     n[f"{head}/mean"] = L.InnerProduct(
-        n[above], num_output=1, weight_filler=ones(), bias_filler=ones(), param=[FIXED["param"]] * 2, **IN_TEST)
+        n[above], num_output=1, weight_filler=ones(), bias_filler=ones(), param=[FIXED["param"]] * 2, **IN_TEST
+    )
     two_classes(n, name, n[f"{head}/mean"])
 
 
@@ -134,13 +143,40 @@ TARGETS = {
     t.name: t
     for t in (
         Target("classes", "low or high, as in the paper", "[low, high]"),
-        Target("distribution", "the shares of the votes 1 to 10: Softmax, earth mover's distance",
-               "the shares of the votes 1 to 10", SCORES, "distribution_cjy", 0, "distribution",
-               distribution_loss, distribution_test),
-        Target("mean", "the mean vote: Euclidean distance", "the mean vote, 1 to 10", 1, "mean_cjy", 5, "mean",
-               mean_loss, two_classes),
-        Target("ranking", "which of two photos has the higher mean vote: pairs, hinge", "a score to rank by",
-               1, "rank_cjy", 0, "mean", ranking_loss, ranking_test, reads_classes=False),
+        Target(
+            "distribution",
+            "the shares of the votes 1 to 10: Softmax, earth mover's distance",
+            "the shares of the votes 1 to 10",
+            SCORES,
+            "distribution_cjy",
+            0,
+            "distribution",
+            distribution_loss,
+            distribution_test,
+        ),
+        Target(
+            "mean",
+            "the mean vote: Euclidean distance",
+            "the mean vote, 1 to 10",
+            1,
+            "mean_cjy",
+            5,
+            "mean",
+            mean_loss,
+            two_classes,
+        ),
+        Target(
+            "ranking",
+            "which of two photos has the higher mean vote: pairs, hinge",
+            "a score to rank by",
+            1,
+            "rank_cjy",
+            0,
+            "mean",
+            ranking_loss,
+            ranking_test,
+            reads_classes=False,
+        ),
     )
 }
 

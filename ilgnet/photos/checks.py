@@ -2,6 +2,7 @@
 
 All is measured on the photo as `decode` gives it. Columns of their own: none of it touches the net's score.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -54,9 +55,13 @@ def measure(bgr: np.ndarray) -> Checks:
         size = (max(1, round(bgr.shape[1] * SIDE / longer)), max(1, round(bgr.shape[0] * SIDE / longer)))
         bgr = cv2.resize(bgr, size, interpolation=cv2.INTER_AREA)
     grey = cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY)
-    return Checks(round(sharpness(grey), 4), round(float(grey.mean()) / 255, 4),
-                  round(float((bgr.min(axis=2) >= WHITE).mean()), 4), round(float((grey <= 5).mean()), 4),
-                  perceptual_hash(grey))
+    return Checks(
+        round(sharpness(grey), 4),
+        round(float(grey.mean()) / 255, 4),
+        round(float((bgr.min(axis=2) >= WHITE).mean()), 4),
+        round(float((grey <= 5).mean()), 4),
+        perceptual_hash(grey),
+    )
 
 
 def sharpness(grey: np.ndarray) -> float:
@@ -89,7 +94,7 @@ def sharpness(grey: np.ndarray) -> float:
 def _tiles(array: np.ndarray, side: int) -> np.ndarray:
     """Means of whole tiles."""
     rows, columns = array.shape[0] // side, array.shape[1] // side
-    return array[:rows * side, :columns * side].reshape(rows, side, columns, side).mean(axis=(1, 3))
+    return array[: rows * side, : columns * side].reshape(rows, side, columns, side).mean(axis=(1, 3))
 
 
 def perceptual_hash(grey: np.ndarray) -> str:
@@ -125,7 +130,7 @@ def group(hashes: Sequence[str], taken: Sequence[float | None], order: Sequence[
     order = np.array(order, dtype=np.int64)
     leaders = order[:0]
     for start in range(0, len(order), 512):
-        block = order[start:start + 512]
+        block = order[start : start + 512]
         names = np.concatenate((leaders, block))  # whom a photo of this block could join
         dots = signs[block] @ signs[names].T
         near = dots >= 64 - 2 * SAME_BITS
@@ -133,7 +138,7 @@ def group(hashes: Sequence[str], taken: Sequence[float | None], order: Sequence[
             burst = (runs[block, None] == runs[None, names]) & (runs[block, None] >= 0)
             near |= burst & (dots >= 64 - 2 * BURST_BITS)
         for row, i in enumerate(block):
-            for k in np.flatnonzero(near[row, :len(leaders) + row]):
+            for k in np.flatnonzero(near[row, : len(leaders) + row]):
                 j = int(names[k])
                 if best[j] == j:
                     best[int(i)] = j

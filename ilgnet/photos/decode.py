@@ -7,6 +7,7 @@ A photo much larger than a net looks at is shrunk while it is read (see `shrink_
 takes 2 x 2 pixels for each of its own, so of a large photo it would drop nearly all others, which no training photo
 (AVA's are at most 800 pixels wide) ever showed a net. It is faster, too.
 """
+
 from __future__ import annotations
 
 import calendar
@@ -27,8 +28,31 @@ from torchcaffe.data.imageset import is_cut_short
 
 PLAIN = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp")
 HEIF = (".heic", ".heif", ".hif")  # .hif: Canon's and Sony's
-RAW = (".3fr", ".arw", ".cr2", ".cr3", ".dng", ".erf", ".iiq", ".kdc", ".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf",
-       ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f")
+RAW = (
+    ".3fr",
+    ".arw",
+    ".cr2",
+    ".cr3",
+    ".dng",
+    ".erf",
+    ".iiq",
+    ".kdc",
+    ".mef",
+    ".mos",
+    ".mrw",
+    ".nef",
+    ".nrw",
+    ".orf",
+    ".pef",
+    ".raf",
+    ".raw",
+    ".rw2",
+    ".rwl",
+    ".sr2",
+    ".srf",
+    ".srw",
+    ".x3f",
+)
 SUFFIXES = PLAIN + HEIF + RAW
 EXTRA = "pip install 'ilgnet-toolkit[photos]' (in a checkout: pip install '.[photos]')"
 

@@ -3,6 +3,7 @@
 Two presets, both the authors': `lmdb` warps to 256 x 256, takes the training set's mean image off and cuts the centre,
 as training and testing do; `direct` warps to the net's input and takes one mean per channel off.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -52,8 +53,12 @@ class Preprocess:
 
     def describe(self) -> dict[str, object]:
         """For reports."""
-        return {"preset": self.preset, "warp": list(self.warp), "crop": list(self.size),
-                "channel_mean_bgr": [float(v) for v in self.mean.mean(axis=(1, 2), dtype=np.float64)]}
+        return {
+            "preset": self.preset,
+            "warp": list(self.warp),
+            "crop": list(self.size),
+            "channel_mean_bgr": [float(v) for v in self.mean.mean(axis=(1, 2), dtype=np.float64)],
+        }
 
 
 def read_mean(path: Path | str) -> np.ndarray:

@@ -1,4 +1,5 @@
 """Photos from an LMDB or from a folder, one at a time, in an order that is always the same."""
+
 from __future__ import annotations
 
 import itertools
@@ -74,8 +75,9 @@ def files_in(folder: Path | str) -> list[Path]:
     return found
 
 
-def stream(path: Path | str, spec: Preprocess, turns: slice = slice(None)
-           ) -> Iterator[tuple[str, int | None, np.ndarray]]:
+def stream(
+    path: Path | str, spec: Preprocess, turns: slice = slice(None)
+) -> Iterator[tuple[str, int | None, np.ndarray]]:
     """(key, label or None, (3, h, w) float32) of an LMDB's records or a folder's photos, or of some by their turns,
     preprocessed."""
     if is_lmdb(path):

@@ -3,6 +3,7 @@
 All is filed under a photo's content, so moving or renaming one costs nothing. A file is only read again when its size
 or one of its times of change is another: exiftool -P puts the time of its content back, and cannot that of its inode.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -105,8 +106,10 @@ class Cache:
 
     def file_digest(self, path: Path, found: os.stat_result) -> bytes | None:
         """The digest of a file that has not changed since `remember_file`, or None."""
-        rows = self._run("SELECT digest FROM stats WHERE path = ? AND size = ? AND mtime_ns = ? AND ctime_ns = ?",
-                         (_key(path), *state(found)))
+        rows = self._run(
+            "SELECT digest FROM stats WHERE path = ? AND size = ? AND mtime_ns = ? AND ctime_ns = ?",
+            (_key(path), *state(found)),
+        )
         return rows[0][0] if rows else None
 
     def remember_file(self, path: Path, found: os.stat_result, name: bytes) -> None:
@@ -133,8 +136,11 @@ class Cache:
 
     def get(self, name: bytes, version: str, spec: bytes) -> Known | None:
         """All of a photo, or None when something is missing."""
-        found = self._run("SELECT facts, thumbnail, p_high, margin, rows, heat FROM photos JOIN scores USING (digest) "
-                          "WHERE digest = ? AND version = ? AND spec = ?", (name, version, spec))
+        found = self._run(
+            "SELECT facts, thumbnail, p_high, margin, rows, heat FROM photos JOIN scores USING (digest) "
+            "WHERE digest = ? AND version = ? AND spec = ?",
+            (name, version, spec),
+        )
         if not found:
             return None
         facts, thumbnail, p_high, margin, rows, heat = found[0]
@@ -149,17 +155,31 @@ class Cache:
 
     def names(self, version: str, spec: bytes) -> set[bytes]:
         """The digests of all photos that `get` knows."""
-        return {row[0] for row in self._run(
-            "SELECT digest FROM photos JOIN scores USING (digest) WHERE version = ? AND spec = ?", (version, spec))}
+        return {
+            row[0]
+            for row in self._run(
+                "SELECT digest FROM photos JOIN scores USING (digest) WHERE version = ? AND spec = ?", (version, spec)
+            )
+        }
 
     def put(self, name: bytes, version: str, spec: bytes, known: Known) -> None:
         """File all of a photo. The heat map is kept in 255 steps."""
         heat = known.answer.heat
-        self._run("INSERT OR REPLACE INTO photos VALUES (?, ?, ?, ?)",
-                  (name, version, json.dumps(known.facts), known.thumbnail))
-        self._run("INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?, ?)", (
-            name, spec, known.answer.p_high, known.answer.margin, None if heat is None else len(heat),
-            None if heat is None else np.rint(heat * 127).astype(np.int8).tobytes()))
+        self._run(
+            "INSERT OR REPLACE INTO photos VALUES (?, ?, ?, ?)",
+            (name, version, json.dumps(known.facts), known.thumbnail),
+        )
+        self._run(
+            "INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                name,
+                spec,
+                known.answer.p_high,
+                known.answer.margin,
+                None if heat is None else len(heat),
+                None if heat is None else np.rint(heat * 127).astype(np.int8).tobytes(),
+            ),
+        )
 
     def about(self, spec: bytes) -> dict[str, Any] | None:
         """What `set_about` filed of a spec."""
@@ -179,8 +199,19 @@ def _check_row(facts: dict[str, Any], thumbnail: bytes, p_high: float, margin: f
     checks = photo_checks.Checks(**facts["checks"])
     int(checks.phash, 16)
     memoryview(thumbnail)
-    math.fsum((p_high, margin, facts["width"], facts["height"], facts["taken"] or 0, checks.sharpness,
-               checks.brightness, checks.burnt, checks.crushed))
+    math.fsum(
+        (
+            p_high,
+            margin,
+            facts["width"],
+            facts["height"],
+            facts["taken"] or 0,
+            checks.sharpness,
+            checks.brightness,
+            checks.burnt,
+            checks.crushed,
+        )
+    )
 
 
 def _key(path: Path) -> bytes:

@@ -1,4 +1,5 @@
 """Does a ranking put spoilt copies below their originals? Photos are blurred and over-exposed, and all are ranked."""
+
 from __future__ import annotations
 
 import json
@@ -40,7 +41,7 @@ def held_out(folder: Path | str) -> set[str]:
     try:
         photos = json.loads((folder / "DEMO.json").read_bytes())["photos"]
         words = (folder / "lists" / "val.txt").read_text().split()
-        return {photos[name[:-len(".jpg")]]["source"] for name in words[::2]}
+        return {photos[name[: -len(".jpg")]]["source"] for name in words[::2]}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CaffeError(f"{folder}: not a demo set of data_prep/demo.py ({error})") from None
 
@@ -62,7 +63,7 @@ def make_set(paths: Sequence[Path], folder: Path, strengths: dict[str, Sequence[
 
 def pairs(made: ranking.Ranking) -> dict[str, dict[str, Any]]:
     """For each kind and strength the share of copies that rank below their originals, with its 95% interval."""
-    place = {photo.name[:-len(".png")]: photo.rank for photo in made.photos}
+    place = {photo.name[: -len(".png")]: photo.rank for photo in made.photos}
     below: dict[str, list[bool]] = {}
     for name, rank in place.items():
         number, _, version = name.partition("_")
@@ -71,8 +72,13 @@ def pairs(made: ranking.Ranking) -> dict[str, dict[str, Any]]:
     return {version: metrics.proportion(sum(found), len(found)) for version, found in sorted(below.items())}
 
 
-def check(paths: Sequence[Path], spec: ranking.Spec, folder: Path, strengths: dict[str, Sequence[float]],
-          progress: bool = False) -> dict[str, dict[str, Any]]:
+def check(
+    paths: Sequence[Path],
+    spec: ranking.Spec,
+    folder: Path,
+    strengths: dict[str, Sequence[float]],
+    progress: bool = False,
+) -> dict[str, dict[str, Any]]:
     """The whole check in an empty folder, which keeps what was made."""
     if not paths:
         raise CaffeError("no photos to check the ranking with")

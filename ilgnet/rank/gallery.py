@@ -1,4 +1,5 @@
 """The gallery: a ranking as one offline page that a person looks through, decides in and exports from."""
+
 from __future__ import annotations
 
 import base64
@@ -34,18 +35,28 @@ def write(path: Path | str, made: ranking.Ranking, limit: int = LIMIT) -> None:
     key = "ilgnet-picks-" + hashlib.sha256(here).hexdigest()[:16]
     data = json.dumps({"key": key, "inset": inset, "photos": photos}, allow_nan=False, separators=(",", ":"))
     page = html.page(
-        "gallery.html", mark=Markup(MARK), title=f"{made.folder}: {len(made.photos)} photos by score", about=made.about,
-        unread=made.unread, shown=len(photos), left_out=len(made.photos) - len(photos), script=Markup(script),
+        "gallery.html",
+        mark=Markup(MARK),
+        title=f"{made.folder}: {len(made.photos)} photos by score",
+        about=made.about,
+        unread=made.unread,
+        shown=len(photos),
+        left_out=len(made.photos) - len(photos),
+        script=Markup(script),
         script_hash="sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        data=Markup(data.replace("<", "\\u003c")))  # no text of a photo's name can end the element it stands in
+        data=Markup(data.replace("<", "\\u003c")),
+    )  # no text of a photo's name can end the element it stands in
     write_bytes(path, page.encode("utf-8", "backslashreplace"))
 
 
 def _photo(row: dict[str, Any], photo: ranking.Ranked, page: Path) -> dict[str, Any]:
     # A choice is kept under name and content: another card's photos have the same names, and a copy the same content.
-    row = dict(row, id=cache.combined((photo.digest, photo.name)).hex()[:20],
-               thumbnail=base64.b64encode(photo.thumbnail).decode(),
-               href=quote(os.fsencode(os.path.relpath(photo.path, page.parent).replace(os.sep, "/"))))
+    row = dict(
+        row,
+        id=cache.combined((photo.digest, photo.name)).hex()[:20],
+        thumbnail=base64.b64encode(photo.thumbnail).decode(),
+        href=quote(os.fsencode(os.path.relpath(photo.path, page.parent).replace(os.sep, "/"))),
+    )
     if photo.heat is not None:
         values = np.rint(photo.heat * 127).astype(np.int8)
         row.update(heat=base64.b64encode(values.tobytes()).decode(), heat_rows=len(values))

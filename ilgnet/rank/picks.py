@@ -2,6 +2,7 @@
 
 Each function returns what it did, or would do (dry_run), as lines for a person to read.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -45,8 +46,10 @@ def missing(choices: Choices, names: Iterable[str], folder: Path | str) -> list[
     CaffeError where that is all of them: they were chosen below another folder."""
     found = sorted(set(choices) - set(names))
     if found and len(found) == len(choices):
-        raise CaffeError(f"picks: none of the {len(found)} files, such as {found[0]!r}, is among the photos of "
-                         f"{folder} that can be read; name the folder that they were picked in")
+        raise CaffeError(
+            f"picks: none of the {len(found)} files, such as {found[0]!r}, is among the photos of "
+            f"{folder} that can be read; name the folder that they were picked in"
+        )
     return found
 
 
@@ -61,12 +64,14 @@ def predict(scorer: Scorer, decided: Sequence[Label], folder: Path | str) -> pro
         except CaffeError as error:
             raise CaffeError(f"picks: {row.photo}: {error}") from None
     rows = scorer.stream_rows(scorer.preprocess.photo(read_photo(path)) for path in paths)
-    return protocol.Answers([row.photo for row in decided], np.array([row.label for row in decided]),
-                              np.array(list(rows), np.float64)).predictions()
+    return protocol.Answers(
+        [row.photo for row in decided], np.array([row.label for row in decided]), np.array(list(rows), np.float64)
+    ).predictions()
 
 
-def measure(scorer: Scorer, path: Path | str, folder: Path | str | None = None, out: Path | None = None
-            ) -> dict[str, Any]:
+def measure(
+    scorer: Scorer, path: Path | str, folder: Path | str | None = None, out: Path | None = None
+) -> dict[str, Any]:
     """A net against the choices in a CSV (photos below `folder`, else beside it), as a result of tools/evaluate.py.
 
     out: the result's JSON; the photos' scores are written beside it."""
@@ -79,9 +84,18 @@ def measure(scorer: Scorer, path: Path | str, folder: Path | str | None = None, 
     title = protocol.net_title(scorer.net_path)
     if out is not None:
         protocol.write_csv(out.with_suffix(".csv"), predictions)
-    return {"dataset": "own", "synthetic": None, "picks": str(path), "photos": str(folder.resolve()),
-            "weights": scorer.weights, "net": scorer.net_path, "title": title,
-            "variant": protocol.variant_of(title), "preprocess": scorer.preprocess.describe(), "result": figures}
+    return {
+        "dataset": "own",
+        "synthetic": None,
+        "picks": str(path),
+        "photos": str(folder.resolve()),
+        "weights": scorer.weights,
+        "net": scorer.net_path,
+        "title": title,
+        "variant": protocol.variant_of(title),
+        "preprocess": scorer.preprocess.describe(),
+        "result": figures,
+    }
 
 
 def chosen(ranking: Ranking, choices: Choices | None, top: int | None) -> list[Ranked]:

@@ -2,6 +2,7 @@
 
 Photos are only ever read. They are decoded and measured in threads while the net scores those before them.
 """
+
 from __future__ import annotations
 
 import csv
@@ -13,12 +14,12 @@ import re
 import stat
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,8 +39,24 @@ from torchcaffe.formats.files import read_bytes, write_bytes
 STARS = ((90, 5), (70, 4), (35, 3), (10, 2), (0, 1))
 KIND = "ranking"  # of the JSON
 THUMBNAIL = 256  # pixels on its longer side
-COLUMNS = ("rank", "file", "p_high", "margin", "percentile", "stars", "group", "best_of_group", "sharpness",
-           "brightness", "burnt", "crushed", "faults", "width", "height", "taken")
+COLUMNS = (
+    "rank",
+    "file",
+    "p_high",
+    "margin",
+    "percentile",
+    "stars",
+    "group",
+    "best_of_group",
+    "sharpness",
+    "brightness",
+    "burnt",
+    "crushed",
+    "faults",
+    "width",
+    "height",
+    "taken",
+)
 _ESCAPE = re.compile(r"\\x[0-9a-f]{2}")
 
 
@@ -61,8 +78,17 @@ class Spec:
     def scorer(self) -> scorers.Scorer:
         with self._lock:  # the threads that decode ask for it, too
             if self._scorer is None:
-                self._scorer = scorers.Scorer(self.weights, self.net, self.preset, self.mean, self.batch, self.engine,
-                                              self.gpu, heat=True, precision=self.precision)
+                self._scorer = scorers.Scorer(
+                    self.weights,
+                    self.net,
+                    self.preset,
+                    self.mean,
+                    self.batch,
+                    self.engine,
+                    self.gpu,
+                    heat=True,
+                    precision=self.precision,
+                )
             return self._scorer
 
     def key(self, cache: photo_cache.Cache) -> bytes:
@@ -70,17 +96,31 @@ class Spec:
         from ilgnet.nets.variants import VARIANTS
 
         nets = [scorers.deploy_path(self.net)] if self.net is not None else map(scorers.deploy_path, VARIANTS)
-        return photo_cache.combined((
-            cache.digest_of(self.weights), *(cache.digest_of(net) for net in nets), self.preset,
-            cache.digest_of(self.mean) if self.mean is not None else None, self.engine,
-            "cpu" if self.gpu is None else "gpu", self.precision, context.precision, str(scorers.VERSION)))
+        return photo_cache.combined(
+            (
+                cache.digest_of(self.weights),
+                *(cache.digest_of(net) for net in nets),
+                self.preset,
+                cache.digest_of(self.mean) if self.mean is not None else None,
+                self.engine,
+                "cpu" if self.gpu is None else "gpu",
+                self.precision,
+                context.precision,
+                str(scorers.VERSION),
+            )
+        )
 
     def about(self) -> dict[str, Any]:
         """For reports."""
         scorer = self.scorer()
-        return {"net": Path(scorer.net_path).name if self.net is not None else Path(scorer.net_path).parent.name,
-                "title": protocol.net_title(scorer.net_path), "meaning": scorer.meaning,
-                "heat_of": scorer.module, "preprocess": scorer.preprocess.describe(), "engine": self.engine}
+        return {
+            "net": Path(scorer.net_path).name if self.net is not None else Path(scorer.net_path).parent.name,
+            "title": protocol.net_title(scorer.net_path),
+            "meaning": scorer.meaning,
+            "heat_of": scorer.module,
+            "preprocess": scorer.preprocess.describe(),
+            "engine": self.engine,
+        }
 
 
 class Found(NamedTuple):
@@ -203,14 +243,18 @@ def _read(found: Found, spec: Spec, known: set[bytes]) -> _Read | str:
         return str(error).replace(f"{outputs.plain(found.path)}: ", "", 1)
     except MemoryError:
         return "not enough memory"
-    facts = {"width": photo.width, "height": photo.height, "taken": photo.taken,
-             "checks": photo_checks.measure(photo.bgr).as_dict()}
-    return _Read(name, facts, html.small_jpeg(photo.bgr, THUMBNAIL),
-                 spec.scorer().preprocess.photo(photo.bgr))
+    facts = {
+        "width": photo.width,
+        "height": photo.height,
+        "taken": photo.taken,
+        "checks": photo_checks.measure(photo.bgr).as_dict(),
+    }
+    return _Read(name, facts, html.small_jpeg(photo.bgr, THUMBNAIL), spec.scorer().preprocess.photo(photo.bgr))
 
 
-def _ahead(items: list[Found], work: Callable[[Found], _Read | str], workers: int, ahead: int
-           ) -> Iterator[tuple[Found, _Read | str]]:
+def _ahead(
+    items: list[Found], work: Callable[[Found], _Read | str], workers: int, ahead: int
+) -> Iterator[tuple[Found, _Read | str]]:
     """Each item with what `work` makes of it, in order; at most `ahead` results wait. A photo's pixels are let go in
     the thread that decoded them, so memory holds one photo a worker."""
     with ThreadPoolExecutor(workers) as pool:
@@ -232,8 +276,9 @@ def _ahead(items: list[Found], work: Callable[[Found], _Read | str], workers: in
                 future.cancel()
 
 
-def rank(folder: Path | str, spec: Spec, cache: photo_cache.Cache, workers: int | None = None,
-         progress: bool = False) -> Ranking:
+def rank(
+    folder: Path | str, spec: Spec, cache: photo_cache.Cache, workers: int | None = None, progress: bool = False
+) -> Ranking:
     """Score and rank the photos below a folder. What cannot be read is listed, and stops nothing.
 
     Several processes (see processes.py) score a share each, into one cache, and all get the whole ranking."""
@@ -301,8 +346,9 @@ def set_order(photos: list[Ranked]) -> None:
         return
     photos.sort(key=lambda photo: (-photo.margin, photo.name))
     places = metrics.ranks(np.array([photo.margin for photo in photos]))
-    best = photo_checks.group([photo.checks.phash for photo in photos], [photo.taken for photo in photos],
-                              range(len(photos)))
+    best = photo_checks.group(
+        [photo.checks.phash for photo in photos], [photo.taken for photo in photos], range(len(photos))
+    )
     for i, photo in enumerate(photos):
         photo.rank = i + 1
         photo.percentile = float(100 * (places[i] - 0.5) / len(photos))
@@ -315,14 +361,27 @@ def set_order(photos: list[Ranked]) -> None:
 
 def rows(ranking: Ranking) -> list[dict[str, Any]]:
     """A dictionary of COLUMNS for each photo. taken: the camera's clock, ISO 8601 without a zone."""
-    return [{
-        "rank": photo.rank, "file": photo.name, "p_high": round(photo.p_high, 6), "margin": round(photo.margin, 4),
-        "percentile": round(photo.percentile, 2), "stars": photo.stars, "group": photo.group,
-        "best_of_group": int(photo.is_best), "sharpness": photo.checks.sharpness,
-        "brightness": photo.checks.brightness, "burnt": photo.checks.burnt, "crushed": photo.checks.crushed,
-        "faults": " ".join(photo.checks.faults), "width": photo.width, "height": photo.height,
-        "taken": clock(photo.taken),
-    } for photo in ranking.photos]
+    return [
+        {
+            "rank": photo.rank,
+            "file": photo.name,
+            "p_high": round(photo.p_high, 6),
+            "margin": round(photo.margin, 4),
+            "percentile": round(photo.percentile, 2),
+            "stars": photo.stars,
+            "group": photo.group,
+            "best_of_group": int(photo.is_best),
+            "sharpness": photo.checks.sharpness,
+            "brightness": photo.checks.brightness,
+            "burnt": photo.checks.burnt,
+            "crushed": photo.checks.crushed,
+            "faults": " ".join(photo.checks.faults),
+            "width": photo.width,
+            "height": photo.height,
+            "taken": clock(photo.taken),
+        }
+        for photo in ranking.photos
+    ]
 
 
 def clock(taken: float | None) -> str:
@@ -338,17 +397,25 @@ def write_csv(path: Path | str, ranking: Ranking) -> None:
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for row in rows(ranking):
-        writer.writerow({key: labels.safe_cell(value) if isinstance(value, str) else value
-                         for key, value in row.items()})
+        writer.writerow(
+            {key: labels.safe_cell(value) if isinstance(value, str) else value for key, value in row.items()}
+        )
     write_bytes(path, text.getvalue().encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path | str, ranking: Ranking, beside: Sequence[Path] = ()) -> None:
     """All of the ranking, and the digests of the files `beside`, which are written already: see refuse_changed."""
-    protocol.write_json(path, {
-        "kind": KIND, "folder": ranking.folder, "scored_by": ranking.about, "photos": rows(ranking),
-        "unread": [{"file": name, "reason": reason} for name, reason in ranking.unread],
-        "sha256": {other.name: _sha256(other) for other in beside}})
+    protocol.write_json(
+        path,
+        {
+            "kind": KIND,
+            "folder": ranking.folder,
+            "scored_by": ranking.about,
+            "photos": rows(ranking),
+            "unread": [{"file": name, "reason": reason} for name, reason in ranking.unread],
+            "sha256": {other.name: _sha256(other) for other in beside},
+        },
+    )
 
 
 def refuse_changed(path: Path, beside: Sequence[Path]) -> None:
@@ -363,8 +430,10 @@ def refuse_changed(path: Path, beside: Sequence[Path]) -> None:
             written = None
     for other in [path] * (written is None) + [other for other in beside if other.exists()]:
         if not written or written.get(other.name) != _sha256(other):
-            raise CaffeError(f"{other}: is there, and this program did not write it, or was stopped before it had "
-                             "written all, or somebody has changed it since; remove it, or choose another --out")
+            raise CaffeError(
+                f"{other}: is there, and this program did not write it, or was stopped before it had "
+                "written all, or somebody has changed it since; remove it, or choose another --out"
+            )
 
 
 def _sha256(path: Path) -> str:

@@ -3,6 +3,7 @@
 A person's rating is never overwritten: one in the photo itself, or any sidecar that is not, byte for byte, what this
 program writes of the net's score. One that a person gave by --picks is written here, too, and marked as theirs.
 """
+
 from __future__ import annotations
 
 import mmap
@@ -29,8 +30,10 @@ _TEMPLATE = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 """
 _RATING = 0x4746  # EXIF's tag
 _PICKED = '\n    ilgnet:By="person"'
-_OURS = re.compile(r'xmp:Rating="(-?\d)"\s+ilgnet:PHigh="([0-9.]+)"\s+ilgnet:Percentile="([0-9.]+)"'
-                   rf'({_PICKED})?')
+_OURS = re.compile(
+    r'xmp:Rating="(-?\d)"\s+ilgnet:PHigh="([0-9.]+)"\s+ilgnet:Percentile="([0-9.]+)"'
+    rf"({_PICKED})?"
+)
 # A rating in a photo: XMP's, as an attribute or an element, under Adobe's usual prefixes. Cameras write 0: not rated.
 _EMBEDDED = re.compile(rb'(?:xmp|xap):Rating\s*(?:=\s*["\']|>)\s*(-?\d{1,9})')
 # What a PNG's rating stands in, if not plainly: Pillow looks behind the picture, and decodes all of it for that.
@@ -61,8 +64,11 @@ def gives_way(path: Path, by_person: bool) -> bool:
     a person's choice gives way to another choice only (by_person)."""
     data = path.read_bytes()
     found = _OURS.search(data.decode("utf-8", "replace"))
-    return (found is not None and _rendered(int(found[1]), found[2], found[3], found[4] or "") == data
-            and (by_person or not found[4]))
+    return (
+        found is not None
+        and _rendered(int(found[1]), found[2], found[3], found[4] or "") == data
+        and (by_person or not found[4])
+    )
 
 
 def rated_by_hand(photo: Path, by_person: bool) -> str | None:

@@ -1,4 +1,5 @@
 """The report: the paper's Tables 1 to 4 and Figs. 2 to 5 beside what was run here, in one file."""
+
 from __future__ import annotations
 
 import contextlib
@@ -27,8 +28,17 @@ from torchcaffe.proto import caffe_pb2, parse_text
 
 SHEET = 6  # photos a group of the contact sheet
 # What a result may lack: a log gives an accuracy only.
-FIGURES = ("accuracy", "majority_baseline", "balanced_accuracy", "auc", "average_precision", "loss", "confusion",
-           "calibration", "first_batches")
+FIGURES = (
+    "accuracy",
+    "majority_baseline",
+    "balanced_accuracy",
+    "auc",
+    "average_precision",
+    "loss",
+    "confusion",
+    "calibration",
+    "first_batches",
+)
 DRAWN = "v1bn"  # the net of Fig. 2, where no net of the report has the paper's labels
 
 
@@ -63,12 +73,35 @@ def check_fields(path: Path | str, made_by: str, value: Any, fields: dict[str, A
 NUMBER, MAYBE = (int, float), type(None)
 SHARE = {"value": NUMBER, "low": NUMBER, "high": NUMBER, "n": int}
 # Each of these may be null or not there.
-TEXTS = dict.fromkeys(("dataset", "group", "lmdb", "log", "net", "picks", "precision", "predictions", "title", "tta",
-                       "variant", "weights"), str)
-FIGURE = {**dict.fromkeys(("balanced_accuracy", "auc", "average_precision", "loss", *protocol.VOTES), NUMBER),
-          "whole": int, "confusion": list, "classes": list}
-RESULT = {"accuracy": SHARE, "first_batches": SHARE, "majority_baseline": {**SHARE, "answer": str},
-          "calibration": {"ece": (*NUMBER, MAYBE), "bins": list}}
+TEXTS = dict.fromkeys(
+    (
+        "dataset",
+        "group",
+        "lmdb",
+        "log",
+        "net",
+        "picks",
+        "precision",
+        "predictions",
+        "title",
+        "tta",
+        "variant",
+        "weights",
+    ),
+    str,
+)
+FIGURE = {
+    **dict.fromkeys(("balanced_accuracy", "auc", "average_precision", "loss", *protocol.VOTES), NUMBER),
+    "whole": int,
+    "confusion": list,
+    "classes": list,
+}
+RESULT = {
+    "accuracy": SHARE,
+    "first_batches": SHARE,
+    "majority_baseline": {**SHARE, "answer": str},
+    "calibration": {"ece": (*NUMBER, MAYBE), "bins": list},
+}
 BIN = {"n": int, "p_high": NUMBER, "observed": NUMBER}
 
 
@@ -86,6 +119,7 @@ def read_evaluations(paths: list[str]) -> list[dict[str, Any]]:
 
 def _check_evaluation(path: Path | str, result: dict[str, Any]) -> None:
     """CaffeError naming the field that is not as tools/evaluate.py writes it."""
+
     def check(value: Any, fields: dict[str, Any], where: str = "") -> None:
         check_fields(path, "tools/evaluate.py", value, fields, where)
 
@@ -98,8 +132,11 @@ def _check_evaluation(path: Path | str, result: dict[str, Any]) -> None:
     for name in given(figures, RESULT):
         check(figures[name], RESULT[name], f"result.{name}.")
     if figures.get("first_batches") is not None:
-        check(figures["first_batches"], given(figures["first_batches"], {"batches": int, "batch": int}),
-              "result.first_batches.")
+        check(
+            figures["first_batches"],
+            given(figures["first_batches"], {"batches": int, "batch": int}),
+            "result.first_batches.",
+        )
     for i, part in enumerate((figures.get("calibration") or {}).get("bins", ())):
         check(part, BIN, f"result.calibration.bins[{i}].")
     if figures.get("confusion"):  # of weights: the page says which
@@ -108,8 +145,9 @@ def _check_evaluation(path: Path | str, result: dict[str, Any]) -> None:
         check(figures, {"classes": list, "majority_baseline": dict}, "result.")
         rows = [*figures["confusion"], figures["classes"]]
         if len(rows) != 3 or not all(isinstance(row, list) and len(row) == 2 for row in rows):
-            raise CaffeError(f"{path}: not a result of tools/evaluate.py: result.'confusion' or result.'classes' is of "
-                             "another kind")
+            raise CaffeError(
+                f"{path}: not a result of tools/evaluate.py: result.'confusion' or result.'classes' is of another kind"
+            )
 
 
 # --- curves ----------------------------------------------------------------------------------------------------------
@@ -119,13 +157,23 @@ def run_plots(runs: list[Run], evaluations: list[dict[str, Any]]) -> list[tuple[
     """(file name, caption, plot): training loss, test loss and test accuracy, where they were logged."""
     colours = [plots.COLOURS[i % len(plots.COLOURS)] for i in range(len(runs))]
     found = []
-    train = [plots.Curve(r.name, r.log.loss.iterations, r.log.loss.values, c, smooth=max(5, len(r.log.loss) // 20))
-             for r, c in zip(runs, colours) if len(r.log.loss)]
+    train = [
+        plots.Curve(r.name, r.log.loss.iterations, r.log.loss.values, c, smooth=max(5, len(r.log.loss) // 20))
+        for r, c in zip(runs, colours)
+        if len(r.log.loss)
+    ]
     if train:
-        found.append(("train_loss", "Training loss as logged (faint) and its running mean.",
-                      plots.curves(train, "training loss")))
-    for kind, name, caption in (("loss", "test_loss", "Loss on the test set during training."),
-                                ("accuracy", "test_accuracy", "Accuracy on the test set during training.")):
+        found.append(
+            (
+                "train_loss",
+                "Training loss as logged (faint) and its running mean.",
+                plots.curves(train, "training loss"),
+            )
+        )
+    for kind, name, caption in (
+        ("loss", "test_loss", "Loss on the test set during training."),
+        ("accuracy", "test_accuracy", "Accuracy on the test set during training."),
+    ):
         tests = [(r.name, r.log.test_series(kind), c) for r, c in zip(runs, colours)]
         lines = [plots.Curve(n, s.iterations, s.values, c, dashed=True) for n, s, c in tests if s]
         if lines:
@@ -147,22 +195,32 @@ def run_facts(run: Run) -> dict[str, Any]:
     finite = accuracy.values[np.isfinite(accuracy.values)] if accuracy is not None else np.zeros(0)
     iterations, seconds = log.speed
     speed = iterations / seconds if seconds else None
-    return {"name": run.name, "log": log.path, "iterations": int(log.loss.iterations[-1]) if len(log.loss) else None,
-            "first_lr": float(log.lr.values[0]) if len(log.lr) else None,
-            "first_loss": float(log.loss.values[0]) if len(log.loss) else None,
-            "last_loss": float(log.loss.values[-1]) if len(log.loss) else None,
-            "last_accuracy": float(finite[-1]) if len(finite) else None,
-            "best_accuracy": float(finite.max()) if len(finite) else None, "iterations_per_second": speed}
+    return {
+        "name": run.name,
+        "log": log.path,
+        "iterations": int(log.loss.iterations[-1]) if len(log.loss) else None,
+        "first_lr": float(log.lr.values[0]) if len(log.lr) else None,
+        "first_loss": float(log.loss.values[0]) if len(log.loss) else None,
+        "last_loss": float(log.loss.values[-1]) if len(log.loss) else None,
+        "last_accuracy": float(finite[-1]) if len(finite) else None,
+        "best_accuracy": float(finite.max()) if len(finite) else None,
+        "iterations_per_second": speed,
+    }
 
 
 def series(run: Run) -> dict[str, Any]:
     """A run's numbers, for the JSON."""
+
     def points(s: caffe_log.Series) -> dict[str, Any]:
         return {"iteration": s.iterations, "value": s.values}
 
-    return dict(run_facts(run), loss=points(run.log.loss), lr=points(run.log.lr),
-                train={name: points(s) for name, s in run.log.train.items()},
-                test={str(i): {name: points(s) for name, s in net.items()} for i, net in run.log.tests.items()})
+    return dict(
+        run_facts(run),
+        loss=points(run.log.loss),
+        lr=points(run.log.lr),
+        train={name: points(s) for name, s in run.log.train.items()},
+        test={str(i): {name: points(s) for name, s in net.items()} for i, net in run.log.tests.items()},
+    )
 
 
 # --- the contact sheet -----------------------------------------------------------------------------------------------
@@ -176,24 +234,34 @@ def sheet(result: dict[str, Any], count: int = SHEET) -> tuple[list[dict[str, An
     predictions = protocol.read_csv(inside(result["folder"], result["predictions"]))
     labels, p = predictions.labels, predictions.p_high
     sure = predictions.margins()
-    groups = [("called high, rightly", True, (labels == 1) & (p > 0.5), -sure),
-              ("called low, rightly", True, (labels == 0) & (p < 0.5), sure),
-              ("called high, but low", False, (labels == 0) & (p > 0.5), -sure),
-              ("called low, but high", False, (labels == 1) & (p < 0.5), sure)]
+    groups = [
+        ("called high, rightly", True, (labels == 1) & (p > 0.5), -sure),
+        ("called low, rightly", True, (labels == 0) & (p < 0.5), sure),
+        ("called high, but low", False, (labels == 0) & (p > 0.5), -sure),
+        ("called low, but high", False, (labels == 1) & (p < 0.5), sure),
+    ]
     found = []
     for title, right, mask, order in groups:
         index = np.flatnonzero(mask)
         index = index[np.argsort(order[index], kind="stable")][:count]
-        found.append({"title": title, "right": right, "total": int(mask.sum()),
-                      "photos": [{"key": predictions.keys[i], "p_high": float(p[i])} for i in index]})
+        found.append(
+            {
+                "title": title,
+                "right": right,
+                "total": int(mask.sum()),
+                "photos": [{"key": predictions.keys[i], "p_high": float(p[i])} for i in index],
+            }
+        )
     pictures, why = {}, ""
     if _may_show(result):
         # The report may be written where the LMDB is not.
         with contextlib.suppress(CaffeError):
             pictures = records.read_records(result["lmdb"], [ph["key"] for g in found for ph in g["photos"]])
     else:
-        why = (f"The photos of {result['lmdb']} are left out: it lies neither below the result's folder nor below the "
-               "folder that the report was made in.")
+        why = (
+            f"The photos of {result['lmdb']} are left out: it lies neither below the result's folder nor below the "
+            "folder that the report was made in."
+        )
     for group in found:
         for photo in group["photos"]:
             photo["name"] = photo["key"].split("_", 1)[-1]
@@ -294,16 +362,27 @@ def _solvers(runs: list[Run]) -> tuple[list[tuple[str, Any]], str]:
 def read_features(path: Path | str) -> dict[str, Any]:
     """What tools/visualize.py wrote."""
     found = feature_maps.read(path)
-    check_fields(path, "tools/visualize.py", found, {
-        "name": str, "stages": list, "shown": list, "claim": str, "densities": str})
+    check_fields(
+        path, "tools/visualize.py", found, {"name": str, "stages": list, "shown": list, "claim": str, "densities": str}
+    )
     if not found["stages"]:
         raise CaffeError(f"{path}: not a result of tools/visualize.py: 'stages' is empty")
     for i, stage in enumerate(found["stages"]):
-        check_fields(path, "tools/visualize.py", stage, {
-            "mark": str, "what": str, "blobs": list, "comparison": (dict, MAYBE)}, f"stages[{i}].")
+        check_fields(
+            path,
+            "tools/visualize.py",
+            stage,
+            {"mark": str, "what": str, "blobs": list, "comparison": (dict, MAYBE)},
+            f"stages[{i}].",
+        )
     for i, photo in enumerate(found["shown"]):
-        check_fields(path, "tools/visualize.py", photo, {
-            "key": str, "photo": str, "maps": list, "p_high": NUMBER, "label": (int, MAYBE)}, f"shown[{i}].")
+        check_fields(
+            path,
+            "tools/visualize.py",
+            photo,
+            {"key": str, "photo": str, "maps": list, "p_high": NUMBER, "label": (int, MAYBE)},
+            f"shown[{i}].",
+        )
     return found
 
 
@@ -312,27 +391,41 @@ def read_benchmark(path: Path | str) -> dict[str, Any]:
     found = protocol.read_json(path)
     check_fields(path, "tools/benchmark.py", found, {"machine": (dict, MAYBE), "rows": list})
     if found["machine"]:
-        check_fields(path, "tools/benchmark.py", found["machine"], {
-            "cpu": str, "gpu": (int, str, MAYBE), "threads": int, "sgemm_flops": NUMBER}, "machine.")
+        check_fields(
+            path,
+            "tools/benchmark.py",
+            found["machine"],
+            {"cpu": str, "gpu": (int, str, MAYBE), "threads": int, "sgemm_flops": NUMBER},
+            "machine.",
+        )
     for i, row in enumerate(found["rows"]):
-        check_fields(path, "tools/benchmark.py", row, {
-            "engine": str, "variant": str, "task": str, "batch": int, "median_s": NUMBER}, f"rows[{i}].")
+        check_fields(
+            path,
+            "tools/benchmark.py",
+            row,
+            {"engine": str, "variant": str, "task": str, "batch": int, "median_s": NUMBER},
+            f"rows[{i}].",
+        )
         if row["variant"] not in VARIANTS or row["batch"] < 1:
-            raise CaffeError(f"{path}: not a result of tools/benchmark.py: rows[{i}]: variant {row['variant']}, batch "
-                             f"{row['batch']}")
+            raise CaffeError(
+                f"{path}: not a result of tools/benchmark.py: rows[{i}]: variant {row['variant']}, batch {row['batch']}"
+            )
     return found
 
 
 def embedded(features: dict[str, Any]) -> list[dict[str, Any]]:
     """The photos of Fig. 5 with their pictures inside. CaffeError naming the picture that is not there."""
+
     def load(name: str) -> str:
         path = inside(features["folder"], name)
         if not path.is_file():
             raise CaffeError(f"{path}: no such picture; it belongs to {features['name']}'s result")
         return html.data_uri(path.read_bytes(), "image/png")
 
-    return [dict(s, name=Path(s["key"]).name.split("_", 1)[-1], photo=load(s["photo"]), maps=list(map(load, s["maps"])))
-            for s in features["shown"]]
+    return [
+        dict(s, name=Path(s["key"]).name.split("_", 1)[-1], photo=load(s["photo"]), maps=list(map(load, s["maps"])))
+        for s in features["shown"]
+    ]
 
 
 def write(out: Path, report: Report) -> list[Path]:
@@ -340,9 +433,20 @@ def write(out: Path, report: Report) -> list[Path]:
     Returns their paths."""
     tables = report.tables()
     net_plot, net_text = net_drawing(report.variant)
-    results = [dict(e, log=e.get("log"), variant=e.get("variant"), tta=e.get("tta"), sheet=groups, left_out=why,
-                    calibration=_calibration(e), result=_whole(e))
-               for e in report.evaluations for groups, why in [sheet(e)]]
+    results = [
+        dict(
+            e,
+            log=e.get("log"),
+            variant=e.get("variant"),
+            tta=e.get("tta"),
+            sheet=groups,
+            left_out=why,
+            calibration=_calibration(e),
+            result=_whole(e),
+        )
+        for e in report.evaluations
+        for groups, why in [sheet(e)]
+    ]
     for e in results:
         if e["left_out"]:
             print(outputs.plain(f"{e['name']}: {e['left_out']}"), file=sys.stderr)
@@ -350,17 +454,24 @@ def write(out: Path, report: Report) -> list[Path]:
     shown = [dict(f, shown=embedded(f), density=feature_maps.read_density(f)) for f in report.features]
     figures = [("fig2", f"Fig. 2: {VARIANTS[report.variant].title}, labelled as in the paper", net_plot)]
     figures += [("fig4" if name == "train_loss" else name, caption, plot) for name, caption, plot in curves]
-    figures += [(f"calibration{i}", f"Calibration of {e['name']}", e["calibration"])
-                for i, e in enumerate(results, 1) if e["calibration"]]
-    figures += [(f"density{i}", f"Active features in the last layer, {f['name']}", f["density"])
-                for i, f in enumerate(shown, 1)]
+    figures += [
+        (f"calibration{i}", f"Calibration of {e['name']}", e["calibration"])
+        for i, e in enumerate(results, 1)
+        if e["calibration"]
+    ]
+    figures += [
+        (f"density{i}", f"Active features in the last layer, {f['name']}", f["density"]) for i, f in enumerate(shown, 1)
+    ]
     figures = [(name, caption, plot) for name, caption, plot in figures if plot]
     written = [out]
     for name, _, plot in figures:
         plot.write(out.with_name(f"{out.stem}_{name}"))
         written += [out.with_name(f"{out.stem}_{name}{suffix}") for suffix in (".svg", ".png")]
-    pictures = [(f"{out.stem}_fig3_{i}.png", f"Fig. 3: photos that {e['name']} labels high and low", sheet_picture(e))
-                for i, e in enumerate(results, 1) if any(p["bgr"] is not None for g in e["sheet"] for p in g["photos"])]
+    pictures = [
+        (f"{out.stem}_fig3_{i}.png", f"Fig. 3: photos that {e['name']} labels high and low", sheet_picture(e))
+        for i, e in enumerate(results, 1)
+        if any(p["bgr"] is not None for g in e["sheet"] for p in g["photos"])
+    ]
     pictures = [(name, caption, _png(image)) for name, caption, image in pictures]
     for i, f in enumerate(report.features, 1):
         path = inside(f["folder"], f["figure"]) if f.get("figure") else None
@@ -372,18 +483,40 @@ def write(out: Path, report: Report) -> list[Path]:
     for name, table in tables.items():
         write_bytes(out.with_name(f"{out.stem}_{name}.csv"), table.csv().encode("utf-8", "backslashreplace"))
         written.append(out.with_name(f"{out.stem}_{name}.csv"))
-    text = html.page("report.html", title=report.title, synthetic=report.synthetic, tables=tables, results=results,
-                     curves=curves, net_plot=net_plot, net_text=net_text, net_title=VARIANTS[report.variant].title,
-                     labels_note=paper.LABELS_NOTE, features=shown)
+    text = html.page(
+        "report.html",
+        title=report.title,
+        synthetic=report.synthetic,
+        tables=tables,
+        results=results,
+        curves=curves,
+        net_plot=net_plot,
+        net_text=net_text,
+        net_title=VARIANTS[report.variant].title,
+        labels_note=paper.LABELS_NOTE,
+        features=shown,
+    )
     write_bytes(out, text.encode("utf-8", "backslashreplace"))
-    plain = markdown(report, tables, [(f"{out.stem}_{name}.svg", caption) for name, caption, _ in figures]
-                     + [(name, caption) for name, caption, _ in pictures])
+    plain = markdown(
+        report,
+        tables,
+        [(f"{out.stem}_{name}.svg", caption) for name, caption, _ in figures]
+        + [(name, caption) for name, caption, _ in pictures],
+    )
     write_bytes(out.with_suffix(".md"), plain.encode("utf-8", "backslashreplace"))
-    protocol.write_json(out.with_suffix(".json"), {
-        "title": report.title, "synthetic_labels": report.synthetic, "runs": [series(r) for r in report.runs],
-        "tables": [t.as_dict() for t in tables.values()], "groups": report.groups, "benchmark": report.benchmark,
-        "evaluations": [{k: v for k, v in e.items() if k not in ("file", "folder")} for e in report.evaluations],
-        "features": [{k: v for k, v in f.items() if k != "folder"} for f in report.features]})
+    protocol.write_json(
+        out.with_suffix(".json"),
+        {
+            "title": report.title,
+            "synthetic_labels": report.synthetic,
+            "runs": [series(r) for r in report.runs],
+            "tables": [t.as_dict() for t in tables.values()],
+            "groups": report.groups,
+            "benchmark": report.benchmark,
+            "evaluations": [{k: v for k, v in e.items() if k not in ("file", "folder")} for e in report.evaluations],
+            "features": [{k: v for k, v in f.items() if k != "folder"} for f in report.features],
+        },
+    )
     return written + [out.with_suffix(".md"), out.with_suffix(".json")]
 
 
@@ -391,8 +524,10 @@ def markdown(report: Report, tables: dict[str, report_tables.Table], pictures: l
     """The report as Markdown: `pictures` are (file beside it, caption)."""
     parts = [f"# {report.title}\n"]
     if report.synthetic:
-        parts.append("**Synthetic labels.** These photos were not rated by people: the figures say that the software "
-                     "works, and nothing about AVA.\n")
+        parts.append(
+            "**Synthetic labels.** These photos were not rated by people: the figures say that the software "
+            "works, and nothing about AVA.\n"
+        )
     parts += [table.markdown() for table in tables.values()]
     parts += [f"{f['name']}, the paper's observation under Fig. 5: {f['claim']}\n" for f in report.features]
     parts += [f"![{caption}]({name})\n\n{caption}\n" for name, caption in pictures]
@@ -408,13 +543,15 @@ def sheet_picture(result: dict[str, Any], side: int = 160) -> np.ndarray:
     image = np.full((len(groups) * (side + head + gap) + gap, SHEET * (side + gap) + gap, 3), 255, np.uint8)
     for row, group in enumerate(groups):
         y = gap + row * (side + head + gap)
-        cv2.putText(image, group["title"], (gap, y + head - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (40, 35, 31), 1,
-                    cv2.LINE_AA)
+        cv2.putText(
+            image, group["title"], (gap, y + head - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (40, 35, 31), 1, cv2.LINE_AA
+        )
         for k, photo in enumerate(group["photos"]):
             if photo["bgr"] is not None:
                 x = gap + k * (side + gap)
-                image[y + head:y + head + side, x:x + side] = cv2.resize(photo["bgr"], (side, side),
-                                                                        interpolation=cv2.INTER_AREA)
+                image[y + head : y + head + side, x : x + side] = cv2.resize(
+                    photo["bgr"], (side, side), interpolation=cv2.INTER_AREA
+                )
     return image
 
 

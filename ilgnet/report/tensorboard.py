@@ -1,4 +1,5 @@
 """A run as TensorBoard's event files, made from its log and snapshots, whichever Caffe wrote them."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -51,7 +52,7 @@ def histogram(values: np.ndarray, bins: int = BINS) -> Any:
 
     def pieces() -> Iterator[np.ndarray]:
         for start in range(0, flat.size, PIECE):
-            piece = flat[start:start + PIECE].astype(np.float64)
+            piece = flat[start : start + PIECE].astype(np.float64)
             piece = piece[np.isfinite(piece)]
             if piece.size:
                 yield piece
@@ -66,8 +67,15 @@ def histogram(values: np.ndarray, bins: int = BINS) -> Any:
         counts += np.histogram(piece, edges)[0]
         total += float(piece.sum())
         squares += float(piece @ piece)
-    return HistogramProto(min=low, max=high, num=counts.sum(), sum=total, sum_squares=squares,
-                          bucket_limit=edges[1:].tolist(), bucket=counts.tolist())
+    return HistogramProto(
+        min=low,
+        max=high,
+        num=counts.sum(),
+        sum=total,
+        sum_squares=squares,
+        bucket_limit=edges[1:].tolist(),
+        bucket=counts.tolist(),
+    )
 
 
 def require() -> None:
@@ -109,8 +117,9 @@ class EventLog:
             return ended - float(values[-1] - np.interp(iteration, times, values)) if len(values) else ended
 
         # an order in iterations, which TensorBoard takes for granted: a step back hides what came before it
-        new = sorted((iteration, tag, value) for tag, iteration, value in scalars(log)
-                     if iteration > self._last.get(tag, -1))
+        new = sorted(
+            (iteration, tag, value) for tag, iteration, value in scalars(log) if iteration > self._last.get(tag, -1)
+        )
         for iteration, tag, value in new:
             self._add(when(iteration), iteration, tag, simple_value=value)
             self.scalars += 1

@@ -84,7 +84,10 @@ def binary_command(name: str) -> list[str]:
 
 
 def bvlc_env(
-    env: Mapping[str, str] | None = None, coretype: str = "Haswell", threads: int = 1, quiet: bool = True,
+    env: Mapping[str, str] | None = None,
+    coretype: str = "Haswell",
+    threads: int = 1,
+    quiet: bool = True,
 ) -> dict[str, str]:
     """The environment in which real Caffe gives the same bits every time.
 
@@ -93,8 +96,13 @@ def bvlc_env(
     foreign = ("PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "VIRTUAL_ENV")  # of the Python that calls
     result = {k: v for k, v in os.environ.items() if k not in foreign}
     result.update(
-        OPENBLAS_CORETYPE=coretype, OPENBLAS_NUM_THREADS=str(threads), GLOG_minloglevel="2" if quiet else "0",
-        GLOG_logtostderr="1", PYTHONDONTWRITEBYTECODE="1", PYTHONIOENCODING="utf-8", OPENCV_OPENCL_RUNTIME="disabled",
+        OPENBLAS_CORETYPE=coretype,
+        OPENBLAS_NUM_THREADS=str(threads),
+        GLOG_minloglevel="2" if quiet else "0",
+        GLOG_logtostderr="1",
+        PYTHONDONTWRITEBYTECODE="1",
+        PYTHONIOENCODING="utf-8",
+        OPENCV_OPENCL_RUNTIME="disabled",
     )
     root = bvlc_root()
     if root is not None:
@@ -120,8 +128,13 @@ def run(command: Sequence[str], check: bool, what: str, **options) -> subprocess
 
 
 def bvlc_python(
-    args: Sequence, env: Mapping[str, str] | None = None, coretype: str = "Haswell", threads: int = 1,
-    quiet: bool = True, check: bool = True, **options,
+    args: Sequence,
+    env: Mapping[str, str] | None = None,
+    coretype: str = "Haswell",
+    threads: int = 1,
+    quiet: bool = True,
+    check: bool = True,
+    **options,
 ) -> subprocess.CompletedProcess:
     """Run `args` (a script and its arguments, or -c CODE) in a Python that has the real pycaffe.
 
@@ -132,8 +145,14 @@ def bvlc_python(
 
 
 def bvlc_binary(
-    name: str, *args, env: Mapping[str, str] | None = None, coretype: str = "Haswell", threads: int = 1,
-    quiet: bool = False, check: bool = True, **options,
+    name: str,
+    *args,
+    env: Mapping[str, str] | None = None,
+    coretype: str = "Haswell",
+    threads: int = 1,
+    quiet: bool = False,
+    check: bool = True,
+    **options,
 ) -> subprocess.CompletedProcess:
     """Run one of real Caffe's programs, e.g. bvlc_binary("caffe", "train", "--solver=s.prototxt"); see bvlc_python."""
     command = binary_command(name) + [str(a) for a in args]

@@ -1,4 +1,5 @@
 """Choice of engine: torchcaffe, or a real pycaffe. What follows uses only pycaffe's API, so both run the same code."""
+
 from __future__ import annotations
 
 import contextlib
@@ -28,16 +29,32 @@ def gpu_list(text: str) -> list[int]:
 
 def add_arguments(parser: Any, several: bool = False) -> None:
     """--engine and --gpu, the same for every tool that computes; several: --gpu takes a list, and --precision."""
-    parser.add_argument("--engine", choices=ENGINES, default="torch",
-                        help="torch: torchcaffe (default); bvlc: a real pycaffe (make bvlc sets one up)")
-    parser.add_argument("--gpu", type=gpu_list if several else int, metavar="N[,N...]" if several else "N",
-                        help="compute on CUDA device N (default: on the CPU)"
-                        + ("; on several, a process each: in training with its own batches, and the mean of all "
-                           "gradients, in testing with its share of the photos" if several else ""))
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="torch",
+        help="torch: torchcaffe (default); bvlc: a real pycaffe (make bvlc sets one up)",
+    )
+    parser.add_argument(
+        "--gpu",
+        type=gpu_list if several else int,
+        metavar="N[,N...]" if several else "N",
+        help="compute on CUDA device N (default: on the CPU)"
+        + (
+            "; on several, a process each: in training with its own batches, and the mean of all "
+            "gradients, in testing with its share of the photos"
+            if several
+            else ""
+        ),
+    )
     if several:
-        parser.add_argument("--precision", choices=(*context.PRECISIONS, *ROUNDED[1:]), default="fp32",
-                            help="on a GPU tf32 or bf16: of convolutions and inner products; scoring on a CPU bf16 or "
-                            "int8: of large inner products' weights. Strict fp32 (default), or faster")
+        parser.add_argument(
+            "--precision",
+            choices=(*context.PRECISIONS, *ROUNDED[1:]),
+            default="fp32",
+            help="on a GPU tf32 or bf16: of convolutions and inner products; scoring on a CPU bf16 or "
+            "int8: of large inner products' weights. Strict fp32 (default), or faster",
+        )
 
 
 def set_precision(args: Any, scoring: bool = False) -> str | None:
@@ -49,8 +66,10 @@ def set_precision(args: Any, scoring: bool = False) -> str | None:
         return None
     if torch and args.gpu is None and scoring and precision in ROUNDED:
         return precision
-    raise CaffeError(f"--precision {precision}: torchcaffe takes {' and '.join(context.PRECISIONS[1:])} on a GPU "
-                     f"(--gpu N), {' and '.join(ROUNDED)} for scoring on a CPU")
+    raise CaffeError(
+        f"--precision {precision}: torchcaffe takes {' and '.join(context.PRECISIONS[1:])} on a GPU "
+        f"(--gpu N), {' and '.join(ROUNDED)} for scoring on a CPU"
+    )
 
 
 def load_engine(name: str = "torch", gpu: int | None = None) -> Any:
@@ -94,8 +113,11 @@ def run_elsewhere(engine: str, script: str, argv: list[str], quiet: bool = True)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         threads = int(os.environ.get("OPENBLAS_NUM_THREADS") or os.cpu_count() or 1)
-        code = subprocess.call(command, env=bvlc.bvlc_env({"PYTHONPATH": str(ROOT)}, threads=threads, quiet=quiet),
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+        code = subprocess.call(
+            command,
+            env=bvlc.bvlc_env({"PYTHONPATH": str(ROOT)}, threads=threads, quiet=quiet),
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
     finally:
         signal.signal(signal.SIGINT, before)
     if code < 0:
@@ -134,8 +156,10 @@ def without_data(net: Any, phase: int, batch: int = 1, source: str = "net") -> A
             continue
         crop = layer.transform_param.crop_size or layer.memory_data_param.height
         if not crop:
-            raise CaffeError(f"{source}: layer '{layer.name}': transform_param.crop_size is not set, so its size is "
-                             "unknown; give its deploy.prototxt")
+            raise CaffeError(
+                f"{source}: layer '{layer.name}': transform_param.crop_size is not set, so its size is "
+                "unknown; give its deploy.prototxt"
+            )
         made = result.layer.add(name=layer.name, type="Input", top=layer.top)
         for i in range(len(layer.top)):
             made.input_param.shape.add(dim=[batch] if i else [batch, 3, crop, crop])

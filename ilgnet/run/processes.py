@@ -1,6 +1,7 @@
 """Several processes that do a tool's work together: one a GPU of --gpu 0,1, or those that torchrun started.
 
 Each takes its turn at the photos and tells the others; the root (rank 0) prints and writes."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,4 +1,5 @@
 """P(high), or what another target's net says, of photos and of an LMDB's records, with either engine."""
+
 from __future__ import annotations
 
 import sys
@@ -38,9 +39,18 @@ class Scorer:
     scores is printed.
     """
 
-    def __init__(self, weights: Path | str, net: Path | str | None = None, preset: str | None = None,
-                 mean: Path | str | None = None, batch: int = 16, engine: str = "torch", gpu: int | None = None,
-                 heat: bool = False, precision: str | None = None):
+    def __init__(
+        self,
+        weights: Path | str,
+        net: Path | str | None = None,
+        preset: str | None = None,
+        mean: Path | str | None = None,
+        batch: int = 16,
+        engine: str = "torch",
+        gpu: int | None = None,
+        heat: bool = False,
+        precision: str | None = None,
+    ):
         source = caffemodel.read_caffemodel(weights)
         self.net_path = str(net_for(source, weights) if net is None else deploy_path(net))
         self.weights = str(weights)
@@ -54,12 +64,16 @@ class Scorer:
             self._net = caffe.Net(self.net_path, caffe.TEST)
         missing = surgery.unloaded(engines.arrays(self._net), source)
         if missing:
-            raise CaffeError(f"{weights}: nothing in it fits {len(missing)} layer(s) of {self.net_path} "
-                             f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}): refusing to score")
+            raise CaffeError(
+                f"{weights}: nothing in it fits {len(missing)} layer(s) of {self.net_path} "
+                f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}): refusing to score"
+            )
         self._net.copy_from(str(weights))
         if len(self._net.inputs) != 1 or len(self._net.outputs) != 1:
-            raise CaffeError(f"{self.net_path}: {len(self._net.inputs)} inputs and {len(self._net.outputs)} outputs; "
-                             "a deploy net has one of each")
+            raise CaffeError(
+                f"{self.net_path}: {len(self._net.inputs)} inputs and {len(self._net.outputs)} outputs; "
+                "a deploy net has one of each"
+            )
         self._input, self._output = self._net.inputs[0], self._net.outputs[0]
         shape = tuple(self._net.blobs[self._input].data.shape)
         if len(shape) != 4 or shape[1] != 3:
@@ -108,8 +122,10 @@ class Scorer:
         if self._precision is not None:
             rows = self._round(rows)
         if rows.shape[1] != self.target.outputs:
-            raise CaffeError(f"{self.net_path}: output '{self._output}' has {rows.shape[1]} values a photo, not "
-                             f"{self.target.outputs}")
+            raise CaffeError(
+                f"{self.net_path}: output '{self._output}' has {rows.shape[1]} values a photo, not "
+                f"{self.target.outputs}"
+            )
         return rows
 
     def _forward(self, count: int) -> np.ndarray:
@@ -185,9 +201,16 @@ class Scorer:
         return map(self.number, self.stream_rows(photos))
 
 
-def score(paths: Iterable[Path | str] | Path | str, weights: Path | str, net: Path | str | None = None,
-          preset: str | None = None, mean: Path | str | None = None, batch: int = 16, engine: str = "torch",
-          gpu: int | None = None) -> list[float]:
+def score(
+    paths: Iterable[Path | str] | Path | str,
+    weights: Path | str,
+    net: Path | str | None = None,
+    preset: str | None = None,
+    mean: Path | str | None = None,
+    batch: int = 16,
+    engine: str = "torch",
+    gpu: int | None = None,
+) -> list[float]:
     """P(high aesthetic quality) of each photo, in [0, 1]; of a net for the distribution or the mean of votes the mean,
     1 to 10; of a ranking net a number that only orders.
 

@@ -1,4 +1,5 @@
 """Test-time augmentation: several views of each photo, whose probabilities are averaged."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -22,8 +23,10 @@ class Views:
         self.spec, self.kind = spec, kind
         height, width = (w - s for w, s in zip(spec.warp, spec.size))
         if kind != "mirror" and not (height or width):
-            raise CaffeError(f"--tta {kind}: preset {spec.preset} warps to the net's input {spec.size[0]} x "
-                             f"{spec.size[1]}: nothing is left to crop; take --tta mirror")
+            raise CaffeError(
+                f"--tta {kind}: preset {spec.preset} warps to the net's input {spec.size[0]} x "
+                f"{spec.size[1]}: nothing is left to crop; take --tta mirror"
+            )
         self._offsets = [(height // 2, width // 2)]
         if kind != "mirror":
             self._offsets += [(0, 0), (0, width), (height, 0), (height, width)]

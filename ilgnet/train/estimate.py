@@ -3,6 +3,7 @@
 They run in a process of their own, which trains a copy and writes nothing: the training that follows is what it would
 have been without. `python estimate.py SOLVER ENGINE GPU PRECISION` (GPU: a number, or "" for the CPU) is that process.
 """
+
 from __future__ import annotations
 
 import json
@@ -12,8 +13,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 from ilgnet.run import engine as engines
 from torchcaffe.base import context, log
@@ -101,6 +103,7 @@ def main(path: str, engine: str, gpu: str, precision: str) -> None:
                 for _ in range(count):
                     net.forward()
                 finish(net)
+
             return forward
 
         found = {"iteration_s": timed(train), "test_batch_s": [timed(test(net)) for net in solver.test_nets]}

@@ -3,6 +3,7 @@
 Real Caffe writes to file descriptor 2 from C++, and holds Python's lock while it trains: so the copying is done by a
 child process on the other end of a pipe, which no full buffer can stall.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -82,8 +83,11 @@ class _Terminal(io.RawIOBase):
 
 def teller(terminal: IO[str]) -> Callable[[str], None]:
     """What a signal's handler says. It may run within a print, which a second one would break: so it writes past it."""
-    words = {"stop": "stopping after this iteration, with a snapshot; the same again stops at once\n",
-             "snapshot": "a snapshot comes after this iteration\n", "none": ""}
+    words = {
+        "stop": "stopping after this iteration, with a snapshot; the same again stops at once\n",
+        "snapshot": "a snapshot comes after this iteration\n",
+        "none": "",
+    }
     return lambda effect: _write(terminal.fileno(), words[effect].encode())
 
 
@@ -110,4 +114,4 @@ def _copy(source: int, log: int, terminal: int, bar: bool) -> None:
 def _write(fd: int, data: bytes) -> None:
     with contextlib.suppress(OSError):  # a terminal that was closed must not end the log
         while data:
-            data = data[os.write(fd, data):]
+            data = data[os.write(fd, data) :]

@@ -1,4 +1,5 @@
 """What tools/train.py does: check every input first, then let the engine's solver run with a bar beside it."""
+
 from __future__ import annotations
 
 import glob
@@ -40,8 +41,10 @@ def check_inputs(solver: Any, solver_path: str, weights: str | None, snapshot: s
         if path and not Path(path).is_file():
             raise CaffeError(f"{path}: no such file")
     if earlier and not snapshot:  # --snapshot auto could not tell the two runs' apart, and would go on with the other's
-        raise CaffeError(f"{earlier[0]}: an earlier run's; go on with it by --snapshot auto, remove its snapshots, or "
-                         f"choose another snapshot_prefix in {solver_path}")
+        raise CaffeError(
+            f"{earlier[0]}: an earlier run's; go on with it by --snapshot auto, remove its snapshots, or "
+            f"choose another snapshot_prefix in {solver_path}"
+        )
     Path(solver.snapshot_prefix).parent.mkdir(parents=True, exist_ok=True)
 
 
@@ -74,8 +77,10 @@ def load_weights(net: Any, weights: str) -> int:
         have = [tuple(b.shape) for b in source[name].blobs]
         want = [tuple(b.data.shape) for b in net.params[name]]
         if len(have) != len(want) or not all(map(surgery.same_shape, have, want)):
-            raise CaffeError(f"{weights}: layer '{name}': shapes {have} do not fit the net's {want}; "
-                             "make fitting weights with tools/surgery.py")
+            raise CaffeError(
+                f"{weights}: layer '{name}': shapes {have} do not fit the net's {want}; "
+                "make fitting weights with tools/surgery.py"
+            )
     net.copy_from(weights)
     return len(common)
 
@@ -93,8 +98,11 @@ def _numbered(prefix: str) -> list[tuple[int, Path]]:
     folder, name = Path(prefix).parent, Path(prefix).name
     if not folder.is_dir():  # it has vanished: who writes there next says so
         return []
-    found = [(int(match.group(2)), path) for path in folder.iterdir()
-             if (match := _STATE.fullmatch(path.name)) and match.group(1) == name]
+    found = [
+        (int(match.group(2)), path)
+        for path in folder.iterdir()
+        if (match := _STATE.fullmatch(path.name)) and match.group(1) == name
+    ]
     return sorted(found, reverse=True)
 
 
@@ -153,8 +161,17 @@ class Watcher:
     value that any gives. look_every: iterations from one look at the loss, for which a GPU must have got so far, to the
     next. Raises Stopped where a signal says so."""
 
-    def __init__(self, solver: Any, settings: Any, asked: Callable[[], str | None], terminal: IO[str], show: bool,
-                 keep: int | None = None, agreed: Callable[[int], int] = int, look_every: int = 1):
+    def __init__(
+        self,
+        solver: Any,
+        settings: Any,
+        asked: Callable[[], str | None],
+        terminal: IO[str],
+        show: bool,
+        keep: int | None = None,
+        agreed: Callable[[int], int] = int,
+        look_every: int = 1,
+    ):
         self.solver, self.max_iter, self.terminal, self.show = solver, settings.max_iter, terminal, show
         self.prefix, self.every, self.keep = settings.snapshot_prefix, settings.snapshot, keep
         self.asked, self.agreed, self.look_every = asked, agreed, look_every
@@ -165,8 +182,14 @@ class Watcher:
 
         done = int(self.solver.iter)
         if self.bar is None:  # now a resumed run knows where it goes on
-            self.bar = tqdm(total=self.max_iter, initial=done, file=self.terminal, disable=not self.show, unit="it",
-                            dynamic_ncols=True)
+            self.bar = tqdm(
+                total=self.max_iter,
+                initial=done,
+                file=self.terminal,
+                disable=not self.show,
+                unit="it",
+                dynamic_ncols=True,
+            )
         else:
             if done % self.look_every == 0:
                 self.check_loss(done)
@@ -190,8 +213,9 @@ class Watcher:
             raise Diverged(f"iteration {done - 1}: the loss is {loss}: training has diverged; lower base_lr")
         if self.show:
             waiting = getattr(self.solver, "waiting", 0)
-            self.bar.set_postfix_str(f"loss={loss:.4g}" + f", waiting for data {waiting:.0%}" * (waiting >= 0.01),
-                                     refresh=False)
+            self.bar.set_postfix_str(
+                f"loss={loss:.4g}" + f", waiting for data {waiting:.0%}" * (waiting >= 0.01), refresh=False
+            )
 
     def tidy(self) -> None:
         if self.keep:

@@ -2,6 +2,7 @@
 
 What comes from a network is taken only from the hosts named here, up to a size, and only if its hash is right; it
 appears under its name whole or not at all. Needs no torch for downloads."""
+
 from __future__ import annotations
 
 import hashlib
@@ -48,16 +49,25 @@ class Released:
 PAGE = "https://github.com/BestiVictory/ILGnet"
 MODELS = {
     "googlenet": Published(  # address and hash: BVLC Caffe's models/bvlc_googlenet/readme.md
-        "bvlc_googlenet.caffemodel", "http://dl.caffe.berkeleyvision.org/bvlc_googlenet.caffemodel",
-        "405fc5acd08a3bb12de8ee5e23a96bec22f08204", 100 << 20),
+        "bvlc_googlenet.caffemodel",
+        "http://dl.caffe.berkeleyvision.org/bvlc_googlenet.caffemodel",
+        "405fc5acd08a3bb12de8ee5e23a96bec22f08204",
+        100 << 20,
+    ),
     "ilgnet-ava1": Released(
-        "ILGnet-AVA1.caffemodel", PAGE,
+        "ILGnet-AVA1.caffemodel",
+        PAGE,
         ("https://drive.google.com/file/d/0B-wWngvfWr7WekNRX04xSzJEWlE/view", "https://pan.baidu.com/s/1slMv4yp"),
-        "adac77adead5629becacd11c860262caeef14d05d21ff1e7d0fc177d00000c71", "ilgnet_ava1.caffemodel"),
+        "adac77adead5629becacd11c860262caeef14d05d21ff1e7d0fc177d00000c71",
+        "ilgnet_ava1.caffemodel",
+    ),
     "ilgnet-ava2": Released(
-        "ILGnet-AVA2.caffemodel", PAGE,
+        "ILGnet-AVA2.caffemodel",
+        PAGE,
         ("https://drive.google.com/file/d/0B-wWngvfWr7WRDl4YUFNTmJqenM/view", "https://pan.baidu.com/s/1bpBsIZH"),
-        "9eeac7ef7d566193c4416556c5beacae0f50cd1e158aabb87d5e974252d23de2", "ilgnet_ava2.caffemodel"),
+        "9eeac7ef7d566193c4416556c5beacae0f50cd1e158aabb87d5e974252d23de2",
+        "ilgnet_ava2.caffemodel",
+    ),
 }
 
 
@@ -104,9 +114,14 @@ def _open(url: str, start: int) -> Any:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise CaffeError(f"{url}: not an http or https address")
     opener = urllib.request.OpenerDirector()  # build_opener's would also open file:, ftp: and data:
-    for handler in (urllib.request.ProxyHandler(), urllib.request.HTTPHandler(), urllib.request.HTTPSHandler(),
-                    urllib.request.HTTPDefaultErrorHandler(), urllib.request.HTTPErrorProcessor(),
-                    _SameHost(parts.hostname)):
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        _SameHost(parts.hostname),
+    ):
         opener.add_handler(handler)
     headers = {"User-Agent": "ilgnet-toolkit", "Accept-Encoding": "identity"}
     if start:
@@ -130,7 +145,8 @@ def download(model: Published, target: Path, url: str | None = None) -> None:
         kept = f" ({size} bytes are in {partial}: run again to go on)" if size else ""
         raise CaffeError(
             f"cannot download {url}: {getattr(error, 'reason', None) or error}{kept}; or get {model.file} "
-            f"(sha1 {model.sha1}) by hand and put it at {target}, or install it with --file PATH") from None
+            f"(sha1 {model.sha1}) by hand and put it at {target}, or install it with --file PATH"
+        ) from None
     found = digest(partial, "sha1")
     if found != model.sha1:
         partial.unlink()
@@ -172,8 +188,9 @@ def _fetch(url: str, partial: Path, max_bytes: int) -> None:
 def _progress(partial: Path, start: int, total: int | None) -> Any:
     from tqdm import tqdm
 
-    return tqdm(desc=partial.stem, initial=start, total=total, unit="B", unit_scale=True,
-                disable=not sys.stderr.isatty())
+    return tqdm(
+        desc=partial.stem, initial=start, total=total, unit="B", unit_scale=True, disable=not sys.stderr.isatty()
+    )
 
 
 # -- by hand -----------------------------------------------------------------------------------------------------------
@@ -191,8 +208,10 @@ def install(model: Published, source: Path, target: Path) -> None:
             found.update(chunk)
             copy.write(chunk)
         if found.hexdigest() != model.sha1:
-            raise CaffeError(f"{source} is not the published {model.file}: sha1 {found.hexdigest()}, not {model.sha1} "
-                             "(another file with GoogLeNet's layers need not be installed: give it to --weights)")
+            raise CaffeError(
+                f"{source} is not the published {model.file}: sha1 {found.hexdigest()}, not {model.sha1} "
+                "(another file with GoogLeNet's layers need not be installed: give it to --weights)"
+            )
 
 
 def convert(model: Released, source: Path, target: Path, net_path: Path) -> str:
@@ -212,9 +231,14 @@ def convert(model: Released, source: Path, target: Path, net_path: Path) -> str:
     missing = surgery.unloaded(params, layers)
     other = [layer.name for layer in layers if layer.blobs and layer.name not in params]
     if missing or other:
-        raise CaffeError(f"{source} is not a trained {Path(net_path).parent.name}: " + "; ".join(
-            f"{len(names)} layer(s) {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-            for names, what in ((missing, "missing or of another shape"), (other, "too many")) if names))
+        raise CaffeError(
+            f"{source} is not a trained {Path(net_path).parent.name}: "
+            + "; ".join(
+                f"{len(names)} layer(s) {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+                for names, what in ((missing, "missing or of another shape"), (other, "too many"))
+                if names
+            )
+        )
     blobs: dict[str, list[np.ndarray]] = {}
     for layer in layers:
         if not layer.blobs:
@@ -231,5 +255,7 @@ def convert(model: Released, source: Path, target: Path, net_path: Path) -> str:
 
 def where(name: str, model: Released) -> str:
     """What to do to get a released model."""
-    return (f"{model.file} (600 MB) cannot be fetched by a program: download it with a browser from {model.page} "
-            f"({' or '.join(model.links)}), then run: python tools/fetch_weights.py {name} --file PATH")
+    return (
+        f"{model.file} (600 MB) cannot be fetched by a program: download it with a browser from {model.page} "
+        f"({' or '.join(model.links)}), then run: python tools/fetch_weights.py {name} --file PATH"
+    )

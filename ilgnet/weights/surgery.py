@@ -1,5 +1,6 @@
 """Move weights between nets: copy by name, make room for BatchNorm, fold BatchNorm away again (NumPy; the engine only
 for fillers and for the forward pass of a calibration)."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -121,12 +122,15 @@ def _refuse_lost_norms(source: list[LayerBlobs], used: set[str], report: Report)
     copied = {row.layer for row in report.rows if row.what == "copied"}
     for before, norm in zip(source, source[1:]):
         if norm.type == "BatchNorm" and norm.blobs and norm.name not in used and before.name in copied:
-            raise CaffeError(f"layer '{norm.name}': the source normalises '{before.name}' and the target does not; "
-                             "fold it first (tools/merge_bn.py)")
+            raise CaffeError(
+                f"layer '{norm.name}': the source normalises '{before.name}' and the target does not; "
+                "fold it first (tools/merge_bn.py)"
+            )
 
 
-def set_statistics(bn: list[np.ndarray], scale: list[np.ndarray], eps: float, x: np.ndarray,
-                   bias: np.ndarray | None) -> None:
+def set_statistics(
+    bn: list[np.ndarray], scale: list[np.ndarray], eps: float, x: np.ndarray, bias: np.ndarray | None
+) -> None:
     """Give a BatchNorm (its three arrays, written in place) the statistics of its input x (N, C, ...).
 
     With a bias (C,), Scale undoes the normalisation, so that both together add the bias and change nothing else:

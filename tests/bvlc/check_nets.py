@@ -94,8 +94,11 @@ def check(variant: str, words: dict, folder: Path) -> dict:
         if layer.type == "SoftmaxWithLoss":  # backward starts from the loss's weight, which stands in its diff
             net.blobs[layer.top[0]].diff[...] = layer.loss_weight[0] if layer.loss_weight else 1
     net.backward()
-    touched = [n for n, b in net.blobs.items() if "_split_" not in n and n not in net.outputs
-               and not (b.diff == UNTOUCHED).all()]
+    touched = [
+        n
+        for n, b in net.blobs.items()
+        if "_split_" not in n and n not in net.outputs and not (b.diff == UNTOUCHED).all()
+    ]
     still = [layer for layer, blobs in net.params.items() if not any(np.abs(b.diff).sum() for b in blobs)]
     frozen = [n for n in net.blobs if "_split_" not in n and n not in touched and n not in net.outputs]
     types = dict(zip(net._layer_names, [layer.type for layer in net.layers]))
@@ -106,8 +109,12 @@ def check(variant: str, words: dict, folder: Path) -> dict:
     else:
         assert not [name for name in still if name in learns], still
         assert frozen == ["data", "label"], frozen
-    train = dict(outputs=train_outputs, parameters=parameters(net), layers_without_gradient=len(still),
-                 blobs_without_gradient=len(frozen))
+    train = dict(
+        outputs=train_outputs,
+        parameters=parameters(net),
+        layers_without_gradient=len(still),
+        blobs_without_gradient=len(frozen),
+    )
     del net
 
     net = load(folder, "test.prototxt", train_val, caffe.TEST)
@@ -118,8 +125,11 @@ def check(variant: str, words: dict, folder: Path) -> dict:
     del net, result
 
     net = load(folder, "deploy.prototxt", emit.deploy(choice), caffe.TEST)
-    deploy = dict(parameters=parameters(net), blobs=shapes(net),
-                  params={name: [list(b.data.shape) for b in blobs] for name, blobs in net.params.items()})
+    deploy = dict(
+        parameters=parameters(net),
+        blobs=shapes(net),
+        params={name: [list(b.data.shape) for b in blobs] for name, blobs in net.params.items()},
+    )
     set_statistics(net)
     (answer,) = net.outputs
     assert answer == VARIANTS[variant].answer

@@ -64,12 +64,15 @@ def convolution(draw, kind: str) -> Body:
     axes, group = draw(st.integers(1, 3)), draw(st.integers(1, 2))
     bottoms = draw(st.integers(1, 2)) if kind != "Im2col" else 1
     shape = [draw(st.integers(1, 3)), group * draw(st.integers(1, 3)), *draw(shapes(axes, axes, 8))]
-    text = " ".join([
-        per_axis(draw, "kernel_size", "kernel", axes, st.integers(1, 3), must=True),
-        per_axis(draw, "stride", "stride", axes, st.integers(1, 3)),
-        per_axis(draw, "pad", "pad", axes, st.integers(0, 2)),
-        per_axis(draw, "dilation", "dilation", axes, st.integers(1, 2)),
-        fields(draw, force_nd_im2col=st.sampled_from(["true", "false"]))])
+    text = " ".join(
+        [
+            per_axis(draw, "kernel_size", "kernel", axes, st.integers(1, 3), must=True),
+            per_axis(draw, "stride", "stride", axes, st.integers(1, 3)),
+            per_axis(draw, "pad", "pad", axes, st.integers(0, 2)),
+            per_axis(draw, "dilation", "dilation", axes, st.integers(1, 2)),
+            fields(draw, force_nd_im2col=st.sampled_from(["true", "false"])),
+        ]
+    )
     if kind != "Im2col":
         text += f" num_output: {group * draw(st.integers(1, 3))} group: {group} "
         text += fields(draw, bias_term=st.sampled_from(["true", "false"]))
@@ -92,16 +95,25 @@ def pooling(draw, kind: str) -> Body:
 
 @drawn("LRN")
 def lrn(draw, kind: str) -> Body:
-    text = fields(draw, local_size=st.sampled_from([1, 3, 5, 7]), alpha=st.sampled_from([1e-4, 0.5, 2.0]),
-                  beta=st.sampled_from([0.5, 0.75, 1.3]), k=st.sampled_from([1.0, 2.5]),
-                  norm_region=st.sampled_from(["ACROSS_CHANNELS", "WITHIN_CHANNEL"]))
+    text = fields(
+        draw,
+        local_size=st.sampled_from([1, 3, 5, 7]),
+        alpha=st.sampled_from([1e-4, 0.5, 2.0]),
+        beta=st.sampled_from([0.5, 0.75, 1.3]),
+        k=st.sampled_from([1.0, 2.5]),
+        norm_region=st.sampled_from(["ACROSS_CHANNELS", "WITHIN_CHANNEL"]),
+    )
     return f"lrn_param {{ {text} }}", [("normal", draw(shapes(4, 4, 7)))], 1
 
 
 @drawn("BatchNorm")
 def batch_norm(draw, kind: str) -> Body:
-    text = fields(draw, use_global_stats=st.sampled_from(["true", "false"]), eps=st.sampled_from([1e-5, 1e-2]),
-                  moving_average_fraction=st.sampled_from([0.999, 0.5]))
+    text = fields(
+        draw,
+        use_global_stats=st.sampled_from(["true", "false"]),
+        eps=st.sampled_from([1e-5, 1e-2]),
+        moving_average_fraction=st.sampled_from([0.999, 0.5]),
+    )
     # of two values a channel, rounding is all that is left of the gradient
     shape = [draw(st.integers(5, 8)), *draw(shapes(1, 4))]
     return f"batch_norm_param {{ {text} }}", [("normal 1 2", shape)], 1
@@ -124,7 +136,8 @@ def scale(draw, kind: str) -> Body:
 def inner_product(draw, kind: str) -> Body:
     shape = draw(shapes(1, 4))
     text = f"num_output: {draw(st.integers(1, 5))} axis: {axis_of(shape, draw)} " + fields(
-        draw, bias_term=st.sampled_from(["true", "false"]), transpose=st.sampled_from(["true", "false"]))
+        draw, bias_term=st.sampled_from(["true", "false"]), transpose=st.sampled_from(["true", "false"])
+    )
     return f"inner_product_param {{ {text} }}", [("normal", shape)], 1
 
 
@@ -180,8 +193,12 @@ def flatten(draw, kind: str) -> Body:
 @drawn("Reduction")
 def reduction(draw, kind: str) -> Body:
     shape = draw(shapes(1, 4))
-    text = fields(draw, operation=st.sampled_from(["SUM", "ASUM", "SUMSQ", "MEAN"]),
-                  axis=st.just(axis_of(shape, draw)), coeff=st.sampled_from([-2.0, 0.5]))
+    text = fields(
+        draw,
+        operation=st.sampled_from(["SUM", "ASUM", "SUMSQ", "MEAN"]),
+        axis=st.just(axis_of(shape, draw)),
+        coeff=st.sampled_from([-2.0, 0.5]),
+    )
     return f"reduction_param {{ {text} }}", [("normal", shape)], 1
 
 
@@ -195,19 +212,28 @@ def softmax(draw, kind: str) -> Body:
 def losses(draw, kind: str) -> Body:
     shape = [draw(st.integers(1, 4)), draw(st.integers(2, 5)), *draw(shapes(0, 2, 3))]
     classes = shape[1]
-    text = fields(draw, ignore_label=st.integers(0, 1), normalization=st.sampled_from(
-        ["FULL", "VALID", "BATCH_SIZE", "NONE"]), normalize=st.sampled_from(["true", "false"]))
+    text = fields(
+        draw,
+        ignore_label=st.integers(0, 1),
+        normalization=st.sampled_from(["FULL", "VALID", "BATCH_SIZE", "NONE"]),
+        normalize=st.sampled_from(["true", "false"]),
+    )
     labels = (f"labels {classes}", [shape[0], *shape[2:]])
     if kind == "SoftmaxWithLoss":
         text = f"loss_param {{ {text} }} " + " ".join(
-            f"loss_weight: {weight}" for weight in draw(st.sampled_from([(), (), (0.5,)])))
+            f"loss_weight: {weight}" for weight in draw(st.sampled_from([(), (), (0.5,)]))
+        )
         return text, [("normal 0 3", shape), labels], draw(st.integers(1, 2))
     if kind == "Accuracy":
         text = fields(draw, top_k=st.integers(1, classes), ignore_label=st.integers(0, 1))
         return f"accuracy_param {{ {text} }}", [("ties", shape), labels], draw(st.integers(1, 2))
     if kind == "ArgMax":
-        text = fields(draw, top_k=st.integers(1, classes), out_max_val=st.sampled_from(["true", "false"]),
-                      axis=st.just(axis_of(shape, draw)))
+        text = fields(
+            draw,
+            top_k=st.integers(1, classes),
+            out_max_val=st.sampled_from(["true", "false"]),
+            axis=st.just(axis_of(shape, draw)),
+        )
         return f"argmax_param {{ {text} }}", [("normal", shape)], 1
     if kind == "SigmoidCrossEntropyLoss":
         return f"loss_param {{ {text} }}", [("normal 0 3", shape), ("labels 2", shape)], 1
@@ -236,8 +262,12 @@ def tile(draw, kind: str) -> Body:
 
 @drawn("MVN")
 def mvn(draw, kind: str) -> Body:
-    text = fields(draw, normalize_variance=st.sampled_from(["true", "false"]), eps=st.sampled_from([1e-9, 1e-2]),
-                  across_channels=st.sampled_from(["true", "false"]))
+    text = fields(
+        draw,
+        normalize_variance=st.sampled_from(["true", "false"]),
+        eps=st.sampled_from([1e-9, 1e-2]),
+        across_channels=st.sampled_from(["true", "false"]),
+    )
     return f"mvn_param {{ {text} }}", [("normal 1 2", [*draw(shapes(2, 4)), draw(st.integers(5, 8))])], 1
 
 
@@ -245,7 +275,8 @@ def mvn(draw, kind: str) -> Body:
 def embed(draw, kind: str) -> Body:
     words = draw(st.integers(1, 6))
     text = f"num_output: {draw(st.integers(1, 5))} input_dim: {words} " + fields(
-        draw, bias_term=st.sampled_from(["true", "false"]))
+        draw, bias_term=st.sampled_from(["true", "false"])
+    )
     return f"embed_param {{ {text} }}", [(f"labels {words}", draw(shapes(0, 3)))], 1
 
 

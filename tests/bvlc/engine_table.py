@@ -26,8 +26,10 @@ BEYOND = {"BN": "tests/test_bn_layer.py"}  # types that BVLC has not: the proof 
 # Options that no configuration sets, and why
 EXCUSED = {
     "HDF5Data.shuffle": "drawn from the C library's `rand()`: `tests/test_hdf5_shuffle_bvlc.py`",
-    **{f"Im2col.{name}": "belongs to Convolution, which shares the message"
-       for name in ("num_output", "bias_term", "group", "weight_filler", "bias_filler", "engine")},
+    **{
+        f"Im2col.{name}": "belongs to Convolution, which shares the message"
+        for name in ("num_output", "bias_term", "group", "weight_filler", "bias_filler", "engine")
+    },
 }
 SHARED_PARAMS = ("transform_param", "loss_param", "softmax_param")  # messages that several types read
 
@@ -116,16 +118,30 @@ def notes() -> list[str]:
 
 def make(caffe) -> str:
     """Everything between the marks."""
-    header = ["type", "options, and how many configurations set them", "configurations", "refused, as by BVLC",
-              "tops", "bottoms' diffs", "parameters' diffs"]
+    header = [
+        "type",
+        "options, and how many configurations set them",
+        "configurations",
+        "refused, as by BVLC",
+        "tops",
+        "bottoms' diffs",
+        "parameters' diffs",
+    ]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for type_ in caffe.layer_type_list():
         print(type_, file=sys.stderr, flush=True)
         errors = [f"[{BEYOND[type_]}](../{BEYOND[type_]})", "", ""] if type_ in BEYOND else measured(type_, caffe)
         lines.append("| " + " | ".join([*cells(type_), *errors]) + " |")
-    lines += ["", "Options that no configuration sets: " +
-              "; ".join(f"`{name}` ({why})" for name, why in excuses().items()) + ".",
-              "", "Corner cases among them:", "", *notes()]
+    lines += [
+        "",
+        "Options that no configuration sets: "
+        + "; ".join(f"`{name}` ({why})" for name, why in excuses().items())
+        + ".",
+        "",
+        "Corner cases among them:",
+        "",
+        *notes(),
+    ]
     return "\n".join(lines)
 
 

@@ -103,8 +103,13 @@ def caffenet(fc: int = 64, classes: int = 10) -> str:
 
     def conv(name: str, bottom, depth: int, size: int, bias: float, **geometry):
         n["conv" + name] = L.Convolution(
-            bottom, num_output=depth, kernel_size=size, param=rates(), bias_filler=constant(bias),
-            weight_filler=dict(type="gaussian", std=0.01), **geometry,
+            bottom,
+            num_output=depth,
+            kernel_size=size,
+            param=rates(),
+            bias_filler=constant(bias),
+            weight_filler=dict(type="gaussian", std=0.01),
+            **geometry,
         )
         return relu("relu" + name, n["conv" + name])
 
@@ -116,7 +121,10 @@ def caffenet(fc: int = 64, classes: int = 10) -> str:
 
     def dense(name: str, bottom, depth: int, std: float, bias: float):
         n[name] = L.InnerProduct(
-            bottom, num_output=depth, param=rates(), weight_filler=dict(type="gaussian", std=std),
+            bottom,
+            num_output=depth,
+            param=rates(),
+            weight_filler=dict(type="gaussian", std=std),
             bias_filler=constant(bias),
         )
         return n[name]
@@ -200,8 +208,14 @@ def resnet() -> str:
 
     def conv(name: str, bottom, depth: int, size: int, stride: int = 1, relu: bool = True):
         n[name] = x = L.Convolution(
-            bottom, num_output=depth, kernel_size=size, stride=stride, pad=size // 2, bias_term=False,
-            param=dict(lr_mult=1), weight_filler=MSRA,
+            bottom,
+            num_output=depth,
+            kernel_size=size,
+            stride=stride,
+            pad=size // 2,
+            bias_term=False,
+            param=dict(lr_mult=1),
+            weight_filler=MSRA,
         )
         n[name + "_bn"] = L.BatchNorm(x, in_place=True, **statistics)
         n[name + "_scale"] = L.Scale(x, in_place=True, bias_term=True)
@@ -246,9 +260,14 @@ def fcn(classes: int = 5) -> str:
     def up(name: str, bottom, factor: int, lr: int):
         """Bilinear interpolation of each class's scores; the last one is not learnt."""
         n[name] = L.Deconvolution(
-            bottom, param=dict(lr_mult=lr),
+            bottom,
+            param=dict(lr_mult=lr),
             convolution_param=dict(
-                num_output=classes, kernel_size=2 * factor, stride=factor, bias_term=False, group=classes,
+                num_output=classes,
+                kernel_size=2 * factor,
+                stride=factor,
+                bias_term=False,
+                group=classes,
                 weight_filler=dict(type="bilinear"),
             ),
         )
@@ -280,7 +299,9 @@ def captioner(steps: int = 6, pictures: int = 3, words: int = 30) -> str:
     small = dict(type="uniform", min=-0.08, max=0.08)
     n.embedded = L.Embed(n.words, input_dim=words, num_output=16, bias_term=False, weight_filler=small)
     n.lstm = L.LSTM(
-        n.embedded, n.cont, n.picture,
+        n.embedded,
+        n.cont,
+        n.picture,
         recurrent_param=dict(num_output=20, weight_filler=small, bias_filler=constant(0)),
     )
     n.drop = L.Dropout(n.lstm, in_place=True, dropout_ratio=0.5)

@@ -22,8 +22,13 @@ MAX = caffe_pb2.PoolingParameter.MAX
 
 def decides(layer):
     """Whether a layer (message) decides by its input's order."""
-    return (layer.type == "ReLU" or layer.type == "Pooling" and layer.pooling_param.pool == MAX
-            or layer.type == "SPP" and layer.spp_param.pool == MAX)
+    return (
+        layer.type == "ReLU"
+        or layer.type == "Pooling"
+        and layer.pooling_param.pool == MAX
+        or layer.type == "SPP"
+        and layer.spp_param.pool == MAX
+    )
 
 
 def windows(layer, size):
@@ -51,9 +56,16 @@ def shifted(x, kernel, stride, pad):
     height, width = (max(r, side + p) for r, side, p in zip(room, x.shape[2:], pad))
     padded = np.full(x.shape[:2] + (height, width), -np.inf, x.dtype)
     padded[:, :, pad[0] : pad[0] + x.shape[2], pad[1] : pad[1] + x.shape[3]] = x
-    views = [np.s_[:, :, i : i + (counts[0] - 1) * stride[0] + 1 : stride[0],
-                   j : j + (counts[1] - 1) * stride[1] + 1 : stride[1]]
-             for i in range(kernel[0]) for j in range(kernel[1])]
+    views = [
+        np.s_[
+            :,
+            :,
+            i : i + (counts[0] - 1) * stride[0] + 1 : stride[0],
+            j : j + (counts[1] - 1) * stride[1] + 1 : stride[1],
+        ]
+        for i in range(kernel[0])
+        for j in range(kernel[1])
+    ]
     return padded, views
 
 
@@ -137,6 +149,9 @@ def run_settled(caffe, job, arrays=None):
 
     forward(net, read_net(job["net"]), before)
     net.backward()
-    errors = [[f"{name} {k}", run_caffe.error(blob.diff, run_caffe.recorded(job["of"], f"p{i}_{k}"))]
-              for i, name in enumerate(layers) for k, blob in enumerate(net.params.get(name, []))]
+    errors = [
+        [f"{name} {k}", run_caffe.error(blob.diff, run_caffe.recorded(job["of"], f"p{i}_{k}"))]
+        for i, name in enumerate(layers)
+        for k, blob in enumerate(net.params.get(name, []))
+    ]
     return [errors, {name: count for name, count in turned.items() if count}, sum(left), max(moves)], {}

@@ -1,6 +1,6 @@
 """Records what real Caffe's programs say and write for the runs in cli_jobs.py, in tests/bvlc/goldens/cli.
 
-    python -m tests.bvlc.make_cli_goldens
+python -m tests.bvlc.make_cli_goldens
 """
 
 from __future__ import annotations

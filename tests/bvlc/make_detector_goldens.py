@@ -15,8 +15,15 @@ layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip" inner_product_p
 layer { name: "prob" type: "Softmax" bottom: "ip" top: "prob" }
 """
 # (ymin, xmin, ymax, xmax): inside, at each edge, past the corner, long and thin, all of the image
-WINDOWS = [(12, 15, 30, 41), (0, 20, 11, 33), (20, 0, 37, 9), (29, 40, 40, 52), (0, 0, 5, 7), (3, 4, 6, 50),
-           (0, 0, 40, 52)]
+WINDOWS = [
+    (12, 15, 30, 41),
+    (0, 20, 11, 33),
+    (20, 0, 37, 9),
+    (29, 40, 40, 52),
+    (0, 0, 5, 7),
+    (3, 4, 6, 50),
+    (0, 0, 40, 52),
+]
 SETTINGS = {
     "no_mean": {"context_pad": 3},
     "channel_mean": {"context_pad": 4, "mean": np.array([0.3, 0.5, 0.2]), "channel_swap": (2, 0, 1), "raw_scale": 2.0},
@@ -29,8 +36,12 @@ class Image(np.ndarray):
 
     def __getitem__(self, key):
         if isinstance(key, tuple):
-            key = tuple(slice(*(None if n is None else int(n) for n in (k.start, k.stop, k.step)))
-                        if isinstance(k, slice) else k for k in key)
+            key = tuple(
+                slice(*(None if n is None else int(n) for n in (k.start, k.stop, k.step)))
+                if isinstance(k, slice)
+                else k
+                for k in key
+            )
         return np.asarray(super().__getitem__(key))
 
 

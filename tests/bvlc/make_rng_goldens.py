@@ -104,9 +104,7 @@ REFUSED = {
 
 
 def filler_text(spec: dict) -> str:
-    return " ".join(
-        f'{key}: "{value}"' if key == "type" else f"{key}: {value}" for key, value in spec.items()
-    )
+    return " ".join(f'{key}: "{value}"' if key == "type" else f"{key}: {value}" for key, value in spec.items())
 
 
 def dummy_layer(name: str, blobs: list) -> str:

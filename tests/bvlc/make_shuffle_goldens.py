@@ -15,8 +15,13 @@ from tests.bvlc.engines import Engine
 
 GOLDEN = Path(__file__).resolve().parent / "goldens" / "hdf5_shuffle.npz"
 ROW = layers.Row(
-    "HDF5Data", "shuffle", "hdf5_data_param { source: 'list.txt' batch_size: 3 shuffle: true }", tops=2, passes=12,
-    writes=layers.H5, **layers.ALONE,
+    "HDF5Data",
+    "shuffle",
+    "hdf5_data_param { source: 'list.txt' batch_size: 3 shuffle: true }",
+    tops=2,
+    passes=12,
+    writes=layers.H5,
+    **layers.ALONE,
 )
 
 

@@ -385,8 +385,10 @@ def lockstep_table(s: Setting) -> Table:
     the softmax, and a loss near 0 is the difference of great logits, which no two ways of adding them up give alike."""
     import torchcaffe
 
-    header = ("iteration, BVLC's loss, loss error, weights and statistics, momentum, update on BVLC's gradients, "
-              "BVLC's own: loss, weights, momentum")
+    header = (
+        "iteration, BVLC's loss, loss error, weights and statistics, momentum, update on BVLC's gradients, "
+        "BVLC's own: loss, weights, momentum"
+    )
     table = Table(f"v1bn in lockstep, {s.iterations} iterations at base_lr {s.base_lr:g}", header.split(", "))
     net, weights = make_net(s, "v1bn", s.batch, still=True)
     soften(weights)
@@ -518,8 +520,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=8, help="photos a batch, for the whole nets")
     parser.add_argument("--crop", type=int, default=224, help="side of the photos, of the section `nets`")
     parser.add_argument("--base-lr", type=float, default=1e-7, help="of the lockstep")
-    parser.add_argument("--variants", nargs="+", default=list(whole_nets.NETS), choices=list(whole_nets.NETS),
-                        metavar="NET", help=f"nets of the section `nets`: {', '.join(whole_nets.NETS)} (default: all)")
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        default=list(whole_nets.NETS),
+        choices=list(whole_nets.NETS),
+        metavar="NET",
+        help=f"nets of the section `nets`: {', '.join(whole_nets.NETS)} (default: all)",
+    )
     parser.add_argument("--types", nargs="+", default=[], help="only these layer types")
     parser.add_argument("--shared", type=Path, default=SHARED, help="see above (default: ../shared of the checkout)")
     parser.add_argument("--out", type=Path, default=Path("out/parity"))

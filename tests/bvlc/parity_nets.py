@@ -100,8 +100,15 @@ def end_to_end(
     table.add(f"{len(errors)} parameter diffs, BVLC's ties", errors[worst], worst, median, greatest, limit, ok=ok)
     where = ", ".join(f"{name} {count}" for name, count in turned.items()) or "-"
     count = f"{sum(turned.values())} turned, {left} left"
-    table.add("decisions that BVLC's ties turn", count, where, move, f"{sum(own_turned.values())} turned", "0 left",
-              ok=left == 0)
+    table.add(
+        "decisions that BVLC's ties turn",
+        count,
+        where,
+        move,
+        f"{sum(own_turned.values())} turned",
+        "0 left",
+        ok=left == 0,
+    )
     place = {name: i for i, name in enumerate(info["layers"])}
     parameters = {f"p{place[name]}_{k}": f"{name} {k}" for name, k in info["params"]}
     errors = distances(folders["torch"], folders["bvlc"], parameters)
@@ -118,8 +125,15 @@ def end_to_end(
         limit = max(compare.PARAM, 3 * unit)
         # Past it only where flips, and nothing else, are to blame: without them all diffs agree (above).
         flips_here = flipped(net, info, folders) if error > limit and proven else 0
-        table.add(what + (f": {flips_here} flips" if flips_here else ""), error, of, middle, unit, limit,
-                  ok=error <= limit or flips_here > 0)
+        table.add(
+            what + (f": {flips_here} flips" if flips_here else ""),
+            error,
+            of,
+            middle,
+            unit,
+            limit,
+            ok=error <= limit or flips_here > 0,
+        )
 
 
 def net_tables(s: Setting) -> list[Table]:

@@ -93,7 +93,7 @@ class SquareLoss(caffe.Layer):
 
     def forward(self, bottom, top):
         self.difference = bottom[0].data - bottom[1].data
-        top[0].data[...] = np.sum(self.difference ** 2) / bottom[0].num / 2.0
+        top[0].data[...] = np.sum(self.difference**2) / bottom[0].num / 2.0
 
     def backward(self, top, propagate_down, bottom):
         for i, sign in enumerate((1, -1)):

@@ -39,7 +39,8 @@ solver_mode: CPU
 random_seed: {seed}
 """
 RUN_TINY, BEGIN, ITERATE, FOLLOW = (
-    f"tests.bvlc.released:{name}" for name in ("run_tiny", "begin", "iterate", "follow")  # for Engine.call
+    f"tests.bvlc.released:{name}"
+    for name in ("run_tiny", "begin", "iterate", "follow")  # for Engine.call
 )
 LOSS = "(automatic)"  # what Caffe calls the top that the released loss layer leaves out
 

@@ -29,7 +29,7 @@ def draw(kind, shape, seed):
     rng = np.random.RandomState(seed)
     name, args = kind.split()[0], [float(a) for a in kind.split()[1:]]
     if name == "normal":  # mean, scale
-        mean, scale = (args + [0.0, 1.0][len(args):])[:2]
+        mean, scale = (args + [0.0, 1.0][len(args) :])[:2]
         x = rng.standard_normal(shape) * scale + mean
     elif name == "ties":  # few values, so that maxima and zeros repeat
         x = rng.randint(-2, 3, shape)
@@ -59,8 +59,11 @@ def draw_params(blobs, kind, seed):
     for i, blob in enumerate(blobs if kind != "own" else []):
         shape = tuple(blob.shape)
         if kind == "batchnorm":
-            blob.data[...] = (draw("normal 0 0.5", shape, seed), draw("uniform 0.5 2", shape, seed + 1),
-                              np.float32(1.7))[i]
+            blob.data[...] = (
+                draw("normal 0 0.5", shape, seed),
+                draw("uniform 0.5 2", shape, seed + 1),
+                np.float32(1.7),
+            )[i]
         else:
             blob.data[...] = draw(kind, shape, seed + 1000 + i)
 
@@ -359,8 +362,10 @@ def run_given(caffe, job, arrays=None):
                 net.blobs[top].diff[...] = recorded(of, diffs[i, k])
         if job["phase"] == "TRAIN" and net.bottom_names[name]:
             net.backward(start=name, end=name)
-            worst[1] = max(error(net.blobs[bottom].diff, recorded(of, f"b{i}_{k}"))
-                           for k, bottom in enumerate(net.bottom_names[name]))
+            worst[1] = max(
+                error(net.blobs[bottom].diff, recorded(of, f"b{i}_{k}"))
+                for k, bottom in enumerate(net.bottom_names[name])
+            )
             if name in net.params:
                 blobs = enumerate(net.params[name])
                 worst[2] = max(error(blob.diff, recorded(of, f"p{i}_{k}")) for k, blob in blobs)

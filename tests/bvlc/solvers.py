@@ -62,8 +62,12 @@ training("sgd_clip", STEP + "momentum: 0.9 weight_decay: 0.01 clip_gradients: 0.
 training("sgd_iter_size", STEP + "momentum: 0.9 weight_decay: 0.01 iter_size: 3 clip_gradients: 2", iterations=10)
 training("sgd_random", STEP + "momentum: 0.9 weight_decay: 0.001", RANDOM)
 training("sgd_test_net", STEP + "momentum: 0.9 test_iter: 3 test_interval: 4", RANDOM)
-training("sgd_no_first_test", STEP + "momentum: 0.9 test_iter: 2 test_interval: 3 test_initialization: false", RANDOM,
-         iterations=7)
+training(
+    "sgd_no_first_test",
+    STEP + "momentum: 0.9 test_iter: 2 test_interval: 3 test_initialization: false",
+    RANDOM,
+    iterations=7,
+)
 training("sgd_rate_rises", 'base_lr: 0.001 lr_policy: "step" stepsize: 2 gamma: 2 momentum: 0.9', iterations=10)
 training("sgd_zero_rate", 'base_lr: 0 lr_policy: "fixed" momentum: 0.9 weight_decay: 0.01', iterations=3)
 training("sgd_multistep", 'base_lr: 0.02 lr_policy: "multistep" stepvalue: 3 stepvalue: 8 gamma: 0.3 momentum: 0.9')
@@ -72,7 +76,10 @@ training("nesterov", STEP + 'type: "Nesterov" momentum: 0.9 weight_decay: 0.01')
 training("adagrad", STEP + 'type: "AdaGrad" weight_decay: 0.01 delta: 1e-6')
 training("rmsprop", 'base_lr: 0.002 lr_policy: "fixed" type: "RMSProp" rms_decay: 0.95 weight_decay: 0.01 delta: 1e-5')
 training("adadelta", 'base_lr: 1 lr_policy: "fixed" type: "AdaDelta" momentum: 0.95 delta: 1e-6 weight_decay: 0.001')
-training("adam", 'base_lr: 0.002 lr_policy: "fixed" type: "Adam" momentum: 0.9 momentum2: 0.99 delta: 1e-7 weight_decay: 0.01')
+training(
+    "adam",
+    'base_lr: 0.002 lr_policy: "fixed" type: "Adam" momentum: 0.9 momentum2: 0.99 delta: 1e-7 weight_decay: 0.01',
+)
 training("solver_type_enum", FIXED_RATE + "solver_type: NESTEROV momentum: 0.8", iterations=5)
 
 # Snapshots by real Caffe after 5 iterations, and what it makes of them in 5 more (the data starts at record 0 again).
@@ -105,11 +112,11 @@ layer { name: "label" type: "DummyData" top: "label" dummy_data_param { shape { 
 layer { name: "loss" type: "SoftmaxWithLoss" bottom: "c" bottom: "label" top: "loss" }
 """
 UPDATES = {
-    "sgd": 'base_lr: 0.01 momentum: 0.9 weight_decay: 0.05',
-    "sgd_plain": 'base_lr: 0.01',
+    "sgd": "base_lr: 0.01 momentum: 0.9 weight_decay: 0.05",
+    "sgd_plain": "base_lr: 0.01",
     "sgd_l1": 'base_lr: 0.01 momentum: 0.9 weight_decay: 0.05 regularization_type: "L1"',
-    "sgd_clip": 'base_lr: 0.01 momentum: 0.9 weight_decay: 0.05 clip_gradients: 5',
-    "sgd_iter_size": 'base_lr: 0.01 momentum: 0.9 weight_decay: 0.05 iter_size: 4 clip_gradients: 5',
+    "sgd_clip": "base_lr: 0.01 momentum: 0.9 weight_decay: 0.05 clip_gradients: 5",
+    "sgd_iter_size": "base_lr: 0.01 momentum: 0.9 weight_decay: 0.05 iter_size: 4 clip_gradients: 5",
     "nesterov": 'base_lr: 0.01 momentum: 0.9 weight_decay: 0.05 type: "Nesterov"',
     "nesterov_l1": 'base_lr: 0.01 momentum: 0.5 weight_decay: 0.05 type: "Nesterov" regularization_type: "L1" iter_size: 2',
     "adagrad": 'base_lr: 0.01 weight_decay: 0.05 type: "AdaGrad" delta: 1e-6',
@@ -147,18 +154,30 @@ POINTS = 1000
 SHOW = "display: 3 test_iter: 2 test_interval: 4 momentum: 0.9 weight_decay: 0.01 "
 LOGS = {
     "train": [["train", "--solver=solver.prototxt"], STEP + SHOW + "max_iter: 10 snapshot: 5 average_loss: 2"],
-    "train_no_test": [["train", "--solver=solver.prototxt"], STEP + "display: 2 max_iter: 5 clip_gradients: 0.1 iter_size: 2"],
+    "train_no_test": [
+        ["train", "--solver=solver.prototxt"],
+        STEP + "display: 2 max_iter: 5 clip_gradients: 0.1 iter_size: 2",
+    ],
     "train_debug": [["train", "--solver=solver.prototxt"], FIXED_RATE + "max_iter: 1 debug_info: true"],
     "train_after": [["train", "--solver=solver.prototxt"], STEP + SHOW + "max_iter: 6 snapshot_after_train: false"],
-    "resume": [["train", "--solver=solver.prototxt", "--snapshot=small_iter_5.solverstate"], STEP + SHOW + "max_iter: 8"],
-    "finetune": [["train", "--solver=solver.prototxt", "--weights=small_iter_5.caffemodel"], STEP + SHOW + "max_iter: 3"],
+    "resume": [
+        ["train", "--solver=solver.prototxt", "--snapshot=small_iter_5.solverstate"],
+        STEP + SHOW + "max_iter: 8",
+    ],
+    "finetune": [
+        ["train", "--solver=solver.prototxt", "--weights=small_iter_5.caffemodel"],
+        STEP + SHOW + "max_iter: 3",
+    ],
     "test": [["test", "--model=net.prototxt", "--weights=small_iter_5.caffemodel", "--iterations=4"], STEP],
 }
 
 
 def log_files(name: str) -> dict[str, str]:
     """The prototxts of a run in LOGS."""
-    return {"net.prototxt": PLAIN, "solver.prototxt": COMMON.replace("max_iter: 100", "").replace("display: 0", "") + LOGS[name][1]}
+    return {
+        "net.prototxt": PLAIN,
+        "solver.prototxt": COMMON.replace("max_iter: 100", "").replace("display: 0", "") + LOGS[name][1],
+    }
 
 
 def normalise(log: str) -> list[str]:
@@ -200,11 +219,18 @@ def refused_job(name: str) -> dict:
 def update_job(name: str) -> dict:
     """The job for run_caffe.run_updates."""
     text = UPDATES[name] + ("" if "lr_policy" in UPDATES[name] else ' lr_policy: "fixed"')
-    return {"solver": 'net: "net.prototxt" random_seed: 5 max_iter: 1000 ' + text, "files": {"net.prototxt": UPDATE_NET},
-            "count": COUNT, "seed": 17}
+    return {
+        "solver": 'net: "net.prototxt" random_seed: 5 max_iter: 1000 ' + text,
+        "files": {"net.prototxt": UPDATE_NET},
+        "count": COUNT,
+        "seed": 17,
+    }
 
 
 def rate_job(name: str) -> dict:
     """The job for run_caffe.run_rates."""
-    return {"solver": f'net: "net.prototxt" random_seed: 5 max_iter: {POINTS} display: 0 {RATES[name]}',
-            "files": {"net.prototxt": RATE_NET}, "points": POINTS}
+    return {
+        "solver": f'net: "net.prototxt" random_seed: 5 max_iter: {POINTS} display: 0 {RATES[name]}',
+        "files": {"net.prototxt": RATE_NET},
+        "points": POINTS,
+    }

@@ -21,8 +21,10 @@ def ratings(part: str) -> list:
     from ilgnet.ava.ratings import Rating
 
     rng = np.random.RandomState(len(part))
-    votes = [np.maximum(rng.poisson(np.exp(-((np.arange(1, 11) - rng.uniform(3, 8)) ** 2) / 4) * 30), 0)
-             for _ in range(PHOTOS[part])]
+    votes = [
+        np.maximum(rng.poisson(np.exp(-((np.arange(1, 11) - rng.uniform(3, 8)) ** 2) / 4) * 30), 0)
+        for _ in range(PHOTOS[part])
+    ]
     return [Rating(100 + i, tuple(int(v) for v in row), (0, 0), 0) for i, row in enumerate(votes)]
 
 
@@ -43,8 +45,12 @@ def write_data(folder: Path, side: int = SIDE) -> None:
         writer.commit()
         writer.close()
         for kind in targets.KINDS:
-            targets.write_labels(folder / f"{part}_lmdb", kind, {row.photo: row for row in rows},
-                                 {row.photo: splits.label(row) for row in rows})
+            targets.write_labels(
+                folder / f"{part}_lmdb",
+                kind,
+                {row.photo: row for row in rows},
+                {row.photo: splits.label(row) for row in rows},
+            )
     write_mean(np.full((3, side, side), 120, np.float32), folder / "mean.binaryproto")
 
 

@@ -109,8 +109,11 @@ def save(path, summary, ties=None):
     if ties is not None:
         about_ties = [[name, len(places)] for name, (places, _) in ties.items()]
         steps = [np.diff(places, prepend=0) for places, _ in ties.values()]  # smaller numbers than the places
-        more = {"about_ties": np.array(json.dumps(about_ties)), "steps": np.concatenate(steps).astype(np.int32),
-                "tie_values": np.concatenate([found for _, found in ties.values()])}
+        more = {
+            "about_ties": np.array(json.dumps(about_ties)),
+            "steps": np.concatenate(steps).astype(np.int32),
+            "tie_values": np.concatenate([found for _, found in ties.values()]),
+        }
     np.savez_compressed(path, about=np.array(json.dumps(about)), values=np.concatenate(values), **more)
 
 
@@ -119,8 +122,10 @@ def load(path):
     with np.load(path) as f:
         about, values = json.loads(str(f["about"])), f["values"]
     ends = np.cumsum([count for _, _, _, count in about])
-    return {key: {"shape": shape, "norm": norm, "values": part}
-            for (key, shape, norm, _), part in zip(about, np.split(values, ends[:-1]))}
+    return {
+        key: {"shape": shape, "norm": norm, "values": part}
+        for (key, shape, norm, _), part in zip(about, np.split(values, ends[:-1]))
+    }
 
 
 def load_ties(path):
@@ -128,8 +133,10 @@ def load_ties(path):
     with np.load(path) as f:
         about, steps, values = json.loads(str(f["about_ties"])), f["steps"], f["tie_values"]
     ends = np.cumsum([count for _, count in about])[:-1]
-    return {name: (np.cumsum(part), found)
-            for (name, _), part, found in zip(about, np.split(steps, ends), np.split(values, ends))}
+    return {
+        name: (np.cumsum(part), found)
+        for (name, _), part, found in zip(about, np.split(steps, ends), np.split(values, ends))
+    }
 
 
 def open_nets(caffe, choice, folder):

@@ -41,7 +41,7 @@ BIG = 20_000  # bytes; longer seeds are no better
 
 class Target(NamedTuple):
     """A reader: what it does with a file, the name that file has, and files that it can read. `tried`: it lets another
-    process read first (files.tried)."""
+    process read first (hdf5.tried)."""
 
     read: Callable[[Path], object]
     name: str
@@ -69,15 +69,20 @@ def _hdf5(**datasets: object) -> bytes:
 
 def _images() -> list[bytes]:
     picture = np.random.RandomState(0).randint(0, 256, (40, 48, 3), np.uint8)
-    return [cv2.imencode(f".{kind}", picture)[1].tobytes()
-            for kind in ("jpg", "png", "bmp", "webp", "tiff", "ppm", "jp2", "hdr", "ras")]
+    return [
+        cv2.imencode(f".{kind}", picture)[1].tobytes()
+        for kind in ("jpg", "png", "bmp", "webp", "tiff", "ppm", "jp2", "hdr", "ras")
+    ]
 
 
 def _datums() -> list[bytes]:
     picture = caffe_pb2.Datum(channels=3, height=2, width=2, label=1, data=bytes(range(12)))
     floats = caffe_pb2.Datum(channels=1, height=1, width=3, float_data=[1, 2, 3])
-    return [picture.SerializeToString(), floats.SerializeToString(),
-            *(caffe_pb2.Datum(encoded=True, data=data, label=1).SerializeToString() for data in _images()[:2])]
+    return [
+        picture.SerializeToString(),
+        floats.SerializeToString(),
+        *(caffe_pb2.Datum(encoded=True, data=data, label=1).SerializeToString() for data in _images()[:2]),
+    ]
 
 
 def _lmdb() -> list[bytes]:
@@ -150,8 +155,12 @@ def _batch(path: Path, kind: str, parameters: str) -> None:
 
 
 def _read_image_data(path: Path) -> None:
-    _batch(path, "ImageData", f"""image_data_param {{ source: "%s" root_folder: "{path.parent}/" batch_size: 2
-                                  new_height: 9 new_width: 9 }}""")
+    _batch(
+        path,
+        "ImageData",
+        f"""image_data_param {{ source: "%s" root_folder: "{path.parent}/" batch_size: 2
+                                  new_height: 9 new_width: 9 }}""",
+    )
 
 
 def _read_window_data(path: Path) -> None:
@@ -165,10 +174,12 @@ def _read_sidecar(path: Path) -> None:
 
 
 ROW = b"1 10 1 2 3 4 5 6 7 8 9 10 0 0 1\n"
-LOG = (b"I1124 23:59:58.999999  1 solver.cpp:239] Iteration 20 (3.1 iter/s, 6.4s/20 iters), loss = 0.7\n"
-       b"I1124 23:59:59.999999  1 solver.cpp:347] Iteration 20, Testing net (#0)\n"
-       b"I1124 23:59:59.999999  1 solver.cpp:414]     Test net output #0: accuracy = 0.5\n"
-       b"I1124 23:59:59.999999  1 caffe.cpp:304] Batch 0, accuracy = 0.8\n")
+LOG = (
+    b"I1124 23:59:58.999999  1 solver.cpp:239] Iteration 20 (3.1 iter/s, 6.4s/20 iters), loss = 0.7\n"
+    b"I1124 23:59:59.999999  1 solver.cpp:347] Iteration 20, Testing net (#0)\n"
+    b"I1124 23:59:59.999999  1 solver.cpp:414]     Test net output #0: accuracy = 0.5\n"
+    b"I1124 23:59:59.999999  1 caffe.cpp:304] Batch 0, accuracy = 0.8\n"
+)
 
 TARGETS = {
     "caffemodel": Target(caffemodel.read_caffemodel, "x.caffemodel", lambda: _small("bvlc/goldens/**/*.caffemodel")),
@@ -213,8 +224,28 @@ TARGETS = {
 }  # fmt: skip
 
 _NUMBERS = (0, 1, 2, 7, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, (1 << 63) - 1, 1 << 63)
-_WORDS = (b"0", b"-1", b"1", b"3", b"65536", b"2147483647", b"4294967296", b"1e39", b"nan", b"-inf", b'"', b"{", b"}",
-          b" ", b"\n", b"\0", b"\xff", b"../", b",", b"true")
+_WORDS = (
+    b"0",
+    b"-1",
+    b"1",
+    b"3",
+    b"65536",
+    b"2147483647",
+    b"4294967296",
+    b"1e39",
+    b"nan",
+    b"-inf",
+    b'"',
+    b"{",
+    b"}",
+    b" ",
+    b"\n",
+    b"\0",
+    b"\xff",
+    b"../",
+    b",",
+    b"true",
+)
 
 
 def mutated(seeds: list[bytes], rng: random.Random) -> bytes:

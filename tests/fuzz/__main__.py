@@ -24,7 +24,7 @@ from pathlib import Path
 from tests.fuzz import LIMIT_BYTES, LIMIT_SECONDS, TARGETS, attempt, mutated
 from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError, run_main
-from torchcaffe.formats import files
+from torchcaffe.formats import hdf5
 
 SECONDS_UNTRIED = 2
 INPUTS_A_PROCESS = 20_000  # so that what an input leaves behind in a library does not last
@@ -49,7 +49,7 @@ def work(name: str, seed: int, inputs: int, until: float, folder: Path, out: Pat
     log.set_level(3)
     seconds = LIMIT_SECONDS
     if target.tried:
-        files._try, seconds = lambda *_: None, SECONDS_UNTRIED
+        hdf5._try, seconds = lambda *_: None, SECONDS_UNTRIED
     counts, slowest, kept = {"read": 0, "refused": 0, "raised": 0}, 0.0, set()
     inputs = min(inputs, INPUTS_A_PROCESS)
     for number in range(inputs):
@@ -71,7 +71,8 @@ def work(name: str, seed: int, inputs: int, until: float, folder: Path, out: Pat
         counts[result] += 1
         if number % 200 == 199 or number == inputs - 1 or time.monotonic() > until:
             (folder / "counts").write_text(
-                f"{number + 1} {counts['read']} {counts['refused']} {counts['raised']} {slowest}")
+                f"{number + 1} {counts['read']} {counts['refused']} {counts['raised']} {slowest}"
+            )
             if time.monotonic() > until:
                 break
 
@@ -127,8 +128,11 @@ def fuzz(name: str, inputs: int, seconds: float, seed: int, out: Path) -> bool:
                 total[0] += 1
         seed += 1
     trial = f", {by_trial} after they ended, or held up, a process without the trial" if TARGETS[name].tried else ""
-    print(f"{name}: {total[0]} inputs, {total[1]} read, {total[2]} refused in a line{trial}; findings: "
-          f"{total[3]} exceptions, {ended} processes ended; slowest {slowest:.2f} s", flush=True)
+    print(
+        f"{name}: {total[0]} inputs, {total[1]} read, {total[2]} refused in a line{trial}; findings: "
+        f"{total[3]} exceptions, {ended} processes ended; slowest {slowest:.2f} s",
+        flush=True,
+    )
     return not total[3] and not ended
 
 

@@ -7,8 +7,9 @@ import errno
 import os
 import re
 import sys
+from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
-from typing import Callable, TextIO
+from typing import TextIO
 
 
 class CaffeError(RuntimeError):

@@ -193,6 +193,7 @@ def _weights(text: str) -> list[str]:
 
 # -- train ---------------------------------------------------------------------------------------------------------
 
+
 @context.denormals_flushed()
 def train(flags: dict[str, Any]) -> int:
     """`train`: BVLC's, in its order."""

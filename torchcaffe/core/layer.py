@@ -5,8 +5,8 @@ To add a layer type, write one class in a file of torchcaffe/ops with @layer abo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Callable, Union
+from collections.abc import Callable, Sequence
+from typing import Union
 
 import numpy as np
 import torch
@@ -195,7 +195,7 @@ class TorchLayer(Layer):
 
     _input: torch.Tensor | None = None  # in place: the first bottom as it was before the top took its blob
 
-    def compute(self, *tensors: torch.Tensor) -> Union[torch.Tensor, Sequence[torch.Tensor]]:
+    def compute(self, *tensors: torch.Tensor) -> torch.Tensor | Sequence[torch.Tensor]:
         raise CaffeError(f"layer type {self.type} has no compute")
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
@@ -267,5 +267,5 @@ class TorchLayer(Layer):
         return result
 
 
-def _as_tuple(value: Union[torch.Tensor, Sequence[torch.Tensor]]) -> Sequence[torch.Tensor]:
+def _as_tuple(value: torch.Tensor | Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
     return (value,) if isinstance(value, torch.Tensor) else value

@@ -222,8 +222,10 @@ def convert_imageset(
         label_of = dict(photos)
         found = [name for name, _ in result.skipped if one(Photo(name, label_of[name]))[0]]
         if found:
-            raise CaffeError(f"{out}: was made without {len(result.skipped)} photos that could not be read; "
-                             f"{len(found)} can be now, {found[0]} for one: remove {out.name} to have them in it")
+            raise CaffeError(
+                f"{out}: was made without {len(result.skipped)} photos that could not be read; "
+                f"{len(found)} can be now, {found[0]} for one: remove {out.name} to have them in it"
+            )
         return result
     if not root.is_dir():
         raise CaffeError(f"{root}: no such folder of photos")

@@ -8,7 +8,7 @@ import re
 import stat
 import struct
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 
@@ -145,7 +145,7 @@ def decode(data: bytes, flags: int) -> np.ndarray:
     return _decoded(lambda: cv2.imdecode(np.frombuffer(data, np.uint8), flags))
 
 
-def read(path: Union[str, Path], flags: int) -> np.ndarray:
+def read(path: str | Path, flags: int) -> np.ndarray:
     """A picture as OpenCV's imread gives it: of a file that is cut short, what is there. Raises CaffeError for one that
     cannot be read, saying what is wrong; it does not name the file."""
     import cv2
@@ -167,7 +167,7 @@ def read(path: Union[str, Path], flags: int) -> np.ndarray:
         raise CaffeError((getattr(error, "strerror", None) or str(error)).lower()) from None
 
 
-def _name(path: Union[str, Path], open_file: int) -> str:
+def _name(path: str | Path, open_file: int) -> str:
     """The file's name, or another one that OpenCV can open where it is no UTF-8."""
     name = os.fspath(path)
     try:
@@ -189,7 +189,7 @@ def _decoded(function: Any) -> np.ndarray:
     return picture
 
 
-def inside(root: Union[str, Path], name: str) -> Path:
+def inside(root: str | Path, name: str) -> Path:
     """The file `name` below the folder `root`. CaffeError where it leads out of it, by .. or by a link."""
     path = Path(f"{root}/{name}")  # BVLC joins them so: a name that begins with / stays below
     folder = os.path.realpath(root)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -196,9 +196,9 @@ class Datum(NamedTuple):
     channels: int = 0
     height: int = 0
     width: int = 0
-    data: Union[bytes, memoryview] = b""
+    data: bytes | memoryview = b""
     label: int = 0
-    float_data: Union[Sequence[float], np.ndarray] = ()
+    float_data: Sequence[float] | np.ndarray = ()
     encoded: bool = False
 
 
@@ -274,5 +274,5 @@ def _mirrored(image: np.ndarray) -> np.ndarray:
     return cv2.flip(flat, 1).reshape(image.shape)
 
 
-def _sizes(shape: Union[Sequence[int], tuple[int, ...]]) -> str:
+def _sizes(shape: Sequence[int] | tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))

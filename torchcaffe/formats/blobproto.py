@@ -4,9 +4,9 @@ Arrays are views of the file's map where possible. They are written in pieces: n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any
 
 import numpy as np
 
@@ -15,12 +15,11 @@ from torchcaffe.formats import wire
 from torchcaffe.formats.files import PathLike, atomic, map_file
 from torchcaffe.formats.wire import WireError
 
-Arrays = Sequence[Optional[np.ndarray]]
+Arrays = Sequence[np.ndarray | None]
 
 # BVLC's limits: protobuf's on a message, Blob's on axes and count.
 MAX_BYTES = MAX_COUNT = 2**31 - 1
 MAX_AXES = 32
-
 
 
 _DATA, _DIFF, _SHAPE, _DOUBLE_DATA, _DOUBLE_DIFF = 5, 6, 7, 8, 9

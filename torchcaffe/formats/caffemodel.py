@@ -107,7 +107,6 @@ def read_caffemodel_net(path: PathLike) -> Any:
     """The NetParameter of a binary caffemodel without its blobs, as stored (not upgraded). Raises CaffeError."""
     from google.protobuf.message import DecodeError
 
-
     buffer = map_file(path)
     out = []
     try:

@@ -8,9 +8,9 @@ import functools
 import os
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Callable, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,7 +20,6 @@ from torchcaffe.formats.files import PathLike, atomic, open_file
 Read = TypeVar("Read")
 
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-
 
 
 def is_hdf5(path: PathLike) -> bool:
@@ -90,9 +89,7 @@ def _try(path: PathLike, read: Callable[[], Any]) -> None:
         raise CaffeError(f"cannot read {path}: damaged: libhdf5 ends the process by {signal.Signals(-status).name}")
 
 
-def write_hdf5(
-    path: PathLike, fill: Callable[[Any], None], before_named: Callable[[Path], None] | None = None
-) -> None:
+def write_hdf5(path: PathLike, fill: Callable[[Any], None], before_named: Callable[[Path], None] | None = None) -> None:
     with atomic(path) as temporary:
         with hdf5_file(temporary, "w") as file:
             fill(file)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 
@@ -56,9 +57,7 @@ def read_solverstate(path: PathLike) -> SolverState:
     return state
 
 
-def write_solverstate(
-    path: PathLike, state: SolverState, before_named: Callable[[Path], None] | None = None
-) -> None:
+def write_solverstate(path: PathLike, state: SolverState, before_named: Callable[[Path], None] | None = None) -> None:
     """Write a solverstate as BVLC's solvers do; HDF5 when the name ends in .h5.
 
     before_named: called with the file when it is complete, and before it has its name."""
@@ -97,9 +96,7 @@ def _read_solverstate_hdf5(path: PathLike) -> SolverState:
         )
 
 
-def _write_solverstate_hdf5(
-    path: PathLike, state: SolverState, before_named: Callable[[Path], None] | None
-) -> None:
+def _write_solverstate_hdf5(path: PathLike, state: SolverState, before_named: Callable[[Path], None] | None) -> None:
     import h5py
 
     def fill(file: Any) -> None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, Union
+from typing import Union
 
 from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
@@ -438,7 +439,7 @@ def _read_net_binary(path: str):
     net = caffe_pb2.NetParameter()
     with files.map_file(path) as data:
         if len(data) > blobproto.MAX_BYTES:
-            raise CaffeError(f"{path}: {len(data)} bytes; a protobuf message has at most {files.MAX_BYTES}")
+            raise CaffeError(f"{path}: {len(data)} bytes; a protobuf message has at most {blobproto.MAX_BYTES}")
         content = bytes(data)
     try:
         net.ParseFromString(content)

@@ -6,7 +6,6 @@ protobuf itself needs the whole message in memory and, in Python, one object a f
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Union
 
 import numpy as np
 
@@ -32,7 +31,7 @@ def read_varint(buffer, position: int, end: int) -> tuple[int, int]:
     raise WireError("truncated in a number" if position >= end else f"not a number at byte {position}")
 
 
-def fields(buffer, start: int, end: int) -> Iterator[tuple[int, int, Union[int, Span], Span]]:
+def fields(buffer, start: int, end: int) -> Iterator[tuple[int, int, int | Span, Span]]:
     """Yield (field number, wire type, value, whole span with its tag) of each field of the message in [start, end).
 
     The value is an int for a varint and the payload's (begin, end) otherwise. Raises WireError for anything that
@@ -45,7 +44,7 @@ def fields(buffer, start: int, end: int) -> Iterator[tuple[int, int, Union[int, 
         number, kind = tag >> 3, tag & 7
         if number == 0 or number >= 1 << 29:
             raise WireError(f"no valid field number at byte {begin}")
-        value: Union[int, Span]
+        value: int | Span
         if kind == VARINT:
             value, position = read_varint(buffer, position, end)
         else:
@@ -93,7 +92,7 @@ def unpacked_run(buffer, start: int, end: int, dtype: str) -> tuple[np.ndarray, 
             return np.concatenate(pieces), start
 
 
-def integers(buffer, kind: int, value: Union[int, Span], limit: int) -> list[int]:
+def integers(buffer, kind: int, value: int | Span, limit: int) -> list[int]:
     """One occurrence of a repeated int64 field, packed or not, as at most `limit` signed numbers."""
     if kind == VARINT:
         found = [value]

@@ -9,8 +9,8 @@ have the same key, and forgotten when the key changes."""
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable, Sequence
-from typing import Any, Callable
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import torch
 

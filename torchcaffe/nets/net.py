@@ -6,9 +6,9 @@ import itertools
 import math
 import os
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Callable, Union
+from typing import Any, Union
 
 import numpy as np
 import torch
@@ -409,8 +409,11 @@ class Net:
             for blob, index in self._loss_tops[i] if i < len(self._loss_tops) else ():
                 if blob.diff_memory.tensor.numel() < blob.count and not blob.g.any():
                     name = self._blob_names[self._layer_tops[i][index]]
-                    log.warning("net.cpp:130", f"{name} has grown: its loss_weight is lost and it no longer counts, as "
-                                "in BVLC; make the net with its largest shape")
+                    log.warning(
+                        "net.cpp:130",
+                        f"{name} has grown: its loss_weight is lost and it no longer counts, as "
+                        "in BVLC; make the net with its largest shape",
+                    )
 
     def reshape(self) -> None:
         """Push the input blobs' shapes through the net."""
@@ -762,7 +765,8 @@ class Net:
         if self.phase != TEST or self.device != "cpu":
             raise CaffeError(f"{self.source}: precision '{precision}' is for nets of the TEST phase on a CPU")
         chosen = [
-            name for name, layer in zip(self._layer_names, self._layers)
+            name
+            for name, layer in zip(self._layer_names, self._layers)
             if layer.type == "InnerProduct" and layer.blobs[0].count >= least
         ]
         for name in chosen:

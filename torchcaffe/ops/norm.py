@@ -197,8 +197,9 @@ def _moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     rows = _rows(x)
     if len(rows) == 1:
         return torch.batch_norm_update_stats(rows[0], None, None, 1.0)
-    means, variances = (torch.stack(v).double() for v in zip(*(torch.batch_norm_update_stats(r, None, None, 1.0)
-                                                               for r in rows)))
+    means, variances = (
+        torch.stack(v).double() for v in zip(*(torch.batch_norm_update_stats(r, None, None, 1.0) for r in rows))
+    )
     weight = torch.tensor([len(r) for r in rows], dtype=torch.float64, device=x.device)[:, None] / sum(map(len, rows))
     mean = (means * weight).sum(0)
     variance = ((variances + (means - mean).square()) * weight).sum(0)
@@ -211,8 +212,12 @@ def _sums(g: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
         (g,), (y,) = _rows(g), _rows(y)
         return g.sum(0), (g * y).sum(0)
     zero, one = y.new_zeros(y.shape[1]), y.new_ones(y.shape[1])
-    parts = [torch.ops.aten.native_batch_norm_backward(a, b, None, zero, one, None, None, False, 0.0,
-                                                       [False, True, True])[1:] for a, b in zip(_rows(g), _rows(y))]
+    parts = [
+        torch.ops.aten.native_batch_norm_backward(a, b, None, zero, one, None, None, False, 0.0, [False, True, True])[
+            1:
+        ]
+        for a, b in zip(_rows(g), _rows(y))
+    ]
     products, sums = (torch.stack(v).double().sum(0).to(g.dtype) for v in zip(*parts))
     return sums, products
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Union
 
 import numpy as np
 
@@ -41,8 +40,8 @@ class Classifier(Net):
 
     def __init__(
         self,
-        model_file: Union[str, Path],
-        pretrained_file: Union[str, Path],
+        model_file: str | Path,
+        pretrained_file: str | Path,
         image_dims: Sequence[int] | None = None,
         mean: np.ndarray | None = None,
         input_scale: float | None = None,

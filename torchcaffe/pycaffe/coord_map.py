@@ -7,14 +7,14 @@ axis None means any. Pointwise layers are (None, 1, 0); maps compose, and Deconv
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 
 from torchcaffe.pycaffe.net_spec import Top
 from torchcaffe.pycaffe.net_spec import layers as L
 
-CoordMap = tuple[Optional[int], Any, Any]
+CoordMap = tuple[int | None, Any, Any]
 
 # A list, as pycaffe's: scripts append their own types. (Clip and Swish are not in pycaffe's.)
 PASS_THROUGH_LAYERS = (

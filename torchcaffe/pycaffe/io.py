@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 
@@ -170,7 +170,7 @@ class Transformer:
 # -- images --------------------------------------------------------------------------------------------------------
 
 
-def load_image(filename: Union[str, os.PathLike[str]], color: bool = True) -> np.ndarray:
+def load_image(filename: str | os.PathLike[str], color: bool = True) -> np.ndarray:
     """Read an image as float32 in [0, 1]: H x W x 3 RGB, or H x W x 1 when `color` is false. Alpha is dropped.
 
     As pycaffe's does, it takes no notice of EXIF orientation. Raises CaffeError when it cannot be read.

@@ -14,7 +14,8 @@ repeated fields, and a single value may stand for a list of one.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from torchcaffe.proto import caffe_pb2
 

@@ -52,8 +52,11 @@ def launch(script: Sequence[str], processes: int) -> int:
         if started:
             pass_on()
 
-    wanted = [number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-              if signal.getsignal(number) != signal.SIG_IGN]  # nohup's
+    wanted = [
+        number
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) != signal.SIG_IGN
+    ]  # nohup's
     before = {number: signal.signal(number, handle) for number in wanted}
     try:
         # In a session of its own: the terminal's Ctrl-C would reach torchrun a second time.

@@ -6,8 +6,9 @@ import math
 import os
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, Union
+from typing import Any, Union
 
 import numpy as np
 import torch
@@ -79,7 +80,7 @@ class Solver:
         if cls.type:
             registry[cls.type] = cls
 
-    def __init__(self, param_file: Union[PathLike, caffe_pb2.SolverParameter], source: str = "solver"):
+    def __init__(self, param_file: PathLike | caffe_pb2.SolverParameter, source: str = "solver"):
         """`source` names a solver that is given as a message (upgraded) in errors."""
         if isinstance(param_file, caffe_pb2.SolverParameter):
             self.source, self.p = source, param_file
@@ -345,8 +346,10 @@ class Solver:
                 break
         if self.agreed(bool(broken)):
             where = broken or "weights in another process"
-            raise Diverged(f"{said}; the update before has broken {where}, so go on from the last snapshot"
-                           + ("" if self.debug_nan else ", with debug_nan to look at every gradient, too"))
+            raise Diverged(
+                f"{said}; the update before has broken {where}, so go on from the last snapshot"
+                + ("" if self.debug_nan else ", with debug_nan to look at every gradient, too")
+            )
 
     def _put_back(self, statistics: list[tuple[Parameter, torch.Tensor]]) -> None:
         snapshots.go_to(self, self.places())
@@ -529,8 +532,13 @@ class Solver:
         memories = [blob.diff_memory for blob in blobs] + [blob.data_memory for blob in blobs]
         places = [memory.place() for memory in memories]
         histories = [0 if array is None else array.data_ptr() for slots in self._history for array in slots]
-        key = (self.constants(rate, clip), [blob.diff_memory.fresh for blob in blobs],
-               [blob.diff_memory.state()[1] is not None for blob in blobs], places, histories)
+        key = (
+            self.constants(rate, clip),
+            [blob.diff_memory.fresh for blob in blobs],
+            [blob.diff_memory.state()[1] is not None for blob in blobs],
+            places,
+            histories,
+        )
         if self._recording.ready(key):
             self._recording.run(memories, lambda: self.update(rate, clip))
         else:
@@ -658,9 +666,7 @@ class Solver:
             for index, blob in enumerate(self.net.learnable):
                 values = state.history[k * count + index]
                 if values.size != blob.count:
-                    raise CaffeError(
-                        f"{path}: history {k * count + index}: {values.shape}, {blob.shape} expected"
-                    )
+                    raise CaffeError(f"{path}: history {k * count + index}: {values.shape}, {blob.shape} expected")
         model = snapshots.model_of(path, state.learned_net)
         if model is not None:
             try:
@@ -849,7 +855,7 @@ def _one_minus(value: float) -> float:
     return float(np.float32(1) - np.float32(value))
 
 
-def get_solver(path: Union[PathLike, caffe_pb2.SolverParameter], source: str = "solver") -> Solver:
+def get_solver(path: PathLike | caffe_pb2.SolverParameter, source: str = "solver") -> Solver:
     """The solver of the type that a solver prototxt (or an upgraded message, which `source` names) asks for."""
     if isinstance(path, caffe_pb2.SolverParameter):
         param = path

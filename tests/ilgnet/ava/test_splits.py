@@ -145,10 +145,14 @@ def test_a_set_that_is_not_the_papers_says_what_it_is():
     """Reports take a set for one of the paper's by this name."""
     photos = [at(i, 3 + i % 5) for i in range(1, 101)]
     for arguments, name in [
-        ({}, "ava1"), ({"delta": "0.0"}, "ava1"), ({"delta": "1.0"}, "ava1_delta1"),
+        ({}, "ava1"),
+        ({"delta": "0.0"}, "ava1"),
+        ({"delta": "1.0"}, "ava1_delta1"),
         ({"delta": 0.5}, "ava1, delta 0.5"),
-        ({"dataset": "ava1_delta1"}, "ava1_delta1"), ({"dataset": "ava1_delta1", "delta": 0}, "ava1"),
-        ({"dataset": "ava2"}, "ava2"), ({"dataset": "ava2", "fraction": 0.4}, "ava2, fraction 0.4"),
+        ({"dataset": "ava1_delta1"}, "ava1_delta1"),
+        ({"dataset": "ava1_delta1", "delta": 0}, "ava1"),
+        ({"dataset": "ava2"}, "ava2"),
+        ({"dataset": "ava2", "fraction": 0.4}, "ava2, fraction 0.4"),
         ({"dataset": "ava2", "thresholds": list(splits.RELEASED_THRESHOLDS)}, "ava2"),
         ({"dataset": "ava2", "thresholds": [4, 6.5]}, "ava2, thresholds 4 and 6.5"),
     ]:
@@ -161,7 +165,8 @@ def test_lists_of_another_set_are_noted(tmp_path):
     photos = [at(1, 4), at(2, 7), at(3, 4), at(4, 7), at(5, 5)]
     write(tmp_path / "val.txt", "3.jpg 0\n4.jpg 1\n")
     for last, dataset, name, note in [
-        ("", "ava2", "ava2", None), ("5.jpg 0\n", "ava1", "ava1", None),
+        ("", "ava2", "ava2", None),
+        ("5.jpg 0\n", "ava1", "ava1", None),
         ("5.jpg 0\n", "ava2", "ava2, other lists", "1 photos of the lists have means between"),
         ("", "ava1_delta1", "ava1_delta1, other lists", "no photo of the lists has a mean between"),
     ]:

@@ -17,12 +17,36 @@ def test_peers_compute_the_same_and_are_timed(tmp_path, capsys, monkeypatch):
     out = tmp_path / "b.json"
     monkeypatch.setattr(benchmark, "machine_limits", lambda *_: {"sgemm_flops": 1e11, "copy_bytes_per_s": 1e10})
     tasks = ["frozen", "test1", "load"]
-    assert tool.main(["--variants", "third", "--tasks", *tasks, "--batch", "1", "--crop", "96", "--rounds", "1",
-                      "--threads", "1", "--peers", "--precision", "int8", "--layers", "--out", str(out)]) == 0
+    assert (
+        tool.main(
+            [
+                "--variants",
+                "third",
+                "--tasks",
+                *tasks,
+                "--batch",
+                "1",
+                "--crop",
+                "96",
+                "--rounds",
+                "1",
+                "--threads",
+                "1",
+                "--peers",
+                "--precision",
+                "int8",
+                "--layers",
+                "--out",
+                str(out),
+            ]
+        )
+        == 0
+    )
     made = json.loads(out.read_text())
     rows = {(r["task"], r["engine"]): r for r in made["rows"]}
     assert set(rows) == {
-        ("frozen", "torchcaffe"), ("load", "torchcaffe"),
+        ("frozen", "torchcaffe"),
+        ("load", "torchcaffe"),
         *(("test1", e) for e in ("torchcaffe", "torchcaffe-int8", "opencv", "onnxruntime", "pytorch")),
     }
     assert all(r["median_s"] > 0 and r["peak_memory_bytes"] > 1e6 for r in rows.values())
@@ -40,19 +64,24 @@ def test_peers_compute_the_same_and_are_timed(tmp_path, capsys, monkeypatch):
 
 
 def test_ratios_of_table_4():
-    rows = [{"variant": v, "task": t, "engine": "torchcaffe", "median_s": s}
-            for v, t, s in (("v1bn", "test1", 3.0), ("full", "test1", 6.0), ("third", "test", 1.0))]
+    rows = [
+        {"variant": v, "task": t, "engine": "torchcaffe", "median_s": s}
+        for v, t, s in (("v1bn", "test1", 3.0), ("full", "test1", 6.0), ("third", "test", 1.0))
+    ]
     (found,) = tool.ratios(rows)
     assert found == {"variant": "v1bn", "of": "full", "task": "test1", "paper": 0.31 / 0.84, "ratio": 0.5}
 
 
-@pytest.mark.parametrize("words, message", [
-    (["--rounds", "0"], "1 or more"),
-    (["--weights", "w.caffemodel"], "--weights: they are of one variant"),
-    (["--precision", "int8", "--gpu", "0"], "--precision is for the CPU"),
-    (["--out", "result.txt"], "result.txt: must end in .json"),
-    (["--variants", "third", "--photos", "/nowhere"], "--photos /nowhere: no such folder"),
-])
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--rounds", "0"], "1 or more"),
+        (["--weights", "w.caffemodel"], "--weights: they are of one variant"),
+        (["--precision", "int8", "--gpu", "0"], "--precision is for the CPU"),
+        (["--out", "result.txt"], "result.txt: must end in .json"),
+        (["--variants", "third", "--photos", "/nowhere"], "--photos /nowhere: no such folder"),
+    ],
+)
 def test_bad_words(words, message, monkeypatch):
     monkeypatch.setattr(benchmark, "machine_limits", lambda *_: {"sgemm_flops": 1.0, "copy_bytes_per_s": 1.0})
     with pytest.raises(CaffeError, match=message):

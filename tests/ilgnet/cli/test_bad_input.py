@@ -98,8 +98,10 @@ def good(folder: Path) -> None:
 
 def solver(folder: Path, net: Path, more: str = "") -> Path:
     path = folder / "solver.prototxt"
-    path.write_text(f'net: "{net}" base_lr: 0.1 lr_policy: "fixed" max_iter: 4 snapshot_prefix: "{folder}/s" '
-                    f"solver_mode: CPU {more}")
+    path.write_text(
+        f'net: "{net}" base_lr: 0.1 lr_policy: "fixed" max_iter: 4 snapshot_prefix: "{folder}/s" '
+        f"solver_mode: CPU {more}"
+    )
     return path
 
 
@@ -135,33 +137,58 @@ BAD_NETS = {
     "binary": (bytes(range(256)), ""),
     "unknown layer": (SMALL + TAIL.replace("Softmax", "Hardmax") % "data", "layer 'prob'.*Hardmax"),
     "no type": (SMALL + 'layer { name: "x" bottom: "data" top: "x" }', "layer 'x'.*type"),
-    "cycle": (SMALL + 'layer { name: "a" type: "Eltwise" bottom: "data" bottom: "b" top: "a" }\n'
-              'layer { name: "b" type: "ReLU" bottom: "a" top: "b" }', "layer 'a'.*'b'"),
+    "cycle": (
+        SMALL + 'layer { name: "a" type: "Eltwise" bottom: "data" bottom: "b" top: "a" }\n'
+        'layer { name: "b" type: "ReLU" bottom: "a" top: "b" }',
+        "layer 'a'.*'b'",
+    ),
     "missing bottom": (SMALL + TAIL % "nothing", "layer 'prob'.*'nothing'"),
     "no bottom": (SMALL + 'layer { name: "x" type: "ReLU" top: "x" }', "layer 'x'.*"),
     "two of one name": (SMALL + TAIL % "data" + TAIL % "data", "prob"),
-    "shapes that do not fit": (SMALL + 'layer { name: "p" type: "Pooling" bottom: "data" top: "p" pooling_param { '
-                               'kernel_size: 2 stride: 2 } }\nlayer { name: "sum" type: "Eltwise" bottom: "data" '
-                               'bottom: "p" top: "sum" }', "layer 'sum'.*shape"),
+    "shapes that do not fit": (
+        SMALL + 'layer { name: "p" type: "Pooling" bottom: "data" top: "p" pooling_param { '
+        'kernel_size: 2 stride: 2 } }\nlayer { name: "sum" type: "Eltwise" bottom: "data" '
+        'bottom: "p" top: "sum" }',
+        "layer 'sum'.*shape",
+    ),
     "negative dim": (INPUT % "dim: 1 dim: -3 dim: 8" + TAIL % "data", "layer 'data'.*negative"),
     "huge dim": (INPUT % "dim: 100000 dim: 3 dim: 100000" + TAIL % "data", "layer 'data'.*more than"),
     "overflow": (INPUT % "dim: 4294967296 dim: 4294967296" + TAIL % "data", "layer 'data'.*more than"),
     "33 axes": (INPUT % ("dim: 1 " * 33) + TAIL % "data", "layer 'data'.*axes"),
-    "kernel of 0": (SMALL + 'layer { name: "c" type: "Convolution" bottom: "data" top: "c" convolution_param { '
-                    "num_output: 1 kernel_size: 0 } }", "layer 'c'.*kernel"),
-    "kernel too large": (SMALL + 'layer { name: "c" type: "Convolution" bottom: "data" top: "c" convolution_param { '
-                         "num_output: 1 kernel_size: 9 } }", "layer 'c'.*"),
-    "stride of 0": (SMALL + 'layer { name: "c" type: "Convolution" bottom: "data" top: "c" convolution_param { '
-                    "num_output: 1 kernel_size: 3 stride: 0 } }", "layer 'c'.*stride"),
-    "huge weights": (SMALL + 'layer { name: "c" type: "InnerProduct" bottom: "data" top: "c" inner_product_param { '
-                     "num_output: 4000000000 } }", "layer 'c'.*(num_output|4000000000|more than)"),
-    "axis out of range": (SMALL + TAIL.replace("top:", "softmax_param { axis: 7 } top:") % "data",
-                          "layer 'prob'.*axis"),
-    "code without permission": (SMALL + 'layer { name: "py" type: "Python" bottom: "data" top: "py" python_param { '
-                                'module: "os" layer: "system" param_str: "touch owned" } }', "layer 'py'.*permission"),
+    "kernel of 0": (
+        SMALL + 'layer { name: "c" type: "Convolution" bottom: "data" top: "c" convolution_param { '
+        "num_output: 1 kernel_size: 0 } }",
+        "layer 'c'.*kernel",
+    ),
+    "kernel too large": (
+        SMALL + 'layer { name: "c" type: "Convolution" bottom: "data" top: "c" convolution_param { '
+        "num_output: 1 kernel_size: 9 } }",
+        "layer 'c'.*",
+    ),
+    "stride of 0": (
+        SMALL + 'layer { name: "c" type: "Convolution" bottom: "data" top: "c" convolution_param { '
+        "num_output: 1 kernel_size: 3 stride: 0 } }",
+        "layer 'c'.*stride",
+    ),
+    "huge weights": (
+        SMALL + 'layer { name: "c" type: "InnerProduct" bottom: "data" top: "c" inner_product_param { '
+        "num_output: 4000000000 } }",
+        "layer 'c'.*(num_output|4000000000|more than)",
+    ),
+    "axis out of range": (
+        SMALL + TAIL.replace("top:", "softmax_param { axis: 7 } top:") % "data",
+        "layer 'prob'.*axis",
+    ),
+    "code without permission": (
+        SMALL + 'layer { name: "py" type: "Python" bottom: "data" top: "py" python_param { '
+        'module: "os" layer: "system" param_str: "touch owned" } }',
+        "layer 'py'.*permission",
+    ),
     "a Python layer that is the engine's": (
         SMALL + 'layer { name: "py" type: "Python" bottom: "data" top: "py" python_param { '
-        'module: "torchcaffe.ops.python" layer: "Python" } }', "layer 'py'.*the engine's own"),
+        'module: "torchcaffe.ops.python" layer: "Python" } }',
+        "layer 'py'.*the engine's own",
+    ),
 }
 NET_READERS = {
     "torchcaffe time": lambda f, bad: run(cli._main, "time", "-model", bad, "-phase", "TEST", "-iterations", 1),
@@ -171,12 +198,14 @@ NET_READERS = {
     "summarize.py": lambda f, bad: run(summarize.main, bad),
     "surgery.py": lambda f, bad: run(surgery.main, "--weights", f / "net.caffemodel", "--net", bad, "--out", f / "o"),
     "evaluate.py": lambda f, bad: run(
-        evaluate.main, "--weights", f / "net.caffemodel", "--net", bad, "--lmdb", f / "lmdb"),
+        evaluate.main, "--weights", f / "net.caffemodel", "--net", bad, "--lmdb", f / "lmdb"
+    ),
 }
 
 
 def write(name: str) -> Callable:
     """A maker of a bad file of that name: its content, as text, bytes or a function of the folder."""
+
     def make(folder: Path, content: object) -> Path:
         bad = folder / name
         content = content(folder) if callable(content) else content
@@ -256,18 +285,40 @@ BAD_WEIGHTS = {
     "not there": (None, "No such file|no such file"),
 }
 WEIGHT_READERS = {
-    "torchcaffe test": lambda f, bad: run(cli._main, "test", "-model", f / "train.prototxt", "-weights", bad,
-                                          "-iterations", 1),
+    "torchcaffe test": lambda f, bad: run(
+        cli._main, "test", "-model", f / "train.prototxt", "-weights", bad, "-iterations", 1
+    ),
     "train.py": lambda f, bad: run(train.main, "--solver", f / "solver.prototxt", "--weights", bad),
     "surgery.py": lambda f, bad: run(surgery.main, "--weights", bad, "--net", f / "net.prototxt", "--out", f / "o"),
-    "evaluate.py": lambda f, bad: run(evaluate.main, "--weights", bad, "--net", f / "net.prototxt", "--lmdb",
-                                      f / "lmdb"),
-    "rank_photos.py": lambda f, bad: run(rank.main, f / "photos", "--weights", bad, "--net", f / "net.prototxt",
-                                         "--cache", f / "cache", "--out", f / "g.html"),
-    "export_onnx.py": lambda f, bad: run(export_onnx.main, "--weights", bad, "--net", f / "net.prototxt", "--out",
-                                         f / "o.onnx"),
-    "merge_bn.py": lambda f, bad: run(merge_bn.main, "--weights", bad, "--net", f / "net.prototxt", "--out-net",
-                                      f / "o.prototxt", "--out", f / "o.caffemodel"),
+    "evaluate.py": lambda f, bad: run(
+        evaluate.main, "--weights", bad, "--net", f / "net.prototxt", "--lmdb", f / "lmdb"
+    ),
+    "rank_photos.py": lambda f, bad: run(
+        rank.main,
+        f / "photos",
+        "--weights",
+        bad,
+        "--net",
+        f / "net.prototxt",
+        "--cache",
+        f / "cache",
+        "--out",
+        f / "g.html",
+    ),
+    "export_onnx.py": lambda f, bad: run(
+        export_onnx.main, "--weights", bad, "--net", f / "net.prototxt", "--out", f / "o.onnx"
+    ),
+    "merge_bn.py": lambda f, bad: run(
+        merge_bn.main,
+        "--weights",
+        bad,
+        "--net",
+        f / "net.prototxt",
+        "--out-net",
+        f / "o.prototxt",
+        "--out",
+        f / "o.caffemodel",
+    ),
     "upgrade_net_proto_binary": lambda f, bad: run(cli._main, "upgrade_net_proto_binary", bad, f / "out"),
 }
 # Layers of other names are passed over, as BVLC does; upgrading reads no shapes; merging finds no BatchNorm in the net;
@@ -275,9 +326,17 @@ WEIGHT_READERS = {
 WEIGHT_PASSES = {
     *((name, "merge_bn.py") for name in ("another net", "other shapes", "one blob too few")),
     ("another net", "torchcaffe test"),
-    *((name, "upgrade_net_proto_binary") for name in (
-        "another net", "other shapes", "one blob too few", "negative size", "huge size", "fewer values than its shape"
-    )),
+    *(
+        (name, "upgrade_net_proto_binary")
+        for name in (
+            "another net",
+            "other shapes",
+            "one blob too few",
+            "negative size",
+            "huge size",
+            "fewer values than its shape",
+        )
+    ),
     ("3 GB", "rank_photos.py"),
 }
 
@@ -285,7 +344,9 @@ WEIGHT_PASSES = {
 def state(iteration: int = 3, learned: str = "net.caffemodel", history: list | None = None) -> Callable:
     def make(folder: Path) -> bytes:
         arrays = [np.zeros((2, 192), np.float32), np.zeros(2, np.float32)] if history is None else history
-        solverstate.write_solverstate(folder / "made", solverstate.SolverState(iteration, str(folder / learned), 0, arrays))
+        solverstate.write_solverstate(
+            folder / "made", solverstate.SolverState(iteration, str(folder / learned), 0, arrays)
+        )
         return (folder / "made").read_bytes()
 
     return make
@@ -354,16 +415,19 @@ def net_on(folder: Path, bad: Path, more: str = "") -> Path:
 
 
 LMDB_READERS = {
-    "torchcaffe test": lambda f, bad: run(cli._main, "test", "-model", net_on(f, bad), "-weights", f / "net.caffemodel",
-                                          "-iterations", 3),
+    "torchcaffe test": lambda f, bad: run(
+        cli._main, "test", "-model", net_on(f, bad), "-weights", f / "net.caffemodel", "-iterations", 3
+    ),
     "train.py": lambda f, bad: run(train.main, "--solver", solver(f, net_on(f, bad))),
     "compute_image_mean": lambda f, bad: run(cli._main, "compute_image_mean", bad, f / "o.binaryproto"),
     "mean.py": lambda f, bad: run(mean.main, bad, f / "o.binaryproto"),
-    "evaluate.py": lambda f, bad: run(evaluate.main, "--weights", f / "net.caffemodel", "--net", f / "net.prototxt",
-                                      "--lmdb", bad),
+    "evaluate.py": lambda f, bad: run(
+        evaluate.main, "--weights", f / "net.caffemodel", "--net", f / "net.prototxt", "--lmdb", bad
+    ),
 }
-LMDB_PASSES = {("other shape", "evaluate.py")} | {(name, reader) for name in ("label out of range", "label negative")
-               for reader in ("compute_image_mean", "mean.py")}
+LMDB_PASSES = {("other shape", "evaluate.py")} | {
+    (name, reader) for name in ("label out of range", "label negative") for reader in ("compute_image_mean", "mean.py")
+}
 
 # -- means -------------------------------------------------------------------------------------------------------------
 
@@ -378,13 +442,34 @@ BAD_MEANS = {
 }
 MEAN_READERS = {
     "torchcaffe test": lambda f, bad: run(
-        cli._main, "test", "-model", net_on(f, f / "lmdb", f'mean_file: "{bad}"'), "-weights", f / "net.caffemodel"),
+        cli._main, "test", "-model", net_on(f, f / "lmdb", f'mean_file: "{bad}"'), "-weights", f / "net.caffemodel"
+    ),
     "train.py": lambda f, bad: run(train.main, "--solver", solver(f, net_on(f, f / "lmdb", f'mean_file: "{bad}"'))),
-    "evaluate.py": lambda f, bad: run(evaluate.main, "--weights", f / "net.caffemodel", "--net", f / "net.prototxt",
-                                      "--lmdb", f / "lmdb", "--mean", bad),
+    "evaluate.py": lambda f, bad: run(
+        evaluate.main,
+        "--weights",
+        f / "net.caffemodel",
+        "--net",
+        f / "net.prototxt",
+        "--lmdb",
+        f / "lmdb",
+        "--mean",
+        bad,
+    ),
     "rank_photos.py": lambda f, bad: run(
-        rank.main, f / "photos", "--weights", f / "net.caffemodel", "--net", f / "net.prototxt", "--mean", bad,
-        "--cache", f / "cache", "--out", f / "g.html"),
+        rank.main,
+        f / "photos",
+        "--weights",
+        f / "net.caffemodel",
+        "--net",
+        f / "net.prototxt",
+        "--mean",
+        bad,
+        "--cache",
+        f / "cache",
+        "--out",
+        f / "g.html",
+    ),
 }
 
 # -- ratings and lists -------------------------------------------------------------------------------------------------
@@ -431,8 +516,11 @@ LIST_READERS = {
     "make_lmdb.py": lambda f, bad: run(make_lmdb.main, f / "photos", bad, f / "o_lmdb"),
     "convert_imageset": lambda f, bad: run(cli._main, "convert_imageset", f"{f}/photos/", bad, f / "o_lmdb"),
 }
-BAD_LOGS = {"empty": ("", "Caffe log"), "something else": (bytes(range(256)), "Caffe log"),
-            "not there": (None, "No such")}
+BAD_LOGS = {
+    "empty": ("", "Caffe log"),
+    "something else": (bytes(range(256)), "Caffe log"),
+    "not there": (None, "No such"),
+}
 LOG_READERS = {
     "plot_log.py": lambda f, bad: run(plot_log.main, bad, "--out", f / "o"),
     "evaluate.py": lambda f, bad: run(evaluate.main, "--log", bad),
@@ -453,8 +541,13 @@ TABLES = {
 }
 # What tells where to look is the net of an LMDB with odd labels, the solver's net, the photo of a list.
 NAMED_BY_ANOTHER = {"label out of range", "label negative", "net that is not there", "only photos outside"}
-CASES = [(table, name, reader) for table, (bad, readers, _, passes) in TABLES.items() for name in bad
-         for reader in readers if (name, reader) not in passes]
+CASES = [
+    (table, name, reader)
+    for table, (bad, readers, _, passes) in TABLES.items()
+    for name in bad
+    for reader in readers
+    if (name, reader) not in passes
+]
 
 
 @pytest.mark.parametrize("table, name, reader", CASES, ids=["-".join(case).replace(" ", "_") for case in CASES])
@@ -494,8 +587,14 @@ def test_extract_features_deletes_nobody_s_files(folder):
 
 
 PIPES = {
-    "net": NET_READERS, "solver": SOLVER_READERS, "caffemodel": WEIGHT_READERS, "solverstate": STATE_READERS,
-    "mean": MEAN_READERS, "AVA.txt": RATING_READERS, "list": LIST_READERS, "log": LOG_READERS,
+    "net": NET_READERS,
+    "solver": SOLVER_READERS,
+    "caffemodel": WEIGHT_READERS,
+    "solverstate": STATE_READERS,
+    "mean": MEAN_READERS,
+    "AVA.txt": RATING_READERS,
+    "list": LIST_READERS,
+    "log": LOG_READERS,
 }
 
 
@@ -544,8 +643,7 @@ PHOTOS = {
     "head_only.jpg": (encoded(PICTURE, ".jpg")[:60], "cut short|broken"),
     "bomb.png": (bomb(60_000, 60_000), "60000 x 60000 pixels"),
     "bomb.tif": (tiff_bomb(), "100000 x 100000 pixels"),
-    "bomb.webp": (b"RIFF\x40\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + b"\xff" * 6 + bytes(60),
-                  "16777216 x 16777216 pixels"),
+    "bomb.webp": (b"RIFF\x40\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + b"\xff" * 6 + bytes(60), "16777216 x 16777216 pixels"),
     "0x0.png": (bomb(0, 0), "0 x 0|broken"),
     "1x1.png": (encoded(PICTURE[:1, :1]), None),
     "30000_wide.png": (encoded(np.zeros((2, 30_000, 3), np.uint8)), None),
@@ -617,8 +715,9 @@ def test_an_image_layer_and_load_image_check_sizes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("bomb.png").write_bytes(bomb(60_000, 60_000))
     Path("list.txt").write_text("bomb.png 0\n")
-    Path("net.prototxt").write_text('layer { name: "d" type: "ImageData" top: "x" top: "y" image_data_param { source: '
-                                    '"list.txt" batch_size: 1 } }')
+    Path("net.prototxt").write_text(
+        'layer { name: "d" type: "ImageData" top: "x" top: "y" image_data_param { source: "list.txt" batch_size: 1 } }'
+    )
     said = run(cli._main, "time", "-model", "net.prototxt")
     assert "net.prototxt: layer 'd' (ImageData): list.txt: line 1:" in said and "60000 x 60000 pixels" in said
     with pytest.raises(CaffeError, match="bomb.png: 60000 x 60000 pixels"):
@@ -629,8 +728,10 @@ def test_what_a_stranger_s_net_may_not_write(tmp_path, monkeypatch):
     """HDF5Output's file name comes from the net: no file of another kind gives way to it."""
     monkeypatch.chdir(tmp_path)
     Path("precious").write_text("mine")
-    Path("net.prototxt").write_text(SMALL + 'layer { name: "out" type: "HDF5Output" bottom: "data" bottom: "data" '
-                                    'hdf5_output_param { file_name: "precious" } }')
+    Path("net.prototxt").write_text(
+        SMALL + 'layer { name: "out" type: "HDF5Output" bottom: "data" bottom: "data" '
+        'hdf5_output_param { file_name: "precious" } }'
+    )
     assert "precious is there, and no HDF5 file" in run(cli._main, "time", "-model", "net.prototxt")
     assert Path("precious").read_text() == "mine"
 
@@ -678,9 +779,13 @@ def test_json_of_data_sets(text, folder):
     assert prepare.main(words) == 0 and protocol.read_json("out/manifest.json") == made
 
 
-@pytest.mark.parametrize("net, said", [
-    ("", "it has no input to export"),
-    (GOOD_NET.replace("prob", "ip2").replace('name: "ip2"', 'name: "ip"'), "two of its layers have one name")])
+@pytest.mark.parametrize(
+    "net, said",
+    [
+        ("", "it has no input to export"),
+        (GOOD_NET.replace("prob", "ip2").replace('name: "ip2"', 'name: "ip"'), "two of its layers have one name"),
+    ],
+)
 def test_nets_that_cannot_be_exported(net, said, folder):
     (folder / "bad.prototxt").write_text(net)
     said_by = run(export_onnx.main, "--weights", "net.caffemodel", "--net", "bad.prototxt", "--out", "x.onnx")
@@ -692,16 +797,20 @@ def test_features_of_a_batch_of_0(folder):
     assert cli._main(["extract_features", "net.caffemodel", "net.prototxt", "ip", "features", "1", "lmdb"]) == 0
 
 
-@pytest.mark.parametrize("main, words, said", [
-    (log_to_tensorboard.main, ["x.log", "--follow", "nan"], "--follow nan: must be"),
-    (log_to_tensorboard.main, ["x.log", "--follow", "1e300"], r"--follow 1e\+300: must be"),
-    (check_ranking.main, ["photos", "--weights", "w", "--blur", "nan"], "--blur nan: must be"),
-    (check_ranking.main, ["photos", "--weights", "w", "--burnt", "0.2", "2"], "--burnt 2.0: must be"),
-    (evaluate.main, ["--weights", "", "--lmdb", "lmdb"], "--weights: a file's name is empty"),
-    (evaluate.main, ["--weights", "w", "--lmdb", "lmdb", "--test-batch", "9" * 20], "--test-batch 9+: must be"),
-    (gen_net.main, ["--variant", "v1", "--batch-size", "9" * 20], "--batch-size 9+: must be"),
-    (gen_net.main, ["--variant", "v1", "--source", "\udcff"], "--source: its name is not UTF-8"),
-    (benchmark.main, ["--crop", "-5"], "--crop must be 1 or more")])
+@pytest.mark.parametrize(
+    "main, words, said",
+    [
+        (log_to_tensorboard.main, ["x.log", "--follow", "nan"], "--follow nan: must be"),
+        (log_to_tensorboard.main, ["x.log", "--follow", "1e300"], r"--follow 1e\+300: must be"),
+        (check_ranking.main, ["photos", "--weights", "w", "--blur", "nan"], "--blur nan: must be"),
+        (check_ranking.main, ["photos", "--weights", "w", "--burnt", "0.2", "2"], "--burnt 2.0: must be"),
+        (evaluate.main, ["--weights", "", "--lmdb", "lmdb"], "--weights: a file's name is empty"),
+        (evaluate.main, ["--weights", "w", "--lmdb", "lmdb", "--test-batch", "9" * 20], "--test-batch 9+: must be"),
+        (gen_net.main, ["--variant", "v1", "--batch-size", "9" * 20], "--batch-size 9+: must be"),
+        (gen_net.main, ["--variant", "v1", "--source", "\udcff"], "--source: its name is not UTF-8"),
+        (benchmark.main, ["--crop", "-5"], "--crop must be 1 or more"),
+    ],
+)
 def test_numbers_and_names_that_mean_nothing(main, words, said, folder, capsys):
     with pytest.raises((CaffeError, SystemExit)) as ended:
         main(words)
@@ -736,11 +845,13 @@ def test_names_that_are_not_utf8_where_no_others_will_do(folder):
     for words in (("-weights", "\udcff.caffemodel"), ("-stage", "a\udcff")):
         (folder / words[1]).touch()
         assert run(cli._main, "train", "-solver", "solver.prototxt", *words) == (
-            f"{words[0]} {words[1]}: not UTF-8".replace("\udcff", "\\udcff"))
+            f"{words[0]} {words[1]}: not UTF-8".replace("\udcff", "\\udcff")
+        )
     assert run(cli._main, "time", "-model", "net.prototxt", "-stage", "\udcff") == "-stage \\udcff: not UTF-8"
     (folder / "lmdb").rename(folder / "l\udcff")
     assert "l\\udcff: not UTF-8" in run(
-        evaluate.main, "--weights", "net.caffemodel", "--net", "net.prototxt", "--lmdb", "l\udcff")
+        evaluate.main, "--weights", "net.caffemodel", "--net", "net.prototxt", "--lmdb", "l\udcff"
+    )
 
 
 def test_a_drawing_s_name_is_spelt_out(folder, capfd):
@@ -820,18 +931,23 @@ def test_an_hdf5_file_is_tried_where_seconds_are_limited(tmp_path):
     """Where a process may not have as many seconds as the trial, that has those there are."""
     path = tmp_path / "x.solverstate.h5"
     endless_solverstate(path)
-    code = ("import resource, sys; from torchcaffe import errors, files\n"
-            "resource.setrlimit(resource.RLIMIT_CPU, (4, 4))\n"
-            "errors.run_main(lambda: files.read_solverstate(sys.argv[1]))")
+    code = (
+        "import resource, sys; from torchcaffe.base import errors; from torchcaffe.formats import solverstate\n"
+        "resource.setrlimit(resource.RLIMIT_CPU, (4, 4))\n"
+        "errors.run_main(lambda: solverstate.read_solverstate(sys.argv[1]))"
+    )
     ended = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith(f"error: cannot read {path}: ") and ended.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("key, values, said", [
-    ("iter", [1, 2], "/iter holds 2 values, not 1"),
-    ("learned_net", ["a", "b"], "/learned_net holds 2 values, not 1"),
-])
+@pytest.mark.parametrize(
+    "key, values, said",
+    [
+        ("iter", [1, 2], "/iter holds 2 values, not 1"),
+        ("learned_net", ["a", "b"], "/learned_net holds 2 values, not 1"),
+    ],
+)
 def test_solverstate_hdf5_of_the_wrong_size(tmp_path, key, values, said):
     path = tmp_path / "x.solverstate.h5"
     content = {"iter": 1, "current_step": 0, "learned_net": "x", "history/0": np.ones(2, np.float32), key: values}
@@ -848,8 +964,12 @@ def test_hdf5_data_that_is_none(tmp_path):
         file["data"] = np.dtype("f4")  # a type, no dataset
         file.create_dataset("label", shape=(1 << 15, 1 << 16), dtype="f4")  # 8 GB on paper, nothing on disk
         file["text"] = "words"
-    for top, said in (("data", "has no dataset 'data'"), ("none", "has no dataset 'none'"), ("text", "rows of numbers"),
-                      ("label", "more than the file can hold")):
+    for top, said in (
+        ("data", "has no dataset 'data'"),
+        ("none", "has no dataset 'none'"),
+        ("text", "rows of numbers"),
+        ("label", "more than the file can hold"),
+    ):
         with pytest.raises(CaffeError, match=f"x.h5: .*{said}"):
             read_datasets(path, [top])
     path.write_bytes(path.read_bytes()[:3000])
@@ -876,15 +996,43 @@ BVLC = {
     ("net", "torchcaffe time"): lambda f, bad: ("caffe", "time", "-model", bad, "-phase", "TEST", "-iterations", "1"),
     ("solver", "torchcaffe train"): lambda f, bad: ("caffe", "train", "-solver", bad),
     ("caffemodel", "torchcaffe test"): lambda f, bad: (
-        "caffe", "test", "-model", f / "train.prototxt", "-weights", bad, "-iterations", "1"),
+        "caffe",
+        "test",
+        "-model",
+        f / "train.prototxt",
+        "-weights",
+        bad,
+        "-iterations",
+        "1",
+    ),
     ("caffemodel", "upgrade_net_proto_binary"): lambda f, bad: ("upgrade_net_proto_binary", bad, f / "out"),
     ("solverstate", "torchcaffe train"): lambda f, bad: (
-        "caffe", "train", "-solver", f / "solver.prototxt", "-snapshot", bad),
+        "caffe",
+        "train",
+        "-solver",
+        f / "solver.prototxt",
+        "-snapshot",
+        bad,
+    ),
     ("LMDB", "torchcaffe test"): lambda f, bad: (
-        "caffe", "test", "-model", net_on(f, bad), "-weights", f / "net.caffemodel", "-iterations", "3"),
+        "caffe",
+        "test",
+        "-model",
+        net_on(f, bad),
+        "-weights",
+        f / "net.caffemodel",
+        "-iterations",
+        "3",
+    ),
     ("LMDB", "compute_image_mean"): lambda f, bad: ("compute_image_mean", bad, f / "o.binaryproto"),
     ("mean", "torchcaffe test"): lambda f, bad: (
-        "caffe", "test", "-model", net_on(f, f / "lmdb", f'mean_file: "{bad}"'), "-weights", f / "net.caffemodel"),
+        "caffe",
+        "test",
+        "-model",
+        net_on(f, f / "lmdb", f'mean_file: "{bad}"'),
+        "-weights",
+        f / "net.caffemodel",
+    ),
     ("list", "convert_imageset"): lambda f, bad: ("convert_imageset", "-backend", "lmdb", f"{f}/photos/", bad, f / "o"),
 }
 
@@ -892,8 +1040,7 @@ BVLC = {
 def bvlc_ends(folder: Path, program: str, *words: object) -> str:
     """How real Caffe ends on a file: with a signal, an exit status, or as if nothing were wrong."""
     try:
-        done = bvlc.bvlc_binary(program, *map(str, words), check=False, cwd=folder, timeout=60,
-                                errors="replace")
+        done = bvlc.bvlc_binary(program, *map(str, words), check=False, cwd=folder, timeout=60, errors="replace")
     except subprocess.TimeoutExpired:
         return "hangs (60 s)"
     if done.returncode < 0:

@@ -1,4 +1,5 @@
 """The tools on a small net and a made-up data set: train, stop and go on, evaluate, operate, fold, report."""
+
 from __future__ import annotations
 
 import argparse
@@ -35,7 +36,7 @@ from ilgnet.run import bvlc, processes
 from ilgnet.scoring.scorers import Scorer
 from tests import ROOT, chromium
 from torchcaffe.base.errors import CaffeError
-from torchcaffe.formats import blobproto, caffemodel, files, solverstate, upgrade
+from torchcaffe.formats import blobproto, caffemodel, solverstate, upgrade
 from torchcaffe.proto import caffe_pb2
 
 DATA = """layer { name: "data" type: "Data" top: "data" top: "label" include { phase: %(phase)s }
@@ -77,8 +78,9 @@ def folder(tmp_path_factory):
             label = int(i % 3 != 0)
             photo = np.clip(rng.randn(256, 256, 3) * 30 + (150 if label else 90), 0, 255).astype(np.uint8)
             cv2.imwrite(str(folder / "photos" / f"{i}.png"), photo)
-            datum = caffe_pb2.Datum(channels=3, height=256, width=256, label=label,
-                                    data=photo.transpose(2, 0, 1).tobytes())
+            datum = caffe_pb2.Datum(
+                channels=3, height=256, width=256, label=label, data=photo.transpose(2, 0, 1).tobytes()
+            )
             transaction.put(f"{i:08d}_{i}.png".encode(), datum.SerializeToString())
     environment.close()
     blobproto.write_blobproto(folder / "mean.binaryproto", np.full((3, 256, 256), 120, np.float32))
@@ -92,8 +94,17 @@ def folder(tmp_path_factory):
 
 def write_solver(folder, net="plain", lr=0.01, max_iter=30, mode="CPU", run="run"):
     path = folder / "solver.prototxt"
-    path.write_text(SOLVER % {"net": folder / f"{net}.prototxt", "lr": lr, "max_iter": max_iter, "folder": folder,
-                              "mode": mode, "run": run})
+    path.write_text(
+        SOLVER
+        % {
+            "net": folder / f"{net}.prototxt",
+            "lr": lr,
+            "max_iter": max_iter,
+            "folder": folder,
+            "mode": mode,
+            "run": run,
+        }
+    )
     return str(path)
 
 
@@ -144,26 +155,68 @@ def evaluated(trained, folder):
 
 def run_evaluate(trained, folder, batch):
     out = folder / f"eval{batch}.json"
-    assert evaluate.main(["--weights", str(trained), "--net", str(folder / "plain_deploy.prototxt"), "--lmdb",
-                          str(folder / "val_lmdb"), "--batch", batch, "--out", str(out)]) == 0
+    assert (
+        evaluate.main(
+            [
+                "--weights",
+                str(trained),
+                "--net",
+                str(folder / "plain_deploy.prototxt"),
+                "--lmdb",
+                str(folder / "val_lmdb"),
+                "--batch",
+                batch,
+                "--out",
+                str(out),
+            ]
+        )
+        == 0
+    )
     return out
 
 
-LOGGED, NET, CHOSEN = ["--log", "x.log"], ["--weights", "x.caffemodel", "--lmdb", "x_lmdb"], [
-    "--weights", "x.caffemodel", "--picks", "x.csv"]
+LOGGED, NET, CHOSEN = (
+    ["--log", "x.log"],
+    ["--weights", "x.caffemodel", "--lmdb", "x_lmdb"],
+    ["--weights", "x.caffemodel", "--picks", "x.csv"],
+)
 
 
-@pytest.mark.parametrize("words, reason", [
-    *[(LOGGED + [name, value], f"{name} means nothing with --log") for name, value in (
-        ("--tta", "mirror"), ("--cut-on", "x"), ("--lmdb", "x"), ("--net", "v1"), ("--precision", "bf16"),
-        ("--gpu", "0"), ("--batch", "8"), ("--test-batch", "8"), ("--mean", "x"), ("--engine", "bvlc"))],
-    *[(CHOSEN + [name, value], f"{name} means nothing with --picks") for name, value in (
-        ("--tta", "mirror"), ("--test-batch", "8"), ("--cut-on", "x"), ("--dataset", "ava1"), ("--lmdb", "x"))],
-    (NET + ["--photos", "x"], "--photos means nothing with --lmdb"),
-    (NET + ["--test-batch", "-5"], "--test-batch -5: must be 1 to a million"),
-    (NET + ["--test-batch", "0"], "--test-batch 0: must be 1 to a million"),
-    (NET + ["--batch", "0"], "--batch 0: must be 1 to a million"),
-    (CHOSEN + ["--batch", "-1"], "--batch -1: must be 1 to a million")])
+@pytest.mark.parametrize(
+    "words, reason",
+    [
+        *[
+            (LOGGED + [name, value], f"{name} means nothing with --log")
+            for name, value in (
+                ("--tta", "mirror"),
+                ("--cut-on", "x"),
+                ("--lmdb", "x"),
+                ("--net", "v1"),
+                ("--precision", "bf16"),
+                ("--gpu", "0"),
+                ("--batch", "8"),
+                ("--test-batch", "8"),
+                ("--mean", "x"),
+                ("--engine", "bvlc"),
+            )
+        ],
+        *[
+            (CHOSEN + [name, value], f"{name} means nothing with --picks")
+            for name, value in (
+                ("--tta", "mirror"),
+                ("--test-batch", "8"),
+                ("--cut-on", "x"),
+                ("--dataset", "ava1"),
+                ("--lmdb", "x"),
+            )
+        ],
+        (NET + ["--photos", "x"], "--photos means nothing with --lmdb"),
+        (NET + ["--test-batch", "-5"], "--test-batch -5: must be 1 to a million"),
+        (NET + ["--test-batch", "0"], "--test-batch 0: must be 1 to a million"),
+        (NET + ["--batch", "0"], "--batch 0: must be 1 to a million"),
+        (CHOSEN + ["--batch", "-1"], "--batch -1: must be 1 to a million"),
+    ],
+)
 def test_evaluate_takes_no_option_that_it_does_not_apply(words, reason, capsys):
     with pytest.raises(SystemExit) as ended:
         evaluate.main(words)
@@ -172,8 +225,15 @@ def test_evaluate_takes_no_option_that_it_does_not_apply(words, reason, capsys):
 
 def test_evaluate_checks_its_outputs_before_it_scores(trained, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(protocol, "ask", None)
-    command = ["--weights", str(trained), "--lmdb", str(folder / "val_lmdb"), "--net",
-               str(folder / "plain_deploy.prototxt"), "--out"]
+    command = [
+        "--weights",
+        str(trained),
+        "--lmdb",
+        str(folder / "val_lmdb"),
+        "--net",
+        str(folder / "plain_deploy.prototxt"),
+        "--out",
+    ]
     (tmp_path / "folder.json").mkdir()
     for name, reason in (("ev.csv", r"ev.csv: must end in \.json"), ("folder.json", "folder.json: is a folder")):
         with pytest.raises(CaffeError, match=reason):
@@ -194,8 +254,12 @@ def test_a_process_without_a_photo_waits_for_the_others(trained, folder, monkeyp
 
 def test_score_equals_evaluate(trained, folder, evaluated):
     table = protocol.read_csv(evaluated.with_suffix(".csv"))
-    got = score([folder / "photos" / f"{i}.png" for i in range(21)], trained, folder / "plain_deploy.prototxt",
-                mean=folder / "mean.binaryproto")
+    got = score(
+        [folder / "photos" / f"{i}.png" for i in range(21)],
+        trained,
+        folder / "plain_deploy.prototxt",
+        mean=folder / "mean.binaryproto",
+    )
     np.testing.assert_allclose(got, table.p_high, rtol=1e-5)
     one = score(folder / "photos" / "3.png", trained, folder / "plain_deploy.prototxt", preset="direct")
     assert len(one) == 1 and 0 <= one[0] <= 1
@@ -214,8 +278,10 @@ def test_surgery_then_merge_change_no_answer(trained, folder, capsys):
     before = score(photos, trained, folder / "plain_deploy.prototxt", mean=mean)
     for name, more in (("identity", []), ("calibrated", ["--calibrate", str(folder / "val_lmdb"), "--images", "12"])):
         out = folder / f"{name}.caffemodel"
-        assert surgery.main(["--weights", str(trained), "--net", str(folder / "bn.prototxt"), "--out", str(out)]
-                            + more) == 0
+        assert (
+            surgery.main(["--weights", str(trained), "--net", str(folder / "bn.prototxt"), "--out", str(out)] + more)
+            == 0
+        )
         text = capsys.readouterr().out
         assert "bias into the mean of conv/bn" in text and "2 copied, 2 made" in text
         np.testing.assert_allclose(score(photos, out, folder / "bn_deploy.prototxt", mean=mean), before, atol=2e-6)
@@ -225,21 +291,35 @@ def test_surgery_then_merge_change_no_answer(trained, folder, capsys):
             assert blobs["conv/bn"][1].std() > 0  # statistics, not the identity's
             moved = float(re.search(r"moved by (\S+)", text).group(1))
             assert moved < 1e-5
-    assert merge_bn.main(["--net", str(folder / "bn_deploy.prototxt"), "--weights", str(out), "--out-net",
-                          str(folder / "merged.prototxt"), "--out", str(folder / "merged.caffemodel")]) == 0
+    assert (
+        merge_bn.main(
+            [
+                "--net",
+                str(folder / "bn_deploy.prototxt"),
+                "--weights",
+                str(out),
+                "--out-net",
+                str(folder / "merged.prototxt"),
+                "--out",
+                str(folder / "merged.caffemodel"),
+            ]
+        )
+        == 0
+    )
     after = score(photos, folder / "merged.caffemodel", folder / "merged.prototxt", mean=mean)
     np.testing.assert_allclose(after, before, atol=5e-6)
     # OpenCV reads what was written, and agrees
     net = cv2.dnn.readNetFromCaffe(str(folder / "merged.prototxt"), str(folder / "merged.caffemodel"))
-    blob = (cv2.imread(str(photos[0]))[112:144, 112:144].transpose(2, 0, 1)[None].astype(np.float32) - 120)
+    blob = cv2.imread(str(photos[0]))[112:144, 112:144].transpose(2, 0, 1)[None].astype(np.float32) - 120
     net.setInput(blob)
     np.testing.assert_allclose(net.forward()[0, 1], before[0], atol=1e-5)
 
 
 def test_surgery_refuses(trained, folder, tmp_path):
     other = folder / "other.prototxt"
-    other.write_text((folder / "plain.prototxt").read_text().replace('name: "conv"', 'name: "c"')
-                     .replace('name: "ip"', 'name: "i"'))
+    other.write_text(
+        (folder / "plain.prototxt").read_text().replace('name: "conv"', 'name: "c"').replace('name: "ip"', 'name: "i"')
+    )
     with pytest.raises(CaffeError, match="nothing was copied"):
         surgery.main(["--weights", str(trained), "--net", str(other), "--out", str(tmp_path / "x.caffemodel")])
     assert not list(tmp_path.iterdir())
@@ -250,23 +330,29 @@ def test_surgery_names_what_it_cannot_take(trained, folder, tmp_path):
     (tmp_path / "uncut.prototxt").write_text((folder / "plain.prototxt").read_text().replace("crop_size: 32", ""))
     command = ["--weights", str(trained), "--net", str(folder / "plain.prototxt")]
     photos = ["--calibrate", str(folder / "photos")]
-    for more, message in ((["--seed", "-1"], "--seed -1"), ([*photos, "--images", "-1"], "--images -1: a calibration"),
-                          ([*photos, "--net", str(tmp_path / "uncut.prototxt")], "uncut.prototxt: no layer has .*crop"),
-                          (["--out", str(tmp_path)], "is a folder; give a file")):
+    for more, message in (
+        (["--seed", "-1"], "--seed -1"),
+        ([*photos, "--images", "-1"], "--images -1: a calibration"),
+        ([*photos, "--net", str(tmp_path / "uncut.prototxt")], "uncut.prototxt: no layer has .*crop"),
+        (["--out", str(tmp_path)], "is a folder; give a file"),
+    ):
         with pytest.raises(CaffeError, match=message):
             surgery.main([*command, "--out", str(tmp_path / "x.caffemodel"), *more])
     out = tmp_path / "new" / "folder" / "x.caffemodel"
     assert surgery.main([*command, "--out", str(out)]) == 0 and out.is_file()
 
 
-@pytest.mark.parametrize("main, options", [
-    (visualize.main, ["--lmdb", "val_lmdb", "--net", "plain_deploy.prototxt"]),
-    (export_onnx.main, ["--net", "plain_deploy.prototxt"]),
-    (merge_bn.main, ["--net", "bn_deploy.prototxt", "--out-net", "new.prototxt"]),
-])
+@pytest.mark.parametrize(
+    "main, options",
+    [
+        (visualize.main, ["--lmdb", "val_lmdb", "--net", "plain_deploy.prototxt"]),
+        (export_onnx.main, ["--net", "plain_deploy.prototxt"]),
+        (merge_bn.main, ["--net", "bn_deploy.prototxt", "--out-net", "new.prototxt"]),
+    ],
+)
 def test_where_a_result_goes_is_looked_at_first(main, options, trained, folder, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(files, "read_caffemodel", lambda *_: pytest.fail("the work has begun"))
+    monkeypatch.setattr(caffemodel, "read_caffemodel", lambda *_: pytest.fail("the work has begun"))
     command = ["--weights", str(trained), *options, "--out"]
     with pytest.raises(CaffeError, match="is a folder; give a file|must end in .json"):
         main([*command, str(tmp_path)])
@@ -307,8 +393,17 @@ def test_ctrl_c_leaves_a_usable_snapshot(folder, trained):
     assert stopped, "".join(lines[-5:])
     prefix, iteration = stopped.group(1), int(stopped.group(2))
     assert solverstate.read_solverstate(f"{prefix}_iter_{iteration}.solverstate").iter == iteration
-    assert train.main(["--solver", write_solver(folder, max_iter=iteration + 2, run="stopped"), "--snapshot",
-                       f"{prefix}_iter_{iteration}.solverstate"]) == 0
+    assert (
+        train.main(
+            [
+                "--solver",
+                write_solver(folder, max_iter=iteration + 2, run="stopped"),
+                "--snapshot",
+                f"{prefix}_iter_{iteration}.solverstate",
+            ]
+        )
+        == 0
+    )
 
 
 def test_snapshot_auto_takes_the_newest_whole_one(folder, trained, capfd):
@@ -361,13 +456,20 @@ def test_a_fresh_start_beside_another_runs_snapshots_is_refused(folder, trained,
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
-@pytest.mark.parametrize("more, wanted, unwanted", [
-    ("", "--estimate --engine torch  --weights out/snapshots/ava1_v1bn_init.caffemodel", "--snapshot"),
-    ("SNAPSHOT=auto", "test -f out/snapshots/ava1_v1bn_init.caffemodel || .venv/bin/python tools/surgery.py", "none"),
-    ("SNAPSHOT=auto", "--snapshot auto --weights out/snapshots/ava1_v1bn_init.caffemodel", "none"),
-    ("SNAPSHOT=auto WEIGHTS=none", "--snapshot auto", "--weights"),
-    ("SNAPSHOT=x.solverstate", "--snapshot x.solverstate", "surgery.py"),
-])
+@pytest.mark.parametrize(
+    "more, wanted, unwanted",
+    [
+        ("", "--estimate --engine torch  --weights out/snapshots/ava1_v1bn_init.caffemodel", "--snapshot"),
+        (
+            "SNAPSHOT=auto",
+            "test -f out/snapshots/ava1_v1bn_init.caffemodel || .venv/bin/python tools/surgery.py",
+            "none",
+        ),
+        ("SNAPSHOT=auto", "--snapshot auto --weights out/snapshots/ava1_v1bn_init.caffemodel", "none"),
+        ("SNAPSHOT=auto WEIGHTS=none", "--snapshot auto", "--weights"),
+        ("SNAPSHOT=x.solverstate", "--snapshot x.solverstate", "surgery.py"),
+    ],
+)
 def test_make_starts_from_the_weights_where_there_is_no_snapshot(more, wanted, unwanted):
     done = subprocess.run(["make", "-n", "ava1-train", *more.split()], cwd=ROOT, capture_output=True, text=True)
     made = " ".join(line.strip(" \t\\") for line in done.stdout.splitlines() if not line.startswith("test -z"))
@@ -415,8 +517,23 @@ def test_compare_nets_counts_in_this_python(tmp_path, monkeypatch):
             Path(words[words.index("--out") + 1]).write_text(json.dumps({"result": figures}))
 
     monkeypatch.setattr(compare_nets, "tool", tool)
-    assert compare_nets.main(["--data", str(tmp_path), "--variants", "third", "--engine", "bvlc",
-                              "--weights", str(source), "--out", str(tmp_path / "out")]) == 0
+    assert (
+        compare_nets.main(
+            [
+                "--data",
+                str(tmp_path),
+                "--variants",
+                "third",
+                "--engine",
+                "bvlc",
+                "--weights",
+                str(source),
+                "--out",
+                str(tmp_path / "out"),
+            ]
+        )
+        == 0
+    )
     (row,) = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert row["parameters"] > 1e5 and ran == ["gen_net", "gen_solver", "surgery", "train", "evaluate", "report"]
 
@@ -426,16 +543,26 @@ def test_divergence_stops_with_one_line(folder):
         train.main(["--solver", write_solver(folder, lr=1e20, max_iter=50, run="diverged")])
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda f: (f / "solver.prototxt").write_text('net: "gone.prototxt" max_iter: 1 snapshot_prefix: "x"'),
-     "net: no file gone.prototxt"),
-    (lambda f: (f / "solver.prototxt").write_text(f'net: "{f}/plain.prototxt"'), "max_iter is 0; nothing to train"),
-    (lambda f: (f / "solver.prototxt").write_text(f'net: "{f}/bad.prototxt" max_iter: 1 snapshot_prefix: "{f}/x"'),
-     "layer 'data': data_param.source: no LMDB at gone"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            lambda f: (f / "solver.prototxt").write_text('net: "gone.prototxt" max_iter: 1 snapshot_prefix: "x"'),
+            "net: no file gone.prototxt",
+        ),
+        (lambda f: (f / "solver.prototxt").write_text(f'net: "{f}/plain.prototxt"'), "max_iter is 0; nothing to train"),
+        (
+            lambda f: (f / "solver.prototxt").write_text(
+                f'net: "{f}/bad.prototxt" max_iter: 1 snapshot_prefix: "{f}/x"'
+            ),
+            "layer 'data': data_param.source: no LMDB at gone",
+        ),
+    ],
+)
 def test_inputs_are_checked_first(folder, change, message):
     (folder / "bad.prototxt").write_text(
-        (folder / "plain.prototxt").read_text().replace(f'source: "{folder}/val_lmdb"', 'source: "gone"'))
+        (folder / "plain.prototxt").read_text().replace(f'source: "{folder}/val_lmdb"', 'source: "gone"')
+    )
     change(folder)
     with pytest.raises(CaffeError, match=message):
         train.main(["--solver", str(folder / "solver.prototxt")])
@@ -461,17 +588,83 @@ def test_both_engines_agree(trained, folder):
     results, densities = {}, {}
     for engine in ("torch", "bvlc"):
         weights, out = folder / f"{engine}.caffemodel", folder / f"{engine}.json"
-        assert surgery.main(list(map(str, [
-            "--weights", trained, "--net", folder / "bn.prototxt", "--out", weights, "--seed", 7, "--engine", engine,
-            "--calibrate", folder / "photos", "--images", 12]))) == 0
-        assert evaluate.main(list(map(str, [
-            "--weights", weights, "--net", folder / "bn_deploy.prototxt", "--lmdb", folder / "val_lmdb", "--out", out,
-            "--engine", engine]))) == 0
-        results[engine] = protocol.read_csv(out.with_suffix(".csv")), {
-            layer.name: layer.blobs for layer in caffemodel.read_caffemodel(weights)}
-        assert visualize.main(list(map(str, [
-            "--weights", weights, "--net", folder / "bn_deploy.prototxt", "--lmdb", folder / "val_lmdb", "--blobs",
-            "conv", "pool", "--out", folder / f"{engine}_features.json", "--engine", engine]))) == 0
+        assert (
+            surgery.main(
+                list(
+                    map(
+                        str,
+                        [
+                            "--weights",
+                            trained,
+                            "--net",
+                            folder / "bn.prototxt",
+                            "--out",
+                            weights,
+                            "--seed",
+                            7,
+                            "--engine",
+                            engine,
+                            "--calibrate",
+                            folder / "photos",
+                            "--images",
+                            12,
+                        ],
+                    )
+                )
+            )
+            == 0
+        )
+        assert (
+            evaluate.main(
+                list(
+                    map(
+                        str,
+                        [
+                            "--weights",
+                            weights,
+                            "--net",
+                            folder / "bn_deploy.prototxt",
+                            "--lmdb",
+                            folder / "val_lmdb",
+                            "--out",
+                            out,
+                            "--engine",
+                            engine,
+                        ],
+                    )
+                )
+            )
+            == 0
+        )
+        results[engine] = (
+            protocol.read_csv(out.with_suffix(".csv")),
+            {layer.name: layer.blobs for layer in caffemodel.read_caffemodel(weights)},
+        )
+        assert (
+            visualize.main(
+                list(
+                    map(
+                        str,
+                        [
+                            "--weights",
+                            weights,
+                            "--net",
+                            folder / "bn_deploy.prototxt",
+                            "--lmdb",
+                            folder / "val_lmdb",
+                            "--blobs",
+                            "conv",
+                            "pool",
+                            "--out",
+                            folder / f"{engine}_features.json",
+                            "--engine",
+                            engine,
+                        ],
+                    )
+                )
+            )
+            == 0
+        )
         densities[engine] = np.loadtxt(folder / f"{engine}_features.csv", delimiter=",", skiprows=1, usecols=(2, 3, 4))
     np.testing.assert_allclose(results["torch"][0].p_high, results["bvlc"][0].p_high, rtol=1e-5)
     np.testing.assert_allclose(densities["torch"], densities["bvlc"], atol=1 / (6 * 7 * 7))  # one value at 0, at most
@@ -487,8 +680,21 @@ def test_several_weights_give_mean_and_spread(trained, folder, capsys):
     blobs["ip"][1] = blobs["ip"][1] + np.array([3, -3], np.float32)
     caffemodel.write_caffemodel(folder / "seed2.caffemodel", upgrade.read_net(folder / "plain.prototxt"), blobs)
     common = ["--net", str(folder / "plain_deploy.prototxt"), "--lmdb", str(folder / "val_lmdb")]
-    assert evaluate.main(["--weights", str(first), str(folder / "seed2.caffemodel"), *common, "--name", "net", "--out",
-                          str(folder / "both.json")]) == 0
+    assert (
+        evaluate.main(
+            [
+                "--weights",
+                str(first),
+                str(folder / "seed2.caffemodel"),
+                *common,
+                "--name",
+                "net",
+                "--out",
+                str(folder / "both.json"),
+            ]
+        )
+        == 0
+    )
     text = capsys.readouterr().out
     found = [json.loads((folder / f"both_seed{i}.json").read_text()) for i in (1, 2)]
     values = [100 * f["result"]["accuracy"]["value"] for f in found]
@@ -502,13 +708,28 @@ def test_several_weights_give_mean_and_spread(trained, folder, capsys):
 def test_tta_averages_the_views(trained, folder):
     net, mean = folder / "plain_deploy.prototxt", np.float32(120)
     out = folder / "tta.json"
-    assert evaluate.main(["--weights", str(trained), "--net", str(net), "--lmdb", str(folder / "val_lmdb"), "--tta",
-                          "both", "--out", str(out)]) == 0
+    assert (
+        evaluate.main(
+            [
+                "--weights",
+                str(trained),
+                "--net",
+                str(net),
+                "--lmdb",
+                str(folder / "val_lmdb"),
+                "--tta",
+                "both",
+                "--out",
+                str(out),
+            ]
+        )
+        == 0
+    )
     assert json.loads(out.read_text())["tta"] == "both"
     got = protocol.read_csv(out.with_suffix(".csv")).p_high
     opencv = cv2.dnn.readNetFromCaffe(str(net), str(trained))
     photo = cv2.imread(str(folder / "photos" / "5.png")).transpose(2, 0, 1).astype(np.float32) - mean
-    views = [photo[:, y:y + 32, x:x + 32] for y, x in ((112, 112), (0, 0), (0, 224), (224, 0), (224, 224))]
+    views = [photo[:, y : y + 32, x : x + 32] for y, x in ((112, 112), (0, 0), (0, 224), (224, 0), (224, 224))]
     answers = []
     for view in [*views, *(v[:, :, ::-1] for v in views)]:
         opencv.setInput(np.ascontiguousarray(view)[None])
@@ -519,8 +740,28 @@ def test_tta_averages_the_views(trained, folder):
 def test_visualize(trained, folder, capsys):
     """Densities against OpenCV's own forward pass; pictures; the claim; and all of it in the report."""
     out, net = folder / "features.json", folder / "plain_deploy.prototxt"
-    assert visualize.main(["--weights", str(trained), "--net", str(net), "--lmdb", str(folder / "val_lmdb"), "--blobs",
-                           "conv", "pool", "--shown", "2", "--batch", "4", "--out", str(out)]) == 0
+    assert (
+        visualize.main(
+            [
+                "--weights",
+                str(trained),
+                "--net",
+                str(net),
+                "--lmdb",
+                str(folder / "val_lmdb"),
+                "--blobs",
+                "conv",
+                "pool",
+                "--shown",
+                "2",
+                "--batch",
+                "4",
+                "--out",
+                str(out),
+            ]
+        )
+        == 0
+    )
     result = json.loads(out.read_text())
     lines = (folder / "features.csv").read_text().splitlines()
     assert lines[0] == "key,label,p_high,conv,pool" and len(lines) == 22
@@ -531,8 +772,9 @@ def test_visualize(trained, folder, capsys):
         conv, pool, prob = opencv.forward(["relu", "pool", "prob"])
         key, label, p_high, *density = lines[1 + i].split(",")
         assert (key, label) == (f"{i:08d}_{i}.png", str(int(i % 3 != 0)))
-        np.testing.assert_allclose(list(map(float, [p_high, *density])), [prob[0, 1], (conv > 0).mean(),
-                                                                          (pool > 0).mean()], atol=1e-5)
+        np.testing.assert_allclose(
+            list(map(float, [p_high, *density])), [prob[0, 1], (conv > 0).mean(), (pool > 0).mean()], atol=1e-5
+        )
     assert [s["label"] for s in result["shown"]] == [1, 1, 0, 0]
     c = result["stages"][1]["comparison"]
     assert (c["high"]["n"], c["low"]["n"]) == (14, 7) and result["claim"] in capsys.readouterr().out
@@ -545,8 +787,20 @@ def test_visualize(trained, folder, capsys):
     assert page.read_text().count("data:image/png") == 12 and "Cohen" in page.read_text()
     assert (folder / "fig5" / "r_fig5_1.png").is_file() and (folder / "fig5" / "r_density.csv").is_file()
     with pytest.raises(CaffeError, match="no blob 'gone' in it"):
-        visualize.main(["--weights", str(trained), "--net", str(net), "--photos", str(folder / "photos"), "--blobs",
-                        "gone", "--out", str(out)])
+        visualize.main(
+            [
+                "--weights",
+                str(trained),
+                "--net",
+                str(net),
+                "--photos",
+                str(folder / "photos"),
+                "--blobs",
+                "gone",
+                "--out",
+                str(out),
+            ]
+        )
     with pytest.raises(CaffeError, match="not an ILGNet"):
         visualize.main(["--weights", str(trained), "--net", str(net), "--photos", str(folder / "photos")])
 
@@ -555,13 +809,44 @@ def test_visualize(trained, folder, capsys):
 def whole_report(trained, folder, evaluated):
     """A page with everything that a report can have."""
     features, benchmark, page = folder / "f.json", folder / "b.json", folder / "whole" / "r.html"
-    assert visualize.main(["--weights", str(trained), "--net", str(folder / "plain_deploy.prototxt"), "--lmdb",
-                           str(folder / "val_lmdb"), "--blobs", "conv", "pool", "--out", str(features)]) == 0
+    assert (
+        visualize.main(
+            [
+                "--weights",
+                str(trained),
+                "--net",
+                str(folder / "plain_deploy.prototxt"),
+                "--lmdb",
+                str(folder / "val_lmdb"),
+                "--blobs",
+                "conv",
+                "pool",
+                "--out",
+                str(features),
+            ]
+        )
+        == 0
+    )
     row = {"variant": "v1bn", "task": "test", "batch": 16, "engine": "torchcaffe", "median_s": 0.3}
     machine = {"cpu": "a processor", "threads": 2, "gpu": None, "sgemm_flops": 1e11}
     protocol.write_json(benchmark, {"machine": machine, "rows": [row]})
-    assert report.main(["--run", f"plain={folder / 'run' / 'x.log'}", "--eval", str(evaluated), "--features",
-                        str(features), "--benchmark", str(benchmark), "--out", str(page)]) == 0
+    assert (
+        report.main(
+            [
+                "--run",
+                f"plain={folder / 'run' / 'x.log'}",
+                "--eval",
+                str(evaluated),
+                "--features",
+                str(features),
+                "--benchmark",
+                str(benchmark),
+                "--out",
+                str(page),
+            ]
+        )
+        == 0
+    )
     return page
 
 
@@ -579,7 +864,15 @@ def test_the_report_in_a_browser(whole_report, tmp_path, width):
         assert len(pictures) > 20 and all(natural > 0 and shown > 40 for natural, shown in pictures)
         headings = page.value("[...document.querySelectorAll('h2')].map(h => h.textContent.split(':')[0])")
         assert [h for h in headings if h.startswith(("Table", "Fig."))] == [
-            "Table 1", "Table 2", "Table 3", "Table 4", "Fig. 2", "Fig. 3", "Fig. 4", "Fig. 5"]
+            "Table 1",
+            "Table 2",
+            "Table 3",
+            "Table 4",
+            "Fig. 2",
+            "Fig. 3",
+            "Fig. 4",
+            "Fig. 5",
+        ]
         assert page.value("document.querySelectorAll('p.missing').length") == 0
         assert page.errors == []
         assert [url for url in page.requests if not url.startswith("data:")] == [whole_report.as_uri()]
@@ -589,8 +882,23 @@ def test_the_report_in_a_browser(whole_report, tmp_path, width):
 
 def test_visualize_takes_photos_without_labels(trained, folder):
     out = folder / "own.json"
-    assert visualize.main(["--weights", str(trained), "--net", str(folder / "plain_deploy.prototxt"), "--photos",
-                           str(folder / "photos"), "--blobs", "conv", "--out", str(out)]) == 0
+    assert (
+        visualize.main(
+            [
+                "--weights",
+                str(trained),
+                "--net",
+                str(folder / "plain_deploy.prototxt"),
+                "--photos",
+                str(folder / "photos"),
+                "--blobs",
+                "conv",
+                "--out",
+                str(out),
+            ]
+        )
+        == 0
+    )
     result = json.loads(out.read_text())
     assert result["claim"].startswith("Not tested") and result["stages"][0]["comparison"] is None
     assert all(s["label"] is None for s in result["shown"])
@@ -599,6 +907,7 @@ def test_visualize_takes_photos_without_labels(trained, folder):
 def test_tensorboard_reads_a_run(trained, folder):
     """TensorBoard's own reader finds what the log says, and NumPy's view of the weights."""
     from tensorboard.backend.event_processing import event_accumulator as reader
+
     assert train.main(["--solver", write_solver(folder, max_iter=12, run="board"), "--tensorboard"]) == 0
     found = reader.EventAccumulator(str(folder / "board" / "x_tensorboard"), {reader.HISTOGRAMS: 0}).Reload()
     tags = found.Tags()

@@ -123,7 +123,9 @@ def test_over_exposure_burns_whatever_the_light_was():
 def test_more_light_is_more_light():
     """A stop doubles the light of what is not clipped: middle grey, 18 % of it, becomes 36 %, in sRGB 0.637."""
     assert demo_set.expose(np.array([0.0, 118 / 255, 0.9]), 1) == pytest.approx([0, 0.637, 1], abs=2e-3)
-    assert demo_set.expose(demo_set.expose(np.linspace(0, 1, 50), -3), 3) == pytest.approx(np.linspace(0, 1, 50), abs=1e-5)
+    assert demo_set.expose(demo_set.expose(np.linspace(0, 1, 50), -3), 3) == pytest.approx(
+        np.linspace(0, 1, 50), abs=1e-5
+    )
 
 
 def test_the_votes_of_good_photos_follow_what_is_in_them():
@@ -145,8 +147,12 @@ def test_votes(score):
 
 @pytest.mark.parametrize(
     "arguments, said",
-    [({"count": 9}, "--count 9"), ({"seed": -1}, "--seed -1: must be from 0"),
-     ({"photos": "none"}, "no such folder"), ({"photos": "."}, "photographs in")],
+    [
+        ({"count": 9}, "--count 9"),
+        ({"seed": -1}, "--seed -1: must be from 0"),
+        ({"photos": "none"}, "no such folder"),
+        ({"photos": "."}, "photographs in"),
+    ],
 )
 def test_bad_options_are_named(arguments, said, tmp_path):
     if "photos" in arguments:
@@ -163,8 +169,10 @@ def run_prepare(ava, out, *options):
 def test_the_manifest_says_which_set_it_is(made, tmp_path):
     shutil.copy(made / "AVA.txt", tmp_path / "AVA.txt")
     images = ["--images", str(made / "images")]
-    for name, options in {"ava2, fraction 0.4": ["--dataset", "ava2", "--fraction", "0.4"],
-                          "ava1_delta1": ["--delta", "1"]}.items():
+    for name, options in {
+        "ava2, fraction 0.4": ["--dataset", "ava2", "--fraction", "0.4"],
+        "ava1_delta1": ["--delta", "1"],
+    }.items():
         out = tmp_path / options[-1]
         assert run_prepare(tmp_path, out, *images, *options)["dataset"] == name
         assert protocol.about(out / "val_lmdb")[0] == name
@@ -229,14 +237,17 @@ def test_prepare_starts_nothing_without_its_input(made, tmp_path, monkeypatch):
     assert not list((tmp_path / "out").iterdir())
 
 
-@pytest.mark.parametrize("options, said", [
-    (["--labels", "x.csv", "--dataset", "ava2"], "--dataset is for AVA, not for --labels"),
-    (["--labels", "x.csv", "--lists", "x"], "--lists is for AVA, not for --labels"),
-    (["--labels", "x.csv", "--delta", "1"], "--delta is for AVA, not for --labels"),
-    (["--labels", "x.csv", "--thresholds", "4", "6"], "--thresholds is for AVA, not for --labels"),
-    (["ava", "--cut", "4"], "--cut is for --labels"),
-    (["ava", "--held-out", "0.5"], "--held-out is for --labels"),
-])
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (["--labels", "x.csv", "--dataset", "ava2"], "--dataset is for AVA, not for --labels"),
+        (["--labels", "x.csv", "--lists", "x"], "--lists is for AVA, not for --labels"),
+        (["--labels", "x.csv", "--delta", "1"], "--delta is for AVA, not for --labels"),
+        (["--labels", "x.csv", "--thresholds", "4", "6"], "--thresholds is for AVA, not for --labels"),
+        (["ava", "--cut", "4"], "--cut is for --labels"),
+        (["ava", "--held-out", "0.5"], "--held-out is for --labels"),
+    ],
+)
 def test_prepare_passes_over_no_option(options, said, capsys):
     with pytest.raises(SystemExit):
         prepare.main([*options, "--out", "o"])

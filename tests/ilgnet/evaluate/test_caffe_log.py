@@ -1,4 +1,5 @@
 """Logs of several Caffe versions; the lines are the forms that each of them prints."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -65,21 +66,29 @@ def test_windows_lines_without_prefix_and_bars(tmp_path):
 
 
 def test_resumed_replaces_what_was_lost(tmp_path):
-    lines = [f"I1123 10:00:00.0 1 solver.cpp:239] Iteration {i}, loss = {v}" for i, v in
-             [(0, 5), (20, 4), (40, 3), (60, 2), (40, 30), (60, 20), (80, 10)]]
+    lines = [
+        f"I1123 10:00:00.0 1 solver.cpp:239] Iteration {i}, loss = {v}"
+        for i, v in [(0, 5), (20, 4), (40, 3), (60, 2), (40, 30), (60, 20), (80, 10)]
+    ]
     log = caffe_log.read_log(write(tmp_path, "\n".join(lines)))
     assert log.loss.iterations.tolist() == [0, 20, 40, 60, 80]
     assert log.loss.values.tolist() == [5, 4, 30, 20, 10]
 
 
-@pytest.mark.parametrize("again, resumed, speed", [
-    ("", 40, (80, 4.0)),  # from the snapshot at its end
-    ("", 20, (100, 5.0)),  # with what was done twice, which took its time
-    ("I0105 11:00:00.0 1 solver.cpp:45] Initializing solver from parameters: \nbase_lr: 1\n", 60, (60, 3.0))])
+@pytest.mark.parametrize(
+    "again, resumed, speed",
+    [
+        ("", 40, (80, 4.0)),  # from the snapshot at its end
+        ("", 20, (100, 5.0)),  # with what was done twice, which took its time
+        ("I0105 11:00:00.0 1 solver.cpp:45] Initializing solver from parameters: \nbase_lr: 1\n", 60, (60, 3.0)),
+    ],
+)
 def test_speed_without_the_time_between_a_run_and_its_going_on(tmp_path, again, resumed, speed):
     def lines(day, first, last):
-        return "".join(f"I01{day} 10:00:{i // 20:02d}.0 1 solver.cpp:239] Iteration {i}, loss = 1\n"
-                       for i in range(first, last + 1, 20))
+        return "".join(
+            f"I01{day} 10:00:{i // 20:02d}.0 1 solver.cpp:239] Iteration {i}, loss = 1\n"
+            for i in range(first, last + 1, 20)
+        )
 
     log = caffe_log.read_log(write(tmp_path, lines("05", 0, 40) + again + lines("06", resumed, 80)))
     assert log.speed == speed
@@ -87,16 +96,19 @@ def test_speed_without_the_time_between_a_run_and_its_going_on(tmp_path, again, 
 
 def test_caffe_test_log(tmp_path):
     net = 'name: "n"\nlayer {\n  data_param {\n    source: "val_lmdb"\n    batch_size: 4\n  }\n}\n'
-    text = ("I0105 11:14:20.9  1 net.cpp:58] Initializing net from parameters: \n" + net
-            + "I0105 11:14:21.0  1 layer_factory.hpp:77] Creating layer data\n"
-            "I0105 11:14:28.0  1 caffe.cpp:286] Running for 2 iterations.\n"
-            "I0105 11:14:28.1  1 caffe.cpp:309] Batch 0, loss1/loss = 0.5\n"
-            "I0105 11:14:28.1  1 caffe.cpp:309] Batch 0, loss1/top-1 = 0.75\n"
-            "I0105 11:14:28.2  1 caffe.cpp:309] Batch 1, loss1/loss = 0.25\n"
-            "I0105 11:14:28.2  1 caffe.cpp:309] Batch 1, loss1/top-1 = 1\n"
-            "I0105 11:14:28.2  1 caffe.cpp:314] Loss: 0.375\n"
-            "I0105 11:14:28.2  1 caffe.cpp:326] loss1/loss = 0.375 (* 1 = 0.375 loss)\n"
-            "I0105 11:14:28.2  1 caffe.cpp:326] loss1/top-1 = 0.875\n")
+    text = (
+        "I0105 11:14:20.9  1 net.cpp:58] Initializing net from parameters: \n"
+        + net
+        + "I0105 11:14:21.0  1 layer_factory.hpp:77] Creating layer data\n"
+        "I0105 11:14:28.0  1 caffe.cpp:286] Running for 2 iterations.\n"
+        "I0105 11:14:28.1  1 caffe.cpp:309] Batch 0, loss1/loss = 0.5\n"
+        "I0105 11:14:28.1  1 caffe.cpp:309] Batch 0, loss1/top-1 = 0.75\n"
+        "I0105 11:14:28.2  1 caffe.cpp:309] Batch 1, loss1/loss = 0.25\n"
+        "I0105 11:14:28.2  1 caffe.cpp:309] Batch 1, loss1/top-1 = 1\n"
+        "I0105 11:14:28.2  1 caffe.cpp:314] Loss: 0.375\n"
+        "I0105 11:14:28.2  1 caffe.cpp:326] loss1/loss = 0.375 (* 1 = 0.375 loss)\n"
+        "I0105 11:14:28.2  1 caffe.cpp:326] loss1/top-1 = 0.875\n"
+    )
     log = caffe_log.read_log(write(tmp_path, text))
     result = caffe_log.test_result(log)
     assert result["accuracy"]["value"] == 0.875
@@ -108,9 +120,11 @@ def test_caffe_test_log(tmp_path):
 
 
 def test_last_test_of_a_training_log(tmp_path):
-    text = ("I0501 23:59:58.1  77 solver.cpp:48] Initializing solver from parameters: \ntest_iter: 10\nbase_lr: 0.1\n"
-            "I0501 23:59:58.2  77 net.cpp:58] Initializing net from parameters: \n"
-            'layer {\n  data_param {\n    source: "/data/ava2/val_lmdb"\n    batch_size: 8\n  }\n}\n' + OLD)
+    text = (
+        "I0501 23:59:58.1  77 solver.cpp:48] Initializing solver from parameters: \ntest_iter: 10\nbase_lr: 0.1\n"
+        "I0501 23:59:58.2  77 net.cpp:58] Initializing net from parameters: \n"
+        'layer {\n  data_param {\n    source: "/data/ava2/val_lmdb"\n    batch_size: 8\n  }\n}\n' + OLD
+    )
     log = caffe_log.read_log(write(tmp_path, text))
     assert log.solver == "test_iter: 10\nbase_lr: 0.1\n"
     result = caffe_log.test_result(log)
@@ -120,8 +134,9 @@ def test_last_test_of_a_training_log(tmp_path):
         caffe_log.test_result(caffe_log.read_log(write(tmp_path, OLD)))
 
 
-@pytest.mark.parametrize("name, accuracy, n, batch", [
-    ("AVA1_result.txt", 0.8168, 2500, 50), ("AVA2_result.txt", 0.855, 2400, 48)])
+@pytest.mark.parametrize(
+    "name, accuracy, n, batch", [("AVA1_result.txt", 0.8168, 2500, 50), ("AVA2_result.txt", 0.855, 2400, 48)]
+)
 def test_released_logs(shared, name, accuracy, n, batch):
     result = caffe_log.test_result(caffe_log.read_log(shared / "ava" / "results" / name))
     assert result["accuracy"]["value"] == accuracy

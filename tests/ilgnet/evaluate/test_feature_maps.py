@@ -1,4 +1,5 @@
 """Fig. 5's parts: the paper's labels are in the nets, pictures show what is active, the verdict says what was found."""
+
 from __future__ import annotations
 
 import re
@@ -68,7 +69,8 @@ def test_verdict():
     assert feature_maps.verdict(metrics.compare_groups(high, low, 999)).startswith("It holds on these 70 photos: 55.0")
     assert feature_maps.verdict(metrics.compare_groups(low, high, 999)).startswith("The opposite holds")
     assert feature_maps.verdict(metrics.compare_groups(high, high, 99), "demo").startswith(
-        "Not shown on these 80 photos (with synthetic labels)")
+        "Not shown on these 80 photos (with synthetic labels)"
+    )
     assert feature_maps.verdict(None).startswith("Not tested")
 
 
@@ -83,12 +85,14 @@ def test_no_heading_is_a_formula(tmp_path):
 @pytest.mark.parametrize("variant", ["v1bn", "noinc", "v4"])
 def test_figure_2_has_every_layer_in_one_block(variant):
     import torchcaffe as caffe
+
     found = summary.summarize(caffe, upgrade.read_net(Path(emit.ROOT) / variant / "deploy.prototxt"), caffe.TEST)
     nodes = drawing.blocks(found, paper.labels(variant))
     titles = [node.lines[0] for node in nodes]
     assert [t.split()[0] for t in titles] == ["photo", "(1)", "(2)", "(3)", "(4)", "(5)", "(5)", "(6)", "(7)", "answer"]
-    parents = {t.split()[0] + str(i): [titles[p].split()[0] for p in n.parents]
-               for i, (t, n) in enumerate(zip(titles, nodes))}
+    parents = {
+        t.split()[0] + str(i): [titles[p].split()[0] for p in n.parents] for i, (t, n) in enumerate(zip(titles, nodes))
+    }
     assert parents["(4)4"] == ["(3)"] and parents["(5)5"] == ["(2)"] and parents["(5)6"] == ["(3)"]
     assert parents["(7)8"] == ["(5)", "(5)", "(6)"] and parents["answer9"] == ["(7)"]  # as in the paper's text
     shapes = {t.split()[0]: n.lines[-1].split(",")[0] for t, n in zip(titles, nodes)}

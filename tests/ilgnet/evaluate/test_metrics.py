@@ -1,4 +1,5 @@
 """Metrics against published examples and brute force."""
+
 from __future__ import annotations
 
 import itertools
@@ -12,9 +13,16 @@ from ilgnet.evaluate import metrics as m
 from torchcaffe.base.errors import CaffeError
 
 
-@pytest.mark.parametrize("correct, n, low, high", [
-    # R. G. Newcombe, Statistics in Medicine 17 (1998), table I, method 3
-    (81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)])
+@pytest.mark.parametrize(
+    "correct, n, low, high",
+    [
+        # R. G. Newcombe, Statistics in Medicine 17 (1998), table I, method 3
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
 def test_wilson_published(correct, n, low, high):
     assert m.wilson(correct, n) == pytest.approx((low, high), abs=5e-5)
     assert m.wilson(n - correct, n) == pytest.approx((1 - high, 1 - low), abs=5e-5)
@@ -64,8 +72,7 @@ def test_against_brute_force(rows):
     if len(pos) and len(neg):
         wins = (pos[:, None] > neg).sum() + 0.5 * (pos[:, None] == neg).sum()
         assert s["auc"] == pytest.approx(wins / (len(pos) * len(neg)))
-        assert s["balanced_accuracy"] == pytest.approx(
-            ((pos > 0.5).mean() + (neg < 0.5).mean()) / 2)
+        assert s["balanced_accuracy"] == pytest.approx(((pos > 0.5).mean() + (neg < 0.5).mean()) / 2)
     else:
         assert np.isnan(s["auc"]) and np.isnan(s["balanced_accuracy"])
     if len(pos):
@@ -122,9 +129,15 @@ def test_a_confident_net_is_told_by_its_margin():
     assert m.summary(labels, p[:, 1])["auc"] == 0.5  # all that P(high) alone says
 
 
-@pytest.mark.parametrize("labels, p, message", [
-    ([0, 2], [0.1, 0.2], "record 1: label is not 0 or 1"), ([0, 1], [0.1, float("nan")], r"record 1: p_high is not in"),
-    ([0], [0.1, 0.2], "must be two equal"), ([], [], "non-empty")])
+@pytest.mark.parametrize(
+    "labels, p, message",
+    [
+        ([0, 2], [0.1, 0.2], "record 1: label is not 0 or 1"),
+        ([0, 1], [0.1, float("nan")], r"record 1: p_high is not in"),
+        ([0], [0.1, 0.2], "must be two equal"),
+        ([], [], "non-empty"),
+    ],
+)
 def test_bad_input(labels, p, message):
     with pytest.raises(CaffeError, match=message):
         m.summary(labels, p)

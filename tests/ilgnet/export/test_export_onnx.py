@@ -1,4 +1,5 @@
 """ONNX files in ONNX Runtime against real Caffe's goldens, against the engine, and against OpenCV's preprocessing."""
+
 from __future__ import annotations
 
 import importlib.util
@@ -27,12 +28,22 @@ from torchcaffe.proto import caffe_pb2, format_text, parse_text
 # ONNX Runtime convolves over one to three axes, refuses a kernel beyond the image and dilation 0; its Max keeps NaN,
 # its MaxPool does or does not, depending on where in the window it lies.
 NO_EQUAL = {
-    "nd_four", "nd_four_group", "nd_zero", "kernel_beyond_image", "kernel_beyond_image_nd", "dilation_zero",
-    "max_nan_first", "max_nan_third", "max_not_numbers",
+    "nd_four",
+    "nd_four_group",
+    "nd_zero",
+    "kernel_beyond_image",
+    "kernel_beyond_image_nd",
+    "dilation_zero",
+    "max_nan_first",
+    "max_nan_third",
+    "max_not_numbers",
 }
 MASKS = [r for r in layers.ROWS if r.type == "Pooling" and r.tops > 1 and not r.fails]
-ROWS = [r for r in layers.ROWS if r.type in converters and not r.fails and not r.in_place and r not in MASKS
-        and r.id.split("/")[1] not in NO_EQUAL]
+ROWS = [
+    r
+    for r in layers.ROWS
+    if r.type in converters and not r.fails and not r.in_place and r not in MASKS and r.id.split("/")[1] not in NO_EQUAL
+]
 # Random, or by the batch's statistics: only what Caffe computed in its TEST phase is what an export computes.
 PHASED = ("Dropout", "BatchNorm")
 
@@ -85,8 +96,10 @@ def test_layer(row):
     net = make_net(job["proto"])
     for blobs in net.params.values():
         run_caffe.draw_params(blobs, job["params"], job["seed"])
-    feed = {name: run_caffe.draw(kind, shape, job["seed"] + 10 * i).reshape(shape)
-            for i, (name, kind, shape) in enumerate(job["bottoms"])}
+    feed = {
+        name: run_caffe.draw(kind, shape, job["seed"] + 10 * i).reshape(shape)
+        for i, (name, kind, shape) in enumerate(job["bottoms"])
+    }
     if row.type == "BatchNorm" and not net.layer_dict["x"].use_global:
         with pytest.raises(CaffeError, match="use_global_stats"):
             onnx_export.export(net, free_batch=False)
@@ -110,8 +123,12 @@ def test_every_converter_is_held_against_caffe():
 
 def one(text, *shapes):
     tops = [f"b{i}" for i in range(len(shapes))]
-    inputs = "".join(f'layer {{ name: "{t}" type: "Input" top: "{t}" input_param {{ shape {{ '
-                     + " ".join(f"dim: {size}" for size in shape) + " } } }" for t, shape in zip(tops, shapes))
+    inputs = "".join(
+        f'layer {{ name: "{t}" type: "Input" top: "{t}" input_param {{ shape {{ '
+        + " ".join(f"dim: {size}" for size in shape)
+        + " } } }"
+        for t, shape in zip(tops, shapes)
+    )
     return make_net(inputs + text)
 
 
@@ -130,14 +147,23 @@ sizes = st.integers(1, 9)
 
 
 @settings(deadline=None, max_examples=120)
-@given(st.sampled_from(["MAX", "AVE"]), st.tuples(sizes, sizes), st.tuples(sizes, sizes), st.tuples(sizes, sizes),
-       st.tuples(st.integers(0, 4), st.integers(0, 4)), st.booleans(), st.data())
+@given(
+    st.sampled_from(["MAX", "AVE"]),
+    st.tuples(sizes, sizes),
+    st.tuples(sizes, sizes),
+    st.tuples(sizes, sizes),
+    st.tuples(st.integers(0, 4), st.integers(0, 4)),
+    st.booleans(),
+    st.data(),
+)
 def test_pooling_sizes(pool, size, kernel, stride, pad, floor, data):
     """Every rounding, dropped window, divisor and empty window of Caffe's; and photos of another size."""
     pad = tuple(min(p, k - 1) for p, k in zip(pad, kernel))
-    text = (f'layer {{ name: "p" type: "Pooling" bottom: "b0" top: "p" pooling_param {{ pool: {pool} '
-            f"kernel_h: {kernel[0]} kernel_w: {kernel[1]} stride_h: {stride[0]} stride_w: {stride[1]} "
-            f"pad_h: {pad[0]} pad_w: {pad[1]} {'round_mode: FLOOR' if floor else ''} }} }}")
+    text = (
+        f'layer {{ name: "p" type: "Pooling" bottom: "b0" top: "p" pooling_param {{ pool: {pool} '
+        f"kernel_h: {kernel[0]} kernel_w: {kernel[1]} stride_h: {stride[0]} stride_w: {stride[1]} "
+        f"pad_h: {pad[0]} pad_w: {pad[1]} {'round_mode: FLOOR' if floor else ''} }} }}"
+    )
     try:
         net = one(text, (1, 2, *size))
     except CaffeError:
@@ -152,12 +178,22 @@ def test_pooling_sizes(pool, size, kernel, stride, pad, floor, data):
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.sampled_from(["Convolution", "Deconvolution"]), st.lists(st.integers(5, 9), min_size=1, max_size=3),
-       st.integers(1, 3), st.integers(1, 3), st.integers(0, 2), st.integers(1, 2), st.integers(1, 3), st.booleans())
+@given(
+    st.sampled_from(["Convolution", "Deconvolution"]),
+    st.lists(st.integers(5, 9), min_size=1, max_size=3),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(0, 2),
+    st.integers(1, 2),
+    st.integers(1, 3),
+    st.booleans(),
+)
 def test_convolution_sizes(type_, size, kernel, stride, pad, dilation, group, bias):
-    text = (f'layer {{ name: "c" type: "{type_}" bottom: "b0" top: "c" convolution_param {{ num_output: {2 * group} '
-            f"kernel_size: {kernel} stride: {stride} pad: {pad} dilation: {dilation} group: {group} "
-            f"bias_term: {str(bias).lower()} }} }}")
+    text = (
+        f'layer {{ name: "c" type: "{type_}" bottom: "b0" top: "c" convolution_param {{ num_output: {2 * group} '
+        f"kernel_size: {kernel} stride: {stride} pad: {pad} dilation: {dilation} group: {group} "
+        f"bias_term: {str(bias).lower()} }} }}"
+    )
     shape = (group, *size)
     try:
         net = one(text, (1, *shape))
@@ -169,8 +205,10 @@ def test_convolution_sizes(type_, size, kernel, stride, pad, dilation, group, bi
 @settings(deadline=None, max_examples=20)
 @given(st.integers(1, 3), st.sampled_from(["MAX", "AVE"]), st.integers(9, 20), st.integers(9, 20))
 def test_spp_takes_any_size(height, pool, h, w):
-    text = ('layer { name: "s" type: "SPP" bottom: "b0" top: "s" spp_param { pyramid_height: %d pool: %s } }'
-            'layer { name: "ip" type: "InnerProduct" bottom: "s" top: "ip" inner_product_param { num_output: 2 } }')
+    text = (
+        'layer { name: "s" type: "SPP" bottom: "b0" top: "s" spp_param { pyramid_height: %d pool: %s } }'
+        'layer { name: "ip" type: "InnerProduct" bottom: "s" top: "ip" inner_product_param { num_output: 2 } }'
+    )
     net = one(text % (height, pool), (1, 3, 12, 13))
     agree(net, (2, 3, 12, 13))
     agree(net, (2, 3, h, w), free_size=True)
@@ -181,11 +219,13 @@ def test_spp_takes_any_size(height, pool, h, w):
 def test_batch_stays_free(batch, shape, data):
     """Axes that come from the batch follow it through Reshape, Flatten and InnerProduct at any axis."""
     axis = data.draw(st.integers(1, len(shape)))
-    text = (f'layer {{ name: "f" type: "Flatten" bottom: "b0" top: "f" flatten_param {{ axis: {min(axis, 2)} }} }}'
-            'layer { name: "r" type: "Reshape" bottom: "f" top: "r" reshape_param { shape { dim: -1 dim: %d } } }'
-            'layer { name: "s" type: "Softmax" bottom: "r" top: "s" }'
-            'layer { name: "ip" type: "InnerProduct" bottom: "b0" top: "ip" inner_product_param '
-            '{ num_output: 2 axis: %d } }' % (shape[-1], axis))
+    text = (
+        f'layer {{ name: "f" type: "Flatten" bottom: "b0" top: "f" flatten_param {{ axis: {min(axis, 2)} }} }}'
+        'layer { name: "r" type: "Reshape" bottom: "f" top: "r" reshape_param { shape { dim: -1 dim: %d } } }'
+        'layer { name: "s" type: "Softmax" bottom: "r" top: "s" }'
+        'layer { name: "ip" type: "InnerProduct" bottom: "b0" top: "ip" inner_product_param '
+        "{ num_output: 2 axis: %d } }" % (shape[-1], axis)
+    )
     agree(one(text, (1, *shape)), (batch, *shape))
 
 
@@ -214,20 +254,31 @@ def test_in_place_chains_and_names():
     assert [d.dim_param or d.dim_value for d in inputs] == ["N", 3, 8, 7]
 
 
-@pytest.mark.parametrize(("text", "reason"), [
-    ('layer { name: "x" type: "Silence" bottom: "b0" }', r"layer 'x' \(Silence\): this type cannot be exported"),
-    ('layer { name: "x" type: "Pooling" bottom: "b0" top: "x" top: "m" pooling_param { kernel_size: 2 } }',
-     r"layer 'x' \(Pooling\): top 1"),
-    ('layer { name: "x" type: "Pooling" bottom: "b0" top: "x" pooling_param { pool: STOCHASTIC kernel_size: 2 } }',
-     "STOCHASTIC"),
-    ('layer { name: "x" type: "BatchNorm" bottom: "b0" top: "x" batch_norm_param { use_global_stats: false } }',
-     "use_global_stats"),
-    ('layer { name: "x" type: "Dropout" bottom: "b0" top: "x" phase: TRAIN }', "phase"),
-    ('layer { name: "x" type: "ReLU" bottom: "b0" top: "b0" }', "both input and output"),
-    ('layer { name: "x" type: "Reshape" bottom: "b0" top: "x" reshape_param { shape { dim: 18 dim: -1 dim: 1 } } }'
-     'layer { name: "y" type: "InnerProduct" bottom: "x" top: "y" inner_product_param { num_output: 2 } }',
-     "the batch cannot be free in this net"),
-])
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('layer { name: "x" type: "Silence" bottom: "b0" }', r"layer 'x' \(Silence\): this type cannot be exported"),
+        (
+            'layer { name: "x" type: "Pooling" bottom: "b0" top: "x" top: "m" pooling_param { kernel_size: 2 } }',
+            r"layer 'x' \(Pooling\): top 1",
+        ),
+        (
+            'layer { name: "x" type: "Pooling" bottom: "b0" top: "x" pooling_param { pool: STOCHASTIC kernel_size: 2 } }',
+            "STOCHASTIC",
+        ),
+        (
+            'layer { name: "x" type: "BatchNorm" bottom: "b0" top: "x" batch_norm_param { use_global_stats: false } }',
+            "use_global_stats",
+        ),
+        ('layer { name: "x" type: "Dropout" bottom: "b0" top: "x" phase: TRAIN }', "phase"),
+        ('layer { name: "x" type: "ReLU" bottom: "b0" top: "b0" }', "both input and output"),
+        (
+            'layer { name: "x" type: "Reshape" bottom: "b0" top: "x" reshape_param { shape { dim: 18 dim: -1 dim: 1 } } }'
+            'layer { name: "y" type: "InnerProduct" bottom: "x" top: "y" inner_product_param { num_output: 2 } }',
+            "the batch cannot be free in this net",
+        ),
+    ],
+)
 def test_refused(text, reason):
     with pytest.raises(CaffeError, match=reason) as error:
         onnx_export.export(one(text, (2, 3, 6, 6)))
@@ -236,8 +287,9 @@ def test_refused(text, reason):
 
 def test_too_large(monkeypatch):
     monkeypatch.setattr(onnx_export, "MAX_BYTES", 100)
-    net = one('layer { name: "x" type: "InnerProduct" bottom: "b0" top: "x" inner_product_param { num_output: 9 } }',
-              (1, 3))
+    net = one(
+        'layer { name: "x" type: "InnerProduct" bottom: "b0" top: "x" inner_product_param { num_output: 9 } }', (1, 3)
+    )
     with pytest.raises(CaffeError, match="layer 'x' .*2 GB"):
         onnx_export.export(net)
 
@@ -269,8 +321,12 @@ def small(choice: emit.Choice, classifier: bool = True):
 
 
 CHOICES = [emit.Choice(name) for name in VARIANTS] + [
-    emit.Choice("v1bn", merge_bn=True), emit.Choice("v1bn", drop_lrn=True), emit.Choice("v1", pool="max", crop=227),
-    emit.Choice("v1", spp=True), emit.Choice("v4", spp=True)]
+    emit.Choice("v1bn", merge_bn=True),
+    emit.Choice("v1bn", drop_lrn=True),
+    emit.Choice("v1", pool="max", crop=227),
+    emit.Choice("v1", spp=True),
+    emit.Choice("v4", spp=True),
+]
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=lambda c: c.command().split("--variant ")[1].replace(" --", "-"))

@@ -23,13 +23,17 @@ def test_the_page_shows_what_the_tool_prints(variant, capsys, monkeypatch):
 
 
 def test_what_differs_by_hand():
-    first, second = (parse_text(text, caffe_pb2.NetParameter(), "test") for text in (
-        'layer { name: "d" type: "Input" include { phase: TRAIN } }'
-        'layer { name: "d" type: "Data" include { phase: TEST } } layer { name: "a/x" type: "ReLU" }'
-        'layer { name: "b" type: "Convolution" convolution_param { num_output: 2 '
-        "kernel_size: 3 kernel_size: 3 } }",
-        'layer { name: "d" type: "Input" include { phase: TRAIN } } layer { name: "a/y" type: "TanH" }'
-        'layer { name: "b" type: "Convolution" bottom: "q" convolution_param { num_output: 4 kernel_size: 3 } }'))
+    first, second = (
+        parse_text(text, caffe_pb2.NetParameter(), "test")
+        for text in (
+            'layer { name: "d" type: "Input" include { phase: TRAIN } }'
+            'layer { name: "d" type: "Data" include { phase: TEST } } layer { name: "a/x" type: "ReLU" }'
+            'layer { name: "b" type: "Convolution" convolution_param { num_output: 2 '
+            "kernel_size: 3 kernel_size: 3 } }",
+            'layer { name: "d" type: "Input" include { phase: TRAIN } } layer { name: "a/y" type: "TanH" }'
+            'layer { name: "b" type: "Convolution" bottom: "q" convolution_param { num_output: 4 kernel_size: 3 } }',
+        )
+    )
     assert net_diff.lines(first, second, ("one", "two")) == [
         "one: 4 layers, two: 3 layers, 1 of them the same",
         "only in one: d TEST: 1 Data",

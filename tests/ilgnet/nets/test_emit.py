@@ -47,7 +47,7 @@ def test_generators_reproduce_every_committed_file():
 def test_committed_files_are_the_same_under_python_39_and_protobuf_312():
     if bvlc.bvlc_root() is None:
         pytest.skip("real Caffe's Python 3.9 is not here (make bvlc)")
-    code = "from hashlib import sha1; from prototxt import emit; from solvers import table1\n"
+    code = "from hashlib import sha1; from ilgnet.nets import emit, table1\n"
     code += "for path, text in {**emit.committed(), **table1.committed()}.items():\n"
     code += "    print(path.name, sha1(text.encode()).hexdigest())"
     ours = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
@@ -92,8 +92,14 @@ def test_shapes_of_the_released_log(shared, bvlc_says):
 
 # Weights and biases (and, with batch normalisation, its statistics and scales); in millions in docs/reproduction.md
 PARAMETERS = {
-    "v1": 150938082, "v1bn": 150943959, "v3": 100421372, "v4": 129740290, "noinc": 153775560,
-    "third": 3224791, "two_thirds": 4797545, "full": 5997499,
+    "v1": 150938082,
+    "v1bn": 150943959,
+    "v3": 100421372,
+    "v4": 129740290,
+    "noinc": 153775560,
+    "third": 3224791,
+    "two_thirds": 4797545,
+    "full": 5997499,
 }
 
 
@@ -123,8 +129,11 @@ def test_sources_names_and_shapes(shared, bvlc_says):
     """GoogLeNet's real weights fit every variant that names them as its source, by layer name and weight shape."""
     from torchcaffe.formats.caffemodel import read_caffemodel
 
-    source = {layer.name: layer.blobs[0].shape for layer in read_caffemodel(shared / "bvlc_googlenet.caffemodel")
-              if layer.blobs}
+    source = {
+        layer.name: layer.blobs[0].shape
+        for layer in read_caffemodel(shared / "bvlc_googlenet.caffemodel")
+        if layer.blobs
+    }
     for variant in VARIANTS.values():
         ours = {name: tuple(shapes[0]) for name, shapes in bvlc_says[variant.name]["finetune"]["params"].items()}
         common = [name for name in ours if name in source]
@@ -183,8 +192,16 @@ def test_pooling_branches():
         pools = [x for x in emit.deploy(emit.Choice(variant)).layer if re.fullmatch(r"inception_\w\w/pool", x.name)]
         kinds[variant] = {x.pooling_param.pool for x in pools}
     ave, largest = {caffe_pb2.PoolingParameter.AVE}, {caffe_pb2.PoolingParameter.MAX}
-    assert kinds == {"v1": ave, "v1bn": ave, "third": ave, "two_thirds": largest, "full": largest,
-                     "noinc": set(), "v3": set(), "v4": set()}
+    assert kinds == {
+        "v1": ave,
+        "v1bn": ave,
+        "third": ave,
+        "two_thirds": largest,
+        "full": largest,
+        "noinc": set(),
+        "v3": set(),
+        "v4": set(),
+    }
     assert emit.deploy(emit.Choice("third", pool="max")) != emit.deploy(emit.Choice("third"))
 
 
@@ -257,12 +274,20 @@ def test_frozen_trunk_learns_nothing_and_the_head_does(variant):
             assert before == after
 
 
-@pytest.mark.parametrize("words, name", [
-    (dict(spp=True), "ILGNet-Inc.V1-BN (spatial pyramids)"), (dict(drop_lrn=True), "ILGNet-Inc.V1-BN (no LRN)"),
-    (dict(pool="max"), "ILGNet-Inc.V1-BN (max pooling)"), (dict(crop=192), "ILGNet-Inc.V1-BN (crop 192)"),
-    (dict(target="mean", spp=True, crop=96), "ILGNet-Inc.V1-BN (mean, spatial pyramids, crop 96)"),
-    *((words, "ILGNet-Inc.V1-BN") for words in (dict(pool="ave"), dict(crop=227), dict(trunk="frozen"),
-                                                dict(merge_bn=True)))])
+@pytest.mark.parametrize(
+    "words, name",
+    [
+        (dict(spp=True), "ILGNet-Inc.V1-BN (spatial pyramids)"),
+        (dict(drop_lrn=True), "ILGNet-Inc.V1-BN (no LRN)"),
+        (dict(pool="max"), "ILGNet-Inc.V1-BN (max pooling)"),
+        (dict(crop=192), "ILGNet-Inc.V1-BN (crop 192)"),
+        (dict(target="mean", spp=True, crop=96), "ILGNet-Inc.V1-BN (mean, spatial pyramids, crop 96)"),
+        *(
+            (words, "ILGNet-Inc.V1-BN")
+            for words in (dict(pool="ave"), dict(crop=227), dict(trunk="frozen"), dict(merge_bn=True))
+        ),
+    ],
+)
 def test_a_net_that_is_not_the_papers_has_a_name_of_its_own(words, name):
     """By their names, reports take nets for the paper's."""
     choice = emit.Choice("v1bn", **words)
@@ -330,7 +355,10 @@ def test_gen_net_reports_bad_input_on_one_line():
 
 def test_registry_gives_the_paper_names_and_a_source():
     assert {d.name: (d.source, d.test_iter) for d in DATASETS.values()} == {
-        "ava1": ("data/ava1", 400), "ava1_delta1": ("data/ava1_delta1", 400), "ava2": ("data/ava2", 533)}
+        "ava1": ("data/ava1", 400),
+        "ava1_delta1": ("data/ava1_delta1", 400),
+        "ava2": ("data/ava2", 533),
+    }
     for name, variant in VARIANTS.items():
         assert name == variant.name and variant.title and variant.source.endswith(".caffemodel")
         deploy = emit.deploy(emit.Choice(name))

@@ -49,8 +49,13 @@ def test_table_1_is_the_paper_s(shared):
     text = (shared.parent / "paper" / "ilgnet.txt").read_text()
     table = text[text.index("Table 1 The main") :]
     for field, message_field in [
-        ("base_ lr", "base_lr"), ("lr_ policy", "lr_policy"), ("stepsize", "stepsize"), ("gamma", "gamma"),
-        ("max_ iter", "max_iter"), ("momentum", "momentum"), ("weight_ decay", "weight_decay"),
+        ("base_ lr", "base_lr"),
+        ("lr_ policy", "lr_policy"),
+        ("stepsize", "stepsize"),
+        ("gamma", "gamma"),
+        ("max_ iter", "max_iter"),
+        ("momentum", "momentum"),
+        ("weight_ decay", "weight_decay"),
     ]:
         printed = re.search(rf"^{field} (\S+) (\S+) (\S+)$", table, re.MULTILINE).groups()
         for dataset, value in zip(("ava1", "ava1_delta1", "ava2"), printed):

@@ -104,8 +104,15 @@ def euclid(x: np.ndarray) -> float:
 
 def hinge(x: np.ndarray) -> float:
     s, half = x[:, 0], N // 2
-    return float(np.mean([max(0.0, 1 - (s[i] - s[j]) * (1 if MEANS[i] > MEANS[j] else -1))
-                          for i in range(half) for j in range(half, N)]))
+    return float(
+        np.mean(
+            [
+                max(0.0, 1 - (s[i] - s[j]) * (1 if MEANS[i] > MEANS[j] else -1))
+                for i in range(half)
+                for j in range(half, N)
+            ]
+        )
+    )
 
 
 @pytest.mark.parametrize("name, formula", [("distribution", nima), ("mean", euclid), ("ranking", hinge)])
@@ -164,8 +171,7 @@ def test_best_cut_against_every_cut():
         rng = np.random.RandomState(seed)
         truth, scores = np.append(rng.randint(0, 2, 30), [0, 1]), rng.randint(0, 12, 32).astype(float)
         cut = metrics.best_cut(truth, scores)
-        every = [(scores[truth == 1] > c).mean() + (scores[truth == 0] <= c).mean()
-                 for c in np.unique(scores)[:-1]]
+        every = [(scores[truth == 1] > c).mean() + (scores[truth == 0] <= c).mean() for c in np.unique(scores)[:-1]]
         assert (scores[truth == 1] > cut).mean() + (scores[truth == 0] <= cut).mean() == pytest.approx(max(every))
     with pytest.raises(CaffeError, match="both classes"):
         metrics.best_cut(np.ones(3), np.arange(3))
@@ -210,9 +216,14 @@ def test_labels_of_other_photos_are_refused(tmp_path):
         votes.votes_beside(tmp_path / "val_lmdb")
 
 
-@pytest.mark.parametrize("value, reason", [
-    (None, "val_mean_lmdb: 7 records; the photos' LMDB has 8"), (b"\xff", "val_mean_lmdb: record {}: not a Datum"),
-    (caffe_pb2.Datum(float_data=[1, 2]).SerializeToString(), "val_mean_lmdb: record {}: 2 numbers; expected 1")])
+@pytest.mark.parametrize(
+    "value, reason",
+    [
+        (None, "val_mean_lmdb: 7 records; the photos' LMDB has 8"),
+        (b"\xff", "val_mean_lmdb: record {}: not a Datum"),
+        (caffe_pb2.Datum(float_data=[1, 2]).SerializeToString(), "val_mean_lmdb: record {}: 2 numbers; expected 1"),
+    ],
+)
 def test_broken_label_lmdbs_are_named(value, reason, tmp_path):
     """A value of None: the last record is not there."""
     target_nets.write_data(tmp_path)
@@ -223,10 +234,13 @@ def test_broken_label_lmdbs_are_named(value, reason, tmp_path):
         votes.votes_beside(tmp_path / "val_lmdb")
 
 
-@pytest.mark.parametrize("kind, row, reason", [
-    ("mean", None, "1.jpg: it is not rated"),
-    ("distribution", Rating(1, (1, 2, 3), (0, 0), 0), "1.jpg: 3 vote counts are known for it, not 10"),
-])
+@pytest.mark.parametrize(
+    "kind, row, reason",
+    [
+        ("mean", None, "1.jpg: it is not rated"),
+        ("distribution", Rating(1, (1, 2, 3), (0, 0), 0), "1.jpg: 3 vote counts are known for it, not 10"),
+    ],
+)
 def test_photos_without_votes(kind, row, reason):
     with pytest.raises(CaffeError, match=reason):
         labels.check([kind], [("1.jpg", 0)], {} if row is None else {"1.jpg": row})
@@ -254,8 +268,9 @@ def test_every_variant_learns_every_target(variant, name):
             assert set(layer.bottom) <= made, layer.name
             made |= set(layer.top)
             used |= set(layer.bottom)
-        left = {"loss1/loss", "loss2/loss", "loss3/loss3"} | ({"loss1/top-1", "loss2/top-1", "loss3/top-1"}
-                                                               if phase == caffe_pb2.TEST else set())
+        left = {"loss1/loss", "loss2/loss", "loss3/loss3"} | (
+            {"loss1/top-1", "loss2/top-1", "loss3/top-1"} if phase == caffe_pb2.TEST else set()
+        )
         assert made - used <= left
     answer = emit.deploy(emit.Choice(variant, target=name)).layer[-1]
     assert answer.type == ("Softmax" if name == "distribution" else "InnerProduct")
@@ -289,8 +304,19 @@ def weights_for(folder: Path, name: str) -> Path:
     out = folder / "moved.caffemodel"
     train_val = emit.train_val(emit.Choice("third", crop=96, batch_size=4, target=name, source=str(folder)))
     (folder / "train_val.prototxt").write_text(format_text(train_val))
-    assert surgery.main(["--weights", str(folder / "net.caffemodel"), "--net", str(folder / "train_val.prototxt"),
-                         "--out", str(out)]) == 0
+    assert (
+        surgery.main(
+            [
+                "--weights",
+                str(folder / "net.caffemodel"),
+                "--net",
+                str(folder / "train_val.prototxt"),
+                "--out",
+                str(out),
+            ]
+        )
+        == 0
+    )
     return out
 
 
@@ -329,8 +355,14 @@ def test_score_and_evaluate(name, tmp_path, capsys):
 
 def test_ranking_without_a_cut_and_photos_without_votes(tmp_path, capsys, monkeypatch):
     target_nets.write_data(tmp_path, 256)
-    command = ["--weights", str(weights_for(tmp_path, "ranking")), "--net", str(tmp_path / "deploy.prototxt"),
-               "--lmdb", str(tmp_path / "val_lmdb")]
+    command = [
+        "--weights",
+        str(weights_for(tmp_path, "ranking")),
+        "--net",
+        str(tmp_path / "deploy.prototxt"),
+        "--lmdb",
+        str(tmp_path / "val_lmdb"),
+    ]
     assert evaluate.main(command) == 0
     assert "no accuracy: a ranking has no threshold; --cut-on" in capsys.readouterr().out
     asked, ask = [], protocol.ask
@@ -349,8 +381,11 @@ def test_ranking_without_a_cut_and_photos_without_votes(tmp_path, capsys, monkey
 
 def test_nets_without_data_end_in_their_answers():
     """As surgery and calibration build them, whatever the number of photos; two-class nets stay whole."""
-    for name, last in (("ranking", "loss1/rank_cjy"), ("distribution", "loss1/distribution_cjy"),
-                       ("classes", "loss1/top-1")):
+    for name, last in (
+        ("ranking", "loss1/rank_cjy"),
+        ("distribution", "loss1/distribution_cjy"),
+        ("classes", "loss1/top-1"),
+    ):
         net = engine.without_data(emit.train_val(emit.Choice("third", crop=96, target=name)), caffe.TEST, 3)
         assert net.layer[-1].name == last
         assert {layer.name for layer in net.layer if layer.type == "Input"} <= {"data", "label"}

@@ -1,4 +1,5 @@
 """Photos of every kind to upright pixels, against Pillow; what claims too much or is broken is refused in one line."""
+
 from __future__ import annotations
 
 import io
@@ -70,6 +71,7 @@ def test_suffixes():
 
 def test_heic():
     import pillow_heif as heif
+
     made = io.BytesIO()
     heif.from_pillow(Image.fromarray(PICTURE).resize((400, 240), Image.NEAREST)).save(made, quality=-1)
     photo = decode.decode(made.getvalue(), "a.heic")
@@ -83,23 +85,50 @@ def test_heic():
 def dng(preview: bytes, width: int, height: int, orientation: int = 1) -> bytes:
     """The least that LibRaw takes for a RAW file: a TIFF with a JPEG preview and an uncompressed CFA picture."""
     raw = np.arange(64 * 48, dtype="<u2").tobytes()
-    blobs = {"preview": preview, "raw": raw, "model": b"Test Camera\0", "make": b"Test\0\0",
-             "matrix": struct.pack("<18i", *(v for n in (1, 0, 0, 0, 1, 0, 0, 0, 1) for v in (n, 1)))}
+    blobs = {
+        "preview": preview,
+        "raw": raw,
+        "model": b"Test Camera\0",
+        "make": b"Test\0\0",
+        "matrix": struct.pack("<18i", *(v for n in (1, 0, 0, 0, 1, 0, 0, 0, 1) for v in (n, 1))),
+    }
 
     def lay(where: dict[str, int], second: int) -> tuple[bytes, bytes]:
         def entry(tag, kind, count, value):
             return struct.pack("<HHII" if kind != 1 or count != 4 else "<HHI4s", tag, kind, count, value)
 
-        first = [entry(254, 4, 1, 1), entry(256, 4, 1, width), entry(257, 4, 1, height), entry(259, 3, 1, 7),
-                 entry(262, 3, 1, 6), entry(271, 2, 5, where["make"]), entry(272, 2, 12, where["model"]),
-                 entry(273, 4, 1, where["preview"]), entry(274, 3, 1, orientation), entry(277, 3, 1, 3),
-                 entry(278, 4, 1, height), entry(279, 4, 1, len(preview)), entry(330, 4, 1, second),
-                 entry(50706, 1, 4, bytes((1, 4, 0, 0))), entry(50708, 2, 12, where["model"]),
-                 entry(50721, 10, 9, where["matrix"])]
-        inner = [entry(254, 4, 1, 0), entry(256, 4, 1, 64), entry(257, 4, 1, 48), entry(258, 3, 1, 16),
-                 entry(259, 3, 1, 1), entry(262, 3, 1, 32803), entry(273, 4, 1, where["raw"]), entry(277, 3, 1, 1),
-                 entry(278, 4, 1, 48), entry(279, 4, 1, len(raw)), entry(33421, 3, 2, 2 | 2 << 16),
-                 entry(33422, 1, 4, bytes((0, 1, 1, 2)))]
+        first = [
+            entry(254, 4, 1, 1),
+            entry(256, 4, 1, width),
+            entry(257, 4, 1, height),
+            entry(259, 3, 1, 7),
+            entry(262, 3, 1, 6),
+            entry(271, 2, 5, where["make"]),
+            entry(272, 2, 12, where["model"]),
+            entry(273, 4, 1, where["preview"]),
+            entry(274, 3, 1, orientation),
+            entry(277, 3, 1, 3),
+            entry(278, 4, 1, height),
+            entry(279, 4, 1, len(preview)),
+            entry(330, 4, 1, second),
+            entry(50706, 1, 4, bytes((1, 4, 0, 0))),
+            entry(50708, 2, 12, where["model"]),
+            entry(50721, 10, 9, where["matrix"]),
+        ]
+        inner = [
+            entry(254, 4, 1, 0),
+            entry(256, 4, 1, 64),
+            entry(257, 4, 1, 48),
+            entry(258, 3, 1, 16),
+            entry(259, 3, 1, 1),
+            entry(262, 3, 1, 32803),
+            entry(273, 4, 1, where["raw"]),
+            entry(277, 3, 1, 1),
+            entry(278, 4, 1, 48),
+            entry(279, 4, 1, len(raw)),
+            entry(33421, 3, 2, 2 | 2 << 16),
+            entry(33422, 1, 4, bytes((0, 1, 1, 2))),
+        ]
         return tuple(struct.pack("<H", len(e)) + b"".join(e) + b"\0" * 4 for e in (first, inner))
 
     where = dict.fromkeys(blobs, 0)
@@ -126,8 +155,9 @@ def test_preview_inside_raw():
         decode.decode(b"II*\0" + b"\0" * 100, "a.nef")
 
 
-@pytest.mark.parametrize("name, module, data", [("a.heic", "pillow_heif", b"\0\0\0\x18ftypheic" + b"\0" * 16),
-                                                ("a.CR2", "rawpy", b"II*\0")])
+@pytest.mark.parametrize(
+    "name, module, data", [("a.heic", "pillow_heif", b"\0\0\0\x18ftypheic" + b"\0" * 16), ("a.CR2", "rawpy", b"II*\0")]
+)
 def test_a_missing_extra_is_named(monkeypatch, name, module, data):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(CaffeError, match=rf"{name}: reading .* needs {module}: pip install .*\[photos\]"):
@@ -152,13 +182,17 @@ def test_bombs_are_refused_by_their_header(monkeypatch):
     small = cv2.imencode(".jpg", PICTURE)[1].tobytes()
     at = small.index(b"\xff\xc0") + 5
     with pytest.raises(CaffeError, match="at most 160 million"):
-        decode.decode(small[:at] + struct.pack(">HH", 65500, 65500) + small[at + 4:], "bomb.jpg")
+        decode.decode(small[:at] + struct.pack(">HH", 65500, 65500) + small[at + 4 :], "bomb.jpg")
 
 
 def test_broken_files(tmp_path, monkeypatch):
     whole = cv2.imencode(".jpg", np.random.RandomState(0).randint(0, 256, (60, 80, 3)).astype(np.uint8))[1].tobytes()
-    for name, data, reason in (("empty.jpg", b"", "empty file"), ("text.jpg", b"no picture", "not a picture"),
-                               ("cut.jpg", whole[:-200], "cut short"), ("script.png", b"%!PS-Adobe", "not a picture")):
+    for name, data, reason in (
+        ("empty.jpg", b"", "empty file"),
+        ("text.jpg", b"no picture", "not a picture"),
+        ("cut.jpg", whole[:-200], "cut short"),
+        ("script.png", b"%!PS-Adobe", "not a picture"),
+    ):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(CaffeError, match=f"{name}: {reason}") as caught:
             decode.read(tmp_path / name)

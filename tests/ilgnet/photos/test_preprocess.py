@@ -1,4 +1,5 @@
 """Preprocessing against OpenCV and plain arithmetic; photos from folders and LMDB records."""
+
 from __future__ import annotations
 
 import cv2
@@ -30,8 +31,9 @@ def test_lmdb_preset(mean_file):
     np.testing.assert_array_equal(spec.warped(warped.transpose(2, 0, 1)), want)  # the same from a record
     np.testing.assert_array_equal(preprocess.make("lmdb", path.with_name("mean.npy"), (224, 224)).photo(image), want)
     # an odd crop rounds down, as Caffe's (256 - 227) / 2 = 14
-    assert np.array_equal(preprocess.make("lmdb", path, (227, 227)).warped(np.zeros((3, 256, 256), "u1")),
-                          -mean[:, 14:241, 14:241])
+    assert np.array_equal(
+        preprocess.make("lmdb", path, (227, 227)).warped(np.zeros((3, 256, 256), "u1")), -mean[:, 14:241, 14:241]
+    )
 
 
 def test_direct_preset(mean_file):

@@ -1,4 +1,5 @@
 """The gallery in a real browser: by mouse, by keyboard, at two widths; nothing of it asks a network or runs a name."""
+
 from __future__ import annotations
 
 import csv
@@ -20,8 +21,14 @@ from tests import chromium
 pytestmark = pytest.mark.skipif(chromium.PROGRAM is None, reason="no Chromium here")
 
 EVIL = "</script><script>document.title='run'</script><b onmouseover=alert(1)>.jpg"
-ABOUT = {"net": "v1", "title": "ILGNet-Inc.V1", "meaning": "index 1 means high", "heat_of": "inception_4a/output",
-         "preprocess": {"preset": "lmdb", "warp": [256, 256], "crop": [224, 224]}, "engine": "torch"}
+ABOUT = {
+    "net": "v1",
+    "title": "ILGNet-Inc.V1",
+    "meaning": "index 1 means high",
+    "heat_of": "inception_4a/output",
+    "preprocess": {"preset": "lmdb", "warp": [256, 256], "crop": [224, 224]},
+    "engine": "torch",
+}
 SIZES = {3: (320, 480), 4: (960, 320)}  # upright and wide ones; the others are 640 x 480
 
 
@@ -38,10 +45,20 @@ def made(tmp_path_factory):
             checks = photos[1].checks
         name = {5: EVIL, 6: "=cmd.jpg"}.get(i, f"{i}.jpg")
         margin = 8.0 - 1.5 * i
-        photos.append(ranking.Ranked(
-            name, folder / name.replace("/", "_"), bytes([i]), float(1 / (1 + np.exp(-margin))), margin,
-            rng.uniform(-1, 1, (14, 14)).astype(np.float32), html.small_jpeg(picture, 256), *SIZES.get(i, (640, 480)),
-            1.6e9 + 60 * i, checks))
+        photos.append(
+            ranking.Ranked(
+                name,
+                folder / name.replace("/", "_"),
+                bytes([i]),
+                float(1 / (1 + np.exp(-margin))),
+                margin,
+                rng.uniform(-1, 1, (14, 14)).astype(np.float32),
+                html.small_jpeg(picture, 256),
+                *SIZES.get(i, (640, 480)),
+                1.6e9 + 60 * i,
+                checks,
+            )
+        )
     ranking.set_order(photos)
     return ranking.Ranking("holiday", photos, [("broken.jpg", "empty file")], ABOUT)
 
@@ -125,7 +142,10 @@ def test_mouse(page, page_file):
     page.click("#export")
     rows = exported(page)
     assert [(labels_cell(row["file"]), row["pick"]) for row in rows] == [
-        ("3.jpg", "keep"), ("4.jpg", "reject"), ("=cmd.jpg", "keep")]
+        ("3.jpg", "keep"),
+        ("4.jpg", "reject"),
+        ("=cmd.jpg", "keep"),
+    ]
     assert rows[2]["file"] == "'=cmd.jpg"  # no formula for a spreadsheet
     for _ in range(20):  # the browser remembers; a process of its own for the page may have to be told first
         page.requests.clear()
@@ -143,6 +163,7 @@ def labels_cell(text: str) -> str:
 
 def test_choices_are_of_photos_not_of_names(page, page_file, made):
     """Another card with the same folders and names may come to the same page; the first one's choices come back."""
+
     def kept(photos, want) -> bool:
         gallery.write(page_file, replace(made, photos=photos))
         for _ in range(20):  # a process of its own for the page may have to be told first
@@ -163,8 +184,10 @@ def test_choices_are_of_photos_not_of_names(page, page_file, made):
 
 def test_threshold_sort_and_filter(page):
     def put(name, value):
-        page.value(f"(() => {{ const e = document.getElementById('{name}'); e.value = '{value}'; "
-                   "e.dispatchEvent(new Event('input')); })()")
+        page.value(
+            f"(() => {{ const e = document.getElementById('{name}'); e.value = '{value}'; "
+            "e.dispatchEvent(new Event('input')); })()"
+        )
 
     put("threshold", "50")
     assert len(files(page)) == 5 and page.value("shown.every(p => p.percentile >= 50)")  # 6 less a near-duplicate

@@ -1,4 +1,5 @@
 """Ranking a folder of photos: scores and heat maps, cache, groups, picks, sidecars; the gallery is in test_gallery."""
+
 from __future__ import annotations
 
 import contextlib
@@ -149,8 +150,10 @@ def test_blur_is_judged_in_the_sharpest_region():
 
 def test_exposure():
     photo = np.tile(np.linspace(60, 190, 160).astype(np.uint8)[None, :, None], (120, 1, 3))
-    assert [photo_checks.measure(p).faults[1:] for p in (photo, np.clip(photo.astype(int) + 120, 0, 255).astype("u1"),
-                                                         photo // 12)] == [[], ["over-exposed"], ["under-exposed"]]
+    assert [
+        photo_checks.measure(p).faults[1:]
+        for p in (photo, np.clip(photo.astype(int) + 120, 0, 255).astype("u1"), photo // 12)
+    ] == [[], ["over-exposed"], ["under-exposed"]]
     red = np.zeros((60, 60, 3), np.uint8)
     red[..., 2] = 255  # a saturated colour is not burnt out
     assert photo_checks.measure(red).burnt == 0
@@ -163,8 +166,11 @@ def test_perceptual_hash_and_distances():
     want = [[bin(int(a, 16) ^ int(b, 16)).count("1") for b in hashes] for a in hashes]
     assert np.array_equal(found, want)
     assert found[np.triu_indices(30, 1)].min() > photo_checks.SAME_BITS
-    for change in (lambda p: cv2.resize(p, None, fx=0.5, fy=0.5), lambda p: cv2.imdecode(
-            cv2.imencode(".jpg", p, [cv2.IMWRITE_JPEG_QUALITY, 30])[1], 1), lambda p: (p * 0.8).astype(np.uint8)):
+    for change in (
+        lambda p: cv2.resize(p, None, fx=0.5, fy=0.5),
+        lambda p: cv2.imdecode(cv2.imencode(".jpg", p, [cv2.IMWRITE_JPEG_QUALITY, 30])[1], 1),
+        lambda p: (p * 0.8).astype(np.uint8),
+    ):
         other = [photo_checks.measure(change(photo)).phash for photo in photos]
         assert np.diag(photo_checks.distances(hashes, other)).max() <= photo_checks.SAME_BITS
 
@@ -257,8 +263,10 @@ def test_a_change_that_keeps_size_and_time_is_seen(spec, tmp_path, monkeypatch):
     put(1)
     with contextlib.closing(sqlite3.connect(tmp_path / "c.sqlite")) as old:
         old.execute("CREATE TABLE files (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, digest BLOB)")
-        old.execute("INSERT INTO files VALUES (?, ?, ?, ?)",
-                    (os.fsencode(path), path.stat().st_size, path.stat().st_mtime_ns, b"another photo's"))
+        old.execute(
+            "INSERT INTO files VALUES (?, ?, ?, ?)",
+            (os.fsencode(path), path.stat().st_size, path.stat().st_mtime_ns, b"another photo's"),
+        )
         old.commit()
     assert rank_photos.main(arguments(path.parent, spec, tmp_path)) == 0
     found = [scored()]
@@ -300,9 +308,18 @@ def test_a_cache_that_is_none(tmp_path):
         photo_cache.Cache(tmp_path / "other.sqlite").file_digest(tmp_path, os.stat(tmp_path))
 
 
-@pytest.mark.parametrize("change", [
-    "photos SET facts = '{'", "photos SET facts = '{}'", "photos SET facts = '[]'", "photos SET thumbnail = NULL",
-    "scores SET margin = NULL", "scores SET p_high = 'x'", "scores SET heat = x'0001', rows = -3"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "photos SET facts = '{'",
+        "photos SET facts = '{}'",
+        "photos SET facts = '[]'",
+        "photos SET thumbnail = NULL",
+        "scores SET margin = NULL",
+        "scores SET p_high = 'x'",
+        "scores SET heat = x'0001', rows = -3",
+    ],
+)
 def test_a_cache_with_rows_of_another_kind(change, folder, spec, cache):
     ranking.rank(folder, spec, cache)
     cache._run(f"UPDATE {change}")
@@ -332,8 +349,12 @@ def test_a_cache_that_is_held_or_full(cache):
 def test_every_precision_is_a_key_of_its_own(spec, cache, monkeypatch):
     """bf16 weights on a CPU and bf16 sums on a GPU are not the same scores."""
     keys = []
-    for gpu, rounded, context_precision in ((None, None, "fp32"), (None, "bf16", "fp32"), (0, None, "bf16"),
-                                            (0, None, "fp32")):
+    for gpu, rounded, context_precision in (
+        (None, None, "fp32"),
+        (None, "bf16", "fp32"),
+        (0, None, "bf16"),
+        (0, None, "fp32"),
+    ):
         monkeypatch.setattr(ranking.context, "precision", context_precision)
         keys.append(ranking.Spec(spec.weights, spec.net, gpu=gpu, precision=rounded).key(cache))
     assert len(set(keys)) == 4
@@ -343,8 +364,21 @@ def test_every_precision_is_a_key_of_its_own(spec, cache, monkeypatch):
 
 
 def arguments(folder, spec, tmp_path, *more):
-    return [str(v) for v in (folder, "--weights", spec.weights, "--net", spec.net, "--out", tmp_path / "out" / "g.html",
-                             "--cache", tmp_path / "c.sqlite", *more)]
+    return [
+        str(v)
+        for v in (
+            folder,
+            "--weights",
+            spec.weights,
+            "--net",
+            spec.net,
+            "--out",
+            tmp_path / "out" / "g.html",
+            "--cache",
+            tmp_path / "c.sqlite",
+            *more,
+        )
+    ]
 
 
 def test_tool_writes_csv_json_and_page(folder, spec, tmp_path, capsys):
@@ -362,8 +396,13 @@ def test_tool_writes_csv_json_and_page(folder, spec, tmp_path, capsys):
     assert "default-src 'none'" in page and "://" not in page.split("<body>")[0]
     assert rank_photos.main(arguments(folder, spec, tmp_path)) == 0  # its own files it writes anew
     made = {name: (tmp_path / "out" / name).read_bytes() for name in ("g.html", "g.csv", "g.json")}
-    for name, content in (("g.csv", made["g.csv"].replace(b"\n", b",my_notes\n", 1)), ("g.csv", b"mine\n"),
-                          ("g.html", made["g.html"] + b" "), ("g.json", b'{"kind": "ranking"}'), ("g.json", None)):
+    for name, content in (
+        ("g.csv", made["g.csv"].replace(b"\n", b",my_notes\n", 1)),
+        ("g.csv", b"mine\n"),
+        ("g.html", made["g.html"] + b" "),
+        ("g.json", b'{"kind": "ranking"}'),
+        ("g.json", None),
+    ):
         changed = tmp_path / "out" / name
         changed.unlink() if content is None else changed.write_bytes(content)
         with pytest.raises(CaffeError, match=f"{name if content else 'g.html'}: is there, and this program did not"):
@@ -389,19 +428,24 @@ def test_what_is_edited_while_photos_are_scored_stays(folder, spec, tmp_path, mo
 def test_all_is_checked_before_a_photo_is_scored(folder, spec, tmp_path, monkeypatch):
     monkeypatch.setattr(ranking, "rank", lambda *_: pytest.fail("the photos are being scored"))
     (tmp_path / "broken.csv").write_text("file\n")
-    for more, message in ((["--workers", -1], "--workers -1: must be at least 1"), (["--batch", 0], "--batch 0"),
-                          (["--batch", -3], "--batch -3"), (["--top", -3], "--top -3"),
-                          (["--gallery-limit", -1], "--gallery-limit -1"), (["--watch", -1], "--watch -1.0"),
-                          (["--reject-below", 10], "--reject-below is for --xmp"),
-                          (["--xmp", "--reject-below", 100.5], "--reject-below 100.5: must be from 0 to 100"),
-                          (["--xmp", "--reject-below", -1], "--reject-below -1.0: must be"),
-                          (["--xmp", "--reject-below", "nan"], "--reject-below nan: must be"),
-                          (["--picks", tmp_path / "broken.csv"], "--picks is for --xmp, --copy-picks or --link-picks"),
-                          (["--dry-run"], "--dry-run is for --xmp, --copy-picks or --link-picks"),
-                          (["--xmp", "--picks", tmp_path / "none.csv"], "none.csv"),
-                          (["--xmp", "--picks", tmp_path / "broken.csv"], "broken.csv: line 1: expected the column"),
-                          (["--copy-picks", folder / "best"], "choose a folder elsewhere"),
-                          (["--link-picks", tmp_path / "broken.csv"], "broken.csv: is no folder")):
+    for more, message in (
+        (["--workers", -1], "--workers -1: must be at least 1"),
+        (["--batch", 0], "--batch 0"),
+        (["--batch", -3], "--batch -3"),
+        (["--top", -3], "--top -3"),
+        (["--gallery-limit", -1], "--gallery-limit -1"),
+        (["--watch", -1], "--watch -1.0"),
+        (["--reject-below", 10], "--reject-below is for --xmp"),
+        (["--xmp", "--reject-below", 100.5], "--reject-below 100.5: must be from 0 to 100"),
+        (["--xmp", "--reject-below", -1], "--reject-below -1.0: must be"),
+        (["--xmp", "--reject-below", "nan"], "--reject-below nan: must be"),
+        (["--picks", tmp_path / "broken.csv"], "--picks is for --xmp, --copy-picks or --link-picks"),
+        (["--dry-run"], "--dry-run is for --xmp, --copy-picks or --link-picks"),
+        (["--xmp", "--picks", tmp_path / "none.csv"], "none.csv"),
+        (["--xmp", "--picks", tmp_path / "broken.csv"], "broken.csv: line 1: expected the column"),
+        (["--copy-picks", folder / "best"], "choose a folder elsewhere"),
+        (["--link-picks", tmp_path / "broken.csv"], "broken.csv: is no folder"),
+    ):
         with pytest.raises((CaffeError, FileNotFoundError), match=message):
             rank_photos.main(arguments(folder, spec, tmp_path, *more))
     with pytest.raises(CaffeError, match="must end in .html"):
@@ -429,15 +473,27 @@ def test_watch_scores_what_arrives(folder, spec, tmp_path, capsys, monkeypatch):
 def test_rounded_weights(folder, model, spec, cache, tmp_path, monkeypatch, capsys):
     """Rounded weights are cached apart, what they do is printed, and a net without large layers says so."""
     exact = {photo.name: photo.p_high for photo in ranking.rank(folder, spec, cache).photos}
-    rounded = [str(folder), "--weights", str(spec.weights), "--net", str(spec.net), "--cache", str(cache.path),
-               "--out", str(tmp_path / "g.html"), "--precision", "int8"]
+    rounded = [
+        str(folder),
+        "--weights",
+        str(spec.weights),
+        "--net",
+        str(spec.net),
+        "--cache",
+        str(cache.path),
+        "--out",
+        str(tmp_path / "g.html"),
+        "--precision",
+        "int8",
+    ]
     assert rank_photos.main(rounded) == 0
     assert "int8 weights in no layer (none is large)" in capsys.readouterr().err
     monkeypatch.setattr(torchcaffe.Net.reduce_weights, "__defaults__", (100,))
     (tmp_path / "g.csv").unlink()
     assert rank_photos.main([*rounded, "--cache", str(tmp_path / "other.sqlite")]) == 0
-    said = re.search(r"int8 weights in ip: the scores of the first \d+ photo\(s\) move by at most (\S+)",
-                     capsys.readouterr().err)
+    said = re.search(
+        r"int8 weights in ip: the scores of the first \d+ photo\(s\) move by at most (\S+)", capsys.readouterr().err
+    )
     with open(tmp_path / "g.csv", encoding="utf-8", newline="") as file:
         moved = [abs(float(row["p_high"]) - exact[row["file"].lstrip("'")]) for row in csv.DictReader(file)]
     assert 0 < float(said[1]) < 0.01 and 0 < max(moved) < 0.01
@@ -519,8 +575,13 @@ def test_picks_of_photos_with_odd_names(folder, spec, cache, tmp_path):
 def test_no_two_photos_have_one_name(tmp_path, spec, cache):
     """Results are filed under the name that is shown."""
     photos = tmp_path / "photos"
-    named = {b"\xff.jpg": "\\xff.jpg", b"\\xff.jpg": "\\\\xff.jpg", b"\\\\xff.jpg": "\\\\\\\\xff.jpg",
-             b"a\\b.jpg": "a\\b.jpg", b"a\\b\xfe.jpg": "a\\\\b\\xfe.jpg"}
+    named = {
+        b"\xff.jpg": "\\xff.jpg",
+        b"\\xff.jpg": "\\\\xff.jpg",
+        b"\\\\xff.jpg": "\\\\\\\\xff.jpg",
+        b"a\\b.jpg": "a\\b.jpg",
+        b"a\\b\xfe.jpg": "a\\\\b\\xfe.jpg",
+    }
     for i, name in enumerate(named):
         jpeg(Path(os.fsdecode(os.fsencode(photos) + b"/" + name)), scene(i))
     made = ranking.rank(photos, spec, cache)
@@ -536,8 +597,21 @@ def test_names_that_are_no_text_or_steer_a_terminal(folder, spec, cache, tmp_pat
     jpeg(odd / "red\x1b[31m.jpg", scene(2))
     (odd / "bad\x1b[2Jx.jpg").write_bytes(b"")
     out = Path(os.fsdecode(os.fsencode(tmp_path) + b"/out\xff.html"))
-    words = [odd, "--weights", spec.weights, "--net", spec.net, "--cache", tmp_path / "c", "--out", out, "--top", 2,
-             "--copy-picks", tmp_path / "to"]
+    words = [
+        odd,
+        "--weights",
+        spec.weights,
+        "--net",
+        spec.net,
+        "--cache",
+        tmp_path / "c",
+        "--out",
+        out,
+        "--top",
+        2,
+        "--copy-picks",
+        tmp_path / "to",
+    ]
     for more in (["--xmp", "--dry-run"], ["--xmp"]):
         assert rank_photos.main([str(word) for word in [*words, *more]]) == 0
         said = capfd.readouterr()
@@ -546,18 +620,57 @@ def test_names_that_are_no_text_or_steer_a_terminal(folder, spec, cache, tmp_pat
     assert len(os.listdir(tmp_path / "to")) == 2
     (tmp_path / "p.csv").write_text("file,pick\n1.jpg,keep\n3.jpg,reject\n")
     result, photos = Path(os.fsdecode(os.fsencode(tmp_path) + b"/e\xff.json")), folder.rename(tmp_path / "p\udcff")
-    assert evaluate.main([str(word) for word in ("--weights", spec.weights, "--net", spec.net, "--picks",
-                                                 tmp_path / "p.csv", "--photos", photos, "--out", result)]) == 0
+    assert (
+        evaluate.main(
+            [
+                str(word)
+                for word in (
+                    "--weights",
+                    spec.weights,
+                    "--net",
+                    spec.net,
+                    "--picks",
+                    tmp_path / "p.csv",
+                    "--photos",
+                    photos,
+                    "--out",
+                    result,
+                )
+            ]
+        )
+        == 0
+    )
     assert "e\\udcff.json" in capfd.readouterr().out and protocol.read_json(result)["photos"] == str(photos)
     assert report.main(["--eval", str(result), "--out", str(result.with_suffix(".html"))]) == 0
 
 
 def test_evaluate_against_picks(folder, spec, tmp_path, capsys):
-    rows = [f"{name},{pick}" for name, pick in (("1.jpg", "keep"), ("3.jpg", "reject"), ("5.jpg", "keep"),
-                                                ("deep/er/2.jpg", "reject"), ("same.jpg", ""))]
+    rows = [
+        f"{name},{pick}"
+        for name, pick in (
+            ("1.jpg", "keep"),
+            ("3.jpg", "reject"),
+            ("5.jpg", "keep"),
+            ("deep/er/2.jpg", "reject"),
+            ("same.jpg", ""),
+        )
+    ]
     (tmp_path / "picks.csv").write_text("\n".join(["file,pick", *rows]) + "\n")
-    command = [str(v) for v in ("--weights", spec.weights, "--net", spec.net, "--picks", tmp_path / "picks.csv",
-                                "--photos", folder, "--out", tmp_path / "e.json")]
+    command = [
+        str(v)
+        for v in (
+            "--weights",
+            spec.weights,
+            "--net",
+            spec.net,
+            "--picks",
+            tmp_path / "picks.csv",
+            "--photos",
+            folder,
+            "--out",
+            tmp_path / "e.json",
+        )
+    ]
     assert evaluate.main(command) == 0
     found = json.loads((tmp_path / "e.json").read_text())["result"]
     paths = [folder / row.partition(",")[0] for row in rows[:4]]
@@ -641,8 +754,8 @@ def behind_the_picture(png: bytes) -> bytes:
     """The PNG with its EXIF and its text after the pixels, where exiftool writes them, too."""
     first, last, at = [], [], 8
     while at < len(png):
-        end = at + 12 + int.from_bytes(png[at:at + 4], "big")
-        (last if png[at + 4:at + 8] in (b"eXIf", b"iTXt", b"IEND") else first).append(png[at:end])
+        end = at + 12 + int.from_bytes(png[at : at + 4], "big")
+        (last if png[at + 4 : at + 8] in (b"eXIf", b"iTXt", b"IEND") else first).append(png[at:end])
         at = end
     return png[:8] + b"".join(first + last)
 
@@ -712,12 +825,18 @@ def test_labels(tmp_path):
     assert [(r.label, r.mean) for r in labels.read_labels(path)] == [(1, 5.1), (0, 5.0)]
     path.write_text("file,mean\na.jpg,3.4\nb.jpg,3.6\n")
     assert [r.label for r in labels.read_labels(path, cut=3.5)] == [0, 1]
-    for text, message in (("file\na\n", "line 1: expected"), ("file,label\na,2\n", "l.csv:2: label: '2'"),
-                          ("file,label\na,1\na,0\n", "l.csv:3: file: a was already on line 2"),
-                          ("file,label\na/b,1\n./a//b,0\n", "l.csv:3: file: a/b was already on line 2"),
-                          ("file,label\n/etc/a.jpg,1\n", "not below"), ("file,votes\na,1 x\n", "not vote counts"),
-                          ("file,votes\na,0 0\n", "not vote counts"), ("file,mean\na,nan\n", "not a number"),
-                          ("file,label\n", "no labelled photos"), ('file,label\n"a\nb",1\n', "cannot be printed")):
+    for text, message in (
+        ("file\na\n", "line 1: expected"),
+        ("file,label\na,2\n", "l.csv:2: label: '2'"),
+        ("file,label\na,1\na,0\n", "l.csv:3: file: a was already on line 2"),
+        ("file,label\na/b,1\n./a//b,0\n", "l.csv:3: file: a/b was already on line 2"),
+        ("file,label\n/etc/a.jpg,1\n", "not below"),
+        ("file,votes\na,1 x\n", "not vote counts"),
+        ("file,votes\na,0 0\n", "not vote counts"),
+        ("file,mean\na,nan\n", "not a number"),
+        ("file,label\n", "no labelled photos"),
+        ('file,label\n"a\nb",1\n', "cannot be printed"),
+    ):
         path.write_text(text)
         with pytest.raises(CaffeError, match=message):
             labels.read_labels(path)
@@ -729,8 +848,12 @@ def test_own_labels_to_lmdbs(folder, tmp_path, capsys):
     rows = [f"{'' if i % 2 else 'deep/er/'}{i}.jpg,{('reject', 'keep')[i % 3 == 0]}" for i in range(6)]
     (tmp_path / "mine.csv").write_text("\n".join(["file,pick", *rows, "same.jpg,"]) + "\n")
     out = tmp_path / "own"
-    assert prepare.main(["--labels", str(tmp_path / "mine.csv"), "--images", str(folder), "--out", str(out),
-                         "--held-out", "0.4"]) == 0
+    assert (
+        prepare.main(
+            ["--labels", str(tmp_path / "mine.csv"), "--images", str(folder), "--out", str(out), "--held-out", "0.4"]
+        )
+        == 0
+    )
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["dataset"] == "own"
     assert (manifest["train"]["low"], manifest["train"]["high"]) == (2, 1)
@@ -759,8 +882,20 @@ def test_own_photos_are_prepared_as_they_are_scored(tmp_path):
 def test_pairs(model, tmp_path, capsys):
     for i in range(4):
         jpeg(tmp_path / "good" / f"{i}.jpg", scene(i) // 2)
-    command = [str(v) for v in (tmp_path / "good", "--weights", model / "tiny.caffemodel", "--net",
-                                model / "deploy.prototxt", "--burnt", 0.3, "--least", 0)]
+    command = [
+        str(v)
+        for v in (
+            tmp_path / "good",
+            "--weights",
+            model / "tiny.caffemodel",
+            "--net",
+            model / "deploy.prototxt",
+            "--burnt",
+            0.3,
+            "--least",
+            0,
+        )
+    ]
     assert check_ranking.main(command) == 0
     said = capsys.readouterr().out
     # this net likes light: every over-exposed copy ranks above its original

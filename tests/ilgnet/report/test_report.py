@@ -1,4 +1,5 @@
 """The report: complete, strict about its input, and asking nothing of any network."""
+
 from __future__ import annotations
 
 import csv
@@ -31,9 +32,13 @@ I1123 10:00:00.0 1 solver.cpp:414]     Test net output #1: loss = 0.7 (* 1 = 0.7
 
 
 def write_log(path, losses):
-    path.write_text(LOG + "".join(
-        f"I1123 10:00:{i:02d}.0 1 solver.cpp:239] Iteration {i} (1 iter/s, 1s/1 iters), loss = {loss}\n"
-        for i, loss in enumerate(losses)))
+    path.write_text(
+        LOG
+        + "".join(
+            f"I1123 10:00:{i:02d}.0 1 solver.cpp:239] Iteration {i} (1 iter/s, 1s/1 iters), loss = {loss}\n"
+            for i, loss in enumerate(losses)
+        )
+    )
     return path
 
 
@@ -43,10 +48,21 @@ def write_result(folder, name="a<b>", **more):
     protocol.write_csv(folder / "r.csv", protocol.Predictions([f"{i:08d}_p{i}.jpg" for i in range(4)], labels, p))
     figures = metrics.summary(labels, p)
     figures["first_batches"] = metrics.first_batches(labels, p, 2, 1)
-    result = {"kind": "evaluation", "name": name, "dataset": "ava1", "variant": "v1bn", "title": "ILGNet-Inc.V1-BN",
-              "weights": "w.caffemodel", "net": "n.prototxt", "engine": "torch", "lmdb": str(folder / "gone_lmdb"),
-              "preprocess": {"preset": "lmdb", "warp": [256, 256], "crop": [224, 224], "channel_mean_bgr": [1, 2, 3]},
-              "predictions": "r.csv", "result": figures, **more}
+    result = {
+        "kind": "evaluation",
+        "name": name,
+        "dataset": "ava1",
+        "variant": "v1bn",
+        "title": "ILGNet-Inc.V1-BN",
+        "weights": "w.caffemodel",
+        "net": "n.prototxt",
+        "engine": "torch",
+        "lmdb": str(folder / "gone_lmdb"),
+        "preprocess": {"preset": "lmdb", "warp": [256, 256], "crop": [224, 224], "channel_mean_bgr": [1, 2, 3]},
+        "predictions": "r.csv",
+        "result": figures,
+        **more,
+    }
     protocol.write_json(folder / "r.json", result)
     return folder / "r.json"
 
@@ -54,8 +70,12 @@ def write_result(folder, name="a<b>", **more):
 def make(tmp_path, *more):
     log = write_log(tmp_path / "run.log", [1, 0.5, "nan", 0.25])
     out = tmp_path / "report.html"
-    assert report_tool.main(["--run", f"first & best={log}", "--eval", str(write_result(tmp_path)), "--out", str(out),
-                             *more]) == 0
+    assert (
+        report_tool.main(
+            ["--run", f"first & best={log}", "--eval", str(write_result(tmp_path)), "--out", str(out), *more]
+        )
+        == 0
+    )
     return out
 
 
@@ -127,12 +147,15 @@ def published(shared):
     text = (shared.parent / "paper" / "ilgnet.txt").read_text()
     found = {}
     for table, end in (("Table 2 The", "Table 3 The"), ("Table 3 The", "Table 4 The"), ("Table 4 The", "Fig. 4")):
-        part = text[text.index(table):text.index(end, text.index(table))]
+        part = text[text.index(table) : text.index(end, text.index(table))]
         pattern = r"^(\S.*?)\s*((?: (?:\d+(?:\.\d+)?(?:%| days|s)|–))+)$"
         found[table[:7]] = {
-            re.sub(r" ?\[", " [", m.group(1)): [None if w == "–" else float(re.sub("[^0-9.]", "", w))
-                                               for w in re.sub(" days", "days", m.group(2)).split()]
-            for m in re.finditer(pattern, part, re.M)}
+            re.sub(r" ?\[", " [", m.group(1)): [
+                None if w == "–" else float(re.sub("[^0-9.]", "", w))
+                for w in re.sub(" days", "days", m.group(2)).split()
+            ]
+            for m in re.finditer(pattern, part, re.M)
+        }
     return found
 
 
@@ -142,8 +165,10 @@ def test_every_published_row_is_there_with_its_figures(shared):
     ours = {t.name: t for t in (*report_tables.accuracy_tables([], []), report_tables.efficiency_table(None, [], []))}
     columns = {"Table 2": ("table2", (1, 4)), "Table 3": ("table3", (1,)), "Table 4": ("table4", (1, 3, 5))}
     for title, (name, indices) in columns.items():
-        found = {re.sub(r"\s", "", row[0].text): [row[i].numbers[0] if row[i].numbers else None for i in indices]
-                 for row in ours[name].rows}
+        found = {
+            re.sub(r"\s", "", row[0].text): [row[i].numbers[0] if row[i].numbers else None for i in indices]
+            for row in ours[name].rows
+        }
         order = [re.sub(r"\s", "", method) for method in rows[title]]
         assert [method for method in found if method in order] == order  # in the paper's order, too
         for method, figures in rows[title].items():
@@ -157,17 +182,20 @@ def test_table_1_is_as_printed(shared):
         first, rest = row[0].text.split("_")[0], row[0].text.split("_")[-1]
         printed = re.search(rf"^{first}(?:_ ?{rest})? (\S+) (\S+) (\S+)$", text, re.M).groups()
         assert [p.strip('"') for p in printed] == [
-            c.text if not c.numbers else f"{c.numbers[0]:.5f}".rstrip("0").rstrip(".") for c in row[1:4]]
+            c.text if not c.numbers else f"{c.numbers[0]:.5f}".rstrip("0").rstrip(".") for c in row[1:4]
+        ]
 
 
 def test_table_1_has_the_runs_own_solver(tmp_path):
     start = "I1123 10:00:00.0 1 solver.cpp:44] Initializing solver from parameters: \n"
-    for name, text in (("good", "base_lr: 0.02\nlr_policy: \"fixed\"\n"), ("fork", "base_lr: 1\nnew_field: 3\n")):
+    for name, text in (("good", 'base_lr: 0.02\nlr_policy: "fixed"\n'), ("fork", "base_lr: 1\nnew_field: 3\n")):
         log = write_log(tmp_path / f"{name}.log", [1])
         log.write_text(start + text + log.read_text())
     out = tmp_path / "r.html"
-    assert report_tool.main(["--run", str(tmp_path / "good.log"), "--run", str(tmp_path / "fork.log"), "--out",
-                             str(out)]) == 0
+    assert (
+        report_tool.main(["--run", str(tmp_path / "good.log"), "--run", str(tmp_path / "fork.log"), "--out", str(out)])
+        == 0
+    )
     rows = {r[0]: r[1:] for r in csv.reader(io.StringIO((tmp_path / "r_table1.csv").read_text()))}
     assert rows["parameter"][-1] == "run good" and rows["base_lr"][-1] == "0.02" and rows["lr_policy"][-1] == "fixed"
     assert rows["stepsize"][-1] == "–" and "The solver of run fork was not understood" in out.read_text()
@@ -175,8 +203,12 @@ def test_table_1_has_the_runs_own_solver(tmp_path):
 
 def test_table_4_from_a_benchmark(tmp_path):
     row = {"variant": "full", "batch": 16, "engine": "torchcaffe", "trunk": "finetune"}
-    rows = [dict(row, task="train", median_s=0.2), dict(row, task="test", median_s=0.16),
-            dict(row, task="test1", batch=1, median_s=0.02), dict(row, task="test", engine="bvlc", median_s=9)]
+    rows = [
+        dict(row, task="train", median_s=0.2),
+        dict(row, task="test", median_s=0.16),
+        dict(row, task="test1", batch=1, median_s=0.02),
+        dict(row, task="test", engine="bvlc", median_s=9),
+    ]
     machine = {"cpu": "x", "threads": 2, "gpu": None, "sgemm_flops": 1e11, "copy_bytes_per_s": 1e10}
     protocol.write_json(tmp_path / "b.json", {"machine": machine, "rows": rows})
     out = tmp_path / "r.html"
@@ -191,9 +223,15 @@ def test_table_4_from_a_benchmark(tmp_path):
 def test_runs_of_one_group_give_mean_and_spread(tmp_path):
     paths = []
     for i, accuracy in enumerate((0.8, 0.81, 0.85)):
-        result = {"kind": "evaluation", "name": f"seed{i}", "group": "v1bn", "dataset": "ava2", "variant": "v1bn",
-                  "title": "ILGNet-Inc.V1-BN",
-                  "result": {"n": 1000, "accuracy": metrics.proportion(int(accuracy * 1000), 1000)}}
+        result = {
+            "kind": "evaluation",
+            "name": f"seed{i}",
+            "group": "v1bn",
+            "dataset": "ava2",
+            "variant": "v1bn",
+            "title": "ILGNet-Inc.V1-BN",
+            "result": {"n": 1000, "accuracy": metrics.proportion(int(accuracy * 1000), 1000)},
+        }
         protocol.write_json(tmp_path / f"{i}.json", result)
         paths += ["--eval", str(tmp_path / f"{i}.json")]
     assert report_tool.main([*paths, "--out", str(tmp_path / "r.html")]) == 0
@@ -214,14 +252,22 @@ def test_runs_of_one_group_give_mean_and_spread(tmp_path):
 
 def test_runs_of_one_group_test_the_same_photos(tmp_path):
     paths = [tmp_path / "a.json", tmp_path / "b.json"]
-    result = {"kind": "evaluation", "name": "v1bn", "group": "v1bn", "dataset": "ava2", "title": "ILGNet-Inc.V1-BN",
-              "lmdb": "/x/val_lmdb", "result": {"n": 100, "accuracy": metrics.proportion(80, 100)}}
+    result = {
+        "kind": "evaluation",
+        "name": "v1bn",
+        "group": "v1bn",
+        "dataset": "ava2",
+        "title": "ILGNet-Inc.V1-BN",
+        "lmdb": "/x/val_lmdb",
+        "result": {"n": 100, "accuracy": metrics.proportion(80, 100)},
+    }
     protocol.write_json(paths[0], result)
     first = dict(metrics.proportion(40, 50), batch=1, batches=50)
     for other, said in [
-            (dict(result, lmdb="/y/val_lmdb"), "100 photos of /y/val_lmdb: "),
-            (dict(result, result={"n": 90, "accuracy": metrics.proportion(80, 90)}), "90 photos of /x/val_lmdb: "),
-            (dict(result, result=dict(result["result"], first_batches=first)), "/x/val_lmdb, of them 50 in the first")]:
+        (dict(result, lmdb="/y/val_lmdb"), "100 photos of /y/val_lmdb: "),
+        (dict(result, result={"n": 90, "accuracy": metrics.proportion(80, 90)}), "90 photos of /x/val_lmdb: "),
+        (dict(result, result=dict(result["result"], first_batches=first)), "/x/val_lmdb, of them 50 in the first"),
+    ]:
         protocol.write_json(paths[1], other)
         with pytest.raises(CaffeError) as error:
             report_tool.main(["--eval", str(paths[0]), "--eval", str(paths[1]), "--out", str(tmp_path / "r.html")])
@@ -242,16 +288,24 @@ def test_tables_say_how_a_net_was_tested_and_what_its_own_set_s_baseline_is(tmp_
     other = dict(protocol.read_json(tmp_path / "r.json"), name="=other")
     other["result"]["majority_baseline"] = metrics.majority(np.array([1, 1, 1, 0]))
     protocol.write_json(tmp_path / "o.json", other)
-    assert report_tool.main(["--eval", str(tmp_path / "r.json"), "--eval", str(tmp_path / "o.json"), "--out",
-                             str(tmp_path / "x.html")]) == 0
+    assert (
+        report_tool.main(
+            ["--eval", str(tmp_path / "r.json"), "--eval", str(tmp_path / "o.json"), "--out", str(tmp_path / "x.html")]
+        )
+        == 0
+    )
     assert "| 50.00 % – 75.00 % (of different test sets) |" in (tmp_path / "x.md").read_text()
     heads = next(csv.reader(io.StringIO((tmp_path / "x_results.csv").read_text())))
     assert "'=other" in heads and not [head for head in heads if head.startswith("=")]
 
 
 def test_a_ranking_has_correlations_and_no_accuracy(tmp_path):
-    result = {"kind": "evaluation", "name": "ranked", "dataset": "ava2", "result": {
-        "n": 7, "accuracy": None, "auc": 0.9, "spearman": 0.81, "pearson": 0.75}}
+    result = {
+        "kind": "evaluation",
+        "name": "ranked",
+        "dataset": "ava2",
+        "result": {"n": 7, "accuracy": None, "auc": 0.9, "spearman": 0.81, "pearson": 0.75},
+    }
     protocol.write_json(tmp_path / "e.json", result)
     assert report_tool.main(["--eval", str(tmp_path / "e.json"), "--out", str(tmp_path / "r.html")]) == 0
     rows = dict(csv.reader(io.StringIO((tmp_path / "r_results.csv").read_text())))
@@ -267,8 +321,13 @@ def test_markdown_and_csv(tmp_path):
     assert "| ILGNet-Inc.V1-BN | 81.68 % | 75.00 % (30.1 % – 95.4 %) |" in text
     rows = list(csv.reader(io.StringIO((tmp_path / "report_table2.csv").read_text())))
     assert len({len(row) for row in rows}) == 1
-    assert rows[0][:5] == ["method", "δ = 0: paper", "here, whole test set", "here, whole test set, from",
-                           "here, whole test set, to"]
+    assert rows[0][:5] == [
+        "method",
+        "δ = 0: paper",
+        "here, whole test set",
+        "here, whole test set, from",
+        "here, whole test set, to",
+    ]
     assert next(r for r in rows if r[0] == "ILGNet-Inc.V1-BN")[1:3] == ["81.68", "75"]
 
 
@@ -280,11 +339,26 @@ def test_synthetic_labels_are_announced(tmp_path):
     assert "Synthetic labels" in (tmp_path / "x.html").read_text()
 
 
-@pytest.mark.parametrize("field, value", [
-    ("variant", [1]), ("lmdb", 5), ("title", None), ("group", {}), ("dataset", ["ava1"]), ("predictions", 1),
-    ("preprocess.warp", 5), ("result.auc", [1]), ("result.loss", "x"), ("result.n", 10**400), ("result.confusion", [1]),
-    ("result.classes", None), ("result.majority_baseline", None), ("result.calibration.bins", [{"n": 1}]),
-    ("result.first_batches.batches", "x")])
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("variant", [1]),
+        ("lmdb", 5),
+        ("title", None),
+        ("group", {}),
+        ("dataset", ["ava1"]),
+        ("predictions", 1),
+        ("preprocess.warp", 5),
+        ("result.auc", [1]),
+        ("result.loss", "x"),
+        ("result.n", 10**400),
+        ("result.confusion", [1]),
+        ("result.classes", None),
+        ("result.majority_baseline", None),
+        ("result.calibration.bins", [{"n": 1}]),
+        ("result.first_batches.batches", "x"),
+    ],
+)
 def test_a_result_with_a_field_of_another_kind(field, value, tmp_path):
     path = write_result(tmp_path)
     result = at = json.loads(path.read_text())
@@ -331,14 +405,16 @@ def test_refusals(tmp_path):
     with pytest.raises(CaffeError, match="nothing to report"):
         report_tool.main([])
     for option, text, message in (
-            ("--eval", "{}", "not a result of tools/evaluate.py"), ("--eval", "{", "not JSON"),
-            ("--eval", "[" * 100_000, "not JSON"),
-            ("--eval", '{"kind":"evaluation"}', r"x\.json: .*tools/evaluate.py: 'name' is missing"),
-            ("--eval", '{"kind":"evaluation","name":"x"}', "'result' is missing"),
-            ("--eval", '{"kind":"evaluation","name":"x","result":{"n":1,"accuracy":2}}', "result.accuracy.'value' is"),
-            ("--features", '{"kind":"features"}', r"x\.json: .*tools/visualize.py: 'name' is missing"),
-            ("--benchmark", '{"machine":null,"rows":[{"engine":"torchcaffe"}]}', r"rows\[0\]\.'variant' is missing"),
-            ("--benchmark", '{"machine":{"cpu":"x"},"rows":[]}', r"machine\.'gpu' is missing")):
+        ("--eval", "{}", "not a result of tools/evaluate.py"),
+        ("--eval", "{", "not JSON"),
+        ("--eval", "[" * 100_000, "not JSON"),
+        ("--eval", '{"kind":"evaluation"}', r"x\.json: .*tools/evaluate.py: 'name' is missing"),
+        ("--eval", '{"kind":"evaluation","name":"x"}', "'result' is missing"),
+        ("--eval", '{"kind":"evaluation","name":"x","result":{"n":1,"accuracy":2}}', "result.accuracy.'value' is"),
+        ("--features", '{"kind":"features"}', r"x\.json: .*tools/visualize.py: 'name' is missing"),
+        ("--benchmark", '{"machine":null,"rows":[{"engine":"torchcaffe"}]}', r"rows\[0\]\.'variant' is missing"),
+        ("--benchmark", '{"machine":{"cpu":"x"},"rows":[]}', r"machine\.'gpu' is missing"),
+    ):
         (tmp_path / "x.json").write_text(text)
         with pytest.raises(CaffeError, match=message):
             report_tool.main([option, str(tmp_path / "x.json"), "--out", str(tmp_path / "r.html")])
@@ -382,8 +458,19 @@ def test_released_logs_beside_their_baseline(shared, tmp_path):
     assert "85.50%  (95% interval 84.03 to 86.85, 2400 photos)" in text[1] and "50.21%" in text[1]
     for name, f in zip(("a1", "a2"), found):
         protocol.write_json(tmp_path / f"{name}.json", {"kind": "evaluation", "name": name, **f})
-    assert report_tool.main(["--eval", str(tmp_path / "a1.json"), "--eval", str(tmp_path / "a2.json"), "--out",
-                             str(tmp_path / "r.html")]) == 0
+    assert (
+        report_tool.main(
+            [
+                "--eval",
+                str(tmp_path / "a1.json"),
+                "--eval",
+                str(tmp_path / "a2.json"),
+                "--out",
+                str(tmp_path / "r.html"),
+            ]
+        )
+        == 0
+    )
     rows = {r[0]: r[1:] for r in csv.reader(io.StringIO((tmp_path / "r_results.csv").read_text()))}
     assert rows["whole test set"][0] == rows["whole test set"][3] == "not run"
     fifty = [float(v) for v in rows["first 50 batches, as the authors tested"]]
@@ -397,13 +484,19 @@ def write_test_log(path, batches, batch, source="data/ava1/val_lmdb", accuracy=0
         f'I0105 11:14:20.9  1 net.cpp:58] Initializing net from parameters: \nname: "{name}"\n'
         f'layer {{\n  name: "data"\n  data_param {{\n    source: "{source}"\n    batch_size: {batch}\n  }}\n}}\n'
         + "".join(f"I0105 11:14:28.1  1 caffe.cpp:309] Batch {i}, loss1/top-1 = {accuracy}\n" for i in range(batches))
-        + f"I0105 11:14:28.2  1 caffe.cpp:326] loss1/top-1 = {accuracy}\n")
+        + f"I0105 11:14:28.2  1 caffe.cpp:326] loss1/top-1 = {accuracy}\n"
+    )
     return path
 
 
-@pytest.mark.parametrize("batches, batch, source, interval, n", [
-    (1000, 50, "data/ava1/val_lmdb", "81.46 to 82.53", 20000), (533, 48, "data/ava2/val_lmdb", "81.52 to 82.46", 25553),
-    (400, 50, "data/ava1/val_lmdb", "81.46 to 82.53", 20000)])
+@pytest.mark.parametrize(
+    "batches, batch, source, interval, n",
+    [
+        (1000, 50, "data/ava1/val_lmdb", "81.46 to 82.53", 20000),
+        (533, 48, "data/ava2/val_lmdb", "81.52 to 82.46", 25553),
+        (400, 50, "data/ava1/val_lmdb", "81.46 to 82.53", 20000),
+    ],
+)
 def test_a_log_that_meets_photos_again_has_the_interval_of_the_set(batches, batch, source, interval, n, tmp_path):
     log = write_test_log(tmp_path / "x.log", batches, batch, source)
     assert evaluate.main(["--log", str(log), "--out", str(tmp_path / "e.json")]) == 0
@@ -419,9 +512,13 @@ def test_a_log_that_meets_photos_again_has_the_interval_of_the_set(batches, batc
 def test_a_log_fills_the_row_of_the_net_that_it_prints(tmp_path):
     """Each cell by the last test that has its figure; a net of another name has no row."""
     given = []
-    for i, (batches, accuracy, name) in enumerate((
-            (400, 0.82, "ILGNet-Inc.V1-BN"), (50, 0.8168, "ILGNet-Inc.V1-BN"),
-            (400, 0.5, "ILGNet-Inc.V1-BN (spatial pyramids)"))):
+    for i, (batches, accuracy, name) in enumerate(
+        (
+            (400, 0.82, "ILGNet-Inc.V1-BN"),
+            (50, 0.8168, "ILGNet-Inc.V1-BN"),
+            (400, 0.5, "ILGNet-Inc.V1-BN (spatial pyramids)"),
+        )
+    ):
         log = write_test_log(tmp_path / f"{i}.log", batches, 50, accuracy=accuracy, name=name)
         assert evaluate.main(["--log", str(log), "--out", str(tmp_path / f"{i}.json")]) == 0
         given += ["--eval", str(tmp_path / f"{i}.json")]
@@ -475,7 +572,10 @@ def test_plot_log(tmp_path):
     log = write_log(tmp_path / "run.log", [1, 0.5])
     assert plot_log.main([str(log)]) == 0
     assert sorted(p.name for p in tmp_path.glob("*.svg")) == [
-        "run_test_accuracy.svg", "run_test_loss.svg", "run_train_loss.svg"]
+        "run_test_accuracy.svg",
+        "run_test_loss.svg",
+        "run_train_loss.svg",
+    ]
 
 
 def test_names_with_dollars_and_equal_signs(tmp_path):

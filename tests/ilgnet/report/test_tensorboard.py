@@ -1,4 +1,5 @@
 """Event files from logs: following a log that grows, refusals, histograms."""
+
 from __future__ import annotations
 
 import numpy as np

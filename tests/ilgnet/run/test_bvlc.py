@@ -28,8 +28,10 @@ def test_the_mirror_is_the_one_in_this_machines_sources(tmp_path):
     )
     assert setup_bvlc.debian_mirror(tmp_path, BOOKWORM) == "http://new.example/debian"
     assert setup_bvlc.debian_mirror(tmp_path, {"ID": "ubuntu", "VERSION_CODENAME": "bookworm"}) is None
-    (tmp_path / "sources.list").write_text("# deb http://no.example/debian bookworm main\n"
-                                           "deb [arch=amd64 trusted=yes] http://old.example/debian bookworm main\n")
+    (tmp_path / "sources.list").write_text(
+        "# deb http://no.example/debian bookworm main\n"
+        "deb [arch=amd64 trusted=yes] http://old.example/debian bookworm main\n"
+    )
     assert setup_bvlc.debian_mirror(tmp_path, BOOKWORM) == "http://old.example/debian"
 
 
@@ -123,6 +125,7 @@ def test_a_crash_of_real_caffe_is_a_reason_and_the_next_job_runs():
 @pytest.mark.parametrize("name", ["sgd_momentum", "adam", "hdf5"])
 def test_real_caffe_goes_on_from_our_snapshot(name, tmp_path):
     import torchcaffe as caffe
+
     run_caffe.run_train(caffe, solvers.snapshot_job(name, str(tmp_path)))
     with Engine("bvlc") as engine:
         value, got = engine.call("train", solvers.resume_job(name, str(tmp_path)))

@@ -1,4 +1,5 @@
 """Test-time augmentation: the views are pycaffe's, and Caffe's transformer's."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -14,12 +15,15 @@ RECORD = RNG.randint(0, 256, (3, 256, 256)).astype(np.uint8)
 
 
 def spec(tmp_path, mean=None, size=(224, 200)):
-    blobproto.write_blobproto(tmp_path / "mean.binaryproto", np.zeros((3, 256, 256), np.float32) if mean is None else mean)
+    blobproto.write_blobproto(
+        tmp_path / "mean.binaryproto", np.zeros((3, 256, 256), np.float32) if mean is None else mean
+    )
     return preprocess.make("lmdb", tmp_path / "mean.binaryproto", size)
 
 
 def test_views_are_pycaffes_oversample(tmp_path):
     from torchcaffe.pycaffe import io
+
     views = tta.Views(spec(tmp_path), "both").warped(RECORD)
     theirs = io.oversample([RECORD.transpose(1, 2, 0).astype(np.float32)], np.array([224, 200])).transpose(0, 3, 1, 2)
     assert views.shape == (10, 3, 224, 200)

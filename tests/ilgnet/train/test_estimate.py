@@ -31,13 +31,16 @@ def test_the_sum():
     measured = {"iteration_s": 3.5, "test_batch_s": [0.5]}
     # 533000 * 3.5 s + 1001 tests * 533 * 0.5 s = 2,132,266.5 s
     (line,) = estimate.lines(settings, measured)
-    assert line == ("estimated on this machine: 24 d 16 h "
-                    "(533000 iterations of 3.5 s, 1001 tests of 533 batches of 0.5 s; snapshots not counted)")
+    assert line == (
+        "estimated on this machine: 24 d 16 h "
+        "(533000 iterations of 3.5 s, 1001 tests of 533 batches of 0.5 s; snapshots not counted)"
+    )
     assert "24 d 16 h (532999 iterations" in estimate.lines(settings, measured, 1)[0]
     assert "1 h 7 min (1000 iterations of 3.5 s, 2 tests" in estimate.lines(settings, measured, 532000)[0]
     settings.ClearField("test_interval")
     assert estimate.lines(settings, {"iteration_s": 0.003, "test_batch_s": []}, 532000) == [
-        "estimated on this machine: 3 s (1000 iterations of 0.003 s; snapshots not counted)"]
+        "estimated on this machine: 3 s (1000 iterations of 0.003 s; snapshots not counted)"
+    ]
 
 
 def test_where_a_run_goes_on(tmp_path):

@@ -62,8 +62,11 @@ def nets(shared, tmp_path_factory) -> dict:
             shutil.copy(photo, folder / name)
     write_blobproto(folder / "mean.binaryproto", np.tile(np.float32([104, 117, 123]).reshape(1, 3, 1, 1), (256, 256)))
     found = {}
-    ways = {"v1": ("googlenet", []), "v1bn": ("v1", ["--calibrate", folder / "calibration", "--images", COUNT]),
-            "uncalibrated": ("v1", [])}
+    ways = {
+        "v1": ("googlenet", []),
+        "v1bn": ("v1", ["--calibrate", folder / "calibration", "--images", COUNT]),
+        "uncalibrated": ("v1", []),
+    }
     sources = {"googlenet": shared / "bvlc_googlenet.caffemodel"}
     for name, (source, more) in ways.items():
         path = folder / f"{name}.prototxt"

@@ -1,4 +1,5 @@
 """Downloads from a server of our own that resumes, lies, breaks off and redirects; files that users bring."""
+
 from __future__ import annotations
 
 import contextlib
@@ -34,9 +35,16 @@ class Server(http.server.BaseHTTPRequestHandler):
         mode, body, start = self.path.strip("/"), BODY, 0
         if mode.startswith("to-"):
             self.send_response(302)
-            self.send_header("Location", {"to-here": "/good", "to-file": "file:///etc/hostname",
-                                          "to-other": "http://localhost.invalid/good", "to-ftp": "ftp://127.0.0.1/x",
-                                          "to-itself": "/to-itself"}[mode])
+            self.send_header(
+                "Location",
+                {
+                    "to-here": "/good",
+                    "to-file": "file:///etc/hostname",
+                    "to-other": "http://localhost.invalid/good",
+                    "to-ftp": "ftp://127.0.0.1/x",
+                    "to-itself": "/to-itself",
+                }[mode],
+            )
             self.end_headers()
             return
         if mode == "missing":
@@ -101,12 +109,15 @@ def test_whole(get, tmp_path, mode):
     assert (tmp_path / "model.bin").read_bytes() == BODY and left(tmp_path) == {"model.bin": len(BODY)}
 
 
-@pytest.mark.parametrize(("mode", "size", "asked"), [
-    ("good", 1_234_567, ["bytes=1234567-"]),
-    ("no-range", 1_234_567, ["bytes=1234567-"]),  # a server that sends it all again
-    ("good", len(BODY), [f"bytes={len(BODY)}-"]),  # it was all there
-    ("good", len(BODY) + 5, [f"bytes={len(BODY) + 5}-", None]),  # more than there is: from the start
-])
+@pytest.mark.parametrize(
+    ("mode", "size", "asked"),
+    [
+        ("good", 1_234_567, ["bytes=1234567-"]),
+        ("no-range", 1_234_567, ["bytes=1234567-"]),  # a server that sends it all again
+        ("good", len(BODY), [f"bytes={len(BODY)}-"]),  # it was all there
+        ("good", len(BODY) + 5, [f"bytes={len(BODY) + 5}-", None]),  # more than there is: from the start
+    ],
+)
 def test_resumes(get, tmp_path, mode, size, asked):
     (tmp_path / "model.bin.partial").write_bytes((BODY + b"12345")[:size])
     assert get(mode) == asked
@@ -131,9 +142,17 @@ def test_wrong_bytes_are_not_kept(get, tmp_path):
     assert left(tmp_path) == {}
 
 
-@pytest.mark.parametrize(("mode", "reason"), [
-    ("to-file", "Redirection to url 'file:"), ("to-ftp", "redirects to 'ftp:"), ("to-other", "redirects to 'http://local"),
-    ("to-itself", "infinite loop"), ("missing", "Not Found"), ("huge", "1000000000000 bytes, where at most")])
+@pytest.mark.parametrize(
+    ("mode", "reason"),
+    [
+        ("to-file", "Redirection to url 'file:"),
+        ("to-ftp", "redirects to 'ftp:"),
+        ("to-other", "redirects to 'http://local"),
+        ("to-itself", "infinite loop"),
+        ("missing", "Not Found"),
+        ("huge", "1000000000000 bytes, where at most"),
+    ],
+)
 def test_refused(get, tmp_path, mode, reason):
     with pytest.raises(CaffeError, match=reason) as error:
         get(mode)
@@ -160,15 +179,27 @@ def closed_port() -> int:
 
 
 def tool(*args, **env):
-    return subprocess.run([sys.executable, "tools/fetch_weights.py", *map(str, args)], cwd=ROOT, text=True,
-                          capture_output=True, timeout=60, env={**os.environ, "no_proxy": "127.0.0.1", **env})
+    return subprocess.run(
+        [sys.executable, "tools/fetch_weights.py", *map(str, args)],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        timeout=60,
+        env={**os.environ, "no_proxy": "127.0.0.1", **env},
+    )
 
 
 def test_offline(tmp_path):
     done = tool("--out", tmp_path / "w", "--url", f"http://127.0.0.1:{closed_port()}/bvlc_googlenet.caffemodel")
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
-    for word in ("error: cannot download http://127.0.0.1", "refused", "bvlc_googlenet.caffemodel", "--file",
-                 published.MODELS["googlenet"].sha1, str(tmp_path / "w" / "bvlc_googlenet.caffemodel")):
+    for word in (
+        "error: cannot download http://127.0.0.1",
+        "refused",
+        "bvlc_googlenet.caffemodel",
+        "--file",
+        published.MODELS["googlenet"].sha1,
+        str(tmp_path / "w" / "bvlc_googlenet.caffemodel"),
+    ):
         assert word in done.stderr
     assert left(tmp_path / "w") == {}
 
@@ -239,7 +270,10 @@ def test_converts_old_files(name, tmp_path, monkeypatch):
     assert "another sha256" in published.convert(other, source, target, net)
     definition = caffemodel.read_caffemodel_net(target)
     assert not definition.layers and [layer.type for layer in definition.layer if layer.type != "Input"] == [
-        "Convolution", "ReLU", "InnerProduct"]
+        "Convolution",
+        "ReLU",
+        "InnerProduct",
+    ]
     wanted = np.load(GOLDENS / "old.npz")
     for layer in caffemodel.read_caffemodel(target):
         for i, blob in enumerate(layer.blobs):

@@ -1,4 +1,5 @@
 """Surgery on arrays: what is copied, what is made, and that BatchNorm appears and disappears without a trace."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -27,17 +28,21 @@ def net(text=NET):
 
 
 def target():
-    return {"c": [np.full((3, 2, 1, 1), 9.0, np.float32)],
-            "c/bn": [np.zeros(3, np.float32), np.zeros(3, np.float32), np.zeros(1, np.float32)],
-            "c/scale": [np.ones(3, np.float32), np.zeros(3, np.float32)],
-            "ip": [np.zeros((2, 75), np.float32), np.zeros(2, np.float32)]}
+    return {
+        "c": [np.full((3, 2, 1, 1), 9.0, np.float32)],
+        "c/bn": [np.zeros(3, np.float32), np.zeros(3, np.float32), np.zeros(1, np.float32)],
+        "c/scale": [np.ones(3, np.float32), np.zeros(3, np.float32)],
+        "ip": [np.zeros((2, 75), np.float32), np.zeros(2, np.float32)],
+    }
 
 
 def source(rng):
-    return [LayerBlobs("data", "Input", []),
-            LayerBlobs("c", "Convolution", [rng.randn(3, 2, 1, 1).astype("f"), rng.randn(1, 1, 1, 3).astype("f")]),
-            LayerBlobs("ip", "InnerProduct", [rng.randn(1, 1, 2, 75).astype("f"), rng.randn(1, 1, 1, 2).astype("f")]),
-            LayerBlobs("old", "InnerProduct", [rng.randn(4, 4).astype("f")])]
+    return [
+        LayerBlobs("data", "Input", []),
+        LayerBlobs("c", "Convolution", [rng.randn(3, 2, 1, 1).astype("f"), rng.randn(1, 1, 1, 3).astype("f")]),
+        LayerBlobs("ip", "InnerProduct", [rng.randn(1, 1, 2, 75).astype("f"), rng.randn(1, 1, 1, 2).astype("f")]),
+        LayerBlobs("old", "InnerProduct", [rng.randn(4, 4).astype("f")]),
+    ]
 
 
 def convolve(x, weight):
@@ -56,7 +61,12 @@ def test_bias_goes_into_the_mean(seed):
     src, params = source(rng), target()
     report = surgery.transplant(net(), params, src)
     assert [(r.layer, r.what) for r in report.rows] == [
-        ("c", "copied"), ("c/bn", "made"), ("c/scale", "made"), ("ip", "copied"), ("old", "unused")]
+        ("c", "copied"),
+        ("c/bn", "made"),
+        ("c/scale", "made"),
+        ("ip", "copied"),
+        ("old", "unused"),
+    ]
     x = rng.randn(2, 2, 5, 5).astype("f")
     before = convolve(x, src[1].blobs[0]) + src[1].blobs[1].reshape(1, 3, 1, 1)
     after = normalise(convolve(x, params["c"][0]), params["c/bn"], params["c/scale"])
@@ -82,8 +92,11 @@ def test_fresh_layer_is_normalised():
 def test_source_with_its_own_batch_norm():
     rng = np.random.RandomState(1)
     bn = [rng.randn(3).astype("f"), rng.rand(3).astype("f"), np.array([2.0], "f")]
-    src = [LayerBlobs("c", "Convolution", [rng.randn(3, 2, 1, 1).astype("f")]), LayerBlobs("c/bn", "BatchNorm", bn),
-           LayerBlobs("c/scale", "Scale", [rng.randn(3).astype("f"), rng.randn(3).astype("f")])]
+    src = [
+        LayerBlobs("c", "Convolution", [rng.randn(3, 2, 1, 1).astype("f")]),
+        LayerBlobs("c/bn", "BatchNorm", bn),
+        LayerBlobs("c/scale", "Scale", [rng.randn(3).astype("f"), rng.randn(3).astype("f")]),
+    ]
     params = target()
     report = surgery.transplant(net(), params, src)
     assert report.count("copied") == 3 and not report.made
@@ -98,8 +111,10 @@ def test_source_with_its_own_batch_norm():
 
 def test_what_does_not_fit():
     rng = np.random.RandomState(2)
-    src = [LayerBlobs("c", "Convolution", [rng.randn(3, 4, 1, 1).astype("f"), np.zeros(3, "f")]),
-           LayerBlobs("elsewhere", "Convolution", [np.zeros((1, 1, 1, 1), "f")])]
+    src = [
+        LayerBlobs("c", "Convolution", [rng.randn(3, 4, 1, 1).astype("f"), np.zeros(3, "f")]),
+        LayerBlobs("elsewhere", "Convolution", [np.zeros((1, 1, 1, 1), "f")]),
+    ]
     params = target()
     report = surgery.transplant(net(), params, src)
     what = {r.layer: (r.what, r.note) for r in report.rows}
@@ -113,8 +128,10 @@ def test_what_does_not_fit():
 def test_lost_normalisation_is_refused():
     text = NET.replace(" bias_term: false", "")
     text = text.replace('layer { name: "c/bn" type: "BatchNorm" bottom: "c" top: "c" }', "")
-    src = [LayerBlobs("c", "Convolution", [np.zeros((3, 2, 1, 1), "f"), np.zeros(3, "f")]),
-           LayerBlobs("c/bn", "BatchNorm", [np.zeros(3, "f")] * 3)]
+    src = [
+        LayerBlobs("c", "Convolution", [np.zeros((3, 2, 1, 1), "f"), np.zeros(3, "f")]),
+        LayerBlobs("c/bn", "BatchNorm", [np.zeros(3, "f")] * 3),
+    ]
     params = target()
     params["c"].append(np.zeros(3, np.float32))
     del params["c/bn"]
@@ -122,9 +139,19 @@ def test_lost_normalisation_is_refused():
         surgery.transplant(net(text), params, src)
 
 
-@pytest.mark.parametrize("source_shape, target_shape, same", [
-    ((1, 1, 2, 75), (2, 75), True), ((1, 1, 1, 3), (3,), True), ((3,), (3,), True), ((2, 75), (75, 2), False),
-    ((1, 2, 3, 3), (2, 3, 3), True), ((3, 1, 1, 1), (3,), False), ((2, 3, 1, 1), (2, 3), False), ((1, 3), (3,), False)])
+@pytest.mark.parametrize(
+    "source_shape, target_shape, same",
+    [
+        ((1, 1, 2, 75), (2, 75), True),
+        ((1, 1, 1, 3), (3,), True),
+        ((3,), (3,), True),
+        ((2, 75), (75, 2), False),
+        ((1, 2, 3, 3), (2, 3, 3), True),
+        ((3, 1, 1, 1), (3,), False),
+        ((2, 3, 1, 1), (2, 3), False),
+        ((1, 3), (3,), False),
+    ],
+)
 def test_legacy_shapes(source_shape, target_shape, same):
     assert surgery.same_shape(source_shape, target_shape) is same
 
@@ -137,9 +164,12 @@ def test_merge(seed, biased, factor):
     weight, bias = rng.randn(3, 2, 1, 1).astype("f"), rng.randn(3).astype("f")
     bn = [(rng.randn(3) * factor).astype("f"), (rng.rand(3) * factor + 0.1).astype("f"), np.array([factor], "f")]
     scale = [rng.randn(3).astype("f"), rng.randn(3).astype("f")]
-    src = [LayerBlobs("c", "Convolution", [weight, bias] if biased else [weight]), LayerBlobs("c/bn", "BatchNorm", bn),
-           LayerBlobs("c/scale", "Scale", scale),
-           LayerBlobs("ip", "InnerProduct", [np.ones((2, 75), "f"), np.zeros(2, "f")])]
+    src = [
+        LayerBlobs("c", "Convolution", [weight, bias] if biased else [weight]),
+        LayerBlobs("c/bn", "BatchNorm", bn),
+        LayerBlobs("c/scale", "Scale", scale),
+        LayerBlobs("ip", "InnerProduct", [np.ones((2, 75), "f"), np.zeros(2, "f")]),
+    ]
     merged, arrays, folded = surgery.merge(net(text), src)
     assert folded == ["c"] and [layer.name for layer in merged.layer] == ["data", "c", "r", "ip"]
     assert merged.layer[1].convolution_param.bias_term and set(arrays) == {"c", "ip"}
@@ -154,8 +184,10 @@ def test_merge(seed, biased, factor):
 def test_merge_refuses():
     with pytest.raises(CaffeError, match="layer 'c': the weights hold nothing"):
         surgery.merge(net(), [])
-    batch = NET.replace('bottom: "c" top: "c" }\nlayer { name: "c/scale"',
-                        'bottom: "c" top: "c" batch_norm_param { use_global_stats: false } }\nlayer { name: "c/scale"')
+    batch = NET.replace(
+        'bottom: "c" top: "c" }\nlayer { name: "c/scale"',
+        'bottom: "c" top: "c" batch_norm_param { use_global_stats: false } }\nlayer { name: "c/scale"',
+    )
     src = [LayerBlobs(name, "", [np.ones(3, "f")] * 3) for name in ("c", "c/bn", "c/scale")]
     with pytest.raises(CaffeError, match="use_global_stats"):
         surgery.merge(net(batch), src)

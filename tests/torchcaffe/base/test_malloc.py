@@ -41,19 +41,29 @@ def test_freed_activations_become_large_pieces_again(tmp_path):
     piece again, and training at batch 48 took a twentieth more memory."""
     text, bottom = NET, "data"
     for i in range(12):
-        text += (f'layer {{ name: "c{i}" type: "Convolution" bottom: "{bottom}" top: "c{i}" convolution_param {{\n'
-                 f'  num_output: {16 + 4 * i} kernel_size: {1 + 2 * (i % 3)} pad: {i % 3}\n'
-                 '  weight_filler { type: "xavier" } } }\n'
-                 f'layer {{ name: "r{i}" type: "ReLU" bottom: "c{i}" top: "c{i}" }}\n')
+        text += (
+            f'layer {{ name: "c{i}" type: "Convolution" bottom: "{bottom}" top: "c{i}" convolution_param {{\n'
+            f"  num_output: {16 + 4 * i} kernel_size: {1 + 2 * (i % 3)} pad: {i % 3}\n"
+            '  weight_filler { type: "xavier" } } }\n'
+            f'layer {{ name: "r{i}" type: "ReLU" bottom: "c{i}" top: "c{i}" }}\n'
+        )
         bottom = f"c{i}"
-    text += (f'layer {{ name: "ip" type: "InnerProduct" bottom: "{bottom}" top: "ip"\n'
-             '  inner_product_param { num_output: 2 } }\n'
-             'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" }\n')
+    text += (
+        f'layer {{ name: "ip" type: "InnerProduct" bottom: "{bottom}" top: "ip"\n'
+        "  inner_product_param { num_output: 2 } }\n"
+        'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" }\n'
+    )
     (tmp_path / "solver.prototxt").write_text(
         f'net_param {{ {text} }}\nbase_lr: 1e-9 lr_policy: "fixed" random_seed: 1 solver_mode: CPU\n'
-        f'snapshot_prefix: "{tmp_path}/s"\n')
-    done = subprocess.run([sys.executable, "-c", STEPS, str(tmp_path / "solver.prototxt")], check=True, text=True,
-                          capture_output=True, env={**os.environ, "GLOG_minloglevel": "2"})
+        f'snapshot_prefix: "{tmp_path}/s"\n'
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", STEPS, str(tmp_path / "solver.prototxt")],
+        check=True,
+        text=True,
+        capture_output=True,
+        env={**os.environ, "GLOG_minloglevel": "2"},
+    )
     free, grown = map(int, done.stdout.split())
     assert free > 50 << 20  # the activations and their gradients
     assert grown == 0  # a quarter of it in one piece

@@ -133,8 +133,11 @@ def test_log_to_a_folder(tmp_path, monkeypatch):
 
 def test_the_last_word_on_the_level_counts(capfd, monkeypatch):
     """One tool's level once outlived it in its process, and a training after it left an empty log."""
-    for set_quiet in (lambda: log.set_level(2), lambda: torchcaffe.init_log(2),
-                      lambda: monkeypatch.setenv("GLOG_minloglevel", "2")):
+    for set_quiet in (
+        lambda: log.set_level(2),
+        lambda: torchcaffe.init_log(2),
+        lambda: monkeypatch.setenv("GLOG_minloglevel", "2"),
+    ):
         set_quiet()
         log.info("here.cpp:1", "quiet")
         log.set_level(0)

@@ -69,4 +69,3 @@ def test_a_reader_that_is_ahead_is_not(capfd):
         if i:
             assert solver.net.waited == before
     assert solver.waiting == 0 and "Waiting for data" not in capfd.readouterr().err
-

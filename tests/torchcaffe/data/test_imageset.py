@@ -369,10 +369,13 @@ def test_a_photo_that_cannot_be_compressed_is_left_out(few, tmp_path):
     assert result.skipped == [("wide.png", "70000 x 1 pixels: OpenCV does not store them as jpg")]
 
 
-@pytest.mark.parametrize("options, says", [
-    *((Options(encode=kind), f"not store them as {kind}") for kind in ("foo", "heic", "../x")),
-    *((Options(resize=(size, size)), f"warped to {size} x {size} pixels; at most") for size in (10**5, 10**11)),
-])
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        *((Options(encode=kind), f"not store them as {kind}") for kind in ("foo", "heic", "../x")),
+        *((Options(resize=(size, size)), f"warped to {size} x {size} pixels; at most") for size in (10**5, 10**11)),
+    ],
+)
 def test_options_that_no_photo_can_be_stored_with(few, tmp_path, options, says):
     with pytest.raises(CaffeError, match=says):
         convert_imageset(*few, tmp_path / "lmdb", options)

@@ -161,5 +161,6 @@ def test_errors(tmp_path):
     assert "cannot be decoded" in message(transformer("").transform, caffe_pb2.Datum(encoded=True))
     assert "both be set" in message(transformer("force_color: true force_gray: true").transform, junk)
     import cv2
+
     deep = caffe_pb2.Datum(data=cv2.imencode(".png", np.zeros((4, 4), np.uint16))[1].tobytes(), encoded=True)
     assert "8 bits" in message(transformer("").transform, deep)

@@ -82,6 +82,7 @@ def test_blobs_in_the_net_are_not_written_twice(tmp_path):
 
 def h5_contents(path):
     import h5py
+
     found = {}
     with h5py.File(path, "r") as file:
 
@@ -344,7 +345,12 @@ def test_damaged_files_never_crash(tmp_path_factory, data, name):
 def test_random_bytes_never_crash(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("d") / "random"
     path.write_bytes(content)
-    for read in (caffemodel.read_caffemodel, caffemodel.read_caffemodel_net, solverstate.read_solverstate, blobproto.read_blobproto):
+    for read in (
+        caffemodel.read_caffemodel,
+        caffemodel.read_caffemodel_net,
+        solverstate.read_solverstate,
+        blobproto.read_blobproto,
+    ):
         check_survives(read, path)
 
 
@@ -366,6 +372,7 @@ def test_every_truncation_is_an_error_or_shorter(tmp_path, name):
 
 def test_hdf5_damage(tmp_path):
     import h5py
+
     path = tmp_path / "w.h5"
     with h5py.File(path, "w") as file:
         file.create_dataset("data/fc/0", shape=(1 << 15, 1 << 16), dtype="f4")  # 8 GB on paper, nothing on disk
@@ -422,12 +429,14 @@ def test_more_than_two_gigabytes_is_refused(tmp_path):
     big = np.broadcast_to(np.float32(1), (1 << 15, 1 << 14))  # 2 GB on paper
     pieces = [b"", wire.head(5, 4 * big.size), range(4 * big.size)]  # what has a length, only that is asked for
     with pytest.raises(CaffeError, match="HDF5"):
-        files._write_pieces(tmp_path / "w", pieces)
+        blobproto.write_pieces(tmp_path / "w", pieces)
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("read", [files.map_file, hdf5.is_hdf5, npy.read_npy, npy.read_npz, files.read_text,
-                                  files.sha256, files.sha256, read_log])
+@pytest.mark.parametrize(
+    "read",
+    [files.map_file, hdf5.is_hdf5, npy.read_npy, npy.read_npz, files.read_text, files.sha256, files.sha256, read_log],
+)
 def test_devices_are_not_read(read):
     with pytest.raises(CaffeError, match=f"{os.devnull}: not a regular file"):
         read(os.devnull)

@@ -82,8 +82,10 @@ def test_upgraded_is_a_fixed_point(name, logged):
         ('input: "a" input: "b" input_shape { }', "n.prototxt: input 'b': there are 1 input_shape for 2"),
         ('layers { layer { name: "x" type: "y" } }', "n.prototxt: V0 layer 'x': Unknown layer name: y"),
         ('layers { layer { name: "x" } bottom: "b" }', "n.prototxt: V0 layer 'x': Unknown blob input b"),
-        ('layers { layer { name: "x" type: "images" new_height: -10 } }',
-         "n.prototxt: V0 layer 'x': new_height: -10, 0 or more expected"),
+        (
+            'layers { layer { name: "x" type: "images" new_height: -10 } }',
+            "n.prototxt: V0 layer 'x': new_height: -10, 0 or more expected",
+        ),
     ],
 )
 def test_what_bvlc_does_not_survive_is_one_line(text, words, logged):

@@ -71,11 +71,16 @@ def test_strict_is_the_default_and_others_are_refused():
         caffe.set_precision("fp16")
 
 
-@pytest.mark.parametrize("tool, words, precision", [
-    (train, ["--solver", "s"], "bf16"), (train, ["--solver", "s"], "int8"),
-    (evaluate, ["--weights", "w", "--lmdb", "l"], "tf32"), (rank, [".", "--weights", "w"], "tf32"),
-    (rank, [".", "--weights", "w", "--gpu", "0"], "int8"),
-])
+@pytest.mark.parametrize(
+    "tool, words, precision",
+    [
+        (train, ["--solver", "s"], "bf16"),
+        (train, ["--solver", "s"], "int8"),
+        (evaluate, ["--weights", "w", "--lmdb", "l"], "tf32"),
+        (rank, [".", "--weights", "w"], "tf32"),
+        (rank, [".", "--weights", "w", "--gpu", "0"], "int8"),
+    ],
+)
 def test_tools_refuse_it_where_it_means_nothing(tmp_path, monkeypatch, tool, words, precision):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "s").write_text('base_lr: 1 lr_policy: "fixed"')

@@ -140,10 +140,16 @@ def assert_same(one, two):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("settings", ['lr_policy: "step"', 'lr_policy: "step" iter_size: 2',
-                                      'lr_policy: "step" type: "Nesterov"',
-                                      'lr_policy: "fixed" type: "Adam" momentum2: 0.9',
-                                      'lr_policy: "inv" power: 0.5'])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        'lr_policy: "step"',
+        'lr_policy: "step" iter_size: 2',
+        'lr_policy: "step" type: "Nesterov"',
+        'lr_policy: "fixed" type: "Adam" momentum2: 0.9',
+        'lr_policy: "inv" power: 0.5',
+    ],
+)
 def test_replayed_training_is_bit_for_bit_the_eager_one(folder, settings):
     eager, recorded = make(settings), make(settings, tape)
     tests = []
@@ -246,8 +252,16 @@ def test_what_cannot_be_recorded_runs_all_the_same_and_says_so(folder, capfd):
     assert told == 3  # both nets and the update, once each
 
 
-@pytest.mark.parametrize("text", ["crop_size: 9 mirror: true MEAN", "MEAN scale: 0.3", "mirror: true mean_value: 7.7",
-                                  "crop_size: 11 mean_value: 1 mean_value: 2 mean_value: 3", "mirror: true"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "crop_size: 9 mirror: true MEAN",
+        "MEAN scale: 0.3",
+        "mirror: true mean_value: 7.7",
+        "crop_size: 11 mean_value: 1 mean_value: 2 mean_value: 3",
+        "mirror: true",
+    ],
+)
 def test_the_device_crops_as_the_transformer_does(tmp_path, text):
     rng = np.random.RandomState(3)
     images = list(rng.randint(0, 256, (7, 3, 13, 17)).astype(np.uint8))
@@ -259,8 +273,13 @@ def test_the_device_crops_as_the_transformer_does(tmp_path, text):
     transformer.init_rand(Rng(8))
     packed = transformer.pack(images)
     mean = transformer.mean
-    got = place_crops(torch.from_numpy(packed.pixels), torch.from_numpy(packed.placements), wanted.shape[2:],
-                      None if mean is None else torch.from_numpy(mean.copy()), param.scale)
+    got = place_crops(
+        torch.from_numpy(packed.pixels),
+        torch.from_numpy(packed.placements),
+        wanted.shape[2:],
+        None if mean is None else torch.from_numpy(mean.copy()),
+        param.scale,
+    )
     np.testing.assert_array_equal(got.numpy().view(np.uint32), wanted.view(np.uint32))
     transformer.init_rand(Rng(8))
     got = transformer.pack([image.astype(np.float32) for image in images])  # no bytes: as ever, with the same draws
@@ -283,8 +302,9 @@ def test_a_loss_that_nobody_looked_at_on_a_gpu_stops_training_at_the_next_look(f
     solver = make('lr_policy: "fixed" display: 4')
     solver.net.device = "cuda:0"  # as the loop sees it
     forward = solver.net.run_forward
-    monkeypatch.setattr(solver.net, "run_forward",
-                        lambda *layers: forward(*layers) * (math.nan if solver.iter == 1 else 1.0))
+    monkeypatch.setattr(
+        solver.net, "run_forward", lambda *layers: forward(*layers) * (math.nan if solver.iter == 1 else 1.0)
+    )
     monkeypatch.setattr(solver, "_stop_diverged", lambda bad, statistics: pytest.fail(f"{solver.iter}: {bad}"))
     with pytest.raises(pytest.fail.Exception, match="4: the loss of an earlier iteration"):
         solver.step(10)

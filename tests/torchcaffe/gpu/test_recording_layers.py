@@ -153,8 +153,10 @@ def test_no_layer_type_waits_for_a_gpu(type_):
 
 
 def update_on_device(solver) -> None:
-    solver._history = [[None if array is None else torch.empty_like(array, device="meta") for array in slots]
-                       for slots in solver._history]
+    solver._history = [
+        [None if array is None else torch.empty_like(array, device="meta") for array in slots]
+        for slots in solver._history
+    ]
     with Device(), torch.no_grad(), no_values_from_the_host():
         solver.update(0.1, 1.0)
 

@@ -34,8 +34,17 @@ def make_solver(folder: Path, data: Path, **words):
     net = emit.train_val(choice)
     net.layer[1].data_param.batch_size = 2
     (folder / "net.prototxt").write_text(format_text(net))
-    solver = table1.solver("ava1", "third", net=str(folder / "net.prototxt"), solver_mode=0, test_iter=1, random_seed=1,
-                           test_initialization=False, display=0, snapshot_prefix=str(folder / "snapshot"))
+    solver = table1.solver(
+        "ava1",
+        "third",
+        net=str(folder / "net.prototxt"),
+        solver_mode=0,
+        test_iter=1,
+        random_seed=1,
+        test_initialization=False,
+        display=0,
+        snapshot_prefix=str(folder / "snapshot"),
+    )
     (folder / "solver.prototxt").write_text(format_text(solver))
     made = caffe.SGDSolver(str(folder / "solver.prototxt"))
     for layer in made.net.layers:

@@ -83,7 +83,7 @@ def test_a_weight_smaller_than_its_update_keeps_the_updates_rounding():
 
 def test_the_v1_text_is_the_net_of_the_released_log(shared):
     log = (shared / "ava" / "results" / "AVA1_result.txt").read_text()
-    found = re.search(r'Initializing net from parameters: \n(name: .*?\n)I\d', log, re.S)
+    found = re.search(r"Initializing net from parameters: \n(name: .*?\n)I\d", log, re.S)
     wanted = parse_text(found.group(1), caffe_pb2.NetParameter(), "log")
     wanted.ClearField("state")
     text = released.net_texts(Path("../../data/AVA1"), 48)["val.prototxt"]

@@ -32,8 +32,12 @@ def needs_types(choice) -> None:
 def test_every_variant_and_way_has_a_golden():
     assert set(VARIANTS) < set(whole_nets.NETS) == set(SPREAD) == {path.stem for path in GOLDENS.glob("*.npz")}
     ways = {(c.trunk, c.merge_bn, c.spp) for c in whole_nets.NETS.values()}
-    assert ways == {("finetune", False, False), ("frozen", False, False), ("finetune", True, False),
-                    ("finetune", False, True)}
+    assert ways == {
+        ("finetune", False, False),
+        ("frozen", False, False),
+        ("finetune", True, False),
+        ("finetune", False, True),
+    }
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -42,8 +46,11 @@ def test_deployed_a_frozen_net_is_the_finetuned_one(variant):
     nets = [emit.deploy(emit.Choice(variant, trunk=trunk)) for trunk in ("finetune", "frozen")]
     for layer in [layer for net in nets for layer in net.layer]:
         layer.ClearField("param")  # the rates
-        assert layer.type != "BatchNorm" or layer.batch_norm_param.use_global_stats or \
-            not layer.batch_norm_param.HasField("use_global_stats")
+        assert (
+            layer.type != "BatchNorm"
+            or layer.batch_norm_param.use_global_stats
+            or not layer.batch_norm_param.HasField("use_global_stats")
+        )
         layer.batch_norm_param.ClearField("use_global_stats")  # the default for deployment
         if not layer.batch_norm_param.ListFields():
             layer.ClearField("batch_norm_param")
@@ -91,8 +98,9 @@ def opencv_agrees(choice, train, deploy, folder) -> None:
     deploy.blobs["data"].data[...] = data
     deploy.forward()  # with the weights of now: training moved the statistics
     # OpenCV names a layer by its blob, and one that works in place by its own name.
-    layers = {top: layer.name if top in layer.bottom else top
-              for layer in emit.deploy(choice).layer[1:] for top in layer.top}
+    layers = {
+        top: layer.name if top in layer.bottom else top for layer in emit.deploy(choice).layer[1:] for top in layer.top
+    }
     theirs.setInput(data)
     blobs = dict(zip(layers, theirs.forward(list(layers.values()))))
     assert VARIANTS[choice.variant].answer in blobs and len(blobs) == len(set(computed_blobs(deploy)))

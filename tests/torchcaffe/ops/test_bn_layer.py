@@ -21,7 +21,9 @@ def make(text: str, phase: int, in_place: bool = False):
         f'force_backward: true layer {{ name: "x" type: "Input" top: "x" input_param {{ shape {{ {dims} }} }} }}'
         f'layer {{ name: "bn" type: "BN" bottom: "x" top: "{"x" if in_place else "y"}" {text} }}'
         'layer { name: "power" type: "Power" bottom: "%s" top: "z" }' % ("x" if in_place else "y"),
-        caffe_pb2.NetParameter(), "test")
+        caffe_pb2.NetParameter(),
+        "test",
+    )
     param.state.phase = phase
     net = caffe.Net.from_param(param)
     rng = np.random.RandomState(1)
@@ -33,10 +35,16 @@ def make(text: str, phase: int, in_place: bool = False):
 
 
 @pytest.mark.parametrize("in_place", [False, True])
-@pytest.mark.parametrize("text, phase", [
-    ("", caffe.TRAIN), ("", caffe.TEST), ("bn_param { eps: 0.01 momentum: 0.7 }", caffe.TRAIN),
-    ("bn_param { frozen: true engine: CAFFE }", caffe.TRAIN),
-], ids=["train", "test", "eps", "frozen"])
+@pytest.mark.parametrize(
+    "text, phase",
+    [
+        ("", caffe.TRAIN),
+        ("", caffe.TEST),
+        ("bn_param { eps: 0.01 momentum: 0.7 }", caffe.TRAIN),
+        ("bn_param { frozen: true engine: CAFFE }", caffe.TRAIN),
+    ],
+    ids=["train", "test", "eps", "frozen"],
+)
 def test_as_pytorchs(text, phase, in_place):
     net, data, g = make(text, phase, in_place)
     p = net.layer_dict["bn"].layer_param.bn_param
@@ -63,11 +71,14 @@ def test_as_pytorchs(text, phase, in_place):
 
 
 def test_fillers_and_what_learns():
-    text = ("bn_param { slope_filler { type: 'constant' value: 0.5 } bias_filler { type: 'uniform' min: 1 max: 2 } }")
+    text = "bn_param { slope_filler { type: 'constant' value: 0.5 } bias_filler { type: 'uniform' min: 1 max: 2 } }"
     dims = " ".join(f"dim: {n}" for n in SHAPE)
     param = parse_text(
         f'layer {{ name: "x" type: "Input" top: "x" input_param {{ shape {{ {dims} }} }} }}'
-        f'layer {{ name: "bn" type: "BN" bottom: "x" top: "y" {text} }}', caffe_pb2.NetParameter(), "test")
+        f'layer {{ name: "bn" type: "BN" bottom: "x" top: "y" {text} }}',
+        caffe_pb2.NetParameter(),
+        "test",
+    )
     net = caffe.Net.from_param(param)
     slope, bias, mean, variance = (blob.data for blob in net.params["bn"])
     assert (slope == 0.5).all() and (bias >= 1).all() and (bias <= 2).all() and not mean.any() and not variance.any()
@@ -85,6 +96,10 @@ def test_statistics_of_many_pixels_are_exact(size):
         ours, theirs = (torch.from_numpy(v).contiguous(memory_format=order) for v in (x, g))
         mean, variance = norm._moments(ours)
         sums, products = norm._sums(theirs, ours)
-        for got, wanted in ((mean, exact.mean(axes)), (variance, exact.var(axes)), (sums, gradient.sum(axes)),
-                            (products, (gradient * exact).sum(axes))):
+        for got, wanted in (
+            (mean, exact.mean(axes)),
+            (variance, exact.var(axes)),
+            (sums, gradient.sum(axes)),
+            (products, (gradient * exact).sum(axes)),
+        ):
             np.testing.assert_allclose(got.numpy(), wanted, rtol=1e-6, atol=1e-7)

@@ -56,7 +56,12 @@ def assert_same(net) -> np.ndarray:
 
 def test_what_is_fused(net):
     assert [[layer.type for layer in following] for following in net._fused] == [
-        [], ["BatchNorm", "Scale", "ReLU"], [], [], [], []
+        [],
+        ["BatchNorm", "Scale", "ReLU"],
+        [],
+        [],
+        [],
+        [],
     ]
     assert_same(net)
 
@@ -123,7 +128,8 @@ def test_weights_that_a_solver_updates(tmp_path):
     (tmp_path / "net.prototxt").write_text(layers + loss)
     (tmp_path / "solver.prototxt").write_text(
         f'net: "{tmp_path}/net.prototxt" base_lr: 0.1 momentum: 0.9 lr_policy: "fixed" random_seed: 1 '
-        "test_iter: 1 test_interval: 100 test_initialization: false")
+        "test_iter: 1 test_interval: 100 test_initialization: false"
+    )
     solver = caffe.get_solver(str(tmp_path / "solver.prototxt"))
     net = solver.test_nets[0]
     solver.share_weights(net)

@@ -22,8 +22,19 @@ from torchcaffe.proto import caffe_pb2, parse_text
 HERE = BVLC
 PLAIN = [row for row in layers.ROWS if not row.fails and row.bottoms and not row.reads and row.type != "Python"]
 # Where BVLC's gradient is not that of what it computes: ties, zeros and the edges of what is clamped.
-NOT_SMOOTH = ("ties", "zeros", "scale_zero", "unforced", "second_alone", "constant", "at_the_limits", "of_negative",
-              "unstable", "in_place", "not_numbers")
+NOT_SMOOTH = (
+    "ties",
+    "zeros",
+    "scale_zero",
+    "unforced",
+    "second_alone",
+    "constant",
+    "at_the_limits",
+    "of_negative",
+    "unstable",
+    "in_place",
+    "not_numbers",
+)
 
 
 def net_of(row: layers.Row) -> tuple[caffe.Net, dict]:
@@ -83,9 +94,14 @@ def test_blobs_that_nobody_touched(type_, channels_last):
 
 
 OVERRIDDEN = [
-    row for row in PLAIN
-    if row.backward and not row.in_place and not any(word in row.name for word in NOT_SMOOTH)
-    and row.type in registry and issubclass(registry[row.type], TorchLayer) and row.type not in ("Dropout", "Embed")
+    row
+    for row in PLAIN
+    if row.backward
+    and not row.in_place
+    and not any(word in row.name for word in NOT_SMOOTH)
+    and row.type in registry
+    and issubclass(registry[row.type], TorchLayer)
+    and row.type not in ("Dropout", "Embed")
     and "compute" in {name for cls in registry[row.type].__mro__ if cls is not TorchLayer for name in vars(cls)}
 ]
 
@@ -137,19 +153,24 @@ def test_propagate_down_alone_starts_no_backward_pass():
 def test_a_loss_top_that_grows_is_warned_of(monkeypatch):
     said = []
     monkeypatch.setattr("torchcaffe.base.log.warning", lambda where, line: said.append(line))
-    net = net_from(BELOW + 'layer { name: "l" type: "Reduction" bottom: "b" top: "l" loss_weight: 2 '
-                   "reduction_param { axis: 1 } }")
+    net = net_from(
+        BELOW + 'layer { name: "l" type: "Reduction" bottom: "b" top: "l" loss_weight: 2 reduction_param { axis: 1 } }'
+    )
     for size in (2, 3, 5, 4, 5):
         net.blobs["b"].reshape(size, 2)
         net.reshape()
-    assert said == ["l has grown: its loss_weight is lost and it no longer counts, as in BVLC; make the net with its "
-                    "largest shape"]
+    assert said == [
+        "l has grown: its loss_weight is lost and it no longer counts, as in BVLC; make the net with its largest shape"
+    ]
 
 
-@pytest.mark.parametrize("text, words", [
-    ('type: "Embed" bottom: "b" top: "y" embed_param { num_output: 2 input_dim: 3 }', "index 7 is out of range"),
-    ('type: "ArgMax" bottom: "b" top: "y" argmax_param { top_k: 9 }', "top_k"),
-])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ('type: "Embed" bottom: "b" top: "y" embed_param { num_output: 2 input_dim: 3 }', "index 7 is out of range"),
+        ('type: "ArgMax" bottom: "b" top: "y" argmax_param { top_k: 9 }', "top_k"),
+    ],
+)
 def test_bad_input_names_the_layer(text, words):
     with pytest.raises(caffe.CaffeError, match=words) as error:
         net = net_from(BELOW + f'layer {{ name: "faulty" {text} }}')
@@ -225,7 +246,7 @@ def test_in_place_with_another_shape(text, tmp_path):
         (
             'type: "Convolution" blobs { shape { dim: 1 dim: 9 } '
             + "data: 1 " * 9
-            + '} convolution_param { num_output: 1 kernel_size: 1 kernel_size: 3 bias_term: false }',
+            + "} convolution_param { num_output: 1 kernel_size: 1 kernel_size: 3 bias_term: false }",
             "blob 0 has shape \\(1, 9\\), \\(1, 3, 1, 3\\) expected",
         ),
     ],
@@ -297,9 +318,11 @@ def test_an_lrn_window_wider_than_the_channels_costs_no_more():
     """local_size is a stranger's number: 2147483647 once added zeros for hours. The sums are over all channels."""
     x = np.random.RandomState(0).randn(2, 3, 4, 5).astype(np.float32)
     size = 2**31 - 1
-    net = net_from('layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 dim: 4 dim: 5 } } }'
-                   f'layer {{ name: "y" type: "LRN" bottom: "x" top: "y" lrn_param {{ local_size: {size} '
-                   'alpha: 1e9 } } force_backward: true')
+    net = net_from(
+        'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 dim: 4 dim: 5 } } }'
+        f'layer {{ name: "y" type: "LRN" bottom: "x" top: "y" lrn_param {{ local_size: {size} '
+        "alpha: 1e9 } } force_backward: true"
+    )
     net.blobs["x"].data[...] = x
     net.forward()
     scale = 1 + 1e9 / size * (x * x).sum(1, keepdims=True)
@@ -324,16 +347,21 @@ def test_a_loss_goes_back_from_the_scores_that_forward_saw(kind):
     np.testing.assert_array_equal(*gradients)
 
 
-@pytest.mark.parametrize(("kind", "rest", "match"), [
-    ("ContrastiveLoss", 'bottom: "x" bottom: "x" bottom: "one" top: "y"', "bottom 2: shape"),
-    ("Embed", 'bottom: "x" top: "x" embed_param { input_dim: 2 num_output: 1 }', "in place"),
-    ("Crop", 'bottom: "x" bottom: "one" top: "x" crop_param { axis: 0 }', "in place"),
-    ("ArgMax", 'bottom: "x" top: "x"', "in place"),
-    ("Dropout", 'bottom: "x" top: "y" dropout_param { dropout_ratio: 1 }', "dropout_ratio: 1"),
-])
+@pytest.mark.parametrize(
+    ("kind", "rest", "match"),
+    [
+        ("ContrastiveLoss", 'bottom: "x" bottom: "x" bottom: "one" top: "y"', "bottom 2: shape"),
+        ("Embed", 'bottom: "x" top: "x" embed_param { input_dim: 2 num_output: 1 }', "in place"),
+        ("Crop", 'bottom: "x" bottom: "one" top: "x" crop_param { axis: 0 }', "in place"),
+        ("ArgMax", 'bottom: "x" top: "x"', "in place"),
+        ("Dropout", 'bottom: "x" top: "y" dropout_param { dropout_ratio: 1 }', "dropout_ratio: 1"),
+    ],
+)
 def test_what_bvlc_computes_from_memory_that_is_not_its_own(kind, rest, match):
     """Labels that are not there, blobs that change their shape in place; and Dropout of everything, which gives NaN."""
     with pytest.raises(CaffeError, match=f"layer 'it' .*{match}"):
-        net_from('layer { name: "x" type: "Input" top: "x" top: "one" '
-                 "input_param { shape { dim: 4 dim: 3 } shape { dim: 1 dim: 1 } } }"
-                 f'layer {{ name: "it" type: "{kind}" {rest} }}')
+        net_from(
+            'layer { name: "x" type: "Input" top: "x" top: "one" '
+            "input_param { shape { dim: 4 dim: 3 } shape { dim: 1 dim: 1 } } }"
+            f'layer {{ name: "it" type: "{kind}" {rest} }}'
+        )

@@ -16,16 +16,19 @@ HERE = BVLC
 GOLDENS = HERE / "goldens" / "layers"
 ERRORS = json.loads((GOLDENS / "errors.json").read_text())
 LIMITS = {"forward": compare.FORWARD, "bottom": compare.BOTTOM, "param": compare.PARAM}
-ALL = "AbsVal Accuracy ArgMax BNLL BatchNorm BatchReindex Bias Clip Concat ContrastiveLoss Convolution Crop Data "\
-    "Deconvolution Dropout DummyData ELU Eltwise Embed EuclideanLoss Exp Filter Flatten HDF5Data HDF5Output HingeLoss "\
-    "Im2col ImageData InfogainLoss Input InnerProduct LRN LSTM LSTMUnit Log MVN MemoryData MultinomialLogisticLoss "\
-    "PReLU Parameter Pooling Power Python RNN ReLU Reduction Reshape SPP Scale Sigmoid SigmoidCrossEntropyLoss "\
+ALL = (
+    "AbsVal Accuracy ArgMax BNLL BatchNorm BatchReindex Bias Clip Concat ContrastiveLoss Convolution Crop Data "
+    "Deconvolution Dropout DummyData ELU Eltwise Embed EuclideanLoss Exp Filter Flatten HDF5Data HDF5Output HingeLoss "
+    "Im2col ImageData InfogainLoss Input InnerProduct LRN LSTM LSTMUnit Log MVN MemoryData MultinomialLogisticLoss "
+    "PReLU Parameter Pooling Power Python RNN ReLU Reduction Reshape SPP Scale Sigmoid SigmoidCrossEntropyLoss "
     "Silence Slice Softmax SoftmaxWithLoss Split Swish TanH Threshold Tile WindowData".split()
+)
 
 
 @pytest.fixture(scope="module")
 def caffe():
     import torchcaffe as engine
+
     engine.install_as_caffe()
     sys.path.insert(0, str(HERE))  # for py_layers
     engine.allow_python_layers(True)

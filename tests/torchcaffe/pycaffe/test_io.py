@@ -105,6 +105,7 @@ def test_oversample():
 
 def test_load_image(tmp_path):
     import cv2
+
     loaded = np.load(GOLDENS / "loaded.npz")
 
     def read(name, color=True):

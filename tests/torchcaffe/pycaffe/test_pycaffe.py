@@ -1058,8 +1058,12 @@ def test_parameters_of_python_layers(tmp_path):
 
 
 def test_a_python_layer_may_hold_its_gradient(tmp_path):
-    net = python_layer("p", "", "y", "Holds") + python_layer("z", "", "z", "Zero") + """
+    net = (
+        python_layer("p", "", "y", "Holds")
+        + python_layer("z", "", "z", "Zero")
+        + """
         layer { name: "loss" type: "EuclideanLoss" bottom: "y" bottom: "z" top: "loss" }"""
+    )
     solver = caffe.get_solver(solver_file(tmp_path, net=net))
     solver.step(1)
     np.testing.assert_allclose(solver.net.params["p"][0].data, -0.01)

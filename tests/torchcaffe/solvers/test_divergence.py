@@ -28,13 +28,22 @@ PLAIN = NET % ("", "ip")
 GROWING = NET % ('layer { name: "exp" type: "Exp" bottom: "ip" top: "ip" exp_param { scale: 4 } }', "ip")
 # The root's slope at 0, where its value is 0: so all weights begin at 0.
 STEEP = NET.replace("xavier", "constant") % (
-    'layer { name: "root" type: "Power" bottom: "ip" top: "root" power_param { power: 0.5 } }', "root")
+    'layer { name: "root" type: "Power" bottom: "ip" top: "root" power_param { power: 0.5 } }',
+    "root",
+)
 
 
 def solver(net: str, prefix: str = "x", **more):
     Path("net.prototxt").write_text(net)
-    text = {"base_lr": 0.01, "momentum": 0.9, "lr_policy": '"fixed"', "random_seed": 7, "max_iter": 50,
-            "snapshot_prefix": f'"{prefix}"', **more}
+    text = {
+        "base_lr": 0.01,
+        "momentum": 0.9,
+        "lr_policy": '"fixed"',
+        "random_seed": 7,
+        "max_iter": 50,
+        "snapshot_prefix": f'"{prefix}"',
+        **more,
+    }
     Path("solver.prototxt").write_text('net: "net.prototxt"\n' + "".join(f"{k}: {v}\n" for k, v in text.items()))
     return caffe.get_solver("solver.prototxt")
 
@@ -83,8 +92,7 @@ def test_a_gradient_that_is_no_number():
     assert not list(Path().glob("y_iter_*"))
 
 
-@pytest.mark.parametrize("type_, lr, broken", [
-    ("SGD", 1e30, r"ip\[0\]"), ("AdaGrad", 0.01, r"the history of ip\[0\]")])
+@pytest.mark.parametrize("type_, lr, broken", [("SGD", 1e30, r"ip\[0\]"), ("AdaGrad", 0.01, r"the history of ip\[0\]")])
 def test_no_snapshot_of_what_an_update_has_broken(type_, lr, broken):
     """The loss before that update is finite; the snapshot due right after it would be the newest."""
     more = {} if type_ == "SGD" else {"momentum": 0}

@@ -126,8 +126,9 @@ def test_testing_and_ranking_in_turns_are_the_same(tmp_path):
             assert done.returncode == 0, done.stderr
             texts = [done.stdout, *((tmp_path / out).with_suffix(suffix).read_text() for suffix in (".csv", ".json"))]
             # The page keeps its own place's choices apart, so the pages' digests differ.
-            found[count, tool] = [re.sub(r'(".html": )"\w+"', r"\1", text.replace(out.split(".")[0], ""))
-                                  for text in texts]
+            found[count, tool] = [
+                re.sub(r'(".html": )"\w+"', r"\1", text.replace(out.split(".")[0], "")) for text in texts
+            ]
     for tool in ("evaluate.py", "rank_photos.py"):
         assert found[1, tool] == found[2, tool]
     assert "7 photos (0 known already), 1 not read" in found[2, "rank_photos.py"][0]
@@ -145,7 +146,7 @@ time.sleep(60)
 
 def test_a_signal_to_the_launcher_stops_all(tmp_path):
     (tmp_path / "child.py").write_text(CHILD)
-    code = "import sys; from torchcaffe import parallel; sys.exit(parallel.launch(['child.py'], 2))"
+    code = "import sys; from torchcaffe.solvers import parallel; sys.exit(parallel.launch(['child.py'], 2))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     launcher = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 100

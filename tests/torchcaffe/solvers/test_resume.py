@@ -53,8 +53,14 @@ layer { name: "lstm" type: "LSTM" bottom: "x" bottom: "cont" top: "y"
   recurrent_param { num_output: 5 weight_filler { type: "uniform" min: -0.1 max: 0.1 } } }
 layer { name: "loss" type: "EuclideanLoss" bottom: "y" bottom: "wanted" top: "loss" }
 """
-NETS = {"lmdb": LMDB % "TRAIN" + LMDB % "TEST" + NET, "images": IMAGES + NET, "hdf5": HDF5 + NET,
-        "windows": WINDOWS + NET, "dummy": DUMMY + NET, "recurrent": RECURRENT}
+NETS = {
+    "lmdb": LMDB % "TRAIN" + LMDB % "TEST" + NET,
+    "images": IMAGES + NET,
+    "hdf5": HDF5 + NET,
+    "windows": WINDOWS + NET,
+    "dummy": DUMMY + NET,
+    "recurrent": RECURRENT,
+}
 
 
 @pytest.fixture
@@ -71,8 +77,9 @@ def folder(tmp_path, monkeypatch):
     for i, photo in enumerate(photos):
         cv2.imwrite(f"{i}.png", photo)
     Path("list.txt").write_text("".join(f"{i}.png {i % 3}\n" for i in range(11)))
-    Path("windows.txt").write_text("".join(
-        f"# {i}\n{i}.png\n3\n12\n12\n2\n1 0.9 1 1 8 9\n0 0.1 0 2 7 11\n" for i in range(11)))
+    Path("windows.txt").write_text(
+        "".join(f"# {i}\n{i}.png\n3\n12\n12\n2\n1 0.9 1 1 8 9\n0 0.1 0 2 7 11\n" for i in range(11))
+    )
     for part in range(2):
         with h5py.File(f"{part}.h5", "w") as file:
             file["data"] = rng.standard_normal((7, 3, 9, 9)).astype(np.float32)
@@ -83,8 +90,18 @@ def folder(tmp_path, monkeypatch):
 
 def solver(net: str, prefix: str, **more):
     """A solver of NETS[net] with dropout, momentum and a smoothed loss."""
-    text = {"base_lr": 0.01, "momentum": 0.9, "lr_policy": '"step"', "stepsize": 5, "gamma": 0.5, "random_seed": 7,
-            "average_loss": 3, "snapshot_prefix": f'"{prefix}"', "max_iter": 100, **more}
+    text = {
+        "base_lr": 0.01,
+        "momentum": 0.9,
+        "lr_policy": '"step"',
+        "stepsize": 5,
+        "gamma": 0.5,
+        "random_seed": 7,
+        "average_loss": 3,
+        "snapshot_prefix": f'"{prefix}"',
+        "max_iter": 100,
+        **more,
+    }
     if net == "lmdb":
         text |= {"test_iter": 2, "test_interval": 4, "test_initialization": "false"}
     Path("net.prototxt").write_text(NETS[net])
@@ -117,7 +134,9 @@ def test_a_resumed_run_is_the_uninterrupted_one(net, type_, form, folder):
     for ours, wanted in zip(weights(again), weights(whole)):
         np.testing.assert_array_equal(ours, wanted)
     again.snapshot(), whole.snapshot()
-    for (name, ours), wanted in zip(*(snapshots.read(f"{p}_iter_13.resume.npz")[1].items() for p in ("again", "whole"))):
+    for (name, ours), wanted in zip(
+        *(snapshots.read(f"{p}_iter_13.resume.npz")[1].items() for p in ("again", "whole"))
+    ):
         np.testing.assert_array_equal(ours, wanted[1], err_msg=name)
 
 
@@ -164,14 +183,22 @@ def test_extra_state_of_another_snapshot_is_left_alone(folder, capfd):
     assert again.net.blobs["label"].data.tolist() == [0, 1, 2, 0]
 
 
-@pytest.mark.parametrize("harm, says", [
-    (lambda d: (d / "x_iter_2.resume.npz").write_bytes(b"PK no zip"), "x_iter_2.resume.npz: not arrays of NumPy"),
-    (lambda d: (d / "x_iter_2.resume.npz").write_bytes((d / "x_iter_2.resume.npz").read_bytes()[:-300]), "damaged"),
-    (lambda d: np.savez(d / "x_iter_2.resume.npz", about=np.array([{}], object)), "it holds Python objects"),
-    (lambda d: np.savez(d / "x_iter_2.resume.npz", about=np.array('{"format": 9}')), "format 9"),
-    *((lambda d, put=put: ((d / "x_iter_2.resume.npz").unlink(), put(d / "x_iter_2.resume.npz")), "not a regular file")
-      for put in (os.mkdir, os.mkfifo, lambda path: os.symlink("gone", path))),
-])
+@pytest.mark.parametrize(
+    "harm, says",
+    [
+        (lambda d: (d / "x_iter_2.resume.npz").write_bytes(b"PK no zip"), "x_iter_2.resume.npz: not arrays of NumPy"),
+        (lambda d: (d / "x_iter_2.resume.npz").write_bytes((d / "x_iter_2.resume.npz").read_bytes()[:-300]), "damaged"),
+        (lambda d: np.savez(d / "x_iter_2.resume.npz", about=np.array([{}], object)), "it holds Python objects"),
+        (lambda d: np.savez(d / "x_iter_2.resume.npz", about=np.array('{"format": 9}')), "format 9"),
+        *(
+            (
+                lambda d, put=put: ((d / "x_iter_2.resume.npz").unlink(), put(d / "x_iter_2.resume.npz")),
+                "not a regular file",
+            )
+            for put in (os.mkdir, os.mkfifo, lambda path: os.symlink("gone", path))
+        ),
+    ],
+)
 def test_bad_extra_state(harm, says, folder):
     made = solver("lmdb", "x")
     made.step(2)
@@ -307,7 +334,8 @@ def test_a_users_layer_may_have_a_state_of_its_own(tmp_path):
         f'layer {{ name: "p" type: "Python" bottom: "ip" top: "p" python_param {{ module: "{__name__}"\n'
         '  layer: "Stateful" } }\n'
         'layer { name: "l" type: "EuclideanLoss" bottom: "p" bottom: "p" top: "l" } }\n'
-        f'base_lr: 0.1 lr_policy: "fixed" snapshot_prefix: "{tmp_path}/s" solver_mode: CPU\n')
+        f'base_lr: 0.1 lr_policy: "fixed" snapshot_prefix: "{tmp_path}/s" solver_mode: CPU\n'
+    )
     solver = caffe.get_solver(str(tmp_path / "s.prototxt"))
     solver.step(1)
     solver.snapshot()
