@@ -10,14 +10,7 @@ from torch import nn
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import caffemodel, upgrade
 from torchcaffe.proto import caffe_pb2
-
-
-def _pair(p: object, short: str, field: str, default: int) -> tuple[int, int]:
-    if p.HasField(f"{short}_h"):
-        return getattr(p, f"{short}_h"), getattr(p, f"{short}_w")
-    value = getattr(p, field)
-    values = list(value) if not isinstance(value, int) else [value]
-    return (values[0] if values else default, values[-1] if values else default)
+from torchcaffe.proto.geometry import read_window
 
 
 class PlainNet(nn.Module):
@@ -33,12 +26,13 @@ class PlainNet(nn.Module):
         tensors = [torch.tensor(b.reshape(b.shape)) for b in blobs]
         if p.type == "Convolution":
             c = p.convolution_param
+            window = read_window(c)
             module: nn.Module = nn.Conv2d(
                 tensors[0].shape[1] * c.group,
                 c.num_output,
                 tuple(tensors[0].shape[2:]),
-                _pair(c, "stride", "stride", 1),
-                _pair(c, "pad", "pad", 0),
+                window.stride,
+                window.pad,
                 groups=c.group,
                 bias=c.bias_term,
             )
@@ -61,12 +55,8 @@ class PlainNet(nn.Module):
                 module = nn.AdaptiveMaxPool2d(1) if q.pool == q.MAX else nn.AdaptiveAvgPool2d(1)
             else:
                 kind = nn.MaxPool2d if q.pool == q.MAX else nn.AvgPool2d
-                module = kind(
-                    _pair(q, "kernel", "kernel_size", 1),
-                    _pair(q, "stride", "stride", 1),
-                    _pair(q, "pad", "pad", 0),
-                    ceil_mode=True,
-                )
+                window = read_window(q)
+                module = kind(window.kernel, window.stride, window.pad, ceil_mode=True)
         elif p.type == "LRN":
             q = p.lrn_param
             module = nn.LocalResponseNorm(q.local_size, q.alpha, q.beta, q.k)

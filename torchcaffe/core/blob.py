@@ -374,6 +374,9 @@ class BlobVec(list):
         self.append(Parameter(*shape))
 
 
+Blobs = list[Blob]  # a layer's bottoms or tops
+
+
 def canonical_axis(axis: int, axes: int, field: str = "axis") -> int:
     """Caffe's CanonicalAxisIndex: negative axes count from the end."""
     if not -axes <= axis < axes:

@@ -10,17 +10,17 @@ import torch
 from torchcaffe.base import context
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.core import python_layer
-from torchcaffe.core.blob import Blob
+from torchcaffe.core.blob import Blobs
 from torchcaffe.core.layer import Layer, layer
 from torchcaffe.proto import caffe_pb2
 
 
 @layer()
 class Python(Layer):
-    """A class that subclasses caffe.Layer, named by python_param's module and layer; exceptions of its own surface.
+    """A subclass of caffe.Layer, named by python_param's module and layer. Its exceptions are not caught.
 
-    `user` is the instance (what Net.layers shows); it has param_str, phase and blobs. It is kept apart from this
-    layer, so that no attribute it sets meets one of the engine's."""
+    `user` is its instance (what Net.layers shows), with param_str, phase and blobs. It is a separate object so that its
+    attributes cannot collide with the engine's."""
 
     reshape_always = True
     recordable = False
@@ -32,19 +32,19 @@ class Python(Layer):
         self.user.phase = int(self.phase)
         self._caffe_blobs = self.user._caffe_blobs
 
-    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def setup(self, bottom: Blobs, top: Blobs) -> None:
         with torch.enable_grad():  # for users who compute with torch
             self.user.setup(bottom, top)
 
-    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def reshape(self, bottom: Blobs, top: Blobs) -> None:
         with torch.enable_grad():
             self.user.reshape(bottom, top)
 
-    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def forward(self, bottom: Blobs, top: Blobs) -> None:
         with torch.enable_grad():
             self.user.forward(bottom, top)
 
-    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
         with torch.enable_grad():
             self.user.backward(top, propagate_down, bottom)
 
@@ -55,8 +55,9 @@ class Python(Layer):
 
 
 def _find(p: caffe_pb2.PythonParameter) -> type[python_layer.Layer]:
-    """The class that a prototxt names. A file alone must not start code: without permission only a Layer of a module
-    that the program has imported itself."""
+    """The class that a prototxt names.
+
+    A prototxt alone must not run code: without permission, the module must be one that the program has imported."""
     named = f"python_param: layer '{p.layer}' of module '{p.module}'"
     if context.python_layers_allowed:
         if not p.module or p.module.startswith("."):
@@ -65,13 +66,13 @@ def _find(p: caffe_pb2.PythonParameter) -> type[python_layer.Layer]:
             module = importlib.import_module(p.module)
         except ModuleNotFoundError as error:
             if error.name is None or p.module != error.name and not p.module.startswith(error.name + "."):
-                raise  # the module is there, one that it imports is not
+                raise  # the module exists, one that it imports does not
             raise CaffeError(f"{named}: there is no such module on Python's path") from None
     else:
         module = sys.modules.get(p.module)
     cls = getattr(module, p.layer, None)
     if isinstance(cls, type) and issubclass(cls, python_layer.Layer):
-        # The engine's own are made otherwise; this one would make itself, and that one again.
+        # The engine's own layers cannot be made so; Python would make itself without end.
         if issubclass(cls, Layer) or cls is python_layer.Layer:
             raise CaffeError(f"{named}: the engine's own; a Python layer is a user's class")
         return cls
