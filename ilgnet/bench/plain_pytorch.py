@@ -58,8 +58,8 @@ class PlainNet(nn.Module):
                 window = read_window(q)
                 module = kind(window.kernel, window.stride, window.pad, ceil_mode=True)
         elif p.type == "LRN":
-            q = p.lrn_param
-            module = nn.LocalResponseNorm(q.local_size, q.alpha, q.beta, q.k)
+            n = p.lrn_param
+            module = nn.LocalResponseNorm(n.local_size, n.alpha, n.beta, n.k)
         elif p.type == "ReLU":
             module = nn.ReLU(inplace=True)
         elif p.type == "Dropout":

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
@@ -23,7 +24,7 @@ def warn_of_product_in_place(layer: Layer) -> None:
     log.warning("layer", f"{name} writes a matrix product over its own input: as in BVLC, its output is the bias alone")
 
 
-def product_in_place(top: Blob, bias: torch.Tensor | None) -> None:
+def product_in_place(top: Blob, bias: Tensor | None) -> None:
     """Give the top what BVLC computes where a matrix product overwrites its own input.
 
     BLAS clears the output first, so the result is the bias alone, and no gradient goes down. `bias` must broadcast to
@@ -54,7 +55,7 @@ class _Windowed(Layer):
         # C++ rounds towards zero, so an image slightly smaller than the kernel still gives 1 in BVLC.
         return int((size + 2 * self.pad[i] - self.extent[i]) / self.stride[i]) + 1
 
-    def im2col(self, images: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+    def im2col(self, images: Tensor, counts: Sequence[int]) -> Tensor:
         """(N, C, *spatial) -> (N, C * kernel, windows), the windows' pixels: a view but for the last step."""
         far = [
             (count - 1) * self.stride[i] + self.extent[i] - images.shape[2 + i] - self.pad[i]
@@ -122,7 +123,7 @@ class BaseConvolution(_Windowed):
         fits = all(size + 2 * self.pad[i] >= self.extent[i] for i, size in enumerate(images))
         self.native = fits and 1 <= self.axes <= 3 and 0 not in self.dilation
 
-    def as_batch(self, tensor: torch.Tensor) -> torch.Tensor:
+    def as_batch(self, tensor: Tensor) -> Tensor:
         """(..., channels, *spatial) -> (N, channels, *spatial), channels last where that is the fast layout."""
         if self.axis != 1:
             tensor = tensor.reshape(-1, *tensor.shape[self.axis :])
@@ -143,13 +144,13 @@ class BaseConvolution(_Windowed):
                 continue
             target.t = shaped(self.convolve(self.as_batch(source.t), weight, bias), target.shape)
 
-    def col2im(self, columns: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    def col2im(self, columns: Tensor, shape: Sequence[int]) -> Tensor:
         """The adjoint of im2col: images of `shape`, in which every pixel sums up its places in the columns."""
         with torch.enable_grad():
             images = torch.zeros(shape, dtype=columns.dtype, device=columns.device, requires_grad=True)
             return torch.autograd.grad(self.im2col(images, self.counts), images, columns)[0]
 
-    def convolve(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The layer's arithmetic on (N, channels, *spatial)."""
         if self.native:
             return torch.convolution(x, weight, bias, *self.arguments())
@@ -165,8 +166,8 @@ class BaseConvolution(_Windowed):
         return y if bias is None else y + bias.view(-1, *(1,) * self.axes)
 
     def convolve_backward(
-        self, g: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, wanted: list[bool]
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        self, g: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """The gradients of bottom, weight and bias (None where not wanted) from the top's, `g`."""
         if self.native:
             return torch.ops.aten.convolution_backward(g, x, weight, [self.outputs], *self.arguments(), wanted)
@@ -213,7 +214,7 @@ class Convolution(BaseConvolution):
     It also does the work of layers that follow in place and only scale channels (BatchNorm by running statistics,
     Scale), and of a ReLU after them. The scaled weight and bias are kept until a blob they are made of changes."""
 
-    _folded: tuple[torch.Tensor, torch.Tensor]
+    _folded: tuple[Tensor, Tensor]
     _folded_of: list[tuple[int, int, int] | None] = []
 
     def fuses(self, following: Sequence[Layer]) -> int:
@@ -236,7 +237,7 @@ class Convolution(BaseConvolution):
         # Not oneDNN's fused convolution and ReLU, which turns NaN into 0.
         top[0].t = shaped(y.relu_() if relu else y, top[0].shape)
 
-    def _fold(self, scaling: Sequence[Layer]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _fold(self, scaling: Sequence[Layer]) -> tuple[Tensor, Tensor]:
         """The weight and bias of this layer together with the scaling layers that follow."""
         blobs = [blob for layer in (self, *scaling) for blob in layer.blobs]
         weight, *rest = (blob.t for blob in blobs)
@@ -277,5 +278,5 @@ class Im2col(_Windowed, TorchLayer):
         self.shape = (*shape[: self.axis], shape[self.axis] * math.prod(self.kernel), *counts)
         top[0].reshape(*self.shape)
 
-    def compute(self, x: torch.Tensor) -> torch.Tensor:
+    def compute(self, x: Tensor) -> Tensor:
         return self.im2col(x.reshape(-1, *x.shape[self.axis :]), self.shape[self.axis + 1 :]).reshape(self.shape)

@@ -6,6 +6,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.core.blob import Blobs, canonical_axis
@@ -14,11 +15,11 @@ from torchcaffe.ops.common import check_positive, in_range, make_blobs, refuse_g
 from torchcaffe.ops.conv import product_in_place, warn_of_product_in_place
 
 
-def _to_bfloat16(weight: torch.Tensor) -> tuple[torch.Tensor, None]:
+def _to_bfloat16(weight: Tensor) -> tuple[Tensor, None]:
     return weight.to(torch.bfloat16).contiguous(), None
 
 
-def _to_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
     """(outputs, inputs) as int8, scaled so that each row's greatest magnitude is 127, and the scales.
 
     Zeros fill the rows up to a multiple of 64, because torch's product reads whole vectors, even past the end."""
@@ -39,7 +40,7 @@ class InnerProduct(Layer):
     """y = x W' + b, where x is everything from `axis` on as one vector; W is (outputs, inputs), or its transpose."""
 
     precision: str | None = None  # the one of PRECISIONS that forward rounds the weight to; None: as it is
-    _reduced: tuple[torch.Tensor, torch.Tensor | None]
+    _reduced: tuple[Tensor, Tensor | None]
     _reduced_of: tuple[str, tuple[int, int, int]] | None = None
 
     def setup(self, bottom: Blobs, top: Blobs) -> None:
@@ -77,7 +78,7 @@ class InnerProduct(Layer):
             y.add_(self.blobs[1].t.view(-1))
         top[0].t = y.view(top[0].shape)
 
-    def _rounded_product(self, x: torch.Tensor, w: torch.Tensor, precision: str) -> torch.Tensor:
+    def _rounded_product(self, x: Tensor, w: Tensor, precision: str) -> Tensor:
         """x (N, inputs) times w (inputs, outputs), w rounded to the precision and x to bfloat16."""
         stamp = self.blobs[0].data_memory.stamp()
         made_of = None if stamp is None else (precision, stamp)
@@ -124,7 +125,7 @@ class Embed(TorchLayer):
     def reshape(self, bottom: Blobs, top: Blobs) -> None:
         top[0].reshape(*bottom[0].shape, self.p.num_output)
 
-    def compute(self, x: torch.Tensor, table: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    def compute(self, x: Tensor, table: Tensor, bias: Tensor | None = None) -> Tensor:
         rows = self.p.input_dim
         index = in_range(x.to(torch.int64), rows, "bottom 0: index", f"input_dim {rows}")
         y = F.embedding(index, table.reshape(rows, -1))  # an old file's table has four axes

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
@@ -28,11 +29,8 @@ class Softmax(TorchLayer):
         self.axis = canonical_axis(self.p.axis, len(bottom[0].shape))
         top[0].reshape(*bottom[0].shape)
 
-    def compute(self, x: torch.Tensor) -> torch.Tensor:
+    def compute(self, x: Tensor) -> Tensor:
         return torch.softmax(x, self.axis)
-
-    def forward(self, bottom: Blobs, top: Blobs) -> None:
-        top[0].t = self.compute(bottom[0].t)
 
     def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
         if propagate_down[0]:
@@ -67,7 +65,7 @@ def check_label_count(label: Blob, predictions: int) -> None:
         )
 
 
-def integers(label: torch.Tensor) -> torch.Tensor:
+def integers(label: Tensor) -> Tensor:
     """Labels as BVLC casts them to int: NaN and what does not fit become the least int."""
     if label.device.type == "cpu":  # a GPU casts NaN to 0, which is a label
         label = label.to(torch.int32)
@@ -80,18 +78,18 @@ class Labels:
     `valid`: which of them count; `safe`: the labels, 0 where they don't count; `fault`: what a loss adds, NaN where a
     label is out of range on a GPU (on the CPU that raises CaffeError)."""
 
-    def __init__(self, label: torch.Tensor, outer: int, inner: int, classes: int, ignore: int | None):
+    def __init__(self, label: Tensor, outer: int, inner: int, classes: int, ignore: int | None):
         values = integers(label.reshape(outer, inner))
         self.valid = torch.ones_like(values, dtype=torch.bool) if ignore is None else values != ignore
         safe = values.where(self.valid, torch.zeros_like(values))
-        self.fault: torch.Tensor | float = 0.0
+        self.fault: Tensor | float = 0.0
         if safe.device.type != "cpu":
             wrong = ((safe < 0) | (safe >= classes)).any()
             self.fault = torch.zeros((), device=safe.device).masked_fill(wrong, math.nan)
         self.safe = in_range(safe, classes, "bottom 1: label", f"{classes} classes")
 
 
-def clear_ignored(gradient: torch.Tensor, valid: torch.Tensor) -> None:
+def clear_ignored(gradient: Tensor, valid: Tensor) -> None:
     """Write 0 where `valid` is false, whatever is there (NaN times 0 is NaN).
 
     By the bits of the float32: masked_fill_ takes ten times as long with a mask that broadcasts over the classes."""
@@ -111,7 +109,7 @@ class _OverClasses(Layer):
         self.inner = math.prod(shape[self.axis + 1 :])
         check_label_count(bottom[1], self.outer * self.inner)
 
-    def scores(self, bottom: Blobs) -> torch.Tensor:
+    def scores(self, bottom: Blobs) -> Tensor:
         return bottom[0].t.reshape(self.outer, self.classes, self.inner)
 
     def labels(self, bottom: Blobs) -> Labels:
@@ -133,7 +131,7 @@ class _NormalizedLoss(LossLayer):
         if p.HasField("normalize") and not p.HasField("normalization"):  # the old field
             self.mode = kinds.VALID if p.normalize else kinds.BATCH_SIZE
 
-    def divisor(self, valid: torch.Tensor) -> torch.Tensor | float:
+    def divisor(self, valid: Tensor) -> Tensor | float:
         """What the summed loss is divided by: at least 1."""
         kinds = caffe_pb2.LossParameter
         if self.mode == kinds.FULL:
@@ -146,11 +144,11 @@ class _NormalizedLoss(LossLayer):
 class _SoftmaxLoss(_NormalizedLoss, _OverClasses):
     """A normalized loss of softmax probabilities, summed over the items that count. Top 1, if any, is the softmax."""
 
-    def losses(self, labels: Labels, bottom: Blobs) -> torch.Tensor:
+    def losses(self, labels: Labels, bottom: Blobs) -> Tensor:
         """The loss of each item, (outer, inner)."""
         raise NotImplementedError
 
-    def gradient(self, labels: Labels, bottom: Blobs) -> torch.Tensor:
+    def gradient(self, labels: Labels, bottom: Blobs) -> Tensor:
         """The gradient of the sum, (outer, classes, inner)."""
         raise NotImplementedError
 
@@ -185,11 +183,11 @@ class _SoftmaxLoss(_NormalizedLoss, _OverClasses):
 class SoftmaxWithLoss(_SoftmaxLoss):
     """-log of the softmax's probability of the label, clamped at FLT_MIN."""
 
-    def losses(self, labels: Labels, bottom: Blobs) -> torch.Tensor:
+    def losses(self, labels: Labels, bottom: Blobs) -> Tensor:
         picked = self._prob.gather(1, labels.safe.unsqueeze(1)).squeeze(1)
         return -picked.clamp(min=FLT_MIN).log()
 
-    def gradient(self, labels: Labels, bottom: Blobs) -> torch.Tensor:
+    def gradient(self, labels: Labels, bottom: Blobs) -> Tensor:
         index = labels.safe.unsqueeze(1)
         return self._prob.clone().scatter_add_(1, index, torch.full_like(index, -1, dtype=self._prob.dtype))
 
@@ -250,7 +248,7 @@ class ContrastiveLoss(LossLayer):
             apart = (margin - self._squared.sqrt()).clamp(min=0).square()
         top[0].t = torch.where(similar, self._squared, apart).sum() / (2 * count)
 
-    def _similar(self, bottom: Blobs) -> torch.Tensor:
+    def _similar(self, bottom: Blobs) -> Tensor:
         return bottom[2].t.reshape(-1)[: bottom[0].num].to(torch.int64) != 0
 
     def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
@@ -276,7 +274,7 @@ class HingeLoss(LossLayer):
 
     The sum of these (norm L1) or of their squares (L2). A NaN score counts as 0."""
 
-    def _direction(self, bottom: Blobs) -> torch.Tensor:
+    def _direction(self, bottom: Blobs) -> Tensor:
         """(N, classes): -1 for the label's score, 1 for the others."""
         count, classes = bottom[0].num, math.prod(bottom[0].shape[1:])
         label = bottom[1].t.reshape(-1)[:count]
@@ -310,7 +308,7 @@ class MultinomialLogisticLoss(LossLayer):
         if (bottom[1].channels, bottom[1].height, bottom[1].width) != (1, 1, 1):
             raise CaffeError(f"bottom 1: shape {bottom[1].shape}, one label an item expected")
 
-    def _picked(self, bottom: Blobs) -> torch.Tensor:
+    def _picked(self, bottom: Blobs) -> Tensor:
         """(N, 1): the clamped probabilities of the labels."""
         x = bottom[0].t.reshape(bottom[0].num, -1)
         self._labels = Labels(bottom[1].t, len(x), 1, x.shape[1], None)
@@ -336,7 +334,7 @@ class InfogainLoss(_SoftmaxLoss):
 
     H (classes x classes) is bottom 2, or the BlobProto in the file `source`."""
 
-    _matrix: torch.Tensor
+    _matrix: Tensor
 
     def setup(self, bottom: Blobs, top: Blobs) -> None:
         super().setup(bottom, top)
@@ -354,15 +352,15 @@ class InfogainLoss(_SoftmaxLoss):
         if count != self.classes**2:
             raise CaffeError(f"infogain matrix: {count} values, {self.classes} x {self.classes} expected")
 
-    def _rows(self, labels: Labels, bottom: Blobs) -> torch.Tensor:
+    def _rows(self, labels: Labels, bottom: Blobs) -> Tensor:
         """(outer, classes, inner): the label's row of H."""
         matrix = bottom[2].t if len(bottom) > 2 else self._matrix
         return matrix.reshape(self.classes, self.classes)[labels.safe].transpose(1, 2)
 
-    def losses(self, labels: Labels, bottom: Blobs) -> torch.Tensor:
+    def losses(self, labels: Labels, bottom: Blobs) -> Tensor:
         return -(self._rows(labels, bottom) * self._prob.clamp(min=LOG_THRESHOLD).log()).sum(1)
 
-    def gradient(self, labels: Labels, bottom: Blobs) -> torch.Tensor:
+    def gradient(self, labels: Labels, bottom: Blobs) -> Tensor:
         rows = self._rows(labels, bottom)
         return self._prob * rows.sum(1, keepdim=True) - rows
 
@@ -388,7 +386,7 @@ class SigmoidCrossEntropyLoss(_NormalizedLoss):
         self.check_same_count(bottom)
         self.outer, self.inner = bottom[0].shape[0], math.prod(bottom[0].shape[1:])
 
-    def _valid(self, target: torch.Tensor) -> torch.Tensor:
+    def _valid(self, target: Tensor) -> Tensor:
         if self.ignore is None:
             return torch.ones_like(target, dtype=torch.bool)
         return integers(target) != self.ignore

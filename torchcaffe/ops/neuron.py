@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.core.blob import Blobs
@@ -21,7 +22,7 @@ from torchcaffe.proto import caffe_pb2
 from torchcaffe.random import streams
 
 
-def precise_sigmoid(x: torch.Tensor) -> torch.Tensor:
+def precise_sigmoid(x: Tensor) -> Tensor:
     """1 / (1 + e^-x) in double precision, as in BVLC: near 1 the gradient depends on the last bits, and values far
     below 0 become 0."""
     return (0.5 * torch.tanh(0.5 * x.double()) + 0.5).to(x.dtype)
@@ -30,7 +31,7 @@ def precise_sigmoid(x: torch.Tensor) -> torch.Tensor:
 class Neuron(TorchLayer):
     """A layer whose top has the bottom's shape. `gradient` is faster, or closer to BVLC, than compute's own."""
 
-    def gradient(self, x: torch.Tensor, y: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+    def gradient(self, x: Tensor, y: Tensor, g: Tensor) -> Tensor:
         """The bottom's diff, from its data, the top's data and the top's diff."""
         raise CaffeError(f"propagate_down: {self.type} has no gradient")
 
@@ -52,7 +53,7 @@ class ReLU(Neuron):
 
     keeps_for_backward = False
 
-    def compute(self, x: torch.Tensor) -> torch.Tensor:
+    def compute(self, x: Tensor) -> Tensor:
         return F.leaky_relu(x, self.p.negative_slope) if self.p.negative_slope else F.relu(x)
 
     def forward(self, bottom: Blobs, top: Blobs) -> None:
@@ -113,38 +114,35 @@ class Dropout(Neuron):
         bottom[0].g = top[0].g * self.mask
 
 
-def affine(x: torch.Tensor, scale: float, shift: float = 0.0) -> torch.Tensor:
+def affine(x: Tensor, scale: float, shift: float = 0.0) -> Tensor:
     """x * scale + shift. Times 0 even NaN and infinity are 0, as in BLAS; not adding a shift of 0 keeps -0."""
     y = x * scale if scale else torch.zeros_like(x)
     return y + shift if shift else y
 
 
-def derivative_times(layer: Neuron, derivative: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+def derivative_times(layer: Neuron, derivative: Tensor, g: Tensor) -> Tensor:
     """derivative * g. In place, BVLC writes the derivative over g and so multiplies it by itself."""
     return derivative * (derivative if layer.in_place else g)
 
 
 @layer(bottoms=1, tops=1)
-class AbsVal(Neuron):
+class AbsVal(TorchLayer):
     """|x|."""
 
     allows_in_place = False
 
-    def compute(self, x: torch.Tensor) -> torch.Tensor:
+    def compute(self, x: Tensor) -> Tensor:
         return x.abs()
-
-    def gradient(self, x: torch.Tensor, y: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
-        return x.sign() * g
 
 
 @layer(bottoms=1, tops=1)
 class BNLL(Neuron):
     """log(1 + e^x)."""
 
-    def compute(self, x: torch.Tensor) -> torch.Tensor:
+    def compute(self, x: Tensor) -> Tensor:
         return x.clamp(min=0) + torch.log1p(torch.exp(-x.abs()))
 
-    def gradient(self, x: torch.Tensor, y: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+    def gradient(self, x: Tensor, y: Tensor, g: Tensor) -> Tensor:
         return torch.sigmoid(x) * g
 
 
@@ -152,11 +150,11 @@ class BNLL(Neuron):
 class Clip(Neuron):
     """x, but no less than min and no more than max; NaN becomes min."""
 
-    def compute(self, x: torch.Tensor) -> torch.Tensor:
+    def compute(self, x: Tensor) -> Tensor:
         least, most = self.p.min, max(self.p.min, self.p.max)  # where the limits cross, min wins
         return x.clamp(least, most).nan_to_num_(least, math.inf, -math.inf)
 
-    def gradient(self, x: torch.Tensor, y: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+    def gradient(self, x: Tensor, y: Tensor, g: Tensor) -> Tensor:
         return g * ((x >= self.p.min) & (x <= self.p.max))
 
 
@@ -164,10 +162,10 @@ class Clip(Neuron):
 class ELU(Neuron):
     """x where it is positive, else alpha * (e^x - 1)."""
 
-    def compute(self, x: torch.Tensor) -> torch.Tensor:
+    def compute(self, x: Tensor) -> Tensor:
         return torch.where(x > 0, x, self.p.alpha * torch.expm1(x.clamp(max=0)))
 
-    def gradient(self, x: torch.Tensor, y: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+    def gradient(self, x: Tensor, y: Tensor, g: Tensor) -> Tensor:
         # BVLC's sum of both sides, which is NaN for +infinity; it is also faster than `where`.
         return (y + self.p.alpha).mul_(x <= 0).add_(x > 0).mul_(g)
 
@@ -184,10 +182,10 @@ class Exp(Neuron):
         self.inner = log_base * p.scale
         self.outer = math.exp(log_base * p.shift)
 
-    def compute(self, x: torch.Tensor) -> torch.Tensor:
+    def compute(self, x: Tensor) -> Tensor:
         return torch.exp(affine(x, self.inner)) * self.outer
 
-    def gradient(self, x: torch.Tensor, y: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+    def gradient(self, x: Tensor, y: Tensor, g: Tensor) -> Tensor:
         return affine(y * g, self.inner)
 
 
@@ -201,10 +199,10 @@ class Log(Neuron):
             raise CaffeError(f"base: {p.base} must be positive and not 1 (or -1 for e)")
         self.factor = 1.0 if p.base == -1 else 1.0 / math.log(p.base)
 
-    def compute(self, x: torch.Tensor) -> torch.Tensor:
+    def compute(self, x: Tensor) -> Tensor:
         return torch.log(affine(x, self.p.scale, self.p.shift)) * self.factor
 
-    def gradient(self, x: torch.Tensor, y: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+    def gradient(self, x: Tensor, y: Tensor, g: Tensor) -> Tensor:
         inverse = affine(x, self.p.scale, self.p.shift).reciprocal()
         return derivative_times(self, affine(inverse, self.p.scale * self.factor), g)
 
@@ -213,7 +211,7 @@ class Log(Neuron):
 class Power(Neuron):
     """(shift + scale * x)^power."""
 
-    def compute(self, x: torch.Tensor) -> torch.Tensor:
+    def compute(self, x: Tensor) -> Tensor:
         p = self.p
         if p.power * p.scale == 0:
             with np.errstate(all="ignore"):  # 0 to a negative power is infinity, as in C
@@ -221,7 +219,7 @@ class Power(Neuron):
         inner = affine(x, p.scale, p.shift)
         return inner if p.power == 1 else inner.pow(p.power)
 
-    def gradient(self, x: torch.Tensor, y: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+    def gradient(self, x: Tensor, y: Tensor, g: Tensor) -> Tensor:
         p = self.p
         if p.power * p.scale == 0 or p.power == 1:
             derivative = torch.full_like(x, p.power * p.scale)
@@ -246,7 +244,7 @@ class PReLU(TorchLayer):
         check_channels(bottom[0], bottom[0].channels if self.p.channel_shared else self.blobs[0].count)
         top[0].reshape(*bottom[0].shape)
 
-    def compute(self, x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+    def compute(self, x: Tensor, slope: Tensor) -> Tensor:
         return torch.where(x > 0, x, x * slope.view(1, -1, *(1,) * (x.dim() - 2)))
 
 
@@ -254,10 +252,10 @@ class PReLU(TorchLayer):
 class Sigmoid(Neuron):
     """1 / (1 + e^-x)."""
 
-    def compute(self, x: torch.Tensor) -> torch.Tensor:
+    def compute(self, x: Tensor) -> Tensor:
         return precise_sigmoid(x)
 
-    def gradient(self, x: torch.Tensor, y: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+    def gradient(self, x: Tensor, y: Tensor, g: Tensor) -> Tensor:
         return torch.ops.aten.sigmoid_backward(g, y)
 
 
@@ -265,11 +263,11 @@ class Sigmoid(Neuron):
 class Swish(Neuron):
     """x * sigmoid(beta * x)."""
 
-    def compute(self, x: torch.Tensor) -> torch.Tensor:
+    def compute(self, x: Tensor) -> Tensor:
         self._sigmoid = precise_sigmoid(affine(x, self.p.beta))  # kept for backward: in place, x is gone by then
         return x * self._sigmoid
 
-    def gradient(self, x: torch.Tensor, y: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+    def gradient(self, x: Tensor, y: Tensor, g: Tensor) -> Tensor:
         beta_y = y * self.p.beta
         return g * (beta_y + self._sigmoid * (1.0 - beta_y))
 
@@ -278,10 +276,10 @@ class Swish(Neuron):
 class TanH(Neuron):
     """The hyperbolic tangent."""
 
-    def compute(self, x: torch.Tensor) -> torch.Tensor:
+    def compute(self, x: Tensor) -> Tensor:
         return torch.tanh(x)
 
-    def gradient(self, x: torch.Tensor, y: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+    def gradient(self, x: Tensor, y: Tensor, g: Tensor) -> Tensor:
         return torch.ops.aten.tanh_backward(g, y)
 
 
@@ -289,5 +287,5 @@ class TanH(Neuron):
 class Threshold(Neuron):
     """1 where x is above the threshold, else 0. It has no gradient."""
 
-    def compute(self, x: torch.Tensor) -> torch.Tensor:
+    def compute(self, x: Tensor) -> Tensor:
         return (x > self.p.threshold).to(x.dtype)

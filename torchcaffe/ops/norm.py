@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.core.blob import Blob, Blobs, canonical_axis
@@ -42,7 +43,7 @@ class LRN(TorchLayer):
         # No wider than the channels reach: beyond them there is nothing to add.
         self.window = min(self.size, 2 * max(1, bottom[0].shape[1]) - 1)
 
-    def compute(self, x: torch.Tensor) -> torch.Tensor:
+    def compute(self, x: Tensor) -> Tensor:
         p, near = self.p, self.window // 2
         if not self.across:
             return x * self.scale_within(x).pow(-p.beta)
@@ -50,20 +51,20 @@ class LRN(TorchLayer):
         total = sum(squares.narrow(1, i, x.shape[1]) for i in range(self.window))
         return x * (total * (p.alpha / self.size) + p.k).pow(-p.beta)
 
-    def scale_within(self, x: torch.Tensor) -> torch.Tensor:
+    def scale_within(self, x: Tensor) -> Tensor:
         """The base of the power -beta, within channels."""
         # AVE pooling divides by the window clipped to the padded image, which here is always size x size.
         pooled = F.avg_pool2d(x * x, self.size, 1, self.size // 2, count_include_pad=True)
         return pooled.mul(self.p.alpha).add(1.0)
 
-    def power(self, scale: torch.Tensor) -> torch.Tensor:
+    def power(self, scale: Tensor) -> Tensor:
         """scale^beta; for 3/4, which every net uses, by square roots."""
         if self.p.beta == 0.75:
             root = scale.sqrt()
             return root.sqrt().mul_(root)
         return scale.pow(self.p.beta)
 
-    def pieces(self, *tensors: torch.Tensor | None) -> Iterator[Any]:
+    def pieces(self, *tensors: Tensor | None) -> Iterator[Any]:
         """Yield, for a piece of the pixels at a time, a scratch (pixels, near + channels + near) with zeros at both
         ends, and each tensor's (pixels, channels). The tensors are channels last; None are left out."""
         given = [t for t in tensors if t is not None]
@@ -74,7 +75,7 @@ class LRN(TorchLayer):
         for piece in zip(*(r.split(step) for r in rows)):
             yield (scratch[: len(piece[0])], *piece)
 
-    def window_sums(self, padded: torch.Tensor) -> torch.Tensor:
+    def window_sums(self, padded: Tensor) -> Tensor:
         """(pixels, near + channels + near) -> (pixels, channels): the sum over the window around each channel."""
         rows, width = padded.shape
         flat, count = padded.view(-1), padded.numel() - self.window + 1
@@ -84,7 +85,7 @@ class LRN(TorchLayer):
             total.add_(flat[i : count + i])
         return total.as_strided((rows, width - self.window + 1), (width, 1))
 
-    def scale_across(self, padded: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    def scale_across(self, padded: Tensor, values: Tensor) -> Tensor:
         """The base of the power -beta, across channels, of (pixels, channels). `padded` is the scratch."""
         torch.mul(values, values, out=padded.narrow(1, self.window // 2, values.shape[1]))
         return torch.add(self._k, self.window_sums(padded), alpha=self.p.alpha / self.size)
@@ -180,7 +181,7 @@ class MVN(Layer):
         bottom[0].g = g.div_(self._divisor).view(bottom[0].shape)
 
 
-def _channel_view(tensor: torch.Tensor, axes: int) -> torch.Tensor:
+def _channel_view(tensor: Tensor, axes: int) -> Tensor:
     """One value for each channel, shaped to broadcast over a blob whose channels are axis 1."""
     return tensor.view(1, -1, *(1,) * (axes - 2))
 
@@ -189,13 +190,13 @@ def _channel_view(tensor: torch.Tensor, axes: int) -> torch.Tensor:
 PIECE = 1024
 
 
-def _rows(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def _rows(x: Tensor) -> tuple[Tensor, ...]:
     """x (channels are axis 1) as (pixels, channels), in pieces to be summed separately."""
     flat = x.movedim(1, -1).reshape(-1, x.shape[1])
     return flat.split(PIECE if x.device.type == "cpu" else max(1, len(flat)))
 
 
-def _moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Each channel's mean and (biased) variance, reading x once."""
     rows = _rows(x)
     if len(rows) == 1:
@@ -209,7 +210,7 @@ def _moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return mean.to(x.dtype), variance.to(x.dtype)
 
 
-def _sums(g: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _sums(g: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Each channel's sums of g and of g * y, reading both once."""
     if g.device.type != "cpu":  # the GPU's kernel needs statistics, too
         (g,), (y,) = _rows(g), _rows(y)
@@ -231,14 +232,14 @@ class _Normalized(Layer):
         check_channels(bottom[0], self.blobs[0].count)
         top[0].reshape(*bottom[0].shape)
 
-    def normalize(self, x: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
+    def normalize(self, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
         """(x - mean) / sqrt(variance + eps), kept for backward: in place, the layers above overwrite the top."""
         self._root = _channel_view((variance + self.p.eps).sqrt(), x.dim())
         self._normalised = (x - _channel_view(mean, x.dim())).div_(self._root)
         return self._normalised
 
 
-def _update(blob: Blob, value: torch.Tensor, keep: float, scale: float) -> None:
+def _update(blob: Blob, value: Tensor, keep: float, scale: float) -> None:
     blob.t = blob.t * keep + value.view(blob.shape) * scale
 
 
@@ -278,13 +279,13 @@ class BatchNorm(_Normalized):
             _update(self.blobs[1], variance, keep, bias_correction)
         top[0].t = self.normalize(x, mean, variance)
 
-    def _running(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def _running(self) -> tuple[Tensor, Tensor]:
         """The running mean and variance."""
         factor = self.blobs[2].t
         factor = torch.where(factor == 0, torch.zeros_like(factor), 1.0 / factor)
         return self.blobs[0].t * factor, self.blobs[1].t * factor
 
-    def scaling(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+    def scaling(self) -> tuple[Tensor, Tensor] | None:
         if not self.use_global:
             return None
         mean, variance = self._running()
@@ -340,7 +341,7 @@ class BN(_Normalized):
         normalised = self.normalize(x, mean, variance)
         top[0].t = torch.addcmul(_channel_view(bias, dim), normalised, _channel_view(slope, dim))
 
-    def scaling(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+    def scaling(self) -> tuple[Tensor, Tensor] | None:
         if not self.fixed:
             return None
         slope, bias, mean, variance = (blob.t.view(-1) for blob in self.blobs)
@@ -389,7 +390,7 @@ class _Broadcast(TorchLayer):
 class Bias(_Broadcast):
     """x + b, b being bottom 1 or a parameter."""
 
-    def compute(self, x: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    def compute(self, x: Tensor, b: Tensor) -> Tensor:
         return x + b.view(self.stretched)
 
 
@@ -411,13 +412,13 @@ class Scale(_Broadcast):
             return self.p.filler
         return caffe_pb2.FillerParameter(type="constant", value=1.0)  # the identity
 
-    def scaling(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+    def scaling(self) -> tuple[Tensor, Tensor] | None:
         if len(self.layer_param.bottom) != 1 or self.axis != 1 or len(self.blobs[0].shape) != 1:
             return None
         scale = self.blobs[0].t
         return scale, self.blobs[1].t if len(self.blobs) > 1 else torch.zeros_like(scale)
 
-    def compute(self, x: torch.Tensor, s: torch.Tensor, b: torch.Tensor | None = None) -> torch.Tensor:
+    def compute(self, x: Tensor, s: Tensor, b: Tensor | None = None) -> Tensor:
         s = s.view(self.stretched)
         return x * s if b is None else torch.addcmul(b.view(self.stretched), x, s)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.core.blob import Blob, Blobs
@@ -74,7 +75,7 @@ class Pooling(Layer):
             for i in range(2)
         )
 
-    def compute(self, x: torch.Tensor) -> torch.Tensor:
+    def compute(self, x: Tensor) -> Tensor:
         """The definition: by windows cut out of the padded image."""
         if self.p.pool == MAX:
             return self._candidates(x, self._windows(x)).amax(-1)
@@ -90,7 +91,7 @@ class Pooling(Layer):
         total = windows.sum(-1)
         return torch.where(total > 0, (windows * windows).sum(-1) / total.clamp_min(1e-38), torch.zeros_like(total))
 
-    def _windows(self, x: torch.Tensor) -> torch.Tensor:
+    def _windows(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, out h, out w, kernel h * kernel w): the values of each window, 0 outside the image."""
         need = [(self.out[i] - 1) * self.stride[i] + self.kernel[i] for i in range(2)]
         far = [max(0, need[i] - x.shape[2 + i] - self.pad[i]) for i in range(2)]
@@ -98,7 +99,7 @@ class Pooling(Layer):
         rows = padded.unfold(2, self.kernel[0], self.stride[0])[:, :, : self.out[0]]
         return rows.unfold(3, self.kernel[1], self.stride[1])[:, :, :, : self.out[1]].flatten(-2)
 
-    def _candidates(self, x: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
+    def _candidates(self, x: Tensor, windows: Tensor) -> Tensor:
         """The values that MAX compares: outside the image, -FLT_MAX."""
         inside = self._windows(torch.ones_like(x[:1, :1])) > 0
         return _from_the_lowest(windows.detach().masked_fill(~inside, -FLT_MAX))
@@ -124,8 +125,8 @@ class Pooling(Layer):
             if len(top) > 1:
                 top[1].t = self._mask(x)
 
-    def _native_max(self, x: torch.Tensor) -> torch.Tensor:
-        def pool(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _native_max(self, x: Tensor) -> Tensor:
+        def pool(x: Tensor) -> tuple[Tensor, Tensor]:
             return torch.ops.aten.max_pool2d_with_indices(x, self.kernel, self.stride, self.pad, (1, 1), True)
 
         self._empty: Any = None  # which windows have no maximum
@@ -138,7 +139,7 @@ class Pooling(Layer):
         self._empty = y == -FLT_MAX
         return y
 
-    def _draw(self, x: torch.Tensor) -> None:
+    def _draw(self, x: Tensor) -> None:
         windows = self._windows(x)
         uniform = torch.from_numpy(streams.rng().uniform(windows[..., 0].numel(), 0.0, 1.0)).to(x.device)
         cumulated = windows.cumsum(-1)
@@ -146,7 +147,7 @@ class Pooling(Layer):
         reached = cumulated >= threshold.unsqueeze(-1)
         self._chosen = reached.int().argmax(-1, keepdim=True)
 
-    def _mask(self, x: torch.Tensor) -> torch.Tensor:
+    def _mask(self, x: Tensor) -> Tensor:
         index = torch.arange(x.shape[2] * x.shape[3], device=x.device, dtype=x.dtype).view(1, 1, *x.shape[2:])
         values = self._candidates(x, self._windows(x))
         best = values.argmax(-1, keepdim=True)
@@ -174,7 +175,7 @@ class Pooling(Layer):
         else:
             bottom[0].g = self._backward_by_windows(x, g)
 
-    def _backward_by_windows(self, x: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+    def _backward_by_windows(self, x: Tensor, g: Tensor) -> Tensor:
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             if self.p.pool == MAX:
@@ -235,7 +236,7 @@ class SPP(Layer):
         bottom[0].g = sum(gradients[1:], start=gradients[0])
 
 
-def _from_the_lowest(x: torch.Tensor) -> torch.Tensor:
+def _from_the_lowest(x: Tensor) -> Tensor:
     """x with -FLT_MAX, where BVLC's search for a maximum starts, in place of NaN and -infinity."""
     return x.nan_to_num(nan=-FLT_MAX, posinf=math.inf, neginf=-FLT_MAX)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -11,9 +13,18 @@ import torch
 from torchcaffe.base import context
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.core import python_layer
-from torchcaffe.core.blob import Blobs
 from torchcaffe.core.layer import Layer, layer
 from torchcaffe.proto import caffe_pb2
+
+
+def _of_user(name: str) -> Callable[..., None]:
+    """The method that calls the user's of this name, who may compute with torch."""
+
+    def method(self: Python, *arguments: list) -> None:
+        with torch.enable_grad():
+            getattr(self.user, name)(*arguments)
+
+    return method
 
 
 @layer()
@@ -33,21 +44,7 @@ class Python(Layer):
         self.user.phase = int(self.phase)
         self._caffe_blobs = self.user._caffe_blobs
 
-    def setup(self, bottom: Blobs, top: Blobs) -> None:
-        with torch.enable_grad():  # for users who compute with torch
-            self.user.setup(bottom, top)
-
-    def reshape(self, bottom: Blobs, top: Blobs) -> None:
-        with torch.enable_grad():
-            self.user.reshape(bottom, top)
-
-    def forward(self, bottom: Blobs, top: Blobs) -> None:
-        with torch.enable_grad():
-            self.user.forward(bottom, top)
-
-    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
-        with torch.enable_grad():
-            self.user.backward(top, propagate_down, bottom)
+    setup, reshape, forward, backward = map(_of_user, ("setup", "reshape", "forward", "backward"))
 
     def close(self) -> None:
         close = getattr(self.user, "close", None)
@@ -60,6 +57,7 @@ def _find(p: caffe_pb2.PythonParameter) -> type[python_layer.Layer]:
 
     A prototxt alone must not run code: without permission, the module must be one that the program has imported."""
     named = f"python_param: layer '{p.layer}' of module '{p.module}'"
+    module: ModuleType | None
     if context.python_layers_allowed:
         if not p.module or p.module.startswith("."):
             raise CaffeError(f"{named}: give the module's whole name")

@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.core.blob import Blobs
@@ -52,7 +53,7 @@ class LSTMUnit(Layer):
 class _Step:
     """The arithmetic of one LSTM step on (N, 4 D) gate inputs and (N, D) cells."""
 
-    def __init__(self, gates: torch.Tensor, before: torch.Tensor, cont: torch.Tensor):
+    def __init__(self, gates: Tensor, before: Tensor, cont: Tensor):
         i, f, o, g = gates.chunk(4, 1)
         self.before = before
         self.i, self.o, self.g = torch.sigmoid(i), torch.sigmoid(o), torch.tanh(g)
@@ -61,7 +62,7 @@ class _Step:
         self.tanh_c = torch.tanh(self.c)
         self.h = self.o * self.tanh_c
 
-    def backward(self, c_diff: torch.Tensor, h_diff: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def backward(self, c_diff: Tensor, h_diff: Tensor) -> tuple[Tensor, Tensor]:
         """The gradients of the gate inputs and of the previous cells."""
         i, f, o, g = self.i, self.f, self.o, self.g
         c_diff = c_diff + h_diff * o * (1 - self.tanh_c * self.tanh_c)
@@ -119,9 +120,9 @@ class Recurrent(Layer):
             for shape, filler in hidden:
                 fill(Parameter(*shape, device="cpu").data, filler, streams.rng())
         self._memory = [(blob.data_memory, blob.diff_memory) for blob in self.blobs]
-        self._carried: list[torch.Tensor] = []
+        self._carried: list[Tensor] = []
 
-    def hidden(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def hidden(self, index: int) -> tuple[Tensor, Tensor]:
         """A step's parameter, as the first step uses it and as the later ones do.
 
         They differ if the blob has been given another layer's memory (shared by name). In TRAIN, BVLC's unrolled net
@@ -171,7 +172,7 @@ class Recurrent(Layer):
     def set_state(self, state: dict[str, np.ndarray]) -> None:
         self._carried = [torch.tensor(state[str(i)], device=self.device) for i in range(int(state["count"]))]
 
-    def initial(self, bottom: Blobs) -> list[torch.Tensor]:
+    def initial(self, bottom: Blobs) -> list[Tensor]:
         """The states before the first step, (N, D) each."""
         if self.p.expose_hidden:
             return [blob.t[0] for blob in bottom[-self.states :]]
@@ -181,7 +182,7 @@ class Recurrent(Layer):
             self._carried = [torch.zeros((streams, self.size), device=device) for _ in range(self.states)]
         return [state[:streams] for state in self._carried]
 
-    def input_gates(self, bottom: Blobs) -> torch.Tensor:
+    def input_gates(self, bottom: Blobs) -> Tensor:
         """(T, N, rows): the part of the gates that comes from x, the bias and the static input."""
         x = bottom[0].t.reshape(-1, self.blobs[0].shape[1])
         gates = torch.addmm(self.blobs[1].t, x, self.blobs[0].t.t()).view(self.steps, -1, self.blobs[1].count)
@@ -190,7 +191,7 @@ class Recurrent(Layer):
             gates = gates + static @ self.blobs[2].t.t()
         return gates
 
-    def finish(self, outputs: list[torch.Tensor], states: list[torch.Tensor], top: Blobs) -> None:
+    def finish(self, outputs: list[Tensor], states: list[Tensor], top: Blobs) -> None:
         """Set the tops and keep the last states for the next pass."""
         top[0].t = torch.stack(outputs)
         kept = self._carried or [state[:0] for state in states]
@@ -198,7 +199,7 @@ class Recurrent(Layer):
         for blob, state in zip(top[1:], states):
             blob.t = state.unsqueeze(0).clone()
 
-    def gates_backward(self, steps: list[torch.Tensor], index: int, before: list[torch.Tensor], bottom: Blobs) -> None:
+    def gates_backward(self, steps: list[Tensor], index: int, before: list[Tensor], bottom: Blobs) -> None:
         """From each step's gradient of the gates (N, rows): those of x, the static input and all their parameters.
 
         index: the parameter that the states before each step (N, D) are multiplied by. BVLC computes all of these,

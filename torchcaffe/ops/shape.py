@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.core.blob import Blob, Blobs, canonical_axis
@@ -77,7 +78,7 @@ class Concat(Layer):
                 blob.t = part  # the same values, so that memory holds them once
         top[0].t = y
 
-    def parts(self, joined: torch.Tensor, bottom: Blobs) -> Sequence[torch.Tensor]:
+    def parts(self, joined: Tensor, bottom: Blobs) -> Sequence[Tensor]:
         """Each bottom's part of the top."""
         return joined.split([b.shape[self.axis] for b in bottom], self.axis)
 
@@ -212,7 +213,7 @@ class Eltwise(TorchLayer):
                 raise CaffeError(f"bottom {index}: shape {blob.shape} differs from bottom 0's {bottom[0].shape}")
         top[0].reshape(*bottom[0].shape)
 
-    def compute(self, *xs: torch.Tensor) -> torch.Tensor:
+    def compute(self, *xs: Tensor) -> Tensor:
         y = xs[0]
         if self.operation == SUM:
             # In BLAS, NaN and infinity times 0 are 0.
@@ -228,7 +229,7 @@ class Eltwise(TorchLayer):
                 y = torch.where(x > y, x, y)
         return y
 
-    def operands(self, bottom: Blobs, top: Blobs) -> list[torch.Tensor]:
+    def operands(self, bottom: Blobs, top: Blobs) -> list[Tensor]:
         """The bottoms' values. In place, BVLC first overwrites bottom 0 with 0 (SUM) or the least number (MAX)."""
         xs = [b.t for b in bottom]
         if top[0] is bottom[0] and self.operation != PROD:
@@ -295,7 +296,7 @@ class Tile(TorchLayer):
         self.check_in_place(bottom[0], top[0], shape)
         top[0].reshape(*shape)
 
-    def compute(self, x: torch.Tensor) -> torch.Tensor:
+    def compute(self, x: Tensor) -> Tensor:
         return torch.cat([x] * self.p.tiles, self.axis)
 
 
