@@ -179,9 +179,13 @@ class _SoftmaxLoss(_NormalizedLoss, _OverClasses):
         bottom[0].g = g.view(bottom[0].shape)
 
 
-@layer(bottoms=2, tops=(1, 2), param="softmax_param")
+@layer(bottoms=2, tops=(1, 2))
 class SoftmaxWithLoss(_SoftmaxLoss):
     """-log of the softmax's probability of the label, clamped at FLT_MIN."""
+
+    def setup(self, bottom: Blobs, top: Blobs) -> None:
+        super().setup(bottom, top)
+        self.p = self.layer_param.softmax_param
 
     def losses(self, labels: Labels, bottom: Blobs) -> Tensor:
         picked = self._prob.gather(1, labels.safe.unsqueeze(1)).squeeze(1)
