@@ -139,7 +139,7 @@ class Worker:
     def do_time(self, of, method, args, seconds):
         """The median time of a method, called again and again for so many seconds, once at least."""
         times = []
-        while sum(times) < seconds:
+        while not times or sum(times) < seconds:
             start = time.perf_counter()
             getattr(self.objects[of], method)(*args)
             times.append(time.perf_counter() - start)
