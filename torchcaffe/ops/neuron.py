@@ -247,6 +247,7 @@ class PReLU(TorchLayer):
         shape = () if self.p.channel_shared else (channels,)
         if not self.blobs:
             self.add_blob(shape, filler)
+        self.blob_count = 1  # the prototxt may give more
         if self.blobs[0].count != math.prod(shape):
             raise CaffeError(f"channel_shared: the slope's shape is {self.blobs[0].shape}, the file says {shape}")
 

@@ -132,14 +132,14 @@ class Recurrent(Layer):
         """A parameter of the steps as the first step has it, and as the later ones have it: the same, unless the blob
         was given another layer's memory (shared by name). In TRAIN BVLC's unrolled net goes on with the old one in all
         steps but the first; in TEST it shares it anew before every forward pass."""
-        blob, mine = self.blobs[index], self._memory[index][0]
+        blob, mine = self.own_blobs[index], self._memory[index][0]
         if self.phase == caffe_pb2.TEST or blob.data_memory is mine:
             return blob.t, blob.t
         return blob.t, mine.get(blob.shape, self.device)
 
     def learns_at(self, index: int) -> slice:
         """The steps whose gradients such a parameter's diff gets: all, or where it is shared in TRAIN, the first."""
-        whole = self.phase == caffe_pb2.TEST or self.blobs[index].diff_memory is self._memory[index][1]
+        whole = self.phase == caffe_pb2.TEST or self.own_blobs[index].diff_memory is self._memory[index][1]
         return slice(None) if whole else slice(1)
 
     def hidden_blobs(self) -> list[tuple[tuple[int, ...], object]]:
@@ -255,7 +255,7 @@ class LSTM(Recurrent):
             gates.append(gate)
         gates = torch.stack(gates[::-1])
         steps = self.learns_at(-1)
-        self.blobs[-1].accumulate_product(gates[steps].flatten(0, 1).t(), torch.cat(self._hidden[steps]))
+        self.own_blobs[-1].accumulate_product(gates[steps].flatten(0, 1).t(), torch.cat(self._hidden[steps]))
         self.input_backward(gates, bottom)
 
 
@@ -293,8 +293,8 @@ class RNN(Recurrent):
         cont, (first, later) = bottom[1].t, self.hidden(-3)
         outputs = top[0].g * (1 - self._outputs * self._outputs)
         steps = self.learns_at(-2)
-        self.blobs[-2].accumulate_product(outputs[steps].flatten(0, 1).t(), self._states[steps].flatten(0, 1))
-        self.blobs[-1].accumulate(outputs[self.learns_at(-1)].sum((0, 1)))
+        self.own_blobs[-2].accumulate_product(outputs[steps].flatten(0, 1).t(), self._states[steps].flatten(0, 1))
+        self.own_blobs[-1].accumulate(outputs[self.learns_at(-1)].sum((0, 1)))
         first_out, later_out = self.hidden(-2)
         from_outputs = outputs @ later_out
         if first_out is not later_out:
@@ -307,5 +307,5 @@ class RNN(Recurrent):
             h_diff = (gates[-1] @ (later if t else first)) * cont[t].unsqueeze(1)
         gates = torch.stack(gates[::-1])
         steps = self.learns_at(-3)
-        self.blobs[-3].accumulate_product(gates[steps].flatten(0, 1).t(), torch.cat(self._before[steps]))
+        self.own_blobs[-3].accumulate_product(gates[steps].flatten(0, 1).t(), torch.cat(self._before[steps]))
         self.input_backward(gates, bottom)
