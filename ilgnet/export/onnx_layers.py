@@ -27,7 +27,7 @@ class Step:
     def __init__(self, graph: Any, name: str, layer: Any, inputs: list[str], bottoms: list[Axes], tops: list[Axes]):
         self.graph, self.name, self.layer, self.p = graph, name, layer, layer.p
         self.inputs, self.bottoms, self.tops = inputs, bottoms, tops
-        self.params = [blob.data for blob in layer.blobs]
+        self.params = [blob.data for blob in layer.own_blobs]
 
     def emit(self, op: str, inputs: Sequence[str], outputs: int = 1, **attributes: Any) -> Any:
         """Add a node; the name of its output, or the list of them when there are more (or less) than one."""

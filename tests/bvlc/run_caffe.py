@@ -94,7 +94,8 @@ def run_layer(caffe, job, arrays=None):
     """One net of one layer (or a few): set bottoms, forward, set top diffs, backward; what came out, by name.
 
     job: proto (text), phase, seed, bottoms [[name, kind, shape]...] or memory, tops [names], params, passes, again
-    (shapes of the bottoms in one more pass, after net.reshape()), backward, reads (an HDF5 file the net wrote)."""
+    (shapes of the bottoms in one more pass, after net.reshape()), backward, reads (an HDF5 file the net wrote), extra
+    (every layer gets one more blob, by add_blob; what is saved of these comes out, too)."""
     with inside(write_files(dict(job["writes"], **{"net.prototxt": job["proto"]}))):
         return None, layer_passes(caffe, job)
 
@@ -112,6 +113,10 @@ def layer_passes(caffe, job):
             for i, blob in enumerate(blobs):
                 out[f"{layer}.param{i}.filled"] = np.array(blob.data)
         draw_params(blobs, job["params"], seed)
+    for layer in net.layers if job.get("extra") else []:
+        layer.blobs.add_blob(2, 3)
+        layer.blobs[len(layer.blobs) - 1].data[...] = 5
+    for layer, blobs in net.params.items():
         given[layer] = [np.array(blob.data) for blob in blobs]
     shapes = [[shape for _, _, shape in job["bottoms"]]] * job["passes"] + ([job["again"]] if job["again"] else [])
     for number, now in enumerate(shapes):
@@ -143,6 +148,13 @@ def layer_passes(caffe, job):
                     out[key + ".diff" + suffix] = np.array(blob.diff)
                 if not np.array_equal(blob.data, given[layer][i]):  # running statistics
                     out[key + suffix] = np.array(blob.data)
+    if job.get("extra"):
+        net.save("extra.caffemodel")
+        net.copy_from("extra.caffemodel")
+        model = importlib.import_module("caffe.proto.caffe_pb2").NetParameter()
+        with open("extra.caffemodel", "rb") as f:
+            model.ParseFromString(f.read())
+        out["saved"] = np.array([list(layer.blobs[-1].data) for layer in model.layer], np.float32)
     if job.get("reads"):
         import h5py
 

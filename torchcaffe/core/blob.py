@@ -59,6 +59,7 @@ class Memory:
         tensor = self.tensor
         if tensor is None:
             tensor = self.tensor = torch.zeros(shape, device=device)
+            self._changes += 1
         elif tensor.numel() != math.prod(shape):
             return self._resized(tensor, shape, device)
         elif self.fresh:
@@ -148,12 +149,14 @@ class Memory:
         """Have the values of this tensor, without copying it unless somebody asks before the next write, or holds the
         array and sees it."""
         self._stand_in = tensor
+        self._changes += 1
         self._show()
 
     def clear(self) -> None:
         """Count as zero, without writing unless somebody holds the array, which may also be where the next values are
         put."""
         self.fresh, self._stand_in = True, None
+        self._changes += 1
         self._show()
 
     def _show(self) -> None:
@@ -164,7 +167,7 @@ class Memory:
     def pin(self, tensor: torch.Tensor) -> None:
         """Make this contiguous tensor the array for life (parameters): no copy on the first touch."""
         self.tensor, self.own = tensor, True
-        if tensor.device.type == "cpu":
+        if tensor.device.type == "cpu" and self.host is None:
             self.host = tensor.numpy()
 
     def upload(self) -> None:
@@ -173,21 +176,32 @@ class Memory:
             self.tensor.copy_(torch.from_numpy(self.host).view(self.tensor.shape))
             self._host_newer = False
 
-    def place(self) -> int:
-        """The address of a tensor that values are copied into; 0 where a new one is adopted each time."""
-        return self.tensor.data_ptr() if self.tensor is not None and (self.own or self.host is not None) else 0
+    def address(self) -> tuple[int, int]:
+        """Address and size of the tensor; zeros where there is none."""
+        return (0, 0) if self.tensor is None else (self.tensor.data_ptr(), self.tensor.numel())
 
-    def state(self) -> tuple[bool, torch.Tensor | None]:
-        """What the values count as, beside the tensor."""
-        return self.fresh, self._stand_in
+    def place(self) -> tuple[int, int]:
+        """The address of a tensor that values are copied into; zeros where a new one is adopted each time."""
+        return self.address() if self.own or self.host is not None else (0, 0)
 
-    def restate(self, state: tuple[bool, torch.Tensor | None]) -> None:
-        """Let the values count as state() said."""
-        self.fresh, self._stand_in = state
+    def source(self) -> tuple[bool, int]:
+        """Where the values are if not in the tensor: whether they count as zero, and the address of what stands in."""
+        return self.fresh, 0 if self._stand_in is None else self._stand_in.data_ptr()
 
-    def replayed(self, state: tuple[bool, torch.Tensor | None]) -> None:
-        """The tensor has been written to by a recording, which left the memory in this state."""
-        self.restate(state)
+    def state(self) -> tuple:
+        """The number of changes so far, by which states are equal or not, and where the values are."""
+        return self._changes, self.tensor, self.fresh, self._stand_in
+
+    def restate(self, state: tuple) -> None:
+        """Have the values where they were at state()."""
+        _, self.tensor, self.fresh, self._stand_in = state
+        self._changes += 1
+
+    def replayed(self, state: tuple) -> None:
+        """A recording has written the values again, to where they were at state(), after it was made."""
+        if not self.own and self.host is None:
+            self.tensor = state[1]  # an eager pass may have adopted another one since
+        _, _, self.fresh, self._stand_in = state
         self._written()
 
     def _written(self) -> None:
@@ -292,6 +306,16 @@ class Blob:
         """False while the diff is known to be all zero (never written, or cleared since)."""
         return self.diff_memory.tensor is not None and not self.diff_memory.fresh
 
+    def state(self) -> tuple:
+        """What a pass may change of the blob itself: its shape, and which memory it has."""
+        return self._shape, self._count, self.data_memory, self.diff_memory
+
+    def restate(self, state: tuple) -> None:
+        """Have the shape and the memory that state() gave."""
+        self._shape, self._count, self.data_memory, self.diff_memory = state
+
+    replayed = restate
+
     def share_data(self, other: Blob) -> None:
         """Use the other blob's values (the counts agree), as Caffe's ShareData."""
         self.data_memory = other.data_memory
@@ -319,10 +343,11 @@ class Parameter(Blob):
         tensor = memory.tensor
         if tensor is None:
             tensor = torch.zeros(self._shape, device=self.device)
-            memory.pin(tensor)
             memory.fresh = True
         elif tensor.numel() != self._count:
             tensor = memory.get(self._shape, self.device)
+        if not memory.own:
+            memory.pin(tensor)
         return tensor.view(self._shape)
 
     def accumulate(self, gradient: torch.Tensor) -> None:

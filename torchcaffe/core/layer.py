@@ -70,6 +70,8 @@ class Layer(python_layer.Layer):
     no_force_backward: Sequence[int] = ()
     # Backward only reads and writes its own bottoms' values through `bottom.t`, so the layer may work in place.
     allows_in_place = True
+    # How many of `blobs` it computes with: as many as its set-up leaves, unless that says otherwise.
+    blob_count: int | None = None
     # The parameters that its forward changes in training (running statistics).
     written_by_forward: Sequence[int] = ()
     # A pass may be recorded on a GPU and replayed without the layer being asked (see recording.py). False for layers
@@ -91,6 +93,12 @@ class Layer(python_layer.Layer):
         self.param_propagate_down: list[bool] = []
         self.loss_weights: list[float] = []
         self.p = getattr(layer_param, self.param_field) if self.param_field else None
+
+    @property
+    def own_blobs(self) -> list[Parameter]:
+        """The parameters it computes with. As in BVLC, those that a program appends later (BlobVec.add_blob) are saved
+        and loaded but change nothing: bias_term alone says whether there is a bias, say."""
+        return self.blobs[: self.blob_count]
 
     # -- going on exactly where a snapshot was taken -----------------------------------------------------------------
 
@@ -203,13 +211,13 @@ class TorchLayer(Layer):
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         """Default: run `compute` on tensors without storage."""
-        tensors = [torch.empty(b.shape, device="meta") for b in (*bottom, *self.blobs)]
+        tensors = [torch.empty(b.shape, device="meta") for b in (*bottom, *self.own_blobs)]
         for blob, shaped in zip(top, _as_tuple(self.compute(*tensors))):
             blob.reshape(*shaped.shape)
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         inputs = self.inputs(bottom, top)
-        for blob, value in zip(top, _as_tuple(self.compute(*inputs, *(b.t for b in self.blobs)))):
+        for blob, value in zip(top, _as_tuple(self.compute(*inputs, *(b.t for b in self.own_blobs)))):
             blob.t = value
 
     def inputs(self, bottom: list[Blob], top: list[Blob]) -> list[torch.Tensor]:
@@ -231,11 +239,12 @@ class TorchLayer(Layer):
         return tensors
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
-        wanted = [*propagate_down, *self.param_propagate_down]
-        inputs = [t.detach() for t in (*self.saved_inputs(bottom, top), *(b.t for b in self.blobs))]
+        blobs = self.own_blobs
+        wanted = [*propagate_down, *self.param_propagate_down[: len(blobs)]]
+        inputs = [t.detach() for t in (*self.saved_inputs(bottom, top), *(b.t for b in blobs))]
         gradients = self.vjp(inputs, [b.g for b in top], wanted)
         # In place bottom 0's diff is the top's, which the other gradients may be views of: so it comes last.
-        for blob, gradient in zip(self.blobs, gradients[len(bottom) :]):
+        for blob, gradient in zip(blobs, gradients[len(bottom) :]):
             if gradient is not None:
                 blob.accumulate(gradient)
         for blob, gradient in zip(reversed(bottom), reversed(gradients[: len(bottom)])):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from torchcaffe.base import log
-from torchcaffe.core.blob import Memory
+from torchcaffe.core.blob import Blob, Memory
 
 # Does the work once, and returns its result and what does the same work again on the same memory.
 Recorder = Callable[[Callable[[], Any]], "tuple[Any, Callable[[], None]]"]
@@ -62,7 +62,7 @@ class Recording:
         self._key: Hashable = None
         self._replay: Callable[[], None] | None = None
         self._result: Any = None
-        self._states: list[tuple[Memory, Any]] = []
+        self._states: list[tuple[Blob | Memory, Any]] = []
 
     def ready(self, key: Hashable) -> bool:
         """Whether the last run had this key. If not, this one must be done as ever; it makes what is made once."""
@@ -74,23 +74,34 @@ class Recording:
             return False
         return True
 
-    def run(self, memories: Sequence[Memory], work: Callable[[], Any], read: Sequence[Memory] = ()) -> Any:
-        """Do the work, recorded. memories: all that it may write to; read: what else it looks at."""
+    def run(
+        self,
+        memories: Sequence[Memory],
+        work: Callable[[], Any],
+        read: Sequence[Memory] = (),
+        blobs: Sequence[Blob] = (),
+    ) -> Any:
+        """Do the work, recorded. memories: all that it may write to; read: what else it looks at; blobs: whose shape or
+        memory it may change.
+
+        A replay repeats what the work did on the device. What it did on the host (bind another tensor, reshape a blob)
+        is repeated here, as other passes may have undone it since. What the work did not change is left alone: it may
+        be what another recording has written."""
         for memory in (*memories, *read):
             memory.upload()
         if self._replay is None:
-            before = [memory.state() for memory in memories]
+            before = [(one, one.state()) for one in (*blobs, *memories)]
             try:
                 self._result, self._replay = self._recorder(work)
             except RuntimeError as error:
                 log.warning("recording.py:1", f"not recorded, so slower: {str(error).splitlines()[0]}")
                 self._recorder = None
-                for memory, state in zip(memories, before):
-                    memory.restate(state)
+                for one, state in before:
+                    one.restate(state)
                 return work()
-            self._states = [(memory, memory.state()) for memory in memories]
+            self._states = [(one, one.state()) for one, state in before if one.state() != state]
         else:
             self._replay()
-            for memory, state in self._states:
-                memory.replayed(state)
+            for one, state in self._states:
+                one.replayed(state)
         return self._result

@@ -6,7 +6,7 @@ import itertools
 import math
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Union
 
@@ -158,6 +158,8 @@ class Net:
                 self._seen_shapes.append(None)
                 with torch.no_grad():
                     layer.setup(bottoms, tops)
+                    if layer.blob_count is None:
+                        layer.blob_count = len(layer.blobs)
                     self._reshape_layer(layer_id)
                 self._set_loss_weights(layer, lp, tops)
                 log.info("net.cpp:124", f"Setting up {lp.name}")
@@ -434,7 +436,7 @@ class Net:
                 while fed <= end and self._feed(fed):
                     fed += 1
                 if fed > end:
-                    loss = forward.run(memories, lambda: self._forward_layers(start, end, fed))
+                    loss = forward.run(memories, lambda: self._forward_layers(start, end, fed), blobs=self._blob_list)
                     return None if loss is None else loss.clone()  # the next pass overwrites it
                 fed += 1  # what layer `fed` has brought lies elsewhere now
                 forward.forget()
@@ -490,12 +492,13 @@ class Net:
         """Layers start down to end, those that need it."""
         if self._records(end, start) and self._recorded_forward.made:
             memories, read = self._memories("diff", params=True), self._memories("data", params=True)
+            read += [self._blob_list[i].diff_memory for i in self._outputs]  # whose values no layer above has written
             # Gradients are written, or in further passes of an iteration added to what is there.
             # (What is there may be another tensor's still, to be copied first.)
-            there = tuple((m.fresh, m.state()[1] is not None) for m in (blob.diff_memory for blob in self.learnable))
+            there = tuple(blob.diff_memory.source() for blob in self.learnable)
             backward = self._recorded_backward.setdefault(there, Recording(self._recorder))
-            if backward.ready(self._recording_key(memories + read)):
-                backward.run(memories, lambda: self._backward_layers(start, end), read)
+            if backward.ready(self._recording_key(memories, read)):
+                backward.run(memories, lambda: self._backward_layers(start, end), read, self._blob_list)
                 return
         self._backward_layers(start, end)
 
@@ -552,9 +555,11 @@ class Net:
         found = [getattr(blob, field) for blob in self._blob_list]
         return found + [getattr(b, field) for layer in self._layers for b in layer.blobs] if params else found
 
-    def _recording_key(self, memories: list[Memory]) -> tuple:
-        """What must be as it was for a recording to hold: precision, shapes, and where arrays are that stay put."""
-        return (context.precision, *(blob.shape for blob in self._blob_list), *(memory.place() for memory in memories))
+    def _recording_key(self, memories: list[Memory], read: Sequence[Memory] = ()) -> tuple:
+        """What must be as it was for a recording to hold: precision, shapes, where arrays are that stay put, and where
+        the work finds what it only reads."""
+        shapes = [blob.shape for blob in self._blob_list]
+        return context.precision, *shapes, *(m.place() for m in memories), *(m.address() for m in read)
 
     def _forward(self, start: int, end: int) -> float:
         """Layers start..end by number; the loss."""
@@ -739,8 +744,9 @@ class Net:
         owners = {id(b.data_memory): b for b in self.learnable}
         arrays = {
             # HDF5 holds a shared parameter once, at its owner; the binary format at every layer.
-            name: [None if hdf5 and owners.get(id(b.data_memory), b) is not b else b.data for b in blobs]
-            for name, blobs in self.params.items()
+            name: [None if hdf5 and owners.get(id(b.data_memory), b) is not b else b.data for b in layer.blobs]
+            for name, layer in zip(self._layer_names, self._layers)
+            if layer.blobs
         }
         caffemodel.write_caffemodel(path, self.to_proto(), arrays, hdf5=hdf5)
 
@@ -828,8 +834,8 @@ class Net:
                     f"    [Backward] Layer {name}, bottom blob {self._blob_names[blob_id]} "
                     f"diff: {_mean_abs(self._blob_list[blob_id].g):g}",
                 )
-        for index, blob in enumerate(self._layers[i].blobs):
-            if self._layers[i].param_propagate_down[index]:
+        for index, (blob, wanted) in enumerate(zip(self._layers[i].blobs, self._layers[i].param_propagate_down)):
+            if wanted:
                 log.info("net.cpp:632", f"    [Backward] Layer {name}, param blob {index} diff: {_mean_abs(blob.g):g}")
 
     def log_norms(self) -> None:

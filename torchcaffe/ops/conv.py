@@ -137,7 +137,7 @@ class BaseConvolution(_Windowed):
 
     def forward(self, bottom: Blobs, top: Blobs) -> None:
         weight = self.blobs[0].t
-        bias = self.blobs[1].t if len(self.blobs) > 1 else None
+        bias = self.blobs[1].t if self.p.bias_term else None
         for source, target in zip(bottom, top):
             if source is target and self.one_by_one:
                 product_in_place(target, None if bias is None else bias.view(-1, *(1,) * self.axes))
@@ -189,7 +189,7 @@ class BaseConvolution(_Windowed):
 
     def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
         want_weight = self.param_propagate_down[0]
-        want_bias = len(self.blobs) > 1 and self.param_propagate_down[1]
+        want_bias = self.p.bias_term and self.param_propagate_down[1]
         for target, down, source in zip(top, propagate_down, bottom):
             if not (down or want_weight or want_bias):
                 continue
@@ -232,19 +232,19 @@ class Convolution(BaseConvolution):
         if scaling:
             weight, bias = self._fold(scaling)
         else:
-            weight, bias = self.blobs[0].t, self.blobs[1].t if len(self.blobs) > 1 else None
+            weight, bias = self.blobs[0].t, self.blobs[1].t if self.p.bias_term else None
         y = self.convolve(self.as_batch(bottom[0].t), weight, bias)
         # Not oneDNN's fused convolution and ReLU, which turns NaN into 0.
         top[0].t = shaped(y.relu_() if relu else y, top[0].shape)
 
     def _fold(self, scaling: Sequence[Layer]) -> tuple[Tensor, Tensor]:
         """The weight and bias of this layer together with the scaling layers that follow."""
-        blobs = [blob for layer in (self, *scaling) for blob in layer.blobs]
+        blobs = [blob for layer in (self, *scaling) for blob in layer.own_blobs]
         weight, *rest = (blob.t for blob in blobs)
         stamps = [blob.data_memory.stamp() for blob in blobs]
         # A recorded pass folds each time: its replay cannot compare stamps.
         if self.recorded or None in stamps or stamps != self._folded_of:
-            shift = rest[0] if len(self.blobs) > 1 else weight.new_zeros(self.outputs)
+            shift = rest[0] if self.p.bias_term else weight.new_zeros(self.outputs)
             factor = torch.ones_like(shift)
             for a, b in filter(None, (layer.scaling() for layer in scaling)):
                 factor, shift = factor * a, shift * a + b

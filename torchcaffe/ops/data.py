@@ -23,8 +23,19 @@ from torchcaffe.random import streams
 from torchcaffe.random.filler import fill
 
 
+class _Kept(Layer):
+    """Tops that keep their values from one pass to the next."""
+
+    _places: Sequence[int] = ()
+
+    def feed(self, top: list[Blob]) -> bool:
+        # A layer that works on them in place binds another tensor in each pass: a recording would read an old one.
+        before, self._places = self._places, [blob.t.data_ptr() for blob in top]
+        return self._places == before
+
+
 @layer(bottoms=0, tops=(1, None))
-class Input(Layer):
+class Input(_Kept):
     """Blobs that the program fills, of the shape(s) given: one for all, or one a top."""
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
@@ -34,11 +45,6 @@ class Input(Layer):
         if len(shapes):
             for index, blob in enumerate(top):
                 blob.reshape(*shapes[index if len(shapes) > 1 else 0].dim)
-        self._places: list[int] = []
-
-    def feed(self, top: list[Blob]) -> bool:
-        before, self._places = self._places, [blob.t.data_ptr() for blob in top]
-        return self._places == before
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         """The program may have reshaped the blobs: left as they are."""
@@ -48,7 +54,7 @@ class Input(Layer):
 
 
 @layer(bottoms=0, tops=(1, None))
-class DummyData(Layer):
+class DummyData(_Kept):
     """Blobs filled by fillers: constants once, random ones again in every forward."""
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:

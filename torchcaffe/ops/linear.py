@@ -64,7 +64,7 @@ class InnerProduct(Layer):
 
     def forward(self, bottom: Blobs, top: Blobs) -> None:
         if bottom[0] is top[0]:
-            product_in_place(top[0], self.blobs[1].t.view(-1) if len(self.blobs) > 1 else None)
+            product_in_place(top[0], self.blobs[1].t.view(-1) if self.p.bias_term else None)
             return
         x, w = bottom[0].t.reshape(-1, self.inputs), self.blobs[0].t.view(self.matrix)
         w = w if self.p.transpose else w.t()
@@ -74,7 +74,7 @@ class InnerProduct(Layer):
             y = (w.t() @ x.t()).t().contiguous()  # MKL reads the weights up to twice as fast so
         else:
             y = x @ w
-        if len(self.blobs) > 1:
+        if self.p.bias_term:
             y.add_(self.blobs[1].t.view(-1))
         top[0].t = y.view(top[0].shape)
 
@@ -101,7 +101,7 @@ class InnerProduct(Layer):
                 weight.accumulate_product(x.t(), g)
             else:
                 weight.accumulate_product(g.t(), x)
-        if len(self.blobs) > 1 and self.param_propagate_down[1]:
+        if self.p.bias_term and self.param_propagate_down[1]:
             self.blobs[1].accumulate(g.sum(0).view(self.blobs[1].shape))
         if propagate_down[0]:
             if bottom[0] is top[0]:

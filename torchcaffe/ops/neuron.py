@@ -17,7 +17,7 @@ from torch import Tensor
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.core.blob import Blobs
 from torchcaffe.core.layer import TorchLayer, layer, to_device
-from torchcaffe.ops.common import check_channels, make_blobs
+from torchcaffe.ops.common import check_channels
 from torchcaffe.proto import caffe_pb2
 from torchcaffe.random import streams
 
@@ -238,7 +238,12 @@ class PReLU(TorchLayer):
     def setup(self, bottom: Blobs, top: Blobs) -> None:
         filler = self.p.filler if self.p.HasField("filler") else caffe_pb2.FillerParameter(type="constant", value=0.25)
         channels = bottom[0].channels  # raises for more than four axes, as BVLC does
-        make_blobs(self, (() if self.p.channel_shared else (channels,), filler))
+        shape = () if self.p.channel_shared else (channels,)
+        if not self.blobs:
+            self.add_blob(shape, filler)
+        self.blob_count = 1  # the prototxt may give more
+        if self.blobs[0].count != math.prod(shape):
+            raise CaffeError(f"channel_shared: the slope's shape is {self.blobs[0].shape}, the file says {shape}")
 
     def reshape(self, bottom: Blobs, top: Blobs) -> None:
         check_channels(bottom[0], bottom[0].channels if self.p.channel_shared else self.blobs[0].count)

@@ -332,11 +332,11 @@ class BN(_Normalized):
 
     def forward(self, bottom: Blobs, top: Blobs) -> None:
         x = bottom[0].t
-        slope, bias, mean, variance = (blob.t.view(-1) for blob in self.blobs)
+        slope, bias, mean, variance = (blob.t.view(-1) for blob in self.own_blobs)
         dim, keep = x.dim(), self.p.momentum
         if not self.fixed:
             mean, variance = _moments(x)
-            for blob, value in zip(self.blobs[2:], (mean, variance)):
+            for blob, value in zip(self.blobs[2:4], (mean, variance)):
                 _update(blob, value, keep, 1 - keep)
         normalised = self.normalize(x, mean, variance)
         top[0].t = torch.addcmul(_channel_view(bias, dim), normalised, _channel_view(slope, dim))
@@ -344,7 +344,7 @@ class BN(_Normalized):
     def scaling(self) -> tuple[Tensor, Tensor] | None:
         if not self.fixed:
             return None
-        slope, bias, mean, variance = (blob.t.view(-1) for blob in self.blobs)
+        slope, bias, mean, variance = (blob.t.view(-1) for blob in self.own_blobs)
         factor = slope / (variance + self.p.eps).sqrt()
         return factor, bias - mean * factor
 
@@ -371,6 +371,7 @@ class _Broadcast(TorchLayer):
             shape = bottom[0].shape
             start = canonical_axis(p.axis, len(shape))
             self.add_blob(shape[start : end_axis(p, start, len(shape))], self.filler())
+        self.blob_count = int(len(bottom) == 1)  # the prototxt may give more
 
     def filler(self) -> caffe_pb2.FillerParameter:
         return self.p.filler
@@ -406,6 +407,10 @@ class Scale(_Broadcast):
             bias = self.add_blob(shape, None if self.layer_param.blobs else self.p.bias_filler)
             if self.layer_param.blobs:  # BVLC's inner Bias layer gets the same blobs and takes the first
                 bias.load(self.blobs[0].data)
+        if self.p.bias_term:
+            self.blob_count += 1
+            if len(self.blobs) > self.blob_count:
+                raise CaffeError(f"blobs: {len(self.blobs)} given, the layer has {self.blob_count}")
 
     def filler(self) -> caffe_pb2.FillerParameter:
         if self.p.HasField("filler"):
@@ -416,7 +421,7 @@ class Scale(_Broadcast):
         if len(self.layer_param.bottom) != 1 or self.axis != 1 or len(self.blobs[0].shape) != 1:
             return None
         scale = self.blobs[0].t
-        return scale, self.blobs[1].t if len(self.blobs) > 1 else torch.zeros_like(scale)
+        return scale, self.blobs[1].t if self.p.bias_term else torch.zeros_like(scale)
 
     def compute(self, x: Tensor, s: Tensor, b: Tensor | None = None) -> Tensor:
         s = s.view(self.stretched)
@@ -443,7 +448,7 @@ class Scale(_Broadcast):
                 if before == 1 and (scales > 1 or x.numel() == 1):
                     self.blobs[0].clear_diff()
                 self.blobs[0].accumulate(products.view(self.blobs[0].shape))
-            if len(self.blobs) > 1 and self.param_propagate_down[1]:
+            if self.p.bias_term and self.param_propagate_down[1]:
                 self.blobs[1].accumulate(sums.view(self.blobs[1].shape))
         if propagate_down[0]:
             bottom[0].g = g * self.blobs[0].t.view(self.stretched)

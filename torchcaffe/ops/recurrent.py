@@ -127,14 +127,14 @@ class Recurrent(Layer):
 
         They differ if the blob has been given another layer's memory (shared by name). In TRAIN, BVLC's unrolled net
         then keeps the old memory in all steps but the first; in TEST it shares it again before every forward pass."""
-        blob, mine = self.blobs[index], self._memory[index][0]
+        blob, mine = self.own_blobs[index], self._memory[index][0]
         if self.phase == caffe_pb2.TEST or blob.data_memory is mine:
             return blob.t, blob.t
         return blob.t, mine.get(blob.shape, self.device)
 
     def learns_at(self, index: int) -> slice:
         """The steps whose gradients the parameter's diff gets: all, or where it is shared in TRAIN, the first."""
-        whole = self.phase == caffe_pb2.TEST or self.blobs[index].diff_memory is self._memory[index][1]
+        whole = self.phase == caffe_pb2.TEST or self.own_blobs[index].diff_memory is self._memory[index][1]
         return slice(None) if whole else slice(1)
 
     def hidden_blobs(self) -> list[tuple[tuple[int, ...], caffe_pb2.FillerParameter]]:
@@ -205,7 +205,7 @@ class Recurrent(Layer):
         index: the parameter that the states before each step (N, D) are multiplied by. BVLC computes all of these,
         needed or not."""
         gates, learning = torch.stack(steps), self.learns_at(index)
-        self.blobs[index].accumulate_product(gates[learning].flatten(0, 1).t(), torch.cat(before[learning]))
+        self.own_blobs[index].accumulate_product(gates[learning].flatten(0, 1).t(), torch.cat(before[learning]))
         flat = gates.view(-1, gates.shape[2])
         self.blobs[0].accumulate_product(flat.t(), bottom[0].t.reshape(len(flat), -1))
         self.blobs[1].accumulate(flat.sum(0))
@@ -283,8 +283,8 @@ class RNN(Recurrent):
         cont, (first, later) = bottom[1].t, self.hidden(-3)
         outputs = top[0].g * (1 - self._outputs * self._outputs)
         steps = self.learns_at(-2)
-        self.blobs[-2].accumulate_product(outputs[steps].flatten(0, 1).t(), self._states[steps].flatten(0, 1))
-        self.blobs[-1].accumulate(outputs[self.learns_at(-1)].sum((0, 1)))
+        self.own_blobs[-2].accumulate_product(outputs[steps].flatten(0, 1).t(), self._states[steps].flatten(0, 1))
+        self.own_blobs[-1].accumulate(outputs[self.learns_at(-1)].sum((0, 1)))
         first_out, later_out = self.hidden(-2)
         from_outputs = outputs @ later_out
         if first_out is not later_out:

@@ -532,13 +532,7 @@ class Solver:
         memories = [blob.diff_memory for blob in blobs] + [blob.data_memory for blob in blobs]
         places = [memory.place() for memory in memories]
         histories = [0 if array is None else array.data_ptr() for slots in self._history for array in slots]
-        key = (
-            self.constants(rate, clip),
-            [blob.diff_memory.fresh for blob in blobs],
-            [blob.diff_memory.state()[1] is not None for blob in blobs],
-            places,
-            histories,
-        )
+        key = (self.constants(rate, clip), [blob.diff_memory.source() for blob in blobs], places, histories)
         if self._recording.ready(key):
             self._recording.run(memories, lambda: self.update(rate, clip))
         else:

@@ -4,6 +4,7 @@ recorded operations again on the tensors they had, and nothing else."""
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from pathlib import Path
 
@@ -13,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 import torchcaffe as caffe
 from ilgnet.train import runs
-from torchcaffe.core.blob import Memory
+from torchcaffe.core.blob import Memory, Parameter
 from torchcaffe.data.transform import DataTransformer
 from torchcaffe.formats import blobproto
 from torchcaffe.gpu import recording
@@ -52,6 +53,44 @@ def tape(work):
     with Tape() as taken:
         result = work()
     return result, taken.replay
+
+
+class Capture(TorchDispatchMode):
+    """Computes nothing, as a GPU that is recording: new tensors hold NaN, others what they held before."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        originals = {}
+
+        def spared(value):
+            copy = value.clone()
+            originals[id(copy)] = value, copy
+            return copy
+
+        def given(argument, value):
+            written = argument.alias_info is not None and argument.alias_info.is_write
+            return tree_map_only(torch.Tensor, spared, value) if written else value
+
+        arguments = function._schema.arguments
+        kwargs = {a.name: given(a, kwargs[a.name]) for a in arguments if a.name in (kwargs or {})}
+        result = function(*map(given, arguments, args), **kwargs)
+        fresh = [output.alias_info is None for output in function._schema.returns]
+        if all(fresh):
+            tree_map_only(torch.Tensor, lambda t: t.fill_(math.nan) if t.is_floating_point() else t, result)
+        return tree_map_only(torch.Tensor, lambda t: originals.get(id(t), (t,))[0], result)
+
+
+def failing(number):
+    """A recorder that fails at the end of its recording of this number, from 1."""
+    pieces = itertools.count(1)
+
+    def record(work):
+        if next(pieces) != number:
+            return tape(work)
+        with Capture():
+            work()
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    return record
 
 
 NET = """
@@ -127,6 +166,34 @@ def make(settings: str = 'lr_policy: "step"', recorder=None):
 def made(net) -> tuple[bool, int]:
     """Whether the last forward pass was recorded or replayed, and how many kinds of backward passes are recorded."""
     return net._recorded_forward.made, sum(backward.made for backward in net._recorded_backward.values())
+
+
+def values(memory: Memory, shape: tuple[int, ...]) -> np.ndarray:
+    """What a memory holds, without a look that would change where."""
+    if memory.fresh or memory.tensor is None:
+        return np.zeros(shape, np.float32)
+    tensor = memory.tensor if memory._stand_in is None else memory._stand_in
+    return tensor.detach().numpy().reshape(shape).copy()
+
+
+def everything(*nets) -> dict[tuple, np.ndarray]:
+    """Data and diff of every blob and parameter."""
+    found = {}
+    for index, net in enumerate(nets):
+        blobs = {name: blob for name, blob in zip(net._blob_names, net._blob_list)}
+        blobs.update(
+            ((name, i), b) for name, layer in zip(net._layer_names, net._layers) for i, b in enumerate(layer.blobs)
+        )
+        for name, blob in blobs.items():
+            found[index, name, "data"] = values(blob.data_memory, blob.shape)
+            found[index, name, "diff"] = values(blob.diff_memory, blob.shape)
+    return found
+
+
+def assert_all_same(eager, recorded, label=""):
+    assert eager.keys() == recorded.keys()
+    for key, wanted in eager.items():
+        np.testing.assert_array_equal(recorded[key], wanted, err_msg=f"{label} {key}")
 
 
 def parameters(solver) -> list[np.ndarray]:
@@ -339,3 +406,145 @@ def test_window_data_packs_for_a_device_beside_its_mean(folder):
         net.forward()
         batches.append(net.blobs["data"].data.copy())
     np.testing.assert_array_equal(*batches)
+
+
+def partly_backward(solver):
+    number = solver.net._layer_index
+    for first, end in (("loss", "ip2"), ("ip2", "norm"), ("loss", "scale")):
+        solver.net._backward(number(first), number(end))
+
+
+# What a script may do between a solver's passes.
+BETWEEN = {
+    "nothing": lambda solver: None,
+    "partly_backward": partly_backward,
+    "backward_of_one_layer": lambda solver: solver.net._backward(*[solver.net._layer_index("ip")] * 2),
+    "twice_backward": lambda solver: (solver.net.backward(), solver.net.backward()),
+    "forward_alone": lambda solver: solver.net.forward(),
+    "forward_and_partly_backward": lambda solver: (solver.net.forward(), partly_backward(solver)),
+    "partly_forward": lambda solver: (solver.net._forward(0, solver.net._layer_index("both")), partly_backward(solver)),
+    "tests": lambda solver: solver.test(),
+    "looks": lambda solver: (solver.net.blobs["norm"].diff, solver.net.blobs["ip"].data),
+    "rebinds": lambda solver: [
+        setattr(blob, of, getattr(blob, of) + 1)
+        for of in ("t", "g")
+        for name, blob in solver.net.blobs.items()
+        if "_split_" not in name
+    ],
+}
+
+
+@pytest.mark.parametrize("iter_size", [1, 2, 3])
+@pytest.mark.parametrize("between", BETWEEN)
+def test_no_blob_is_stale_whatever_runs_between_the_replays(folder, between, iter_size, monkeypatch):
+    """Every blob shows what the last pass wrote, data and diff, though each recording writes to memory of its own."""
+    monkeypatch.setattr(caffe.Net, "release", lambda net: None)  # an eager net lets go of what no pass writes, too
+    found, kinds = [], 0
+    for recorder in (None, tape):
+        solver, seen = make(f'lr_policy: "fixed" iter_size: {iter_size} type: "Nesterov"', recorder), []
+        caffe.set_random_seed(4)
+        for steps in (4, 1, 4):
+            solver.step(steps)
+            seen.append(everything(solver.net, *solver.test_nets))
+            kinds = max(kinds, made(solver.net)[1])
+            BETWEEN[between](solver)
+            seen.append(everything(solver.net, *solver.test_nets))
+        solver.step(1)
+        seen.append(everything(solver.net, *solver.test_nets))
+        found.append(seen)
+    assert kinds >= min(iter_size, 2)  # it did replay
+    for number, (eager, recorded) in enumerate(zip(*found)):
+        assert_all_same(eager, recorded, number)
+
+
+@pytest.mark.parametrize("number", range(1, 6))
+def test_after_a_recording_that_fails_every_blob_is_as_without(folder, number):
+    found = []
+    for recorder in (None, failing(number)):
+        solver, seen = make('lr_policy: "fixed" iter_size: 2', recorder), []
+        caffe.set_random_seed(4)
+        for _ in range(7):
+            solver.step(1)
+            partly_backward(solver)
+            seen.append(everything(solver.net, *solver.test_nets))
+        found.append(seen)
+    for iteration, (eager, recorded) in enumerate(zip(*found)):
+        assert_all_same(eager, recorded, iteration)
+
+
+# Layers that do more than compute tensors: on the host, or with values of the pass before.
+SQUARES = """layer { name: "l" type: "Reduction" bottom: "%s" top: "l" loss_weight: 1
+  reduction_param { operation: SUMSQ } }"""
+INPUT = 'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 3 dim: 4 } } }'
+PARAMETER = 'layer { name: "p" type: "Parameter" top: "p" parameter_param { shape { dim: 3 dim: 4 } } }'
+LABELS = 'layer { name: "y" type: "DummyData" top: "y" dummy_data_param { shape { dim: 3 } data_filler { value: 2 } } }'
+ODD = {
+    "a_parameter_as_a_top": PARAMETER + SQUARES % "p",
+    "a_diff_that_is_shared_in_backward": PARAMETER
+    + 'layer { name: "f" type: "Flatten" bottom: "p" top: "f" }'
+    + SQUARES % "f",
+    "a_shape_that_backward_changes": INPUT + 'layer { name: "t" type: "TanH" bottom: "x" top: "t" }'
+    'layer { name: "m" type: "MVN" bottom: "t" top: "t" }' + SQUARES % "t",
+    "a_constant_that_is_overwritten": LABELS.replace('"y"', '"x"')
+    + 'layer { name: "w" type: "Power" bottom: "x" top: "x" power_param { scale: 1.1 } }'
+    + SQUARES % "x",
+    "a_diff_that_forward_writes": INPUT
+    + LABELS
+    + PARAMETER
+    + 'layer { name: "e" type: "Eltwise" bottom: "x" bottom: "p" top: "e" }'
+    'layer { name: "l" type: "HingeLoss" bottom: "e" bottom: "y" top: "l" }',
+    "an_output_in_place": INPUT + 'layer { name: "w" type: "Power" bottom: "x" top: "w" power_param { scale: 1.1 } }'
+    'layer { name: "v" type: "Power" bottom: "w" top: "w" power_param { scale: 3 } }',
+}
+
+
+def odd_passes(case: str, recorder) -> tuple[list[dict], bool]:
+    """What the blobs hold after each pass, and whether the last forward pass was replayed."""
+    param = parse_text("force_backward: true " + ODD[case], caffe_pb2.NetParameter(), "test")
+    param.state.phase = caffe.TRAIN
+    net, seen = caffe.Net.from_param(param), []
+    net.record_with(recorder)
+    for blobs in net.params.values():
+        blobs[0].data[...] = np.arange(12).reshape(3, 4)
+    if "w" in net.blobs:
+        net.blobs["w"].g = torch.ones(3, 4)
+    last = len(net.layers) - 1
+    for seed in range(9):
+        if "x" in net.inputs:
+            net.blobs["x"].data[...] = np.random.RandomState(seed).randn(3, 4)
+        net.clear_param_diffs()
+        net._forward(0, last)
+        seen.append(everything(net))
+        for end in (last, 1, 0) if seed in (5, 7) else (0,):
+            net._backward(last, end)
+            seen.append(everything(net))
+    return seen, made(net)[0]
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_what_layers_do_on_the_host_is_done_after_a_replay_too(case):
+    (eager, _), (recorded, replayed) = odd_passes(case, None), odd_passes(case, tape)
+    for number, pair in enumerate(zip(eager, recorded)):
+        assert_all_same(*pair, number)
+    assert replayed is (case != "a_constant_that_is_overwritten")  # which is another tensor in each pass
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("case", ODD)
+def test_a_pass_that_was_not_recorded_begins_with_what_was_there(case, number):
+    (eager, _), (recorded, _) = odd_passes(case, None), odd_passes(case, failing(number))
+    for pair in zip(eager, recorded):
+        assert_all_same(*pair)
+
+
+def test_a_parameters_diff_is_one_array_whoever_asks_for_it_first():
+    blob = Parameter(3)
+    looked, memory = blob.g, blob.diff_memory
+    blob.accumulate(torch.ones(3))
+    blob.g = torch.full((3,), 2.0)
+    assert memory.tensor is looked and looked.tolist() == [2, 2, 2]
+    seen = Parameter(3)
+    held = seen.diff
+    seen.accumulate(torch.ones(3))
+    seen.clear_diff()
+    assert held.tolist() == [0, 0, 0] and seen.diff_memory.host is held

@@ -16,7 +16,15 @@ from ilgnet.bench import benchmark
 from ilgnet.nets import emit
 from tests.bvlc import layers
 from tests.bvlc.run_caffe import draw, draw_params, inside, write_files
-from tests.torchcaffe.gpu.test_recording import folder, made, make, one_thread, tape  # noqa: F401  (fixtures, two of them)
+from tests.torchcaffe.gpu.test_recording import (  # noqa: F401  (fixtures, two of them)
+    assert_all_same,
+    everything,
+    folder,
+    made,
+    make,
+    one_thread,
+    tape,
+)
 from tests.torchcaffe.ops import test_layers
 from torchcaffe.proto import caffe_pb2
 from torchcaffe.solvers.solver import get_solver
@@ -75,6 +83,33 @@ def test_every_layer_type_replays_as_it_runs(type_):
     for row in rows_of(type_, 5):
         for eager, replayed in zip(run_passes(row, None), run_passes(row, tape)):
             np.testing.assert_array_equal(eager, replayed, err_msg=row.id)
+
+
+def run_script(row, recorder) -> list[dict]:
+    """What every blob holds after each pass of whole, partial and repeated ones."""
+    seen = []
+    with made_ready(row) as (net, _, fill):
+        net.record_with(recorder)
+        caffe.set_random_seed(3)
+        last = len(net.layers) - 1
+        # f: forward, b: backward, p: backward through the last layer alone
+        for seed, passes in enumerate("fb fb fb fb fpfb fp fb fbfb fbfb fbfb fb ffp".split()):
+            net.clear_param_diffs()
+            for kind in passes:
+                fill(seed)
+                if kind == "f":
+                    net._forward(0, last)
+                elif row.backward:
+                    net._backward(last, 0 if kind == "b" else last)
+                seen.append(everything(net))
+    return seen
+
+
+@pytest.mark.parametrize("type_", TYPES)
+def test_every_layer_types_blobs_are_up_to_date_after_each_pass(type_):
+    for row in rows_of(type_, 5):
+        for number, (eager, replayed) in enumerate(zip(run_script(row, None), run_script(row, tape))):
+            assert_all_same(eager, replayed, f"{row.id} {number}")
 
 
 # What PyTorch does not compute on its device without values.

@@ -55,6 +55,7 @@ def test_as_pytorchs(text, phase, in_place):
     kept = [mean.clone(), variance.clone()]
     y = torch.nn.functional.batch_norm(leaves[0], *kept, *leaves[1:], training, 1 - p.momentum, p.eps)
     y.backward(torch.tensor(g))
+    net.params["bn"].add_blob(3)  # of a program's own, which takes no part
     net.blobs["x"].data[...] = data
     net.forward()
     net.blobs["z"].diff[...] = g

@@ -54,6 +54,14 @@ def assert_same(net) -> np.ndarray:
     return answer
 
 
+def test_blobs_that_a_program_appends_take_no_part(net):
+    wanted = together(net)
+    for layer in net.layers:
+        layer.blobs.add_blob(5)
+        layer.blobs[-1].data[...] = 7
+    np.testing.assert_array_equal(assert_same(net), wanted)
+
+
 def test_what_is_fused(net):
     assert [[layer.type for layer in following] for following in net._fused] == [
         [],

@@ -150,6 +150,18 @@ def test_propagate_down_alone_starts_no_backward_pass():
     assert net_from(text)._needs_backward == [False, False, False]
 
 
+def test_debug_info_tells_no_gradient_of_a_blob_that_a_program_has_appended(monkeypatch):
+    said = []
+    monkeypatch.setattr("torchcaffe.log.info", lambda where, line: said.append(line))
+    net = net_from(BELOW + 'layer { name: "x" type: "Scale" bottom: "b" top: "y" }' + LOSS)
+    net.params["x"].add_blob(2)
+    net.debug_info = True
+    net.forward()
+    net.backward()
+    told = [line.rsplit(":", 1)[0].strip() for line in said if "param blob" in line and "diff" in line]
+    assert told == ["[Backward] Layer x, param blob 0 diff"]
+
+
 def test_a_loss_top_that_grows_is_warned_of(monkeypatch):
     said = []
     monkeypatch.setattr("torchcaffe.base.log.warning", lambda where, line: said.append(line))

@@ -8,8 +8,10 @@ import sys
 import numpy as np
 import pytest
 
+from ilgnet.run import bvlc
 from tests import BVLC
 from tests.bvlc import compare, layers
+from tests.bvlc.engines import Engine
 from tests.bvlc.run_caffe import run_layer
 
 HERE = BVLC
@@ -70,3 +72,58 @@ def test_refused(row, caffe):
         run_layer(caffe, layers.case(row))
     assert str(error.value).strip()
     assert not isinstance(error.value, (AttributeError, NotImplementedError, AssertionError))
+
+
+@pytest.mark.parametrize("type_", ALL)
+def test_a_blob_that_a_program_appends_changes_nothing_and_is_saved(type_, caffe):
+    for row in (row for row in layers.ROWS if row.type == type_ and not row.fails):
+        job = layers.case(row)
+        (_, wanted), (_, got) = run_layer(caffe, job), run_layer(caffe, {**job, "extra": True})
+        for key, array in wanted.items():
+            np.testing.assert_array_equal(got[key], array, err_msg=f"{row.id} {key}")
+        assert got["saved"].size and (got["saved"] == 5).all(), row.id
+
+
+@pytest.mark.skipif(not bvlc.available(), reason="no real Caffe here: " + bvlc.HOW)
+def test_in_real_caffe_such_a_blob_changes_nothing_and_is_saved():
+    with Engine("bvlc") as engine:
+        for row in (row for row in layers.ROWS if not row.fails and row.type != "Python"):
+            job, wanted = golden(row)
+            if any(".param" in key for key in wanted):
+                _, got = engine.call("layer", {**job, "extra": True})
+                errors = compare.errors({key: got[key] for key in wanted}, wanted)
+                assert all(errors[kind] <= limit for kind, limit in LIMITS.items()), row.id
+                assert got["saved"].size and (got["saved"] == 5).all(), row.id
+
+
+GIVEN = """force_backward: true
+layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 } } }
+layer { name: "y" type: "%s" bottom: "x" top: "y"
+  blobs { shape { dim: 3 } data: 1 data: 2 data: 3 } blobs { shape { dim: 3 } data: 4 data: 5 data: 6 } %s }"""
+
+
+@pytest.mark.parametrize(
+    ("type_", "y", "dx", "gradient"),
+    [
+        ("Bias", [-1, 1, 3, 2, 4, 6], [1, 1, 1, 1, 1, 1], [2, 2, 2]),
+        ("PReLU", [-2, -2, 0, 1, 2, 3], [1, 2, 3, 1, 1, 1], [-2, -1, 0]),
+        ("Scale", [-2, -2, 0, 1, 4, 9], [1, 2, 3, 1, 2, 3], [-1, 1, 3]),
+    ],
+)
+def test_a_blob_too_many_in_a_prototxt_changes_nothing(type_, y, dx, gradient, caffe, tmp_path):
+    """The numbers are BVLC's."""
+    (tmp_path / "net.prototxt").write_text(GIVEN % (type_, ""))
+    net = caffe.Net(str(tmp_path / "net.prototxt"), caffe.TRAIN)
+    net.blobs["x"].data[...] = np.arange(-2, 4).reshape(2, 3)
+    net.forward()
+    net.blobs["y"].diff[...] = 1
+    net.backward()
+    assert net.blobs["y"].data.ravel().tolist() == y and net.blobs["x"].diff.ravel().tolist() == dx
+    assert [blob.diff.tolist() for blob in net.params["y"]] == [gradient, [0, 0, 0]]
+
+
+def test_scale_with_a_bias_has_two_blobs(caffe, tmp_path):
+    more = "blobs { shape { dim: 3 } data: 7 data: 8 data: 9 } scale_param { bias_term: true }"
+    (tmp_path / "net.prototxt").write_text(GIVEN % ("Scale", more))
+    with pytest.raises(caffe.CaffeError, match="blobs: 3 given, the layer has 2"):
+        caffe.Net(str(tmp_path / "net.prototxt"), caffe.TRAIN)

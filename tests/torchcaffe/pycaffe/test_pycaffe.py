@@ -186,6 +186,24 @@ def test_compiled_module_by_its_name():
 # -- making a net --------------------------------------------------------------------------------------------------
 
 
+def test_a_blob_that_a_script_appends_is_saved_and_loaded_but_takes_no_part(tmp_path):
+    no_bias = SMALL.replace("param { lr_mult: 2 }", "").replace("num_output", "bias_term: false num_output")
+    net, other = (caffe.Net(write(tmp_path, no_bias), caffe.TRAIN) for _ in range(2))
+    net.forward()
+    net.blobs["label"].data[...] = 3
+    wanted = net.forward(start="conv")["loss"].copy()
+    for made in (net, other):
+        made.params["conv"].add_blob(6)
+        made.params["ip"].add_blob(7)
+    net.params["conv"][1].data[...] = net.params["ip"][1].data[...] = 100
+    assert net.forward(start="conv")["loss"] == wanted
+    net.backward()
+    assert not net.params["ip"][1].diff.any() and net.params["ip"][0].diff.any()
+    net.save(str(tmp_path / "more.caffemodel"))
+    other.copy_from(str(tmp_path / "more.caffemodel"))
+    assert (other.params["conv"][1].data == 100).all() and other.params["ip"][1].data.shape == (7,)
+
+
 def test_constructors(tmp_path, small):
     path, weights = write(tmp_path, SMALL), str(tmp_path / "w.caffemodel")
     small.save(weights)
