@@ -1,4 +1,4 @@
-from ilgnet.ava.check_ava import main
+from ilgnet.cli.check_ava import main
 from torchcaffe.base.errors import run_main
 
 run_main(main)

@@ -1,4 +1,5 @@
-from ilgnet.demo.demo_set import main
+from ilgnet.cli.demo import main
 from torchcaffe.base.errors import run_main
 
-run_main(main)
+if __name__ == "__main__":  # worker processes import this file, too
+    run_main(main)

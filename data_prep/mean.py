@@ -1,4 +1,4 @@
-from ilgnet.ava.mean import main
+from ilgnet.cli.mean import main
 from torchcaffe.base.errors import run_main
 
 run_main(main)

@@ -1,4 +1,4 @@
-from ilgnet.ava.prepare import main
+from ilgnet.cli.prepare import main
 from torchcaffe.base.errors import run_main
 
 run_main(main)

@@ -1,4 +1,4 @@
-from ilgnet.ava.ratings import main
+from ilgnet.cli.ratings import main
 from torchcaffe.base.errors import run_main
 
 run_main(main)

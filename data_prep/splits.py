@@ -1,4 +1,4 @@
-from ilgnet.ava.splits import main
+from ilgnet.cli.splits import main
 from torchcaffe.base.errors import run_main
 
 run_main(main)
