@@ -1,15 +1,11 @@
-"""Is an AVA folder whole, and does its split leak? `python data_prep/check_ava.py AVA --lists data/ava1 --out c.json`
-(data/ava1: what prepare.py made; without --lists, the random split that it makes by default).
+"""Check whether an AVA folder is complete and whether its split leaks.
 
 Finds photos that are missing, broken or cut short; files that no row of AVA.txt lists; photos that are there twice, as
 the same file or as the same picture in another; and those of them that are in both the training and the test list."""
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import json
-import os
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,11 +15,12 @@ import cv2
 import numpy as np
 
 from ilgnet.ava import splits
-from ilgnet.ava.ratings import read_ratings
-from torchcaffe.base.errors import CaffeError, run_main
+from torchcaffe.base.errors import CaffeError
 from torchcaffe.data import pictures
 from torchcaffe.data.imageset import in_order, is_file_cut_short, progress_of
-from torchcaffe.formats.files import write_bytes
+
+# The report's lists of faults, in the order in which they are printed.
+FINDINGS = ("missing", "broken", "damaged", "unlisted", "same_file", "same_picture", "leaks", "contradicting_labels")
 
 
 class Seen(NamedTuple):
@@ -87,7 +84,7 @@ def same_pictures(photos: Sequence[Seen]) -> list[list[str]]:
     return [list(group) for group in sorted({tuple(group) for group in group_of.values() if len(group) > 1})]
 
 
-def check(ava: Path, images: Path, split: splits.Split, photos: Sequence[str], workers: int) -> dict:
+def check(images: Path, split: splits.Split, photos: Sequence[str], workers: int) -> dict:
     """The report: lists of photos under `missing`, `broken`, `damaged`, `unlisted`, groups under `same_file`,
     `same_picture`, and those that part between the lists under `leaks`."""
     there = {path.relative_to(images).as_posix() for path in images.rglob("*") if path.is_file()}
@@ -119,48 +116,3 @@ def check(ava: Path, images: Path, split: splits.Split, photos: Sequence[str], w
     labels = {**train, **val}
     report["contradicting_labels"] = [g for g in groups if len({labels[p] for p in g if p in labels}) > 1]
     return report
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Look for missing, broken, doubled and unlisted photos in AVA's folder, and its split for leaks. Exit 1: some."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("ava", type=Path, metavar="AVA", help="folder with AVA.txt and images/")
-    parser.add_argument("--images", type=Path, help="folder of the photos (AVA/images)")
-    parser.add_argument("--out", type=Path, help="JSON file to write the whole report to")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="threads (one a core)")
-    splits.add_arguments(parser)
-    args = parser.parse_args(argv)
-    images = args.images or args.ava / "images"
-    for path in (args.ava / "AVA.txt", images):
-        if not path.exists():
-            raise CaffeError(f"{path}: not there; AVA's folder holds AVA.txt and images/")
-    ratings = read_ratings(args.ava / "AVA.txt")
-    split = splits.from_arguments(args, ratings)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)  # before the photos are read, not after
-        if args.out.is_dir():
-            raise CaffeError(f"{args.out}: is a folder; give a file")
-    report = check(args.ava, images, split, [rating.photo for rating in ratings], max(1, args.workers))
-    print(f"{report['photos']} photos in AVA.txt and lists ({split.how})")
-    found = 0
-    for name in (
-        "missing",
-        "broken",
-        "damaged",
-        "unlisted",
-        "same_file",
-        "same_picture",
-        "leaks",
-        "contradicting_labels",
-    ):
-        items = report[name]
-        found += len(items)
-        first = f", {json.dumps(items[0])} for one" if items else ""
-        print(f"{name.replace('_', ' '):21s}{len(items)}{first}")
-    if args.out:
-        write_bytes(args.out, (json.dumps(report, indent=1) + "\n").encode())
-    return 1 if found else 0
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -1,16 +1,13 @@
-"""AVA.txt: ten vote counts a photo, read strictly.
+"""Reader of AVA.txt: ten vote counts a photo.
 
-A row has 15 whole numbers: index, image id, votes for the scores 1 to 10, two semantic tags (0: none), challenge.
-Run it to see what a file holds: `python data_prep/ratings.py AVA.txt`."""
+A row has 15 whole numbers: index, image id, votes for the scores 1 to 10, two semantic tags (0: none), challenge."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from torchcaffe.base.errors import CaffeError, run_main
+from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats.files import read_bytes
 
 FIELDS = ("index", "image id", *(f"votes for {score}" for score in range(1, 11)), "tag 1", "tag 2", "challenge")
@@ -82,21 +79,3 @@ def read_ratings(path: Path | str) -> list[Rating]:
     if not ratings:
         raise CaffeError(f"{path}: no ratings in it")
     return ratings
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print what an AVA.txt holds: photos, votes, mean scores, low and high photos."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("ava_txt", type=Path, help="AVA.txt")
-    ratings = read_ratings(parser.parse_args(argv).ava_txt)
-    voters = [rating.voters for rating in ratings]
-    means = [rating.mean for rating in ratings]
-    high = sum(mean > 5 for mean in means)
-    print(f"photos  {len(ratings)}: {len(ratings) - high} low (mean <= 5), {high} high")
-    print(f"votes   {min(voters)} to {max(voters)} a photo, {sum(voters) / len(voters):.1f} on average")
-    print(f"means   {min(means):.4f} to {max(means):.4f}; {sum(m == 5 for m in means)} at exactly 5")
-    return 0
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -2,13 +2,10 @@
 
 AVA1    all photos; label 1 (high) iff the mean is above 5; delta drops 5 - delta < mean < 5 + delta from training.
 AVA2    the tenth with the highest means (1) and the tenth with the lowest (0), or those beyond two thresholds; halved.
-lists   the authors' train.txt and val.txt, or AVA's own .jpgl lists of image ids.
-
-`python data_prep/splits.py AVA.txt --dataset ava1 --out DIR` writes DIR/train.txt and DIR/val.txt."""
+lists   the authors' train.txt and val.txt, or AVA's own .jpgl lists of image ids."""
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ilgnet.ava.ratings import Rating, read_ratings
-from torchcaffe.base.errors import CaffeError, run_main
+from ilgnet.ava.ratings import Rating
+from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats.files import read_bytes, write_bytes
 
 DATASETS = ("ava1", "ava1_delta1", "ava2")
@@ -82,7 +79,7 @@ def split_ava1(ratings: Sequence[Rating], seed: int) -> Split:
 
 
 def choose_ava2(
-    ratings: Sequence[Rating], fraction: float = FRACTION, thresholds: tuple[float, float] | None = None
+    ratings: Sequence[Rating], fraction: float = FRACTION, thresholds: Sequence[float] | None = None
 ) -> list[Entry]:
     """AVA2's photos: the `fraction` with the highest means and the `fraction` with the lowest (ties by image id),
     or, given thresholds (low, high), those with mean <= low and mean >= high."""
@@ -105,7 +102,7 @@ def choose_ava2(
 
 
 def split_ava2(
-    ratings: Sequence[Rating], seed: int, fraction: float = FRACTION, thresholds: tuple[float, float] | None = None
+    ratings: Sequence[Rating], seed: int, fraction: float = FRACTION, thresholds: Sequence[float] | None = None
 ) -> Split:
     """AVA2's photos in two random halves (not balanced by class, as the released lists are not)."""
     order = shuffled(choose_ava2(ratings, fraction, thresholds), seed)
@@ -177,66 +174,92 @@ def split_official(folder: Path | str, ratings: Sequence[Rating], name: str = OF
     return split
 
 
-def make_split(
-    ratings: Sequence[Rating],
-    dataset: str = "ava1",
-    seed: int = 1,
-    delta: float | str | None = None,
-    fraction: float = FRACTION,
-    thresholds: tuple[float, float] | None = None,
-    lists: Path | str | None = None,
-    official: str = OFFICIAL,
-) -> Split:
-    """The split of one of DATASETS. `lists` is a folder with train.txt and val.txt or with AVA's own .jpgl lists;
-    without it the split is random from the seed. `delta` defaults to 1 for ava1_delta1, else 0."""
-    if dataset not in DATASETS:
-        raise CaffeError(f"dataset {dataset!r}: one of {', '.join(DATASETS)}")
-    if delta is None:
-        delta = 1 if dataset == "ava1_delta1" else 0
-    try:
-        width = float(delta)
-    except ValueError:
-        width = -1.0
-    if not 0 <= width < math.inf:
-        raise CaffeError(f"delta {delta}: not a number of at least 0")
-    if dataset == "ava2" and width > 0:
-        raise CaffeError("delta: AVA2 holds no photo near the mean score 5; delta is for AVA1")
-    by_score = fraction != FRACTION or thresholds is not None
-    if by_score and (dataset != "ava2" or lists is not None):
-        raise CaffeError("fraction, thresholds: they choose AVA2's photos from AVA.txt, where no lists do")
-    if fraction != FRACTION and thresholds is not None:
-        raise CaffeError("fraction, thresholds: both say which photos AVA2 has; give one of them")
-    are_official = lists is not None and not (Path(lists) / "train.txt").is_file() and any(Path(lists).glob("*.jpgl"))
-    if official != OFFICIAL and not are_official:
-        raise CaffeError(f"official {official}: names one of AVA's own .jpgl lists, but no folder of them was given")
-    if lists is not None:
-        folder = Path(lists)
-        if not are_official:
-            split = split_by_lists(folder, ratings)
-        elif dataset == "ava2":
-            raise CaffeError(f"{folder}: AVA's own lists split all of AVA, not AVA2")
-        else:
-            split = split_official(folder, ratings, official)
-    elif dataset == "ava2":
-        split = split_ava2(ratings, seed, fraction, thresholds)
+@dataclass(frozen=True)
+class Choice:
+    """Which split to make. CaffeError for values that do not go together.
+
+    dataset: one of DATASETS. lists: a folder with train.txt and val.txt or with AVA's own .jpgl lists, of which
+    `official` names the ones to take; without it, the split is random from the seed. delta: drop photos with
+    5 - delta < mean < 5 + delta from training; by default 1 for ava1_delta1, else 0. fraction, thresholds: see
+    choose_ava2."""
+
+    dataset: str = "ava1"
+    seed: int = 1
+    delta: float | str | None = None
+    fraction: float = FRACTION
+    thresholds: Sequence[float] | None = None
+    lists: Path | str | None = None
+    official: str = OFFICIAL
+
+    def __post_init__(self) -> None:
+        if self.dataset not in DATASETS:
+            raise CaffeError(f"dataset {self.dataset!r}: one of {', '.join(DATASETS)}")
+        if self.delta is None:
+            object.__setattr__(self, "delta", int(self.dataset == "ava1_delta1"))
+        if self.dataset == "ava2" and self.width > 0:
+            raise CaffeError("delta: AVA2 holds no photo near the mean score 5; delta is for AVA1")
+        by_score = self.fraction != FRACTION or self.thresholds is not None
+        if by_score and (self.dataset != "ava2" or self.lists is not None):
+            raise CaffeError("fraction, thresholds: they choose AVA2's photos from AVA.txt, where no lists do")
+        if self.fraction != FRACTION and self.thresholds is not None:
+            raise CaffeError("fraction, thresholds: both say which photos AVA2 has; give one of them")
+        if self.official != OFFICIAL and not self.takes_jpgl:
+            raise CaffeError(
+                f"official {self.official}: names one of AVA's own .jpgl lists, but no folder of them was given"
+            )
+        if self.takes_jpgl and self.dataset == "ava2":
+            raise CaffeError(f"{self.lists}: AVA's own lists split all of AVA, not AVA2")
+
+    @property
+    def width(self) -> float:
+        """delta as a number."""
+        try:
+            width = float(self.delta or 0)
+        except ValueError:
+            width = -1.0
+        if not 0 <= width < math.inf:
+            raise CaffeError(f"delta {self.delta}: not a number of at least 0")
+        return width
+
+    @property
+    def takes_jpgl(self) -> bool:
+        """Whether `lists` holds AVA's own lists."""
+        if self.lists is None:
+            return False
+        return not Path(self.lists, "train.txt").is_file() and any(Path(self.lists).glob("*.jpgl"))
+
+    @property
+    def name(self) -> str:
+        """One of DATASETS, or of another set what it is."""
+        if self.dataset != "ava2":
+            return {0: "ava1", 1: "ava1_delta1"}.get(self.width, f"ava1, delta {self.delta}")
+        if self.thresholds is not None and tuple(self.thresholds) != RELEASED_THRESHOLDS:
+            return f"ava2, thresholds {self.thresholds[0]} and {self.thresholds[1]}"
+        return "ava2" if self.fraction == FRACTION else f"ava2, fraction {self.fraction}"
+
+
+def make_split(ratings: Sequence[Rating], choice: Choice) -> Split:
+    """The split chosen, named, with its counts checked."""
+    if choice.takes_jpgl:
+        split = split_official(choice.lists, ratings, choice.official)
+    elif choice.lists is not None:
+        split = split_by_lists(choice.lists, ratings)
+    elif choice.dataset == "ava2":
+        split = split_ava2(ratings, choice.seed, choice.fraction, choice.thresholds)
     else:
-        split = split_ava1(ratings, seed)
-    if width > 0:
-        doubtful = {rating.photo for rating in ratings if is_ambiguous(rating, width)}
+        split = split_ava1(ratings, choice.seed)
+    if choice.width > 0:
+        doubtful = {rating.photo for rating in ratings if is_ambiguous(rating, choice.width)}
         kept = [entry for entry in split.train if entry.photo not in doubtful]
         split.dropped_by_delta = len(split.train) - len(kept)
         split.train = kept
-        split.how += f", delta {delta}"
+        split.how += f", delta {choice.delta}"
         if not kept:
-            raise CaffeError(f"delta {delta}: leaves no photo to train on")
-    split.notes += check_counts(ratings, split, dataset)
-    split.dataset = dataset if dataset == "ava2" else {0: "ava1", 1: "ava1_delta1"}.get(width, f"ava1, delta {delta}")
-    if lists is not None:
-        _check_lists(ratings, split, official)
-    elif dataset == "ava2" and thresholds is not None and tuple(thresholds) != RELEASED_THRESHOLDS:
-        split.dataset += f", thresholds {thresholds[0]} and {thresholds[1]}"
-    elif dataset == "ava2" and thresholds is None and fraction != FRACTION:
-        split.dataset += f", fraction {fraction}"
+            raise CaffeError(f"delta {choice.delta}: leaves no photo to train on")
+    split.notes += check_counts(ratings, split, choice.dataset)
+    split.dataset = choice.name
+    if choice.lists is not None:
+        _check_lists(ratings, split, choice.official)
     if split.dataset not in DATASETS:
         split.notes.append(f"'{split.dataset}' is none of the paper's data sets: reports show it beside no figure")
     return split
@@ -332,49 +355,3 @@ def _refuse_overlap(folder: Path, train: Sequence[Entry], val: Sequence[Entry]) 
     both = {entry.photo for entry in train} & {entry.photo for entry in val}
     if both:
         raise CaffeError(f"{folder}: {len(both)} photos are in both the training and the test list: {min(both)}, ...")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that choose a split."""
-    parser.add_argument("--dataset", choices=DATASETS, default="ava1", help="which of the paper's data sets (ava1)")
-    parser.add_argument("--seed", type=int, default=1, help="of the random split and of the LMDBs' order (1)")
-    parser.add_argument("--delta", help="drop 5-DELTA < mean < 5+DELTA from training (1 for ava1_delta1, else 0)")
-    parser.add_argument("--fraction", type=float, default=FRACTION, help=f"AVA2: share of each class ({FRACTION})")
-    parser.add_argument(
-        "--thresholds",
-        type=float,
-        nargs=2,
-        metavar=("LOW", "HIGH"),
-        help=f"AVA2: by mean score instead; the released lists': {RELEASED_THRESHOLDS[0]} {RELEASED_THRESHOLDS[1]}",
-    )
-    parser.add_argument("--lists", type=Path, metavar="DIR", help="DIR with the split: train.txt and val.txt, or .jpgl")
-    parser.add_argument("--official", default=OFFICIAL, metavar="NAME", help=f".jpgl lists: which ones ({OFFICIAL})")
-
-
-def from_arguments(args: argparse.Namespace, ratings: Sequence[Rating]) -> Split:
-    """The split that add_arguments' options ask for."""
-    return make_split(
-        ratings, args.dataset, args.seed, args.delta, args.fraction, args.thresholds, args.lists, args.official
-    )
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Write train.txt and val.txt for an AVA.txt."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("ava_txt", type=Path, help="AVA.txt")
-    parser.add_argument("--out", type=Path, required=True, help="folder for train.txt and val.txt")
-    add_arguments(parser)
-    args = parser.parse_args(argv)
-    split = from_arguments(args, read_ratings(args.ava_txt))
-    args.out.mkdir(parents=True, exist_ok=True)
-    for name, photos in (("train", split.train), ("val", split.val)):
-        write_list(args.out / f"{name}.txt", photos)
-        number = counts(photos)
-        print(f"{name:5s} {number['photos']} photos: {number['low']} low, {number['high']} high")
-    for note in split.notes:
-        print("note: " + note)
-    return 0
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Union
 
 import lmdb
 import numpy as np
@@ -23,7 +22,7 @@ from torchcaffe.formats.files import publish, sha256
 from torchcaffe.proto import caffe_pb2
 
 SCORES = 10  # AVA's people vote 1 to 10
-Rated = Union[Rating, Label]  # a row of AVA.txt, or of one's own labels
+Rated = Rating | Label  # a row of AVA.txt, or of one's own labels
 
 
 def distribution(rated: Rated) -> list[float]:

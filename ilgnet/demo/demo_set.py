@@ -8,7 +8,6 @@ one of lists/train.txt and lists/val.txt: a net that knows a test photo's sister
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -25,7 +24,7 @@ from tqdm import tqdm
 
 from ilgnet.ava.splits import Entry, write_list
 from ilgnet.demo import scenes
-from torchcaffe.base.errors import CaffeError, run_main
+from torchcaffe.base.errors import CaffeError
 from torchcaffe.data import pictures
 from torchcaffe.formats.files import read_bytes, write_bytes
 
@@ -403,24 +402,3 @@ def find_photos(folder: Path) -> list[Path]:
     if len(paths) < 5:
         raise CaffeError(f"--photos {folder}: {len(paths)} photographs in it; at least 5 are needed")
     return paths
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Make a demo set: a folder like AVA's with good and bad photos, whose (synthetic) labels are known."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder to write: AVA.txt, images/, lists/, DEMO.json")
-    parser.add_argument("--photos", type=Path, metavar="DIR", help="use DIR's photographs; without, scenes are painted")
-    parser.add_argument("--count", type=int, default=COUNT, help=f"photos to make ({COUNT})")
-    parser.add_argument("--seed", type=int, default=SEED, help=f"({SEED})")
-    parser.add_argument("--workers", type=int, help="processes (one a core)")
-    args = parser.parse_args(argv)
-    made = make_demo(args.out, args.photos, args.count, args.seed, args.workers)
-    good = sum(not version.faults for version in made)
-    sources = len({version.source for version in made})
-    print(f"{args.out}: {len(made)} photos, {good} good, {len(made) - good} bad, of {sources} sources")
-    print(SYNTHETIC)
-    return 0
-
-
-if __name__ == "__main__":
-    run_main(main)

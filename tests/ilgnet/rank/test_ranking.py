@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 import torchcaffe
-from ilgnet.ava import labels, prepare
-from ilgnet.cli import check_ranking, evaluate, report
+from ilgnet.ava import labels
+from ilgnet.cli import check_ranking, evaluate, prepare, report
 from ilgnet.cli import rank as rank_photos
 from ilgnet.evaluate import protocol
 from ilgnet.photos import checks as photo_checks

@@ -1,4 +1,4 @@
-"""Photos to an LMDB, as convert_imageset makes it: `python data_prep/make_lmdb.py PHOTOS/ train.txt train_lmdb`."""
+"""Write photos into an LMDB, byte for byte as BVLC's convert_imageset. An interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from ilgnet.ava.prepare import summary
 from ilgnet.ava.splits import shuffled
-from torchcaffe.base.errors import CaffeError, run_main
-from torchcaffe.data.imageset import Imageset, Options, convert_imageset, read_list
+from torchcaffe.base.errors import CaffeError
+from torchcaffe.data.imageset import Options, convert_imageset, read_list
 
 SIZE = 256  # the authors' LMDBs hold photos warped to 256 x 256
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that say how photos are stored."""
+    """Add the options that say how photos are stored."""
     parser.add_argument("--size", type=int, default=SIZE, help=f"warp to SIZE x SIZE; 0: leave as it is ({SIZE})")
     parser.add_argument("--encoded", choices=("jpeg", "png"), help="store compressed (jpeg: about a ninth of the disk)")
     parser.add_argument(
@@ -32,17 +33,8 @@ def options_of(args: argparse.Namespace) -> Options:
     return Options(resize, args.gray, {None: "", "jpeg": "jpg", "png": "png"}[args.encoded], args.quality)
 
 
-def summary(name: str, result: Imageset) -> str:
-    """A line on what came of it."""
-    labels = ", ".join(f"{count} of label {label}" for label, count in sorted(result.labels.items()))
-    lost = f"; {len(result.skipped)} photos left out" if result.skipped else ""
-    lost += f"; {len(result.damaged)} damaged" if result.damaged else ""
-    return f"{name}: {result.records} records ({labels}), {result.size / 2**20:.1f} MiB{lost}"
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write photos into an LMDB, byte for byte as BVLC's convert_imageset. Resumes where it was cut short."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("photos", type=Path, help="folder of the photos")
     parser.add_argument("list", type=Path, help="text file, a line a photo: NAME LABEL")
     parser.add_argument("lmdb", type=Path, help="folder to write")
@@ -58,7 +50,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, reason in unread:
             print(f"{what}: {name}: {reason}")
     return 0
-
-
-if __name__ == "__main__":
-    run_main(main)

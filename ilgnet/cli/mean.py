@@ -1,4 +1,4 @@
-"""The mean image of an LMDB, as compute_image_mean makes it: `python data_prep/mean.py train_lmdb mean.binaryproto`."""
+"""Write an LMDB's mean: mean.binaryproto, byte for byte as BVLC's compute_image_mean, and mean.npy (C x H x W)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from torchcaffe.base.errors import run_main
 from torchcaffe.data.imageset import compute_image_mean, write_mean
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write an LMDB's mean: mean.binaryproto, byte for byte as BVLC's compute_image_mean, and mean.npy (C x H x W)."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("lmdb", type=Path, help="the training LMDB")
     parser.add_argument("binaryproto", type=Path, nargs="?", help="file to write (mean.binaryproto beside the LMDB)")
     args = parser.parse_args(argv)
@@ -22,7 +20,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     for channel, value in enumerate(mean.mean(axis=(1, 2), dtype="float64")):
         print(f"mean_value channel [{channel}]: {value:g}")
     return 0
-
-
-if __name__ == "__main__":
-    run_main(main)
