@@ -1,8 +1,14 @@
-"""Look for missing, broken, duplicate and unlisted photos in AVA's folder, and for leaks. Exit 1: found some."""
+"""Check that an AVA folder is complete and has no leak.
+
+Looks for missing, broken, duplicate and unlisted photos, and for photos both in
+training and in test. The exit status is 1 if it finds any.
+
+Example:
+  ilgnet check-ava out/demo/ava --lists out/demo/ava/lists
+"""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from collections.abc import Sequence
@@ -12,12 +18,13 @@ from ilgnet.ava.check_ava import FINDINGS, check
 from ilgnet.ava.ratings import read_ratings
 from ilgnet.ava.splits import make_split
 from ilgnet.cli import splits
+from ilgnet.cli.arguments import make_parser
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats.files import write_bytes
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__name__)
     parser.add_argument("ava", type=Path, metavar="AVA", help="folder with AVA.txt and images/")
     parser.add_argument("--images", type=Path, help="folder of the photos (AVA/images)")
     parser.add_argument("--out", type=Path, help="JSON file to write the whole report to")
@@ -42,4 +49,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{name.replace('_', ' '):21s}{len(items)}{first}")
     if args.out:
         write_bytes(args.out, (json.dumps(report, indent=1) + "\n").encode())
+    print(f"Next: make its LMDBs: ilgnet prepare {args.ava} --out DATA")
     return int(any(report[name] for name in FINDINGS))

@@ -1,16 +1,23 @@
-"""Make a demo set: a folder like AVA's with good and bad photos, whose (synthetic) labels are known."""
+"""Make a small data set like AVA, with known labels.
+
+It paints scenes, or takes your photographs with --photos, and spoils a part of
+them: those are the low photos. The labels are synthetic.
+
+Example:
+  ilgnet demo --out out/demo/ava --count 900
+"""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from ilgnet.cli.arguments import make_parser
 from ilgnet.demo.demo_set import COUNT, SEED, SYNTHETIC, make_demo
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__name__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write: AVA.txt, images/, lists/, DEMO.json")
     parser.add_argument("--photos", type=Path, metavar="DIR", help="use DIR's photographs; without, scenes are painted")
     parser.add_argument("--count", type=int, default=COUNT, help=f"photos to make ({COUNT})")
@@ -22,4 +29,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     sources = len({version.source for version in made})
     print(f"{args.out}: {len(made)} photos, {good} good, {len(made) - good} bad, of {sources} sources")
     print(SYNTHETIC)
+    print(f"Next: make its LMDBs: ilgnet prepare {args.out} --lists {args.out / 'lists'} --out DATA")
     return 0

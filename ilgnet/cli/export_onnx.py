@@ -1,4 +1,4 @@
-"""Export a trained net to ONNX, and check the file against the engine.
+"""Export a trained net to ONNX, and check the file.
 
 Example:
   ilgnet export-onnx --weights out/demo/snapshots/demo_iter_200.caffemodel \\

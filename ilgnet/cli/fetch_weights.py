@@ -1,4 +1,4 @@
-"""Download GoogLeNet's weights, or install the released ILGNet's.
+"""Download GoogLeNet's weights or install a released ILGNet.
 
 The authors' trained nets have no stable address: download the archive by hand
 and give it with --file.

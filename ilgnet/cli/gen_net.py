@@ -1,4 +1,6 @@
-"""Write train_val.prototxt and deploy.prototxt of one of the paper's nets.
+"""Write the prototxts of one of the paper's nets.
+
+They are train_val.prototxt and deploy.prototxt.
 
 Example:
   ilgnet gen-net --variant v1bn --batch-size 16 --source out/demo/data \\

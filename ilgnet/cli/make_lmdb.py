@@ -1,4 +1,11 @@
-"""Write photos into an LMDB, byte for byte as BVLC's convert_imageset. An interrupted run resumes."""
+"""Write photos to an LMDB, as convert_imageset does.
+
+`ilgnet prepare` does this as its second step. An interrupted run resumes.
+
+Example:
+  ilgnet make-lmdb out/demo/ava/images out/demo/lists/train.txt \\
+    out/demo/train_lmdb --shuffle 1
+"""
 
 from __future__ import annotations
 
@@ -8,6 +15,7 @@ from pathlib import Path
 
 from ilgnet.ava.prepare import summary
 from ilgnet.ava.splits import shuffled
+from ilgnet.cli.arguments import make_parser
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.data.imageset import Options, convert_imageset, read_list
 
@@ -34,7 +42,7 @@ def options_of(args: argparse.Namespace) -> Options:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__name__)
     parser.add_argument("photos", type=Path, help="folder of the photos")
     parser.add_argument("list", type=Path, help="text file, a line a photo: NAME LABEL")
     parser.add_argument("lmdb", type=Path, help="folder to write")
@@ -49,4 +57,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     for what, unread in [("left out", result.skipped), ("damaged", result.damaged)]:
         for name, reason in unread:
             print(f"{what}: {name}: {reason}")
+    print(f"Next: compute its mean: ilgnet mean {args.lmdb}")
     return 0

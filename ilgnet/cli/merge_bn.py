@@ -1,4 +1,4 @@
-"""Fold BatchNorm and Scale layers into the convolutions before them.
+"""Fold BatchNorm and Scale layers into convolutions.
 
 The net gives the same answers, and is smaller and faster.
 

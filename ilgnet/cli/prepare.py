@@ -1,21 +1,26 @@
-"""Make training and test LMDBs, mean image, lists and a manifest of an AVA folder, or of your own labelled photos.
+"""Make LMDBs and the mean image from AVA or your own photos.
 
-`ilgnet prepare AVA --dataset ava1 --out data/ava1`, or `ilgnet prepare --labels MINE.csv --images DIR --out data/mine`.
-An interrupted run resumes where it was."""
+Writes train_lmdb, val_lmdb, the mean, the lists and a manifest. For your own
+photos, give a CSV of labels with --labels. An interrupted run resumes.
+
+Example:
+  ilgnet prepare out/demo/ava --dataset ava1 --lists out/demo/ava/lists \\
+    --out out/demo/data
+"""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from ilgnet.ava import labels, prepare, targets
 from ilgnet.cli import make_lmdb, splits
+from ilgnet.cli.arguments import make_parser
 from torchcaffe.base.errors import CaffeError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__name__)
     parser.add_argument("ava", type=Path, nargs="?", metavar="AVA", help="folder with AVA.txt and images/")
     parser.add_argument("--labels", type=Path, metavar="CSV", help="your own: file, and label, mean or votes")
     parser.add_argument("--cut", type=float, default=labels.CUT, help=f"--labels: means above are high ({labels.CUT})")
@@ -54,4 +59,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("note: " + note)
     lost = sum(len(manifest[name]["skipped"]) for name in ("train", "val"))
     print(f"{args.out}: ready" + (f"; {lost} photos left out, named in manifest.json" if lost else ""))
+    print(f"Next: write a net that trains on it: ilgnet gen-net --variant v1bn --source {args.out}")
     return 0

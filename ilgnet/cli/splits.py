@@ -1,4 +1,10 @@
-"""Write train.txt and val.txt for an AVA.txt."""
+"""Write the training and test lists of AVA1 or AVA2.
+
+`ilgnet prepare` does this as its first step.
+
+Example:
+  ilgnet splits out/demo/ava/AVA.txt --dataset ava2 --out out/demo/lists
+"""
 
 from __future__ import annotations
 
@@ -8,6 +14,7 @@ from pathlib import Path
 
 from ilgnet.ava import splits
 from ilgnet.ava.ratings import read_ratings
+from ilgnet.cli.arguments import make_parser
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +47,7 @@ def choice(args: argparse.Namespace) -> splits.Choice:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__name__)
     parser.add_argument("ava_txt", type=Path, help="AVA.txt")
     parser.add_argument("--out", type=Path, required=True, help="folder for train.txt and val.txt")
     add_arguments(parser)
@@ -53,4 +60,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{name:5s} {number['photos']} photos: {number['low']} low, {number['high']} high")
     for note in split.notes:
         print("note: " + note)
+    print(f"Next: write the photos to an LMDB: ilgnet make-lmdb PHOTOS {args.out / 'train.txt'} train_lmdb")
     return 0

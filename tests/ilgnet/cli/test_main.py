@@ -18,14 +18,14 @@ from tests import ROOT
 from torchcaffe.base.errors import CaffeError
 
 COMMANDS = [command for commands in program.GROUPS.values() for command in commands]
-CHECKOUT = '''import sys
+CHECKOUT = """import sys
 
 sys.path.insert(0, f"{sys.path[0]}/..")
 
 from ilgnet.cli.main import run
 
 run("%s")
-'''
+"""
 
 
 def test_every_module_is_a_command():
@@ -37,7 +37,7 @@ def test_the_list(capsys):
     assert program.main([]) == 0
     shown = capsys.readouterr().out
     assert program.main(["--help"]) == 0 and capsys.readouterr().out == shown
-    assert re.findall(r"^  (\S+) +[A-Z].*[a-z)]\.$", shown, re.M) == COMMANDS
+    assert re.findall(r"^  (\S+) +[A-Z].*\.$", shown, re.M) == COMMANDS
     assert max(map(len, shown.splitlines())) <= 80
 
 
@@ -48,7 +48,7 @@ def test_version_and_unknown_command(capsys):
 
 
 def test_the_list_imports_no_command():
-    script = "import sys; from ilgnet.cli.main import main; main([]); sys.exit({'torch', 'cv2', 'numpy'} & {*sys.modules})"
+    script = "import sys; from ilgnet.cli.main import main; main([]); sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.DEVNULL).returncode == 0
 
 

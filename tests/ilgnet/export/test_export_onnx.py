@@ -19,7 +19,6 @@ from ilgnet.export.onnx_layers import converters
 from ilgnet.nets import emit
 from ilgnet.nets.variants import VARIANTS
 from ilgnet.photos import preprocess
-from tests import ROOT
 from tests.bvlc import compare, layers, run_caffe
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import blobproto
