@@ -69,5 +69,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     emit.write(files)
     print("\n".join(map(str, files)))
     if not everything:
-        print(f"Next: write its solver: ilgnet gen-solver --net {folder}/train_val.prototxt")
+        print(f"Next: write its solver: ilgnet gen-solver --net {folder / 'train_val.prototxt'}")
     return 0

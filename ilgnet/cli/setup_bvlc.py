@@ -11,6 +11,7 @@ Example:
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -40,10 +41,10 @@ print('pycaffe', caffe.__version__, 'numpy', numpy.__version__, 'cv2', cv2.__ver
 
 
 def os_release() -> dict:
-    """The machine's /etc/os-release."""
-    path = Path("/etc/os-release")
-    lines = path.read_text().splitlines() if path.is_file() else []
-    return {k: v.strip('"') for k, _, v in (line.partition("=") for line in lines)}
+    try:
+        return platform.freedesktop_os_release()
+    except OSError:
+        return {}
 
 
 def debian_mirror(folder: Path = Path("/etc/apt"), release: dict | None = None) -> str | None:

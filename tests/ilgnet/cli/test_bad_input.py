@@ -862,7 +862,7 @@ def test_names_that_are_not_utf8_where_no_others_will_do(folder):
 
 def test_a_drawing_s_name_is_spelt_out(folder, capfd):
     assert summarize.main(["net.prototxt", "--svg", "\udcff.svg"]) == 0
-    assert "drawn in \\udcff.svg\n" in capfd.readouterr().out
+    assert "wrote \\udcff.svg\n" in capfd.readouterr().out
 
 
 def test_csv_of_keys_that_would_be_formulas(tmp_path):
