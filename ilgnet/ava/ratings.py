@@ -7,10 +7,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from ilgnet.nets.targets import SCORES
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats.files import read_bytes
 
-FIELDS = ("index", "image id", *(f"votes for {score}" for score in range(1, 11)), "tag 1", "tag 2", "challenge")
+FIELDS = ("index", "image id", *(f"votes for {score}" for score in range(1, SCORES + 1)), "tag 1", "tag 2", "challenge")
 
 
 class Rating(NamedTuple):
@@ -69,7 +70,7 @@ def read_ratings(path: Path | str) -> list[Rating]:
             if not (word.isascii() and word.isdigit() and len(word) <= 18):
                 raise CaffeError(f"{where}: {field}: {word[:40]!r} is not a whole number, or too large")
             values.append(int(word))
-        rating = Rating(values[1], tuple(values[2:12]), (values[12], values[13]), values[14])
+        rating = Rating(values[1], tuple(values[2:-3]), (values[-3], values[-2]), values[-1])
         if rating.voters == 0:
             raise CaffeError(f"{where}: votes: photo {rating.id} has none, so no mean score")
         if rating.id in line_of:

@@ -15,13 +15,13 @@ import numpy as np
 from ilgnet.ava.labels import Label
 from ilgnet.ava.ratings import Rating
 from ilgnet.ava.splits import Entry
+from ilgnet.nets.targets import SCORES
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.data.lmdb_reader import LmdbReader
 from torchcaffe.data.lmdb_writer import BATCH, LmdbWriter, check_ours, remove
 from torchcaffe.formats.files import publish, sha256
 from torchcaffe.proto import caffe_pb2
 
-SCORES = 10  # AVA's people vote 1 to 10
 Rated = Rating | Label  # a row of AVA.txt, or of one's own labels
 
 

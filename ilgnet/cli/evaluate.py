@@ -38,7 +38,7 @@ def from_weights(args: argparse.Namespace, weights: str, out: Path | None) -> di
         figures = votes.figures(scorer, answers, args.lmdb, cut, batch)
     except CaffeError as error:
         raise CaffeError(f"{weights} on {args.lmdb}: {error}") from None
-    title = protocol.net_title(scorer.net_path)
+    title = scorer.title
     result = {
         "dataset": dataset,
         "synthetic": synthetic,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ilgnet.scoring import scorers
+from ilgnet.nets import emit
 from ilgnet.weights import published
 from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError, run_main
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
         if target.exists():
             raise CaffeError(f"{target} is there already: move it away")
         log.set_level(2)
-        print(published.convert(model, args.file, target, scorers.deploy_path("v1")))
+        print(published.convert(model, args.file, target, emit.deploy(emit.Choice("v1")), "v1"))
         print(f"wrote {target}, in the current format; its net is v1")
         return 0
     target = args.out / model.file

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from ilgnet.ava.splits import Entry, write_list
 from ilgnet.demo import scenes
+from ilgnet.nets.targets import SCORES
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.data import pictures
 from torchcaffe.formats.files import read_bytes, write_bytes
@@ -298,7 +299,7 @@ def make_versions(
 def draw_votes(rng: Random, score: float) -> np.ndarray:
     """Ten vote counts with a mean near `score` and on its side of 5, spread as AVA's are: 210 voters on average, their
     votes' deviation about 1.4."""
-    grades = np.arange(1, 11)
+    grades = np.arange(1, SCORES + 1)
     spread, voters = rng.uniform(1.2, 1.6), int(np.clip(rng.normal(210, 60), 80, 500))
     low, high = -4.0, 15.0
     while high - low > 1e-3:  # the centre of a bell cut off at 1 and 10 is not its mean

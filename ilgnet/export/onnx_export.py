@@ -18,7 +18,7 @@ from ilgnet.photos.preprocess import Preprocess
 from ilgnet.run import engine as engines
 from ilgnet.weights import surgery
 from torchcaffe.base.errors import CaffeError
-from torchcaffe.formats import caffemodel, files
+from torchcaffe.formats import files
 
 OPSET, IR_VERSION = 17, 8  # of 2022: what ONNX Runtime 1.12 and OpenCV's, OpenVINO's and TensorRT's of that time read
 PHOTOS = "photos"  # the input of a file that preprocesses
@@ -84,21 +84,18 @@ class Export:
     compared: list[str]  # outputs, and the blobs that a Softmax makes them of: near 0 and 1 it hides errors
 
 
-def load(net_path: Path | str, weights: Path | str) -> Any:
-    """The engine's net with its weights, in the TEST phase. CaffeError unless every layer gets its weights, for a net
-    without an input and for one with two layers of one name."""
+def load(param: Any, net_path: Path | str, weights: Path | str) -> Any:
+    """The engine's net of a NetParameter with its weights, in the TEST phase; `net_path` names it in errors.
+
+    CaffeError unless every layer gets its weights, for a net without an input and for one with two layers of one
+    name."""
     caffe = engines.load_engine("torch")
-    net = caffe.Net(str(net_path), caffe.TEST)
+    net = engines.make_net(caffe, param, caffe.TEST, str(net_path))
     if not net.inputs:
         raise CaffeError(f"{net_path}: it has no input to export")
     if len(net.layer_dict) < len(net.layers):
         raise CaffeError(f"{net_path}: two of its layers have one name; ONNX tells them apart by it")
-    missing = surgery.unloaded(engines.arrays(net), caffemodel.read_caffemodel(weights))
-    if missing:
-        raise CaffeError(
-            f"{weights}: nothing in it fits {len(missing)} layer(s) of {net_path} "
-            f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''})"
-        )
+    surgery.refuse_unloaded(engines.arrays(net), surgery.read_weights(weights), weights, net_path)
     net.copy_from(str(weights))
     return net
 

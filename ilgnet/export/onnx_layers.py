@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ilgnet.nets.folding import statistics
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.proto import caffe_pb2
 
@@ -200,9 +201,7 @@ def batch_norm(s: Step) -> str:
     """(x - mean) / sqrt(variance + eps), the stored sums divided by their factor (by nothing, 0, if that is 0)."""
     if not s.layer.use_global:
         raise CaffeError("use_global_stats: false, so that it normalises by the batch: cannot be exported")
-    mean, variance, factor = s.params
-    inverse = 0.0 if factor[0] == 0 else 1.0 / factor[0]
-    mean, variance = mean * inverse, variance * inverse
+    mean, variance = statistics(s.params)
     if len(s.bottoms[0]) < 2:
         centred = s.emit("Sub", [s.inputs[0], s.constant(mean, "mean")])
         return s.emit("Div", [centred, s.constant(np.sqrt(variance + s.p.eps), "deviation")])

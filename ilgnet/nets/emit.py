@@ -17,8 +17,6 @@ from torchcaffe.pycaffe.net_spec import NetSpec
 from torchcaffe.pycaffe.net_spec import layers as L
 from torchcaffe.pycaffe.net_spec import params as P
 
-ROOT = Path(__file__).resolve().parents[2] / "prototxt"  # where the committed files are
-
 
 @dataclass(frozen=True)
 class Choice:
@@ -191,6 +189,14 @@ def write(files: dict[Path, str]) -> None:
             temporary.write_text(text)
 
 
+def checkout(folder: str) -> Path:
+    """Where a checkout keeps its committed prototxt/ or solvers/. CaffeError for an installed package."""
+    path = Path(__file__).resolve().parents[2] / folder
+    if not path.is_dir():
+        raise CaffeError(f"--all writes a checkout's {folder}/ anew, and {path} is not there")
+    return path
+
+
 def train_val_path(variant: str, dataset: str) -> str:
     """Where the committed net of a variant for a data set is, below prototxt/."""
     return f"{variant}/train_val.prototxt" if dataset == "ava1" else f"{variant}/train_val_{dataset}.prototxt"
@@ -198,11 +204,11 @@ def train_val_path(variant: str, dataset: str) -> str:
 
 def committed() -> dict[Path, str]:
     """Every committed file below prototxt/ and its text: one deploy a variant, one train_val a data set."""
-    files = {}
+    files, root = {}, checkout("prototxt")
     for variant in VARIANTS:
         for dataset in DATASETS:
             both = texts(Choice(variant, dataset))
-            files[ROOT / train_val_path(variant, dataset)] = both["train_val.prototxt"]
+            files[root / train_val_path(variant, dataset)] = both["train_val.prototxt"]
             if dataset == "ava1":
-                files[ROOT / variant / "deploy.prototxt"] = both["deploy.prototxt"]
+                files[root / variant / "deploy.prototxt"] = both["deploy.prototxt"]
     return files

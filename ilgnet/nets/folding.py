@@ -6,10 +6,20 @@ its weights times a and its bias b computes the same. tools/merge_bn.py does the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.proto import caffe_pb2
+
+
+def statistics(blobs: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance (C,) from BatchNorm's three blobs: running sums, divided by the third; where that is 0, 0."""
+    mean, variance, factor = (np.reshape(blob, -1) for blob in blobs)
+    inverse = 1 / factor[0] if factor[0] else factor[0]
+    return mean * inverse, variance * inverse
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ilgnet.weights import surgery
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import caffemodel, files, upgrade
 
@@ -214,27 +215,25 @@ def install(model: Published, source: Path, target: Path) -> None:
             )
 
 
-def convert(model: Released, source: Path, target: Path, net_path: Path) -> str:
-    """Check that `source` holds the weights of the net at `net_path`, every layer and no other, and write them to
-    `target` in the current format, with the net's shapes. Returns what is to be said of the file's origin."""
+def convert(model: Released, source: Path, target: Path, net: Any, name: str) -> str:
+    """Check that `source` holds the weights of a net (a NetParameter; `name` names it), every layer and no other, and
+    write them to `target` in the current format, with the net's shapes. Returns a sentence on the file's origin."""
     from ilgnet.run import engine as engines
-    from ilgnet.weights import surgery
 
-    layers = caffemodel.read_caffemodel(source)
-    net = upgrade.read_net(net_path)
+    layers = surgery.read_weights(source)
     for layer in net.layer:  # the values are about to be replaced, and drawing 150 million takes seconds
         layer.convolution_param.ClearField("weight_filler")
         layer.inner_product_param.ClearField("weight_filler")
     caffe = engines.load_engine()
-    made = engines.make_net(caffe, net, caffe.TEST, str(net_path))
+    made = engines.make_net(caffe, net, caffe.TEST, name)
     params = engines.arrays(made)
     missing = surgery.unloaded(params, layers)
     other = [layer.name for layer in layers if layer.blobs and layer.name not in params]
     if missing or other:
         raise CaffeError(
-            f"{source} is not a trained {Path(net_path).parent.name}: "
+            f"{source} is not a trained {name}: "
             + "; ".join(
-                f"{len(names)} layer(s) {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+                f"{len(names)} layer(s) {what} ({surgery.first_of(names)})"
                 for names, what in ((missing, "missing or of another shape"), (other, "too many"))
                 if names
             )
@@ -257,5 +256,5 @@ def where(name: str, model: Released) -> str:
     """What to do to get a released model."""
     return (
         f"{model.file} (600 MB) cannot be fetched by a program: download it with a browser from {model.page} "
-        f"({' or '.join(model.links)}), then run: python tools/fetch_weights.py {name} --file PATH"
+        f"({' or '.join(model.links)}), then run: ilgnet fetch-weights {name} --file PATH"
     )

@@ -3,14 +3,39 @@ for fillers and for the forward pass of a calibration)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ilgnet.nets.folding import Fold, folds, merge_bn
+from ilgnet.nets.folding import Fold, folds, merge_bn, statistics
 from torchcaffe.base.errors import CaffeError
-from torchcaffe.formats.caffemodel import LayerBlobs
+from torchcaffe.formats import caffemodel
+
+
+class Layer(NamedTuple):
+    """A layer of a weights file."""
+
+    name: str
+    type: str
+    blobs: list[np.ndarray]
+
+
+def read_weights(path: Path | str) -> list[Layer]:
+    """A caffemodel's layers. CaffeError for an HDF5 file that leaves out a shared blob, since another layer owns it."""
+    found = []
+    for layer in caffemodel.read_caffemodel(path):
+        blobs = [blob for blob in layer.blobs if blob is not None]
+        if len(blobs) < len(layer.blobs):
+            missing = next(i for i, blob in enumerate(layer.blobs) if blob is None)
+            raise CaffeError(
+                f"{path}: layer '{layer.name}': blob {missing} is not in the file (HDF5 stores a shared blob once); "
+                "save the net as a .caffemodel"
+            )
+        found.append(Layer(layer.name, layer.type, blobs))
+    return found
 
 
 @dataclass
@@ -41,7 +66,7 @@ def same_shape(source: tuple[int, ...], target: tuple[int, ...]) -> bool:
     return source == target or (len(source) == 4 and len(target) < 4 and source == (1,) * (4 - len(target)) + target)
 
 
-def transplant(net: Any, params: dict[str, list[np.ndarray]], source: list[LayerBlobs]) -> Report:
+def transplant(net: Any, params: dict[str, list[np.ndarray]], source: list[Layer]) -> Report:
     """Fill `params` (arrays of the NetParameter `net`, already filled by its fillers; in place) from `source` by name.
 
     A source layer with a bias whose target has none but a BatchNorm: the bias goes into the BatchNorm's mean. Every
@@ -117,7 +142,7 @@ def _has_filler(layer: Any) -> bool:
     return param is None or param.HasField("weight_filler")
 
 
-def _refuse_lost_norms(source: list[LayerBlobs], used: set[str], report: Report) -> None:
+def _refuse_lost_norms(source: list[Layer], used: set[str], report: Report) -> None:
     """A source layer that was copied without the BatchNorm behind it would compute something else: say so."""
     copied = {row.layer for row in report.rows if row.what == "copied"}
     for before, norm in zip(source, source[1:]):
@@ -211,13 +236,27 @@ def _run(net: Any, first: int, last: int) -> None:
     run(first, last)
 
 
-def unloaded(params: dict[str, list[np.ndarray]], source: list[LayerBlobs]) -> list[str]:
+def unloaded(params: dict[str, list[np.ndarray]], source: list[Layer]) -> list[str]:
     """The layers that have parameters which `source` lacks, or holds in another shape."""
     by_name = {s.name: s.blobs for s in source if s.blobs}
     return [layer for layer, blobs in params.items() if blobs and not _fits(by_name.get(layer, []), blobs)]
 
 
-def merge(net: Any, source: list[LayerBlobs]) -> tuple[Any, dict[str, list[np.ndarray]], list[str]]:
+def refuse_unloaded(
+    params: dict[str, list[np.ndarray]], source: list[Layer], weights: Path | str, net: Path | str
+) -> None:
+    """CaffeError where a layer of the net would keep its filler's values; `weights` and `net` name the files."""
+    missing = unloaded(params, source)
+    if missing:
+        raise CaffeError(f"{weights}: nothing in it fits {len(missing)} layer(s) of {net} ({first_of(missing)})")
+
+
+def first_of(names: Sequence[str]) -> str:
+    """The first three names, for an error."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def merge(net: Any, source: list[Layer]) -> tuple[Any, dict[str, list[np.ndarray]], list[str]]:
     """Fold every BatchNorm (and Scale) into the Convolution before it.
 
     w' = w gamma / sqrt(var + eps), b' = (b - mean) gamma / sqrt(var + eps) + beta. Returns (NetParameter, arrays by
@@ -234,11 +273,10 @@ def merge(net: Any, source: list[LayerBlobs]) -> tuple[Any, dict[str, list[np.nd
         if bn.HasField("use_global_stats") and not bn.use_global_stats:
             raise CaffeError(f"layer '{fold.batch_norm}': use_global_stats: false cannot be folded")
         weight, *bias = params[fold.convolution]
-        mean, var, factor = (b.reshape(-1) for b in params[fold.batch_norm])
-        inverse = 0.0 if factor[0] == 0 else 1.0 / factor[0]
+        mean, var = statistics(params[fold.batch_norm])
         gamma, *beta = [b.reshape(-1) for b in params[fold.scale]] if fold.scale else [np.ones_like(mean)]
-        rate = gamma / np.sqrt(var * inverse + bn.eps)
-        shift = (sum(b.reshape(-1) for b in bias) - mean * inverse) * rate + sum(beta)
+        rate = gamma / np.sqrt(var + bn.eps)
+        shift = (sum(b.reshape(-1) for b in bias) - mean) * rate + sum(beta)
         params[fold.convolution] = [weight * rate.reshape(-1, 1, 1, 1), shift]
     merged = merge_bn(net)
     kept = {layer.name for layer in merged.layer}
