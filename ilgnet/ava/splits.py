@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ilgnet.ava.ratings import Rating
+from ilgnet.ava.ratings import Rating, read_utf8
 from torchcaffe.base.errors import CaffeError
-from torchcaffe.formats.files import read_bytes, write_bytes
+from torchcaffe.formats.files import write_bytes
 
 DATASETS = ("ava1", "ava1_delta1", "ava2")
 FRACTION, OFFICIAL = 0.1, "generic_ls"  # AVA2's share of AVA in each class; AVA's own list for all of its photos
@@ -36,12 +36,12 @@ class Entry(NamedTuple):
 
 @dataclass
 class Split:
-    """Who trains and who tests, in the lists' order, and what is worth knowing about it."""
+    """The photos to train and to test on, in the lists' order, and notes on them."""
 
     train: list[Entry]
     val: list[Entry]
     how: str
-    dataset: str = ""  # one of DATASETS; of another set what it is: reports put that into no cell of the paper's
+    dataset: str = ""  # one of DATASETS, or a description of another set, which reports keep out of the paper's tables
     dropped_by_delta: int = 0
     notes: list[str] = field(default_factory=list)
 
@@ -232,7 +232,7 @@ class Choice:
     def name(self) -> str:
         """One of DATASETS, or of another set what it is."""
         if self.dataset != "ava2":
-            return {0: "ava1", 1: "ava1_delta1"}.get(self.width, f"ava1, delta {self.delta}")
+            return {0.0: "ava1", 1.0: "ava1_delta1"}.get(self.width, f"ava1, delta {self.delta}")
         if self.thresholds is not None and tuple(self.thresholds) != RELEASED_THRESHOLDS:
             return f"ava2, thresholds {self.thresholds[0]} and {self.thresholds[1]}"
         return "ava2" if self.fraction == FRACTION else f"ava2, fraction {self.fraction}"
@@ -240,7 +240,7 @@ class Choice:
 
 def make_split(ratings: Sequence[Rating], choice: Choice) -> Split:
     """The split chosen, named, with its counts checked."""
-    if choice.takes_jpgl:
+    if choice.lists is not None and choice.takes_jpgl:
         split = split_official(choice.lists, ratings, choice.official)
     elif choice.lists is not None:
         split = split_by_lists(choice.lists, ratings)
@@ -266,7 +266,7 @@ def make_split(ratings: Sequence[Rating], choice: Choice) -> Split:
 
 
 def _check_lists(ratings: Sequence[Rating], split: Split, official: str) -> None:
-    """Name and note the lists of another data set: AVA2 has no photo between its two tenths, most of AVA1 is there."""
+    """Detect lists of another data set: AVA2 has no photo between its two tenths, where most of AVA1 is."""
     low, high = RELEASED_THRESHOLDS
     means = {rating.photo: round(rating.mean, 4) for rating in ratings}  # rounded as the thresholds are
     rated = [entry.photo for entry in split.train + split.val if entry.photo in means]
@@ -291,8 +291,8 @@ def counts(photos: Sequence[Entry]) -> dict[str, int]:
 
 
 def check_counts(ratings: Sequence[Rating], split: Split, dataset: str) -> list[str]:
-    """Where the full AVA.txt is given: its counts and the split's against the paper's and the released lists', each
-    difference explained. A line a finding; none for a part of AVA."""
+    """Compare the counts of a full AVA.txt and of the split with the paper's and the released lists', and explain the
+    differences. A line a finding; none for a part of AVA."""
     if len(ratings) < 0.99 * AVA_PHOTOS:
         return []
     found = counts(entries(ratings))
@@ -334,11 +334,7 @@ def check_counts(ratings: Sequence[Rating], split: Split, dataset: str) -> list[
 
 def _lines(path: Path) -> list[tuple[int, str]]:
     """The lines that are not blank, with their numbers."""
-    try:
-        text = read_bytes(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise CaffeError(f"{path}: not a text file (byte {error.start} is not UTF-8)") from None
-    return [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    return [(number, line.strip()) for number, line in enumerate(read_utf8(path).split("\n"), 1) if line.strip()]
 
 
 def _read_ids(path: Path) -> list[int]:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from ilgnet.ava import labels, prepare, targets
 from ilgnet.cli import make_lmdb, splits
-from torchcaffe.base.errors import CaffeError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,8 +42,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if getattr(args, name) != parser.get_default(name):
             parser.error(f"--{name.replace('_', '-')} is for {whose}")
     options = make_lmdb.options_of(args)
-    if options.resize is None:
-        raise CaffeError("--size 0: a mean image is made of photos of one size; make-lmdb keeps them as they are")
     if args.labels is not None:
         source = prepare.read_own(args.labels, args.images, args.cut, args.held_out, args.seed)
     else:

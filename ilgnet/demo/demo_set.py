@@ -1,7 +1,7 @@
 """A demo set: a folder like AVA's (AVA.txt, images/) whose labels are known because its faults were made.
 
-`python data_prep/demo.py --out data/demo` paints scenes; `--photos DIR` takes real photographs. Of each it makes good
-versions (clean, level, well exposed, subject on a third) and bad ones, which have faults besides (blur, noise, heavy
+`ilgnet demo --out data/demo` paints scenes; `--photos DIR` takes real photographs. It makes good versions of each
+ (clean, level, well exposed, subject on a third) and bad ones, which have faults besides (blur, noise, heavy
 JPEG, tilt, wrong exposure, colour cast, cluttered crop). The votes are drawn around a score that falls with the faults'
 severity: synthetic, as DEMO.json says, which also lists what was done to each photo. All versions of a source are in
 one of lists/train.txt and lists/val.txt: a net that knows a test photo's sister has not learnt to judge."""
@@ -283,7 +283,7 @@ def make_versions(
         rng = Random([seed, number, version + 1])
         copy = finish(rng, picture[:, ::-1] if rng.rand() < 0.5 else picture)
         if is_good:
-            faults, score = {}, praise(copy)
+            faults, score = dict[str, float](), praise(copy)
         else:
             copy, faults, score = spoil(rng, copy)
         path = images / f"{image_id}.jpg"
@@ -347,28 +347,21 @@ def make_demo(
     (out / "lists").mkdir(exist_ok=True)
     work = partial(make_versions, out / "images", seed, paths)
     bar = partial(tqdm, total=sources, desc="demo set", unit="source", disable=not sys.stderr.isatty())
-    try:
-        pool = ProcessPoolExecutor(min(workers, sources), multiprocessing.get_context("spawn")) if workers > 1 else None
-    except OSError:  # a system without shared memory
-        pool = None
-    if pool is None:
+    if workers == 1:
         made = list(bar(map(work, jobs)))
     else:
-        with pool:
+        with ProcessPoolExecutor(min(workers, sources), multiprocessing.get_context("spawn")) as pool:
             made = list(bar(pool.map(work, jobs, chunksize=4)))
 
     held_out = set(rng.permutation(sources)[: max(1, round(sources * TEST_SHARE))].tolist())
-    rows, lists, photos_json = {}, {"train": [], "val": []}, {}
+    rows, photos_json = {}, {}
+    lists: dict[str, list[Entry]] = {"train": [], "val": []}
     for (number, ids, good), versions in zip(jobs, made):
         for image_id, is_good, version in zip(ids, good, versions):
             votes = draw_votes(rng, version.score)
             rows[image_id] = votes
             lists["val" if number in held_out else "train"].append(Entry(f"{image_id}.jpg", int(is_good)))
-            photos_json[image_id] = {
-                "source": version.source,
-                "faults": version.faults,
-                "score": round(version.score, 3),
-            }
+            photos_json[image_id] = {**version._asdict(), "score": round(version.score, 3)}
     ordered = sorted(rows)
     table = "".join(f"{i} {k} {' '.join(map(str, rows[k]))} 0 0 0\n" for i, k in enumerate(ordered, 1))
     for name, entries in lists.items():
@@ -389,8 +382,8 @@ def _finished(out: Path, asked: dict) -> list[Made]:
     try:
         record = json.loads(read_bytes(out / "DEMO.json"))
         if record["asked"] == asked:
-            return [Made(photo["source"], photo["faults"], photo["score"]) for photo in record["photos"].values()]
-    except (OSError, ValueError, KeyError):
+            return [Made(**photo) for photo in record["photos"].values()]
+    except (OSError, ValueError, KeyError, TypeError):
         pass
     raise CaffeError(f"{out}: holds another AVA.txt already; choose another folder, or remove it")
 

@@ -110,7 +110,8 @@ def disc(height: int, width: int, x: float, y: float, radius: float, soft: float
 
 def glow(picture: np.ndarray, x: float, y: float, radius: float, colour: np.ndarray, strength: float = 1.0) -> None:
     """Light around a point."""
-    shine = np.exp(-((distance(*picture.shape[:2], x, y) / radius) ** 1.3)) * strength
+    height, width = picture.shape[:2]
+    shine = np.exp(-((distance(height, width, x, y) / radius) ** 1.3)) * strength
     picture += colour * shine[..., None] * (1.05 - np.clip(picture, 0, 1))
 
 

@@ -11,7 +11,7 @@ from ilgnet.nets.modules import Options
 from ilgnet.nets.targets import TARGETS
 from ilgnet.nets.variants import VARIANTS, Variant
 from torchcaffe.base.errors import CaffeError
-from torchcaffe.formats.files import atomic
+from torchcaffe.formats.files import write_bytes
 from torchcaffe.proto import caffe_pb2, format_text
 from torchcaffe.pycaffe.net_spec import NetSpec
 from torchcaffe.pycaffe.net_spec import layers as L
@@ -185,8 +185,7 @@ def texts(choice: Choice) -> dict[str, str]:
 def write(files: dict[Path, str]) -> None:
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(path) as temporary:
-            temporary.write_text(text)
+        write_bytes(path, text.encode())
 
 
 def checkout(folder: str) -> Path:

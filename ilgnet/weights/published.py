@@ -1,7 +1,7 @@
-"""Weights from elsewhere: BVLC GoogLeNet from its published address, the authors' trained ILGNets from the user.
+"""Published weights: BVLC GoogLeNet from its published address, the authors' trained ILGNets from the user.
 
-What comes from a network is taken only from the hosts named here, up to a size, and only if its hash is right; it
-appears under its name whole or not at all. Needs no torch for downloads."""
+A download is accepted only from the hosts named here, up to a size, and only if its hash is right. A file appears under
+its name complete or not at all. Downloads need no torch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import sys
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -85,7 +86,7 @@ def digest(path: Path, kind: str) -> str:
 
 
 def is_there(target: Path, sha1: str) -> bool:
-    """Whether `target` is the file of this hash. CaffeError when it is another one: it is the user's, not ours."""
+    """Whether `target` is the file with this hash. CaffeError when it is another file, which is the user's."""
     if not target.exists():
         return False
     found = digest(target, "sha1")
@@ -131,10 +132,9 @@ def _open(url: str, start: int) -> Any:
 
 
 def download(model: Published, target: Path, url: str | None = None) -> None:
-    """Bring the published file to `target`, going on where `target`.partial ends.
+    """Download the published file to `target`; an earlier `target`.partial is continued.
 
-    Raises CaffeError in one line that says what to do by hand when it can't be had; what has come stays in the
-    .partial file, unless it is wrong."""
+    CaffeError when it fails, saying what to do by hand; the .partial file stays, unless its hash is wrong."""
     url = url or model.url
     partial = target.with_name(target.name + ".partial")
     try:
@@ -143,7 +143,7 @@ def download(model: Published, target: Path, url: str | None = None) -> None:
         if isinstance(error, OSError) and error.filename and not isinstance(error, urllib.error.HTTPError):
             raise  # of a file here
         size = partial.stat().st_size if partial.exists() else 0
-        kept = f" ({size} bytes are in {partial}: run again to go on)" if size else ""
+        kept = f" ({size} bytes are in {partial}: run again to continue)" if size else ""
         raise CaffeError(
             f"cannot download {url}: {getattr(error, 'reason', None) or error}{kept}; or get {model.file} "
             f"(sha1 {model.sha1}) by hand and put it at {target}, or install it with --file PATH"
@@ -151,7 +151,7 @@ def download(model: Published, target: Path, url: str | None = None) -> None:
     found = digest(partial, "sha1")
     if found != model.sha1:
         partial.unlink()
-        raise CaffeError(f"{url}: what came is not {model.file}: sha1 {found}, not {model.sha1}; it was removed")
+        raise CaffeError(f"{url}: this is not {model.file}: sha1 {found}, not {model.sha1}; it was removed")
     with files.atomic(target) as temporary:
         os.replace(partial, temporary)
 
@@ -194,11 +194,11 @@ def _progress(partial: Path, start: int, total: int | None) -> Any:
     )
 
 
-# -- by hand -----------------------------------------------------------------------------------------------------------
+# -- from a file -------------------------------------------------------------------------------------------------------
 
 
 def install(model: Published, source: Path, target: Path) -> None:
-    """Copy the published file that the user brings to `target`. CaffeError when it is another file."""
+    """Copy the published file from `source` to `target`. CaffeError when it is another file."""
     found = hashlib.sha1()
     try:
         given = files.open_file(source)
@@ -238,13 +238,13 @@ def convert(model: Released, source: Path, target: Path, net: Any, name: str) ->
                 if names
             )
         )
-    blobs: dict[str, list[np.ndarray]] = {}
+    blobs: dict[str, Sequence[np.ndarray | None]] = {}
     for layer in layers:
         if not layer.blobs:
             continue
-        blobs[layer.name] = [np.reshape(b, p.shape) for b, p in zip(layer.blobs, params[layer.name])]
-        if not all(np.isfinite(b).all() for b in blobs[layer.name]):
+        if not all(np.isfinite(b).all() for b in layer.blobs):
             raise CaffeError(f"{source}: layer '{layer.name}' holds values that are not finite")
+        blobs[layer.name] = [np.reshape(b, p.shape) for b, p in zip(layer.blobs, params[layer.name])]
     definition = upgrade.upgrade_net(caffemodel.read_caffemodel_net(source), str(source))
     caffemodel.write_caffemodel(target, definition, blobs)
     if digest(source, "sha256") == model.sha256:
@@ -253,7 +253,7 @@ def convert(model: Released, source: Path, target: Path, net: Any, name: str) ->
 
 
 def where(name: str, model: Released) -> str:
-    """What to do to get a released model."""
+    """How to get a released model."""
     return (
         f"{model.file} (600 MB) cannot be fetched by a program: download it with a browser from {model.page} "
         f"({' or '.join(model.links)}), then run: ilgnet fetch-weights {name} --file PATH"

@@ -1,5 +1,6 @@
-"""Move weights between nets: copy by name, make room for BatchNorm, fold BatchNorm away again (NumPy; the engine only
-for fillers and for the forward pass of a calibration)."""
+"""Move weights between nets: copy by name, insert BatchNorm, fold BatchNorm away again.
+
+All of it is NumPy; the engine is needed only for fillers and for the forward pass of a calibration."""
 
 from __future__ import annotations
 
@@ -51,8 +52,8 @@ class Row:
 
 @dataclass
 class Report:
-    """What came from where, and the BatchNorms that surgery made: name -> the source's bias (C,) that it has to add,
-    zeros if the source has none; None behind a layer that was not copied."""
+    """Where each layer's weights came from, and the BatchNorms that surgery made: name -> the source's bias (C,) that
+    it has to add, zeros if the source has none; None behind a layer that was not copied."""
 
     rows: list[Row] = field(default_factory=list)
     made: dict[str, np.ndarray | None] = field(default_factory=dict)
@@ -86,7 +87,7 @@ def transplant(net: Any, params: dict[str, list[np.ndarray]], source: list[Layer
             continue
         found = by_name.get(layer.name)
         fold = by_layer.get(layer.name)
-        row = Row(layer.name, layer.type, " ".join("x".join(map(str, b.shape)) for b in blobs), "filled")
+        row = Row(layer.name, layer.type, _shapes(blobs), "filled")
         report.rows.append(row)
         if found is not None:
             used.add(layer.name)
@@ -101,7 +102,7 @@ def transplant(net: Any, params: dict[str, list[np.ndarray]], source: list[Layer
                 row.what, row.note = "copied", f"bias into the mean of {fold.batch_norm}"
             else:
                 row.what = "shape differs"
-                row.note = "source has " + " ".join("x".join(map(str, b.shape)) for b in found.blobs) + "; filled"
+                row.note = f"source has {_shapes(found.blobs)}; filled"
                 continue
         if layer.type == "BatchNorm":
             bias = biases.get(layer.name)
@@ -122,10 +123,13 @@ def transplant(net: Any, params: dict[str, list[np.ndarray]], source: list[Layer
             row.note = "no filler in the prototxt: all zero"
     for found in source:
         if found.blobs and found.name not in used:
-            shape = " ".join("x".join(map(str, b.shape)) for b in found.blobs)
-            report.rows.append(Row(found.name, found.type, shape, "unused"))
+            report.rows.append(Row(found.name, found.type, _shapes(found.blobs), "unused"))
     _refuse_lost_norms(source, used, report)
     return report
+
+
+def _shapes(blobs: list[np.ndarray]) -> str:
+    return " ".join("x".join(map(str, b.shape)) for b in blobs)
 
 
 def _fits(source: list[np.ndarray], target: list[np.ndarray]) -> bool:
@@ -143,13 +147,13 @@ def _has_filler(layer: Any) -> bool:
 
 
 def _refuse_lost_norms(source: list[Layer], used: set[str], report: Report) -> None:
-    """A source layer that was copied without the BatchNorm behind it would compute something else: say so."""
+    """CaffeError for a source layer that was copied without its BatchNorm: it would compute something else."""
     copied = {row.layer for row in report.rows if row.what == "copied"}
     for before, norm in zip(source, source[1:]):
         if norm.type == "BatchNorm" and norm.blobs and norm.name not in used and before.name in copied:
             raise CaffeError(
                 f"layer '{norm.name}': the source normalises '{before.name}' and the target does not; "
-                "fold it first (tools/merge_bn.py)"
+                "fold it first (ilgnet merge-bn)"
             )
 
 
@@ -192,7 +196,8 @@ def calibrate(engine_net: Any, net: Any, report: Report) -> int:
             raise CaffeError(f"layer '{fold.convolution}': its output on the calibration images is not finite")
         bn, scale = ([blob.data for blob in engine_net.params[name]] for name in (fold.batch_norm, fold.scale))
         set_statistics(bn, scale, eps[fold.batch_norm], x, report.made[fold.batch_norm])
-        rows[fold.batch_norm].note = rows[fold.scale].note = "calibrated"
+        for name in filter(None, (fold.batch_norm, fold.scale)):
+            rows[name].note = "calibrated"
     _run(engine_net, start, len(names) - 1)
     return len(todo)
 
@@ -211,8 +216,8 @@ def calibrate_on(engine_net: Any, net: Any, report: Report, images: np.ndarray) 
 
 
 def _answers(engine_net: Any, net: Any) -> np.ndarray:
-    """What the output layers read: the scores before Softmax or loss, which hide most of a change. Where the net ends
-    in the scores (see engine.without_data), these."""
+    """The scores before Softmax or loss, which hide most of a change; where the net ends in the scores (see
+    engine.without_data), the scores themselves."""
     last = [layer for layer in net.layer if layer.bottom and set(layer.top) & set(engine_net.outputs)]
     names = {layer.top[0] if layer.type == "InnerProduct" else layer.bottom[0] for layer in last}
     return np.concatenate([np.array(engine_net.blobs[name].data, dtype=np.float64).ravel() for name in sorted(names)])
