@@ -143,8 +143,7 @@ def _synthetic(path: Path) -> str | None:
 
 def _read_as_scored(path: Path, options: Options) -> tuple[np.ndarray, str]:
     """A photo as it is scored: the user's own may be HEIC or RAW."""
-    bgr = decode.read(path).bgr
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY) if options.gray else bgr, ""
+    return decode.read(path).bgr, ""
 
 
 def _report(photos: Sequence[splits.Entry], result: Imageset) -> dict:
@@ -188,7 +187,7 @@ def _check_photos(images: Path, photos: Sequence[Entry]) -> None:
 
 def _check_room(out: Path, photos: int, height: int, width: int, options: Options) -> None:
     """CaffeError when the disk is too small (a rough estimate for compressed photos)."""
-    pixels = height * width * (1 if options.gray else 3)
+    pixels = height * width * 3
     each = -(-(pixels + 64) // 4096) * 4096 if not options.encode else pixels // (8 if options.encode == "jpg" else 2)
     there = sum(path.stat().st_size for path in out.glob("*_lmdb*/data.mdb"))
     needed, free = photos * each - there, shutil.disk_usage(out).free

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("give AVA, or --labels CSV")
     others, whose = ("cut", "held_out"), "--labels"
     if args.labels is not None:
-        others, whose = ("dataset", "delta", "fraction", "thresholds", "lists", "official"), "AVA, not for --labels"
+        others, whose = ("dataset", "thresholds", "lists"), "AVA, not for --labels"
     for name in others:
         if getattr(args, name) != parser.get_default(name):
             parser.error(f"--{name.replace('_', '-')} is for {whose}")
