@@ -111,13 +111,13 @@ def conv_v3(n: NetSpec, name: str, bottom: Top, depth: int, o: Options, **geomet
     return conv_bn_relu(n, name, bottom, names, o, eps=0.001, num_output=depth, **geometry)
 
 
-Convolution = tuple[str, int, int]  # the end of its name, depth, kernel size
+def chain(n: NetSpec, prefix: str, x: Top, o: Options, make: Callable[..., Top], *rows: tuple) -> Top:
+    """Convolutions behind one another, made by conv or conv_v3.
 
-
-def chain(n: NetSpec, prefix: str, x: Top, o: Options, make: Callable[..., Top], *convolutions: Convolution) -> Top:
-    """Convolutions behind one another, made by conv or conv_v3 and padded to keep the size."""
-    for name, depth, size in convolutions:
-        x = make(n, prefix + name, x, depth, o, kernel_size=size, **(dict(pad=size // 2) if size > 1 else {}))
+    rows: the end of the name, depth, kernel size, and, if it is not to keep the picture's size, pad and stride."""
+    for name, depth, size, *given in rows:
+        geometry = zip(("pad", "stride"), given or [size // 2])
+        x = make(n, prefix + name, x, depth, o, kernel_size=size, **{field: v for field, v in geometry if v})
     return x
 
 
@@ -186,14 +186,14 @@ def ordinary_convolution(n: NetSpec, name: str, bottom: Top, o: Options) -> Top:
 # --- Inception V3 and V4 ---------------------------------------------------------------------------------------------
 
 
+STEM = (("1_3x3_s2", 32, 3, 0, 2), ("2_3x3_s1", 32, 3, 0), ("3_3x3_s1", 64, 3))  # V3's and V4's
+
+
 def stem_v3(n: NetSpec, data: Top, o: Options) -> Top:
     """Inception V3's layers before its first module: 192 deep."""
-    x = conv_v3(n, "conv1_3x3_s2", data, 32, o, kernel_size=3, stride=2)
-    x = conv_v3(n, "conv2_3x3_s1", x, 32, o, kernel_size=3)
-    x = conv_v3(n, "conv3_3x3_s1", x, 64, o, kernel_size=3, pad=1)
+    x = chain(n, "conv", data, o, conv_v3, *STEM)
     x = max_pool(n, "pool1_3x3_s2", x)
-    x = conv_v3(n, "conv4_3x3_reduce", x, 80, o, kernel_size=1)
-    x = conv_v3(n, "conv4_3x3", x, 192, o, kernel_size=3)
+    x = chain(n, "conv4_3x3", x, o, conv_v3, ("_reduce", 80, 1), ("", 192, 3, 0))
     return max_pool(n, "pool2_3x3_s2", x)
 
 
@@ -219,23 +219,19 @@ def max_pool_like(n: NetSpec, name: str, bottom: Top, like: Top) -> Top:
 
 def stem_v4(n: NetSpec, data: Top, o: Options) -> Top:
     """Inception V4's layers before its first module: three times two branches side by side; 384 deep."""
-    x = conv_v3(n, "conv1_3x3_s2", data, 32, o, kernel_size=3, stride=2)
-    x = conv_v3(n, "conv2_3x3_s1", x, 32, o, kernel_size=3)
-    x = conv_v3(n, "conv3_3x3_s1", x, 64, o, kernel_size=3, pad=1)
-
-    a = conv_v3(n, "inception_stem1_3x3_s2", x, 96, o, kernel_size=3, stride=2)
+    x = chain(n, "conv", data, o, conv_v3, *STEM)
+    a = chain(n, "inception_stem1_3x3", x, o, conv_v3, ("_s2", 96, 3, 0, 2))
     b = max_pool_like(n, "inception_stem1_pool", x, a)
     n["inception_stem1"] = x = L.Concat(b, a)
 
-    a = conv_v3(n, "inception_stem2_3x3_reduce", x, 64, o, kernel_size=1)
-    a = conv_v3(n, "inception_stem2_3x3", a, 96, o, kernel_size=3)
-    b = conv_v3(n, "inception_stem2_1x7_reduce", x, 64, o, kernel_size=1)
+    a = chain(n, "inception_stem2_3x3", x, o, conv_v3, ("_reduce", 64, 1), ("", 96, 3, 0))
+    b = chain(n, "inception_stem2_1x7", x, o, conv_v3, ("_reduce", 64, 1))
     b = conv_v3(n, "inception_stem2_1x7", b, 64, o, kernel_h=1, kernel_w=7, pad_h=0, pad_w=3)
     b = conv_v3(n, "inception_stem2_7x1", b, 64, o, kernel_h=7, kernel_w=1, pad_h=3, pad_w=0)
-    b = conv_v3(n, "inception_stem2_3x3_2", b, 96, o, kernel_size=3)
+    b = chain(n, "inception_stem2_3x3", b, o, conv_v3, ("_2", 96, 3, 0))
     n["inception_stem2"] = x = L.Concat(a, b)
 
-    a = conv_v3(n, "inception_stem3_3x3_s2", x, 192, o, kernel_size=3, stride=2)
+    a = chain(n, "inception_stem3_3x3", x, o, conv_v3, ("_s2", 192, 3, 0, 2))
     b = max_pool_like(n, "inception_stem3_pool", x, a)
     n["inception_stem3"] = L.Concat(a, b)
     return n["inception_stem3"]
