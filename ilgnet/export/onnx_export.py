@@ -256,7 +256,7 @@ def _compared(net: Any, made: set[str]) -> list[str]:
 
 def describe(net_path: Path | str, weights: Path | str, net: Any, preprocess: Preprocess | None) -> dict[str, str]:
     """The file's metadata: its sources (names without folders) and what the two probabilities mean."""
-    found = {"source_net": Path(net_path).name, "source_weights": Path(weights).name, "made_by": "tools/export_onnx.py"}
+    found = {"source_net": Path(net_path).name, "source_weights": Path(weights).name, "made_by": "ilgnet export-onnx"}
     if [net.blobs[name].shape[1:] for name in net.outputs] == [(2,)]:
         found["classes"] = json.dumps({"0": "low", "1": "high"})
     if preprocess is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import sys
 import urllib.error
 import urllib.parse
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from ilgnet.weights import surgery
 from torchcaffe.base.errors import CaffeError
@@ -81,7 +83,7 @@ def digest(path: Path, kind: str) -> str:
             for chunk in iter(lambda: file.read(CHUNK), b""):
                 found.update(chunk)
     except OSError as error:
-        raise CaffeError(f"cannot read {path}: {error.strerror or error}") from error
+        raise CaffeError(f"{path}: {error.strerror or error}") from None
     return found.hexdigest()
 
 
@@ -174,7 +176,9 @@ def _fetch(url: str, partial: Path, max_bytes: int) -> None:
         if total is not None and total > max_bytes:
             raise ValueError(f"{total} bytes, where at most {max_bytes} are expected")
         size = start
-        with open(partial, "ab" if start else "wb") as file, _progress(partial, start, total) as bar:
+        hidden = not sys.stderr.isatty()
+        progress = tqdm(desc=partial.stem, initial=start, total=total, unit="B", unit_scale=True, disable=hidden)
+        with open(partial, "ab" if start else "wb") as file, progress as bar:
             for chunk in iter(lambda: answer.read(CHUNK), b""):
                 size += len(chunk)
                 if size > max_bytes:
@@ -186,33 +190,19 @@ def _fetch(url: str, partial: Path, max_bytes: int) -> None:
             raise ValueError(f"the connection ended after {size} of {total} bytes")
 
 
-def _progress(partial: Path, start: int, total: int | None) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(
-        desc=partial.stem, initial=start, total=total, unit="B", unit_scale=True, disable=not sys.stderr.isatty()
-    )
-
-
 # -- from a file -------------------------------------------------------------------------------------------------------
 
 
 def install(model: Published, source: Path, target: Path) -> None:
     """Copy the published file from `source` to `target`. CaffeError when it is another file."""
-    found = hashlib.sha1()
-    try:
-        given = files.open_file(source)
-    except OSError as error:  # within `atomic` it would be one in writing
-        raise CaffeError(f"{source}: {error.strerror or error}") from None
-    with given, files.atomic(target) as temporary, open(temporary, "wb") as copy:
-        for chunk in iter(lambda: given.read(CHUNK), b""):
-            found.update(chunk)
-            copy.write(chunk)
-        if found.hexdigest() != model.sha1:
-            raise CaffeError(
-                f"{source} is not the published {model.file}: sha1 {found.hexdigest()}, not {model.sha1} "
-                "(another file with GoogLeNet's layers need not be installed: give it to --weights)"
-            )
+    found = digest(source, "sha1")
+    if found != model.sha1:
+        raise CaffeError(
+            f"{source} is not the published {model.file}: sha1 {found}, not {model.sha1} "
+            "(another file with GoogLeNet's layers need not be installed: give it to --weights)"
+        )
+    with files.atomic(target) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def convert(model: Released, source: Path, target: Path, net: Any, name: str) -> str:

@@ -125,7 +125,7 @@ def test_resumes(get, tmp_path, mode, size, asked):
 
 
 def test_broken_off_then_resumed(get, tmp_path):
-    with pytest.raises(CaffeError, match="ended after 2000000 of 3000000 bytes .*run again to go on"):
+    with pytest.raises(CaffeError, match="ended after 2000000 of 3000000 bytes .*run again to continue"):
         get("truncated")
     assert left(tmp_path) == {"model.bin.partial": 2_000_000}
     assert get("good") == ["bytes=2000000-"]
