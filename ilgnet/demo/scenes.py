@@ -1,5 +1,5 @@
-"""Painted photographs for the demo set: eight kinds of scene, each different for every seed, each with its subject or
-horizon on a third of the frame. A picture is H x W x 3 float32 in RGB, 0 to 1."""
+"""Painted scenes for the demo set: eight kinds, different for every seed, with the subject or horizon on a third of
+the frame. A picture is H x W x 3 float32 in RGB, 0 to 1."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def ridge(rng: Random, width: int, cells: float, octaves: int = 6, roughness: fl
 
 
 def below(line: np.ndarray, height: int) -> np.ndarray:
-    """A mask of what lies below a line of rows, its edge smooth."""
+    """A mask of the area below a line of rows, with a smooth edge."""
     return np.clip(np.arange(height)[:, None] - line[None] + 0.5, 0, 1).astype(np.float32)
 
 
@@ -146,7 +146,7 @@ def sky_of(rng: Random, height: int, width: int, name: str, clouds: float = 0.6)
 
 
 def water_under(rng: Random, picture: np.ndarray, row: int, tint: np.ndarray) -> None:
-    """Fill what is below `row` with the mirrored upper part, rippled more towards the viewer."""
+    """Fill the rows below `row` with the mirrored upper part, with more ripples towards the viewer."""
     height, width = picture.shape[:2]
     depth = height - row
     y, x = np.mgrid[:depth, :width].astype(np.float32)

@@ -65,7 +65,7 @@ def solver(dataset: str, variant: str, released: bool = False, **changed):
         weight_decay=WEIGHT_DECAY,
         snapshot=s.snapshot,
         snapshot_prefix=f"out/snapshots/{dataset}_{variant}",
-        solver_mode=caffe_pb2.SolverParameter.GPU,  # as in the paper's set-up; --gpu of the tools decides
+        solver_mode=caffe_pb2.SolverParameter.GPU,  # as in the paper's set-up; the tools' --gpu overrides it
     )
     for field, value in changed.items():
         try:
