@@ -1,7 +1,7 @@
 """Check whether an AVA folder is complete and whether its split leaks.
 
-Finds photos that are missing, broken or cut short; files that no row of AVA.txt lists; photos that are there twice, as
-the same file or as the same picture in another; and those of them that are in both the training and the test list."""
+Finds photos that are missing, broken or truncated; files that AVA.txt does not list; duplicates, as the same file or as
+the same picture in another file; and duplicates with one copy in the training list and one in the test list."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ FINDINGS = ("missing", "broken", "damaged", "unlisted", "same_file", "same_pictu
 
 
 class Seen(NamedTuple):
-    """What one photo's file holds."""
+    """The content of one photo's file."""
 
     photo: str
-    fault: str = ""  # broken: cannot be used
-    damaged: str = ""  # can, in part
+    fault: str = ""  # why the file cannot be used
+    damaged: str = ""  # why only a part of it can
     content: str = ""  # digest of the file's bytes
     ratio: float = 0  # width / height
     small: np.ndarray = np.zeros(0)  # the picture at 16 x 16 x 3
@@ -58,7 +58,7 @@ def look_at(images: Path, photo: str) -> Seen:
 
 
 def is_same_picture(a: Seen, b: Seen) -> bool:
-    """Whether one is the other, scaled or compressed anew. Never for pictures too plain to tell apart."""
+    """Whether one is the other, rescaled or recompressed. Never for pictures too plain to tell apart."""
     apart = np.abs(a.small.astype(np.int16) - b.small)
     return bool(a.small.std((0, 1)).max() > 6 and apart.mean() < 2.5 and abs(a.ratio - b.ratio) < 0.02 * a.ratio)
 
@@ -66,7 +66,7 @@ def is_same_picture(a: Seen, b: Seen) -> bool:
 def same_pictures(photos: Sequence[Seen]) -> list[list[str]]:
     """Groups of photos with the same picture, in the same file or in different ones.
 
-    Compared are those that share a quarter of their patterns: with at most three of 64 bits wrong, they do."""
+    Only photos that share a quarter of their patterns are compared: with at most 3 of 64 bits wrong, they always do."""
     by_content = defaultdict(list)
     for seen in photos:
         by_content[seen.content].append(seen)
@@ -85,8 +85,8 @@ def same_pictures(photos: Sequence[Seen]) -> list[list[str]]:
 
 
 def check(images: Path, split: splits.Split, photos: Sequence[str], workers: int) -> dict:
-    """The report: lists of photos under `missing`, `broken`, `damaged`, `unlisted`, groups under `same_file`,
-    `same_picture`, and those that part between the lists under `leaks`."""
+    """The report: lists of photos under `missing`, `broken`, `damaged`, `unlisted`, groups under `same_file`
+    and `same_picture`, and groups that are in both lists under `leaks`."""
     there = {path.relative_to(images).as_posix() for path in images.rglob("*") if path.is_file()}
     wanted = dict.fromkeys([*photos, *(entry.photo for entry in split.train + split.val)])
     report: dict = {"photos": len(wanted), "missing": sorted(photo for photo in wanted if photo not in there)}

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import lmdb
@@ -24,7 +25,6 @@ from torchcaffe.base.errors import CaffeError
 from torchcaffe.data.imageset import (
     Imageset,
     Options,
-    Photo,
     Read,
     compute_image_mean,
     convert_imageset,
@@ -67,7 +67,7 @@ def read_ava(ava: Path, images: Path | None, choice: splits.Choice) -> Source:
 def read_own(csv: Path, images: Path | None, cut: float, held_out: float, seed: int) -> Source:
     """Photos of one's own with the labels of a CSV (see labels.py); `images` if they are not beside it."""
     rows = labels.read_labels(csv, cut)
-    entries = [Entry(row.photo, row.label) for row in rows]
+    entries = [Entry(row.photo, row.label) for row in rows if row.label is not None]
     return Source(csv, images or csv.parent, rows, entries, labels.split(entries, seed, held_out), _read_as_scored)
 
 
@@ -83,6 +83,8 @@ def prepare(
     """Write the folder `out`; returns the manifest. Raises CaffeError before any work when something is missing.
 
     The seed shuffles each half of the split, unless keep_order. kinds: of targets.KINDS, the LMDBs of labels to add."""
+    if options.resize is None:
+        raise CaffeError("--size 0: a mean image is made of photos of one size; make-lmdb keeps them as they are")
     split = source.split
     halves = {"train": split.train, "val": split.val}
     if not keep_order:
@@ -91,9 +93,9 @@ def prepare(
     targets.check(kinds, halves["train"] + halves["val"], known)
     _check_photos(source.images, halves["train"])
     out.mkdir(parents=True, exist_ok=True)
-    _check_room(out, sum(map(len, halves.values())), options)
+    _check_room(out, sum(map(len, halves.values())), *options.resize, options)
 
-    manifest = {
+    manifest: dict[str, Any] = {
         "dataset": split.dataset,
         "split": split.how,
         "seed": seed,
@@ -140,9 +142,8 @@ def _synthetic(path: Path) -> str | None:
 
 
 def _read_as_scored(path: Path, options: Options) -> tuple[np.ndarray, str]:
-    """One's own photos may be HEIC or RAW, and are prepared for a net as they are scored."""
-    bgr = decode.read(path).bgr
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY) if options.gray else bgr, ""
+    """A photo as it is scored: the user's own may be HEIC or RAW."""
+    return decode.read(path).bgr, ""
 
 
 def _report(photos: Sequence[splits.Entry], result: Imageset) -> dict:
@@ -161,7 +162,7 @@ def _report(photos: Sequence[splits.Entry], result: Imageset) -> dict:
 
 
 def _mean(out: Path, train_sha256: str) -> dict:
-    """Write the mean's two files, unless an earlier run did for the same LMDB; returns their part of the manifest."""
+    """Write the mean's two files, unless they are there for the same LMDB; returns their part of the manifest."""
     try:
         made = json.loads(read_bytes(out / "manifest.json"))
         if made["train"]["data_mdb_sha256"] == train_sha256 and all(
@@ -177,17 +178,16 @@ def _mean(out: Path, train_sha256: str) -> dict:
     return {"channels": channels, "sha256": {name: sha256(out / name) for name in ("mean.binaryproto", "mean.npy")}}
 
 
-def _check_photos(images: Path, photos: Sequence[Photo]) -> None:
-    """Refuse to spend an hour on a folder that holds other photos, or none."""
+def _check_photos(images: Path, photos: Sequence[Entry]) -> None:
+    """CaffeError, before an hour of work, for a folder that holds other photos, or none."""
     some = photos[:200]
     if not any((images / photo).is_file() for photo, _ in some):
         raise CaffeError(f"{images}: none of the first {len(some)} photos is in it, {some[0][0]} for one")
 
 
-def _check_room(out: Path, photos: int, options: Options) -> None:
-    """Refuse to start what the disk cannot hold (a rough guess for what is stored compressed)."""
-    height, width = options.resize
-    pixels = height * width * (1 if options.gray else 3)
+def _check_room(out: Path, photos: int, height: int, width: int, options: Options) -> None:
+    """CaffeError when the disk is too small (a rough estimate for compressed photos)."""
+    pixels = height * width * 3
     each = -(-(pixels + 64) // 4096) * 4096 if not options.encode else pixels // (8 if options.encode == "jpg" else 2)
     there = sum(path.stat().st_size for path in out.glob("*_lmdb*/data.mdb"))
     needed, free = photos * each - there, shutil.disk_usage(out).free

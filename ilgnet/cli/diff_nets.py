@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("nets", nargs=2, type=Path, metavar="NET.prototxt")
     paths = parser.parse_args(argv).nets
     log.set_level(1)
-    nets = [read_net(path) for path in paths]
+    first, second = map(read_net, paths)
     titles = (paths[0].parent.name, paths[1].parent.name) if paths[0].name == paths[1].name else map(str, paths)
-    print("\n".join(net_diff.lines(*nets, tuple(titles))))
+    print("\n".join(net_diff.lines(first, second, tuple(titles))))
     return 0

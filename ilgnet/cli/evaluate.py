@@ -47,7 +47,7 @@ def from_weights(args: argparse.Namespace, weights: str, out: Path | None) -> di
         figures = votes.figures(scorer, answers, args.lmdb, cut, batch)
     except CaffeError as error:
         raise CaffeError(f"{weights} on {args.lmdb}: {error}") from None
-    title = protocol.net_title(scorer.net_path)
+    title = scorer.title
     result = {
         "dataset": dataset,
         "synthetic": synthetic,
@@ -166,12 +166,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     stems, several = [Path(weights).stem for weights in args.weights or [args.log]], len(args.weights or []) > 1
     if len(set(stems)) < len(stems):
         raise CaffeError(f"--weights: two files have one name ({', '.join(stems)}): results are named after them")
-    outs: list[Path | None] = [None] * len(stems)
+    outs: Sequence[Path | None] = [None] * len(stems)
     if args.out is not None:
-        outputs.check(args.out, ".json")
-        outs = [args.out.with_name(f"{args.out.stem}_{stem}.json") if several else args.out for stem in stems]
-        for out in outs:
-            outputs.check(out)
+        out = outputs.check(args.out, ".json")
+        outs = [outputs.check(out.with_name(f"{out.stem}_{stem}.json")) if several else out for stem in stems]
     if args.lmdb and not args.mean and args.preset != "direct":
         args.mean = protocol.mean_beside(args.lmdb)
     elsewhere = engine.run_elsewhere(args.engine, __file__, argv) if args.weights else None

@@ -16,9 +16,9 @@ from ilgnet.export import onnx_export
 from ilgnet.photos import preprocess
 from ilgnet.run import outputs
 from ilgnet.scoring import scorers
+from ilgnet.weights import surgery
 from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
-from torchcaffe.formats import caffemodel
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,12 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise CaffeError("--check needs ONNX Runtime (pip install onnxruntime)")
     outputs.check(args.out)
     log.set_level(2)
-    path = (
-        scorers.net_for(caffemodel.read_caffemodel(args.weights), args.weights)
-        if args.net is None
-        else scorers.deploy_path(args.net)
-    )
-    net = onnx_export.load(path, args.weights)
+    path = scorers.net_for(surgery.read_weights(args.weights), args.weights) if args.net is None else args.net
+    net = onnx_export.load(scorers.deploy_net(path), path, args.weights)
     spec = None
     if args.preprocess:
         spec = preprocess.make(args.preprocess, args.mean, tuple(net.blobs[net.inputs[0]].shape[2:]))

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ilgnet.cli.arguments import make_parser
-from ilgnet.scoring import scorers
+from ilgnet.nets import emit
 from ilgnet.weights import published
 from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if target.exists():
             raise CaffeError(f"{target} exists; move it away")
         log.set_level(2)
-        print(published.convert(model, args.file, target, scorers.deploy_path("v1")))
+        print(published.convert(model, args.file, target, emit.deploy(emit.Choice("v1")), "v1"))
         print(f"wrote {target}, in the current format; its net is v1")
         print(f"Next: rank photos with it: ilgnet rank FOLDER --weights {target}")
         return 0

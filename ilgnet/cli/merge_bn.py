@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     outputs.check(args.out_net)
     net = upgrade.read_net(args.net)
     try:
-        merged, arrays, folded = surgery.merge(net, caffemodel.read_caffemodel(args.weights))
+        merged, arrays, folded = surgery.merge(net, surgery.read_weights(args.weights))
     except CaffeError as error:
         raise CaffeError(f"{args.net} with {args.weights}: {error}") from None
     if not folded:

@@ -16,7 +16,6 @@ from pathlib import Path
 from ilgnet.ava import labels, prepare, targets
 from ilgnet.cli import make_lmdb, splits
 from ilgnet.cli.arguments import make_parser
-from torchcaffe.base.errors import CaffeError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,13 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("give AVA, or --labels CSV")
     others, whose = ("cut", "held_out"), "--labels"
     if args.labels is not None:
-        others, whose = ("dataset", "delta", "fraction", "thresholds", "lists", "official"), "AVA, not for --labels"
+        others, whose = ("dataset", "thresholds", "lists"), "AVA, not for --labels"
     for name in others:
         if getattr(args, name) != parser.get_default(name):
             parser.error(f"--{name.replace('_', '-')} is for {whose}")
     options = make_lmdb.options_of(args)
-    if options.resize is None:
-        raise CaffeError("--size 0: a mean image is made of photos of one size; make-lmdb keeps them as they are")
     if args.labels is not None:
         source = prepare.read_own(args.labels, args.images, args.cut, args.held_out, args.seed)
     else:

@@ -79,7 +79,7 @@ def act(args: argparse.Namespace, made: ranking.Ranking) -> None:
     """Write copies, links and sidecars."""
     choices = picks.read_choices(args.picks) if args.picks else None
     missing = picks.missing(choices, (photo.name for photo in made.photos), args.folder) if choices else []
-    if missing:
+    if choices and missing:
         print(
             f"picks: {len(missing)} of {len(choices)} files are not among the photos that can be read: "
             + ", ".join(map(repr, missing[:5]))

@@ -24,10 +24,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dataset", choices=splits.DATASETS, default="ava1", help="which of the paper's data sets (default ava1)"
     )
     parser.add_argument("--seed", type=int, default=1, help="seed of the random split and of the LMDBs' order (1)")
-    parser.add_argument("--delta", help="drop 5-DELTA < mean < 5+DELTA from training (1 for ava1_delta1, else 0)")
-    parser.add_argument(
-        "--fraction", type=float, default=splits.FRACTION, help=f"AVA2: share of each class ({splits.FRACTION})"
-    )
     parser.add_argument(
         "--thresholds",
         type=float,
@@ -35,15 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("LOW", "HIGH"),
         help=f"AVA2: choose by mean score instead; the released lists': {low} {high}",
     )
-    parser.add_argument("--lists", type=Path, metavar="DIR", help="DIR with the split: train.txt and val.txt, or .jpgl")
-    parser.add_argument(
-        "--official", default=splits.OFFICIAL, metavar="NAME", help=f"which .jpgl lists ({splits.OFFICIAL})"
-    )
+    parser.add_argument("--lists", type=Path, metavar="DIR", help="DIR with the split: train.txt and val.txt")
 
 
 def choice(args: argparse.Namespace) -> splits.Choice:
     """The choice that add_arguments' options make."""
-    return splits.Choice(args.dataset, args.seed, args.delta, args.fraction, args.thresholds, args.lists, args.official)
+    return splits.Choice(args.dataset, args.seed, args.thresholds, args.lists)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -22,7 +22,7 @@ from ilgnet.photos import preprocess
 from ilgnet.run import engine, outputs
 from ilgnet.weights import surgery
 from torchcaffe.base.errors import CaffeError, run_main
-from torchcaffe.formats import caffemodel, files, upgrade
+from torchcaffe.formats import files, upgrade
 
 
 def images_for(net: Any, folder: Path, count: int, mean: str | None, source: str = "net") -> np.ndarray:
@@ -49,7 +49,7 @@ def images_for(net: Any, folder: Path, count: int, mean: str | None, source: str
 def operate(args: argparse.Namespace) -> surgery.Report:
     """Build the net with its fillers, copy the weights, calibrate if asked, and save."""
     caffe = engine.load_engine(args.engine, args.gpu)
-    source = caffemodel.read_caffemodel(args.weights)
+    source = surgery.read_weights(args.weights)
     net = upgrade.read_net(args.net)
     images = images_for(net, args.calibrate, args.images, args.mean, args.net) if args.calibrate else None
     if args.seed is not None:

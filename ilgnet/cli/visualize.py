@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     source = args.lmdb or args.photos
     found = feature_maps.extract(scorer, source, stages, args.shown, progress=sys.stderr.isatty())
     dataset, synthetic = protocol.about(args.lmdb) if args.lmdb else (None, None)
-    title = protocol.net_title(scorer.net_path)
+    title = scorer.title
     result = feature_maps.write(
         args.out,
         found,

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -182,9 +182,12 @@ def make_net(caffe: Any, net: Any, phase: int, source: str = "net") -> Any:
     """A Net of `caffe` from a NetParameter; `source` names it in errors."""
     with prototxt_file(net) as path:
         try:
-            return caffe.Net(path, phase)
+            made = caffe.Net(path, phase)
         except CaffeError as error:
             raise CaffeError(str(error).replace(path, source)) from None
+    if hasattr(made, "source"):
+        made.source = source
+    return made
 
 
 def arrays(net: Any) -> dict[str, list[np.ndarray]]:
@@ -192,6 +195,6 @@ def arrays(net: Any) -> dict[str, list[np.ndarray]]:
     return {name: [blob.data for blob in blobs] for name, blobs in net.params.items()}
 
 
-def main_arguments(argv: list[str] | None) -> list[str]:
+def main_arguments(argv: Sequence[str] | None) -> list[str]:
     """The program's arguments, as argparse would take them."""
     return list(sys.argv[1:] if argv is None else argv)

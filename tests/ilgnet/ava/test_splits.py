@@ -68,11 +68,9 @@ def test_exactly_five_is_low():
     assert splits.label(rating(1, 0, 0, 0, 100, 0, 101, 0, 0, 0, 0)) == 1
 
 
-@pytest.mark.parametrize("delta", ["0.1", 0.3, 0.7, 1, "1.5"])
-def test_delta_is_open_at_both_ends(delta):
-    half = float(delta)
-    assert not splits.is_ambiguous(at(1, 5 + half), delta) and not splits.is_ambiguous(at(1, 5 - half), delta)
-    assert splits.is_ambiguous(at(1, 5 + half - 0.01), delta) and splits.is_ambiguous(at(1, 5 - half + 0.01), delta)
+def test_delta_is_open_at_both_ends():
+    assert not splits.is_ambiguous(at(1, 6)) and not splits.is_ambiguous(at(1, 4))
+    assert splits.is_ambiguous(at(1, 5.99)) and splits.is_ambiguous(at(1, 4.01))
 
 
 def test_delta_leaves_the_test_set_alone():
@@ -108,17 +106,12 @@ def test_full_size_gives_the_released_sizes():
 
 def test_ava2_takes_both_ends():
     photos = [at(i, 2 + i / 100) for i in range(700)]
-    split = splits.make_split(photos, Choice("ava2", fraction=0.1))
+    split = splits.make_split(photos, Choice("ava2"))
     labels = dict(split.train + split.val)
     assert labels == {**{f"{i}.jpg": 0 for i in range(70)}, **{f"{i}.jpg": 1 for i in range(630, 700)}}
     assert len(split.train) == len(split.val) == 70
     by_mean = dict(splits.choose_ava2(photos, thresholds=(2.02, 8.97)))
     assert by_mean == {"0.jpg": 0, "1.jpg": 0, "2.jpg": 0, "697.jpg": 1, "698.jpg": 1, "699.jpg": 1}
-
-
-def test_ava2_halves_of_an_odd_number_share_no_photo():
-    chosen = splits.choose_ava2([at(i, 2 + i / 10) for i in range(31)], fraction=0.5)
-    assert len(chosen) == 30 and len(dict(chosen)) == 30 and splits.counts(chosen)["high"] == 15
 
 
 def test_one_photo_is_no_split():
@@ -151,13 +144,8 @@ def test_a_set_that_is_not_the_papers_says_what_it_is():
     photos = [at(i, 3 + i % 5) for i in range(1, 101)]
     for arguments, name in [
         ({}, "ava1"),
-        ({"delta": "0.0"}, "ava1"),
-        ({"delta": "1.0"}, "ava1_delta1"),
-        ({"delta": 0.5}, "ava1, delta 0.5"),
         ({"dataset": "ava1_delta1"}, "ava1_delta1"),
-        ({"dataset": "ava1_delta1", "delta": 0}, "ava1"),
         ({"dataset": "ava2"}, "ava2"),
-        ({"dataset": "ava2", "fraction": 0.4}, "ava2, fraction 0.4"),
         ({"dataset": "ava2", "thresholds": list(splits.RELEASED_THRESHOLDS)}, "ava2"),
         ({"dataset": "ava2", "thresholds": [4, 6.5]}, "ava2, thresholds 4 and 6.5"),
     ]:
@@ -178,45 +166,15 @@ def test_lists_of_another_set_are_noted(tmp_path):
         write(tmp_path / "train.txt", "1.jpg 0\n2.jpg 1\n" + last)
         split = splits.make_split(photos, Choice(dataset, lists=tmp_path))
         assert split.dataset == name and (split.notes[0].startswith(note) if note else not split.notes)
-    (tmp_path / "train.txt").unlink()
-    write(tmp_path / "animal_train.jpgl", "1\n5\n")
-    write(tmp_path / "animal_test.jpgl", "3\n")
-    assert (
-        splits.make_split(photos, Choice(lists=tmp_path, official="animal")).dataset == "ava1, AVA's own lists animal"
-    )
-
-
-def test_avas_own_lists(tmp_path):
-    photos = [at(1, 4), at(2, 6), at(3, 6)]
-    write(tmp_path / "generic_ls_train.jpgl", "2\n1\n77\n")
-    write(tmp_path / "generic_test.jpgl", "3\n")
-    split = splits.make_split(photos, Choice(lists=tmp_path))
-    assert split.train == [("2.jpg", 1), ("1.jpg", 0)] and split.val == [("3.jpg", 1)]
-    assert "77" in split.notes[0]
-    write(tmp_path / "generic_test.jpgl", "x\n")
-    with pytest.raises(CaffeError, match=r"generic_test.jpgl:1: image id"):
-        splits.make_split(photos, Choice(lists=tmp_path))
 
 
 @pytest.mark.parametrize(
     "arguments, said",
     [
         ({"dataset": "ava3"}, "dataset 'ava3'"),
-        ({"delta": "x"}, "delta x"),
-        ({"delta": -1}, "delta -1"),
-        ({"dataset": "ava2", "delta": 1}, "delta"),
-        ({"dataset": "ava2", "fraction": 0.6}, "fraction 0.6"),
-        ({"fraction": 0.2}, "they choose AVA2's photos"),
         ({"thresholds": (4, 6)}, "they choose AVA2's photos"),
-        ({"dataset": "ava2", "fraction": 0.2, "lists": "lists"}, "where no lists do"),
-        ({"dataset": "ava2", "fraction": 0.2, "thresholds": (4, 6)}, "give one of them"),
-        ({"official": "animal"}, "official animal: names one of AVA's own .jpgl lists"),
+        ({"dataset": "ava2", "thresholds": (4, 6), "lists": "lists"}, "they choose AVA2's photos"),
         ({"dataset": "ava2", "thresholds": (6, 4)}, "thresholds 6 and 4"),
-        ({"delta": 9}, "leaves no photo"),
-        ({"delta": "1/3"}, "delta 1/3: not a number"),
-        ({"delta": "1/0"}, "delta 1/0: not a number"),
-        ({"delta": "inf"}, "delta inf: not a number"),
-        ({"dataset": "ava2", "fraction": 0.01}, "fraction 0.01: of 39 photos that is none"),
         ({"seed": -1}, "seed -1"),
         ({"dataset": "ava2", "seed": 2**32}, "seed 4294967296"),
     ],

@@ -171,8 +171,8 @@ def test_the_manifest_says_which_set_it_is(made, tmp_path):
     shutil.copy(made / "AVA.txt", tmp_path / "AVA.txt")
     images = ["--images", str(made / "images")]
     for name, options in {
-        "ava2, fraction 0.4": ["--dataset", "ava2", "--fraction", "0.4"],
-        "ava1_delta1": ["--delta", "1"],
+        "ava2, thresholds 4.0 and 6.5": ["--dataset", "ava2", "--thresholds", "4", "6.5"],
+        "ava1_delta1": ["--dataset", "ava1_delta1"],
     }.items():
         out = tmp_path / options[-1]
         assert run_prepare(tmp_path, out, *images, *options)["dataset"] == name
@@ -243,7 +243,7 @@ def test_prepare_starts_nothing_without_its_input(made, tmp_path, monkeypatch):
     [
         (["--labels", "x.csv", "--dataset", "ava2"], "--dataset is for AVA, not for --labels"),
         (["--labels", "x.csv", "--lists", "x"], "--lists is for AVA, not for --labels"),
-        (["--labels", "x.csv", "--delta", "1"], "--delta is for AVA, not for --labels"),
+        (["--labels", "x.csv", "--dataset", "ava2"], "--dataset is for AVA, not for --labels"),
         (["--labels", "x.csv", "--thresholds", "4", "6"], "--thresholds is for AVA, not for --labels"),
         (["ava", "--cut", "4"], "--cut is for --labels"),
         (["ava", "--held-out", "0.5"], "--held-out is for --labels"),

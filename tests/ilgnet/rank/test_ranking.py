@@ -129,7 +129,7 @@ def test_margin_and_heat_map(model):
 def test_a_net_with_a_layer_not_loaded_is_refused(model, folder, cache, tmp_path):
     (tmp_path / "other.prototxt").write_text(NET.replace('"ip"', '"other"'))
     spec = ranking.Spec(model / "tiny.caffemodel", tmp_path / "other.prototxt")
-    with pytest.raises(CaffeError, match="refusing to score"):
+    with pytest.raises(CaffeError, match="nothing in it fits"):
         ranking.rank(folder, spec, cache)
 
 
