@@ -240,13 +240,13 @@ def ratios(rows: list[dict]) -> list[dict[str, Any]]:
     for of in ("third", "full"):
         for task, column in (("train", 1), ("test1", 2), ("test", 2)):
             if ("v1bn", task) in found and (of, task) in found:
-                printed = [VARIANTS[name].table4[column] for name in ("v1bn", of)]
+                ours, others = (VARIANTS[name].table4[column] for name in ("v1bn", of))
                 made.append(
                     {
                         "variant": "v1bn",
                         "of": of,
                         "task": task,
-                        "paper": printed[0] / printed[1],
+                        "paper": ours / others if ours and others else None,
                         "ratio": found["v1bn", task] / found[of, task],
                     }
                 )

@@ -196,6 +196,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(
             "\n".join(outputs.plain(line) for group in protocol.groups(found) for line in protocol.group_lines(group))
         )
+    if args.out is not None and processes.root():
+        print(outputs.plain(f"Next: add it to the report: ilgnet report --eval {outs[0]}"))
     return 0
 
 

@@ -40,9 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if (args.ava is None) == (args.labels is None):
         parser.error("give AVA, or --labels CSV")
-    others, whose = ("cut", "held_out"), "--labels"
-    if args.labels is not None:
-        others, whose = ("dataset", "thresholds", "lists"), "AVA, not for --labels"
+    others = ("cut", "held_out") if args.labels is None else ("dataset", "thresholds", "lists")
+    whose = "--labels" if args.labels is None else "AVA, not for --labels"
     for name in others:
         if getattr(args, name) != parser.get_default(name):
             parser.error(f"--{name.replace('_', '-')} is for {whose}")

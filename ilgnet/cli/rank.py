@@ -94,6 +94,7 @@ def act(args: argparse.Namespace, made: ranking.Ranking) -> None:
         done += picks.write_sidecars(made, picks.ratings(made, choices, args.reject_below), args.xmp, args.dry_run)
     for line in done:
         print(outputs.plain(("would " if args.dry_run and not line.startswith("left") else "") + line))
+    print(outputs.plain(f"Next: open {args.out} in a browser."))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,7 +1,8 @@
 """How long a solver's whole schedule will take on this machine, by a few of its own iterations and test batches.
 
 They run in a process of their own, which trains a copy and writes nothing: the training that follows is what it would
-have been without. `python -m ilgnet.train.estimate SOLVER ENGINE GPU PRECISION` (GPU: a number, or "" for the CPU) is that process.
+have been without. `python -m ilgnet.train.estimate SOLVER ENGINE GPU PRECISION` is that process (GPU: a number, or
+"" for the CPU).
 """
 
 from __future__ import annotations
