@@ -28,7 +28,7 @@ ILGNet scores photos for aesthetic quality. These commands prepare data, train,
 test and use it, with Caffe's files and without Caffe.
 
 {commands}
-Next: `ilgnet demo --out out/demo/ava` makes a small data set to try the rest on.
+Next: `ilgnet demo --out out/demo/ava` makes a small data set to try them on.
 `ilgnet COMMAND --help` explains a command and ends with an example."""
 
 

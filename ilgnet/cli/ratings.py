@@ -1,4 +1,4 @@
-"""Print statistics of AVA.txt: photos, votes and mean scores.
+"""Print statistics of AVA.txt: photos, votes and scores.
 
 Example:
   ilgnet ratings out/demo/ava/AVA.txt
