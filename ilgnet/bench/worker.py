@@ -2,8 +2,7 @@
 
 It makes its net, prints a line `ready`, then answers each word on stdin with one JSON line: `run` does the work again
 and again for ROUND seconds, once at least, and gives the median of the seconds each took; `output` gives the file its
-answer is in; `memory` gives the process's peak in bytes. Runs in real Caffe's Python too, so at its top level it
-imports the standard library and NumPy alone."""
+answer is in; `memory` gives the process's peak in bytes."""
 
 from __future__ import annotations
 
@@ -87,12 +86,6 @@ def torchcaffe(spec: dict[str, Any], precision: str | None = None) -> Run:
     return caffe_forward(caffe, spec, precision)
 
 
-def bvlc(spec: dict[str, Any]) -> Run:
-    import caffe
-
-    return CAFFE_TASKS.get(spec["task"], caffe_forward)(caffe, spec)
-
-
 def opencv(spec: dict[str, Any]) -> Run:
     import cv2
 
@@ -151,9 +144,7 @@ def pytorch(spec: dict[str, Any]) -> Run:
     return iterate
 
 
-KINDS: dict[str, Callable[[dict[str, Any]], Run]] = {
-    f.__name__: f for f in (torchcaffe, bvlc, opencv, onnxruntime, pytorch)
-}
+KINDS: dict[str, Callable[[dict[str, Any]], Run]] = {f.__name__: f for f in (torchcaffe, opencv, onnxruntime, pytorch)}
 for _precision in ("bf16", "int8"):
     KINDS[f"torchcaffe-{_precision}"] = functools.partial(torchcaffe, precision=_precision)
 

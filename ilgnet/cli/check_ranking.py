@@ -20,11 +20,11 @@ from ilgnet.cli.arguments import add_net, make_parser
 from ilgnet.photos import records
 from ilgnet.rank import check, ranking
 from ilgnet.run import engine
-from torchcaffe.base.errors import CaffeError, run_main
+from torchcaffe.base import log
+from torchcaffe.base.errors import CaffeError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    argv = engine.main_arguments(argv)
     parser = make_parser(__name__)
     parser.add_argument("folder", type=Path, help="good photos")
     parser.add_argument("--weights", required=True, metavar="CAFFEMODEL")
@@ -53,9 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for share in getattr(args, name):
             if not 0 < share < 1:
                 raise CaffeError(f"--{name} {share}: must be above 0 and below 1")
-    elsewhere = engine.run_elsewhere(args.engine, __file__, argv)
-    if elsewhere is not None:
-        return elsewhere
+    log.set_level(2)
     paths = records.files_in(args.folder)
     if args.held_out:
         names = check.held_out(args.held_out)
@@ -72,7 +70,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     judged = [found[f"blurred-{args.blur[0]:g}"], found[f"over-exposed-{args.burnt[0]:g}"]]
     return 0 if all(share["value"] >= args.least for share in judged) else 1
-
-
-if __name__ == "__main__":
-    run_main(main)

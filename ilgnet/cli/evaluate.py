@@ -23,7 +23,8 @@ from ilgnet.evaluate import protocol, votes
 from ilgnet.nets.datasets import DATASETS
 from ilgnet.run import engine, outputs, processes
 from ilgnet.scoring import tta
-from torchcaffe.base.errors import CaffeError, run_main
+from torchcaffe.base import log
+from torchcaffe.base.errors import CaffeError
 
 
 def from_weights(args: argparse.Namespace, weights: str, out: Path | None) -> dict[str, Any]:
@@ -127,7 +128,7 @@ def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    argv = engine.main_arguments(argv)
+    argv = list(sys.argv[1:] if argv is None else argv)
     parser = make_parser(__name__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
@@ -172,11 +173,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         outs = [outputs.check(out.with_name(f"{out.stem}_{stem}.json")) if several else out for stem in stems]
     if args.lmdb and not args.mean and args.preset != "direct":
         args.mean = protocol.mean_beside(args.lmdb)
-    elsewhere = engine.run_elsewhere(args.engine, __file__, argv) if args.weights else None
-    if elsewhere is None:
-        elsewhere = processes.launch(args, "evaluate", argv)
-    if elsewhere is not None:
-        return elsewhere
+    log.set_level(2)
+    status = processes.launch(args, "evaluate", argv)
+    if status is not None:
+        return status
     args.rounded = engine.set_precision(args, scoring=True)
     processes.start(args)
     found = []
@@ -199,7 +199,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.out is not None and processes.root():
         print(outputs.plain(f"Next: add it to the report: ilgnet report --eval {outs[0]}"))
     return 0
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -23,7 +23,8 @@ from ilgnet.cli.arguments import add_net, make_parser
 from ilgnet.rank import cache as photo_cache
 from ilgnet.rank import gallery, picks, ranking, xmp
 from ilgnet.run import engine, outputs, processes
-from torchcaffe.base.errors import CaffeError, run_main
+from torchcaffe.base import log
+from torchcaffe.base.errors import CaffeError
 
 
 def places(out: Path) -> tuple[Path, Path, Path]:
@@ -98,7 +99,7 @@ def act(args: argparse.Namespace, made: ranking.Ranking) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    argv = engine.main_arguments(argv)
+    argv = list(sys.argv[1:] if argv is None else argv)
     parser = make_parser(__name__)
     parser.add_argument("folder", type=Path, help="folder of photos; folders below it count too")
     parser.add_argument("--weights", required=True, metavar="CAFFEMODEL")
@@ -136,11 +137,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if processes.wanted(args) > 1 and args.watch is not None:
         parser.error("--watch works in one process, on one GPU")
     check(args)
-    elsewhere = engine.run_elsewhere(args.engine, __file__, argv)
-    if elsewhere is None:
-        elsewhere = processes.launch(args, "rank", argv)
-    if elsewhere is not None:
-        return elsewhere
+    log.set_level(2)
+    status = processes.launch(args, "rank", argv)
+    if status is not None:
+        return status
     warnings.filterwarnings("ignore", module="PIL")  # about odd headers; unreadable photos are reported anyway
     places(args.out)
     rounded = engine.set_precision(args, scoring=True)
@@ -161,7 +161,3 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         sys.stdout.flush()
         time.sleep(args.watch)
-
-
-if __name__ == "__main__":
-    run_main(main)

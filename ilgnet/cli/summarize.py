@@ -15,7 +15,8 @@ from pathlib import Path
 from ilgnet.cli.arguments import make_parser
 from ilgnet.figures import drawing, summary
 from ilgnet.run import engine, outputs
-from torchcaffe.base.errors import CaffeError, run_main
+from torchcaffe.base import log
+from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import files, upgrade
 
 
@@ -25,11 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--phase", choices=["train", "test"], default="test", help="phase of the net (default test)")
     p.add_argument("--svg", type=Path, metavar="FILE", help="also draw the net")
     p.add_argument("--engine", choices=engine.ENGINES, default="torch", help="computes the shapes (default torch)")
-    words = engine.main_arguments(argv)
-    args = p.parse_args(words)
-    code = engine.run_elsewhere(args.engine, __file__, words)
-    if code is not None:
-        return code
+    args = p.parse_args(argv)
+    log.set_level(2)
     caffe = engine.load_engine(args.engine)
     net = upgrade.read_net(args.net)
     if not net.layer:
@@ -40,7 +38,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         files.write_bytes(args.svg, drawing.svg(found).encode())
         print(outputs.plain(f"wrote {args.svg}"))
     return 0
-
-
-if __name__ == "__main__":
-    run_main(main)

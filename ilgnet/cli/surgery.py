@@ -21,7 +21,8 @@ from ilgnet.cli.arguments import make_parser
 from ilgnet.photos import preprocess
 from ilgnet.run import engine, outputs
 from ilgnet.weights import surgery
-from torchcaffe.base.errors import CaffeError, run_main
+from torchcaffe.base import log
+from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import files, upgrade
 
 
@@ -88,7 +89,6 @@ def print_table(report: surgery.Report) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    argv = engine.main_arguments(argv)
     parser = make_parser(__name__)
     parser.add_argument("--weights", required=True, metavar="SOURCE", help="caffemodel to copy from")
     parser.add_argument("--net", required=True, metavar="TARGET", help="train_val.prototxt to make weights for")
@@ -109,14 +109,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.images < 2:
         raise CaffeError(f"--images {args.images}: a calibration needs at least 2")
     outputs.check(args.out)
-    elsewhere = engine.run_elsewhere(args.engine, __file__, argv)
-    if elsewhere is not None:
-        return elsewhere
+    log.set_level(2)
     print_table(operate(args))
     print(f"wrote {args.out}")
     print(outputs.plain(f"Next: train from it: ilgnet train --weights {args.out} --solver SOLVER"))
     return 0
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -19,7 +19,7 @@ from ilgnet.report import tensorboard
 from ilgnet.run import engine, processes
 from ilgnet.train import estimate, logtee, runs
 from torchcaffe.base import context, log, signals
-from torchcaffe.base.errors import CaffeError, run_main
+from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import upgrade
 from torchcaffe.proto import caffe_pb2
 
@@ -36,7 +36,7 @@ def train(args: argparse.Namespace, settings: caffe_pb2.SolverParameter, log_fil
             snapshot = runs.newest_snapshot(settings.snapshot_prefix, terminal)
             if snapshot is None:
                 print(f"no snapshot yet: starting from {args.weights or 'the fillers'}", file=terminal)
-        caffe = engine.load_engine(args.engine, args.gpu)
+        caffe = engine.load_engine(args.engine, args.gpu, logtee.write_line)
         solver = caffe.get_solver(args.solver)
         if args.weights and snapshot is None:
             count = runs.load_weights(solver.net, args.weights)
@@ -45,7 +45,7 @@ def train(args: argparse.Namespace, settings: caffe_pb2.SolverParameter, log_fil
             parallel.join(solver)
         if args.debug_nan:
             solver.debug_nan = True
-        told = signals.Signals(args.sigint_effect, args.sighup_effect, logtee.teller(terminal))
+        told = signals.Signals(args.sigint_effect, args.sighup_effect, logtee.tell)
         watcher = runs.Watcher(
             solver,
             settings,
@@ -77,7 +77,7 @@ def train(args: argparse.Namespace, settings: caffe_pb2.SolverParameter, log_fil
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    argv = engine.main_arguments(argv)
+    argv = list(sys.argv[1:] if argv is None else argv)
     parser = make_parser(__name__)
     parser.add_argument("--solver", required=True, metavar="PROTOTXT", help="paths in it are relative to this folder")
     parser.add_argument("--weights", metavar="CAFFEMODEL", help="starting weights (`ilgnet surgery` makes them)")
@@ -129,15 +129,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     log_file = settings.snapshot_prefix + ".log"
     if args.tensorboard:
         tensorboard.require()
-    # The processes of --gpu 0,1 and a real pycaffe's Python write no event files.
-    inner = [word for word in argv if word != "--tensorboard"]
-    code = engine.run_elsewhere(args.engine, __file__, inner, quiet=False)
-    if code is None and args.estimate and "WORLD_SIZE" not in os.environ:
+    log.set_level(0)  # from here on the log is the product
+    inner = [word for word in argv if word != "--tensorboard"]  # this process writes it at the end
+    if args.estimate and "WORLD_SIZE" not in os.environ:
         measured = estimate.measure(args.solver, args.engine, args.gpu[0] if args.gpu else None)
         done = runs.iteration_of(args.snapshot, settings.snapshot_prefix) if args.snapshot else 0
         print("\n".join(estimate.lines(settings, measured, done)), flush=True)
-    if code is None:
-        code = processes.launch(args, "train", inner)
+    code = processes.launch(args, "train", inner)
     if code is None:
         code = train_here(args, settings, log_file)
     if args.tensorboard:
@@ -158,7 +156,3 @@ def train_here(args: argparse.Namespace, settings: caffe_pb2.SolverParameter, lo
     with contextlib.suppress(OSError):  # Ctrl-C ends a `| tee`, too
         print(f"log: {log_file}", flush=True)
     return code
-
-
-if __name__ == "__main__":
-    run_main(main)

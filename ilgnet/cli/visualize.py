@@ -19,11 +19,11 @@ from pathlib import Path
 from ilgnet.cli.arguments import add_net, make_parser
 from ilgnet.evaluate import feature_maps, protocol
 from ilgnet.run import engine, outputs
-from torchcaffe.base.errors import CaffeError, run_main
+from torchcaffe.base import log
+from torchcaffe.base.errors import CaffeError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    argv = engine.main_arguments(argv)
     parser = make_parser(__name__)
     parser.add_argument("--weights", required=True, metavar="CAFFEMODEL")
     what = parser.add_mutually_exclusive_group(required=True)
@@ -48,9 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.lmdb and not args.mean and args.preset != "direct":
         args.mean = protocol.mean_beside(args.lmdb)
     outputs.check(args.out, ".json")
-    elsewhere = engine.run_elsewhere(args.engine, __file__, argv)
-    if elsewhere is not None:
-        return elsewhere
+    log.set_level(2)
     from ilgnet.scoring.scorers import Scorer
 
     scorer = Scorer(args.weights, args.net, args.preset, args.mean, args.batch, args.engine, args.gpu)
@@ -87,7 +85,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{result['claim']}\nwrote {args.out}")
     print(outputs.plain(f"Next: add it to the report: ilgnet report --features {args.out}"))
     return 0
-
-
-if __name__ == "__main__":
-    run_main(main)
