@@ -1,4 +1,4 @@
-# ILGNet toolkit. `make` prints the targets; `make demo` runs the whole road on a small set; `make test` tests.
+# ILGNet toolkit. `make` lists the targets; `make demo` does everything once on a small set; `make test` tests.
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 
@@ -8,7 +8,7 @@ ENGINE ?= torch
 OUT ?= out
 AVA ?=
 GPU ?=
-# BVLC GoogLeNet (or another source that tools/surgery.py takes); none: start from random weights
+# BVLC GoogLeNet, or another caffemodel to start from (`ilgnet surgery`); none: start from random weights
 WEIGHTS ?= weights/bvlc_googlenet.caffemodel
 SNAPSHOT ?=
 SEED ?= 1
@@ -16,12 +16,13 @@ HOURS ?= 1
 
 VENV := .venv
 PY := $(VENV)/bin/python
+ILGNET := $(VENV)/bin/ilgnet
 STAMP := $(VENV)/.installed
 ILGNETS := v1 v1bn v3 v4 noinc
 VARIANTS := $(ILGNETS) third two_thirds full
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz crash bvlc parity nets ava1-data ava1-delta1-data ava2-data ava1-train ava1-delta1-train \
+.PHONY: help setup demo lint test test-quick fuzz crash bvlc parity nets ava1-data ava1-delta1-data ava2-data ava1-train ava1-delta1-train \
         ava2-train ava1-test ava1-delta1-test ava2-test report benchmark clean
 
 help:  ## print this list
@@ -31,14 +32,14 @@ help:  ## print this list
 	  'AVA=               the folder with AVA.txt and images/' \
 	  'VARIANT=$(VARIANT)       $(VARIANTS)' \
 	  'GPU=               number of the GPU to train and test on (default: the CPU)' \
-	  'ENGINE=$(ENGINE)       torch, or bvlc: a real pycaffe (make bvlc sets one up)' \
+	  'ENGINE=$(ENGINE)       torch, or bvlc: a real pycaffe (make bvlc installs one)' \
 	  'WEIGHTS=$(WEIGHTS)   weights to start from, or none' \
-	  'SNAPSHOT=          a .solverstate to go on from; auto: the newest, or a fresh start where there is none' \
+	  'SNAPSHOT=          a .solverstate to resume from; auto: the newest if there is one' \
 	  'MODEL=             the caffemodel to test; several: seeds of one net' \
 	  'TTA=               mirror, crops or both: average over views in tests' \
 	  'OUT=$(OUT)           where results go'
 
-$(STAMP): setup.py constraints.txt
+$(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2])' || \
 	  { echo "error: $(PYTHON) is older than Python 3.10; name a newer one, as in: make PYTHON=python3.11 setup"; exit 2; }
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
@@ -47,27 +48,34 @@ $(STAMP): setup.py constraints.txt
 
 setup: $(STAMP)  ## make .venv and install the toolkit with the tested versions
 
-test: $(STAMP)  ## ruff and every test (no GPU, no data needed)
+lint: $(STAMP)
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+test: lint  ## ruff, mypy and every test (needs no GPU and no data)
 	$(PY) -m pytest -n 2
 
-nets: $(STAMP)  ## write every committed prototxt below prototxt/ and solvers/ anew
-	$(PY) tools/gen_net.py --all
-	$(PY) tools/gen_solver.py --all
+test-quick: lint  ## the same without the slow tests, in two minutes
+	$(PY) -m pytest -n 2 -m 'not slow'
 
-bvlc: $(STAMP)  ## set up real BVLC Caffe (Debian 11's, as root on a Debian machine) for ENGINE=bvlc and parity
-	$(PY) tools/setup_bvlc.py
+nets: $(STAMP)  ## write every file below prototxt/ and solvers/ again
+	$(ILGNET) gen-net --all
+	$(ILGNET) gen-solver --all
 
-fuzz: $(STAMP)  ## feed every reader made-up input for HOURS (1), with limits on time and memory
+bvlc: $(STAMP)  ## install real BVLC Caffe for ENGINE=bvlc and parity (as root on Debian)
+	$(ILGNET) setup-bvlc
+
+fuzz: $(STAMP)  ## feed random input to every reader for HOURS (1)
 	$(PY) -m tests.fuzz --hours $(HOURS)
 
-crash: $(STAMP)  ## kill training and data preparation at random points, fill their disk, and compare what comes of it
+crash: $(STAMP)  ## kill training and data preparation at random points, and compare the results
 	$(PY) -m tests.crash --work $(OUT)/crash
 
-parity: $(STAMP)  ## run both engines live on the same scripts and print where they differ
+parity: $(STAMP)  ## run both engines on the same scripts and print where they differ
 	$(PY) -m tests.bvlc.parity --out $(OUT)/parity
 
-# -- the demo: the road below on a small set that it makes itself ------------------------------------------------------
+# -- the demo: the steps below on a small set that it makes itself -----------------------------------------------------
 
 DEMO := $(OUT)/demo
 PHOTOS ?=
@@ -75,27 +83,27 @@ DEMO_COUNT ?= 900
 DEMO_ITERATIONS ?= 200
 DEMO_LR ?= 0.00002
 
-demo: $(STAMP)  ## the whole road on two cores in minutes: photos, LMDB, training, test, report (PHOTOS=: real ones)
+demo: $(STAMP)  ## data, training, test and report on a small set, in minutes (PHOTOS=: a folder of real photos)
 	mkdir -p $(DEMO)/snapshots
 	rm -f $(DEMO)/snapshots/demo_iter_*
-	$(PY) data_prep/demo.py --out $(DEMO)/ava --count $(DEMO_COUNT) $(if $(PHOTOS),--photos $(PHOTOS))
-	$(PY) data_prep/prepare.py $(DEMO)/ava --dataset ava1 --lists $(DEMO)/ava/lists --out $(DEMO)/data
-	$(PY) tools/gen_net.py --variant $(VARIANT) --batch-size 16 --source $(DEMO)/data --out $(DEMO)/net
-	$(PY) tools/gen_solver.py --variant $(VARIANT) --net $(DEMO)/net/train_val.prototxt --base-lr $(DEMO_LR) \
+	$(ILGNET) demo --out $(DEMO)/ava --count $(DEMO_COUNT) $(if $(PHOTOS),--photos $(PHOTOS))
+	$(ILGNET) prepare $(DEMO)/ava --dataset ava1 --lists $(DEMO)/ava/lists --out $(DEMO)/data
+	$(ILGNET) gen-net --variant $(VARIANT) --batch-size 16 --source $(DEMO)/data --out $(DEMO)/net
+	$(ILGNET) gen-solver --variant $(VARIANT) --net $(DEMO)/net/train_val.prototxt --base-lr $(DEMO_LR) \
 	  --max-iter $(DEMO_ITERATIONS) --test-interval 100 --test-iter 4 --snapshot 100 --display 10 --random-seed 1 \
 	  --snapshot-prefix $(DEMO)/snapshots/demo --out $(DEMO)/solver.prototxt
-	$(PY) tools/train.py --solver $(DEMO)/solver.prototxt --tensorboard $(COMPUTE)
-	$(PY) tools/evaluate.py --weights $(DEMO)/snapshots/demo_iter_$(DEMO_ITERATIONS).caffemodel \
+	$(ILGNET) train --solver $(DEMO)/solver.prototxt --tensorboard $(COMPUTE)
+	$(ILGNET) evaluate --weights $(DEMO)/snapshots/demo_iter_$(DEMO_ITERATIONS).caffemodel \
 	  --net $(DEMO)/net/deploy.prototxt --lmdb $(DEMO)/data/val_lmdb --name demo --out $(DEMO)/evaluation.json $(COMPUTE)
-	$(if $(filter $(VARIANT),$(ILGNETS)),$(PY) tools/visualize.py \
+	$(if $(filter $(VARIANT),$(ILGNETS)),$(ILGNET) visualize \
 	  --weights $(DEMO)/snapshots/demo_iter_$(DEMO_ITERATIONS).caffemodel --net $(DEMO)/net/deploy.prototxt \
 	  --lmdb $(DEMO)/data/val_lmdb --name demo --out $(DEMO)/features.json $(COMPUTE))
-	$(PY) tools/report.py --run random=$(DEMO)/snapshots/demo.log --eval $(DEMO)/evaluation.json \
+	$(ILGNET) report --run random=$(DEMO)/snapshots/demo.log --eval $(DEMO)/evaluation.json \
 	  $(if $(filter $(VARIANT),$(ILGNETS)),--features $(DEMO)/features.json) \
 	  $(call given,--benchmark,$(OUT)/benchmark.json) --synthetic --out $(DEMO)/report.html
 	@echo "Open $(DEMO)/report.html"
 
-# OPTION FILE, where FILE is there
+# OPTION FILE, if FILE exists
 given = $(if $(wildcard $(2)),$(1) $(2))
 
 # -- AVA ---------------------------------------------------------------------------------------------------------------
@@ -113,28 +121,28 @@ define need_data
 	{ echo "error: data/$(1)/$$file is missing; make it with: make $(subst _,-,$(1))-data AVA=/path/to/AVA"; exit 2; }; done
 endef
 
-ava1-data ava1-delta1-data ava2-data: need-ava $(STAMP)  ## LMDBs and mean of AVA1 or AVA2 in data/ (needs AVA=; ava1-delta1-data too)
-	$(PY) data_prep/prepare.py "$(AVA)" --dataset $(subst -,_,$(@:-data=)) --seed $(SEED) --out data/$(subst -,_,$(@:-data=))
+ava1-data ava1-delta1-data ava2-data: need-ava $(STAMP)  ## LMDBs and mean of a data set in data/ (needs AVA=)
+	$(ILGNET) prepare "$(AVA)" --dataset $(subst -,_,$(@:-data=)) --seed $(SEED) --out data/$(subst -,_,$(@:-data=))
 
-# Where a fresh start's weights lie that surgery makes of WEIGHTS; nothing where a snapshot brings its own, or for none.
-# SNAPSHOT=auto starts with them where there is no snapshot yet, and later with the same ones.
+# The starting weights that surgery makes of WEIGHTS; empty for WEIGHTS=none, and for a snapshot, which has its own.
+# SNAPSHOT=auto uses them if there is no snapshot yet.
 init = $(if $(filter-out auto,$(SNAPSHOT))$(filter none,$(WEIGHTS)),,out/snapshots/$(1)_$(VARIANT)_init.caffemodel)
 
 define train
 	$(call need_data,$(1))
 	@test -z "$(init)" -o -f "$(WEIGHTS)" -o "$(SNAPSHOT)" = auto -a -f "$(init)" || { echo "error: WEIGHTS='$(WEIGHTS)' is missing; the paper starts from \
-	BVLC GoogLeNet: $(PY) tools/fetch_weights.py, or start from random weights: make $@ WEIGHTS=none"; exit 2; }
+	BVLC GoogLeNet: $(ILGNET) fetch-weights, or start from random weights: make $@ WEIGHTS=none"; exit 2; }
 	mkdir -p out/snapshots
-	$(if $(init),$(if $(SNAPSHOT),test -f $(init) || )$(PY) tools/surgery.py --weights "$(WEIGHTS)" \
+	$(if $(init),$(if $(SNAPSHOT),test -f $(init) || )$(ILGNET) surgery --weights "$(WEIGHTS)" \
 	  --net prototxt/$(VARIANT)/train_val$(2).prototxt --seed $(SEED) --out $(init))
-	$(PY) tools/train.py --solver solvers/$(1)/$(VARIANT).prototxt --estimate $(COMPUTE) \
+	$(ILGNET) train --solver solvers/$(1)/$(VARIANT).prototxt --estimate $(COMPUTE) \
 	  $(if $(SNAPSHOT),--snapshot $(SNAPSHOT)) $(if $(init),--weights $(init))
 endef
 
-ava1-train: $(STAMP)  ## train VARIANT on AVA1 by Table 1's schedule, from GoogLeNet's weights (WEIGHTS=)
+ava1-train: $(STAMP)  ## train VARIANT on AVA1 by Table 1's schedule, from WEIGHTS
 	$(call train,ava1,)
 
-ava1-delta1-train: $(STAMP)  ## the same with delta = 1 (ambiguous photos left out of training)
+ava1-delta1-train: $(STAMP)  ## the same with delta = 1 (without ambiguous training photos)
 	$(call train,ava1_delta1,_ava1_delta1)
 
 ava2-train: $(STAMP)  ## the same on AVA2
@@ -144,33 +152,33 @@ define evaluate
 	@test -d data/$(1)/val_lmdb || { echo "error: data/$(1)/val_lmdb is missing; make it with: make $(subst _,-,$(1))-data AVA=/path/to/AVA"; exit 2; }
 	@test -n "$(MODEL)" && ls -- $(MODEL) > /dev/null 2>&1 || { echo "error: MODEL='$(MODEL)': name the caffemodel to test, as in: make $@ MODEL=out/snapshots/$(1)_$(VARIANT)_iter_N.caffemodel"; exit 2; }
 	mkdir -p $(OUT)/evaluations
-	$(PY) tools/evaluate.py --weights $(MODEL) --net $(VARIANT) --lmdb data/$(1)/val_lmdb --dataset $(1) --name $(VARIANT) \
+	$(ILGNET) evaluate --weights $(MODEL) --net $(VARIANT) --lmdb data/$(1)/val_lmdb --dataset $(1) --name $(VARIANT) \
 	  --out $(OUT)/evaluations/$(1)_$(VARIANT).json $(if $(TTA),--tta $(TTA)) $(COMPUTE)
-	$(if $(filter $(VARIANT),$(ILGNETS)),$(PY) tools/visualize.py --weights $(firstword $(MODEL)) --net $(VARIANT) \
+	$(if $(filter $(VARIANT),$(ILGNETS)),$(ILGNET) visualize --weights $(firstword $(MODEL)) --net $(VARIANT) \
 	  --lmdb data/$(1)/val_lmdb --name "$(VARIANT) on $(1)" --out $(OUT)/features/$(1)_$(VARIANT).json $(COMPUTE))
 endef
 
-ava1-test: $(STAMP)  ## test MODEL= (several: seeds of one net) on AVA1's whole test set
+ava1-test: $(STAMP)  ## test MODEL= (several: seeds of one net) on AVA1's test set
 	$(call evaluate,ava1)
 
-ava1-delta1-test: $(STAMP)  ## the same of a net trained with delta = 1
+ava1-delta1-test: $(STAMP)  ## the same for a net trained with delta = 1
 	$(call evaluate,ava1_delta1)
 
-ava2-test: $(STAMP)  ## test MODEL= on AVA2's whole test set
+ava2-test: $(STAMP)  ## the same on AVA2's test set
 	$(call evaluate,ava2)
 
-report: $(STAMP)  ## the paper's tables and figures beside ours: out/snapshots' logs, OUT's results; HTML, Markdown, CSV
+report: $(STAMP)  ## the paper's tables and figures beside your results in out/snapshots and OUT
 	@compgen -G 'out/snapshots/*.log' > /dev/null || compgen -G '$(OUT)/evaluations/*.json' > /dev/null || \
 	  { echo "error: nothing to report: no out/snapshots/*.log and no $(OUT)/evaluations/*.json; train and test first"; exit 2; }
-	$(PY) tools/report.py $(foreach log,$(wildcard out/snapshots/*.log),--run $(basename $(notdir $(log)))=$(log)) \
+	$(ILGNET) report $(foreach log,$(wildcard out/snapshots/*.log),--run $(basename $(notdir $(log)))=$(log)) \
 	  $(foreach json,$(wildcard $(OUT)/evaluations/*.json),--eval $(json)) \
 	  $(foreach json,$(wildcard $(OUT)/features/*.json),--features $(json)) \
 	  $(call given,--benchmark,$(OUT)/benchmark.json) --out $(OUT)/report.html
 
 benchmark: $(STAMP)  ## time the nets on this machine beside the paper's Table 4
-	$(PY) tools/benchmark.py --out $(OUT)/benchmark.json $(if $(GPU),--gpu $(GPU))
+	$(ILGNET) benchmark --out $(OUT)/benchmark.json $(if $(GPU),--gpu $(GPU))
 
-clean:  ## remove what was generated in out/ and caches (out/snapshots, data/, weights/ and .venv stay)
+clean:  ## remove out/ and caches (out/snapshots, data/, weights/ and .venv stay)
 	test ! -d out || find out -mindepth 1 -maxdepth 1 -not -name snapshots -exec rm -rf {} +
-	rm -rf .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

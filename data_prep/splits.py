@@ -1,4 +1,7 @@
-from ilgnet.ava.splits import main
-from torchcaffe.base.errors import run_main
+import sys
 
-run_main(main)
+sys.path.insert(0, f"{sys.path[0]}/..")
+
+from ilgnet.cli.main import run
+
+run("splits")

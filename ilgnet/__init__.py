@@ -1,10 +1,11 @@
-"""What the tools share: choice of engine, preprocessing, scoring, metrics, log reading, surgery, HTML."""
+"""ILGNet: nets, data, training, tests and the ranking of photos, as the program `ilgnet` and as functions."""
 
 from __future__ import annotations
 
 from typing import Any
 
 __all__ = ["score"]
+__version__ = "0.1.0"  # of the distribution
 
 
 def __getattr__(name: str) -> Any:

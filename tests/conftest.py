@@ -14,6 +14,20 @@ torchcaffe.install_as_caffe()
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# The test files that `make test-quick` leaves out.
+SLOW = """
+test_bad_input test_benchmark test_calibrated_surgery test_cli test_demo_set test_estimate test_example_nets
+test_export_onnx test_faults test_feature_maps test_frozen_trunk test_fuzz test_gallery test_gpu_arithmetic
+test_parallel test_ranking test_recording test_recording_layers test_released test_report test_resume test_summary
+test_targets test_tools test_variants_bvlc test_wheel
+""".split()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem in SLOW:
+            item.add_marker("slow")
+
 
 @pytest.fixture(autouse=True)
 def _log_level():

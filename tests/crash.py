@@ -25,8 +25,7 @@ import cv2
 import lmdb
 import numpy as np
 
-from ilgnet.ava import prepare
-from ilgnet.cli import train
+from ilgnet.cli import prepare, train
 from tests.full_size import make_ava
 from torchcaffe.base.errors import named, run_main
 from torchcaffe.proto import caffe_pb2

@@ -106,7 +106,7 @@ def test_imports_point_down(module):
 
 def test_every_wing_has_its_line():
     for module in modules():
-        assert wing_of(module) in LEVEL or module in WINGS or module == "torchcaffe.__main__", module
+        assert wing_of(module) in LEVEL or module in WINGS or module.endswith(".__main__"), module
 
 
 def test_no_circle():
@@ -121,13 +121,6 @@ def test_no_circle():
 
     for module in modules():
         visit(module, ())
-
-
-@pytest.mark.parametrize("folder", ["tools", "data_prep"])
-def test_programs_hold_no_logic(folder):
-    for path in sorted((ROOT / folder).glob("*.py")):
-        code = [node for node in ast.parse(path.read_text()).body if not isinstance(node, (ast.Import, ast.ImportFrom))]
-        assert len(code) <= 1 and not any(isinstance(node, (ast.FunctionDef, ast.ClassDef)) for node in code), path
 
 
 @pytest.mark.parametrize("module", LIGHT)

@@ -1,6 +1,7 @@
 import sys
 
-from ilgnet.cli.gen_net import main
-from torchcaffe.base.errors import run_main
+sys.path.insert(0, f"{sys.path[0]}/..")
 
-run_main(lambda: main(sys.argv[1:]))
+from ilgnet.cli.main import run
+
+run("gen-net")

@@ -1,1 +1,1 @@
-"""AVA: ratings, splits, labels, LMDBs and mean."""
+"""The AVA data set: ratings, splits, labels, LMDBs and mean image."""

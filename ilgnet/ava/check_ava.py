@@ -1,15 +1,11 @@
-"""Is an AVA folder whole, and does its split leak? `python data_prep/check_ava.py AVA --lists data/ava1 --out c.json`
-(data/ava1: what prepare.py made; without --lists, the random split that it makes by default).
+"""Check whether an AVA folder is complete and whether its split leaks.
 
-Finds photos that are missing, broken or cut short; files that no row of AVA.txt lists; photos that are there twice, as
-the same file or as the same picture in another; and those of them that are in both the training and the test list."""
+Finds photos that are missing, broken or truncated; files that AVA.txt does not list; duplicates, as the same file or as
+the same picture in another file; and duplicates with one copy in the training list and one in the test list."""
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import json
-import os
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,19 +15,20 @@ import cv2
 import numpy as np
 
 from ilgnet.ava import splits
-from ilgnet.ava.ratings import read_ratings
-from torchcaffe.base.errors import CaffeError, run_main
+from torchcaffe.base.errors import CaffeError
 from torchcaffe.data import pictures
 from torchcaffe.data.imageset import in_order, is_file_cut_short, progress_of
-from torchcaffe.formats.files import write_bytes
+
+# The report's lists of faults, in the order in which they are printed.
+FINDINGS = ("missing", "broken", "damaged", "unlisted", "same_file", "same_picture", "leaks", "contradicting_labels")
 
 
 class Seen(NamedTuple):
-    """What one photo's file holds."""
+    """The content of one photo's file."""
 
     photo: str
-    fault: str = ""  # broken: cannot be used
-    damaged: str = ""  # can, in part
+    fault: str = ""  # why the file cannot be used
+    damaged: str = ""  # why only a part of it can
     content: str = ""  # digest of the file's bytes
     ratio: float = 0  # width / height
     small: np.ndarray = np.zeros(0)  # the picture at 16 x 16 x 3
@@ -61,7 +58,7 @@ def look_at(images: Path, photo: str) -> Seen:
 
 
 def is_same_picture(a: Seen, b: Seen) -> bool:
-    """Whether one is the other, scaled or compressed anew. Never for pictures too plain to tell apart."""
+    """Whether one is the other, rescaled or recompressed. Never for pictures too plain to tell apart."""
     apart = np.abs(a.small.astype(np.int16) - b.small)
     return bool(a.small.std((0, 1)).max() > 6 and apart.mean() < 2.5 and abs(a.ratio - b.ratio) < 0.02 * a.ratio)
 
@@ -69,7 +66,7 @@ def is_same_picture(a: Seen, b: Seen) -> bool:
 def same_pictures(photos: Sequence[Seen]) -> list[list[str]]:
     """Groups of photos with the same picture, in the same file or in different ones.
 
-    Compared are those that share a quarter of their patterns: with at most three of 64 bits wrong, they do."""
+    Only photos that share a quarter of their patterns are compared: with at most 3 of 64 bits wrong, they always do."""
     by_content = defaultdict(list)
     for seen in photos:
         by_content[seen.content].append(seen)
@@ -87,9 +84,9 @@ def same_pictures(photos: Sequence[Seen]) -> list[list[str]]:
     return [list(group) for group in sorted({tuple(group) for group in group_of.values() if len(group) > 1})]
 
 
-def check(ava: Path, images: Path, split: splits.Split, photos: Sequence[str], workers: int) -> dict:
-    """The report: lists of photos under `missing`, `broken`, `damaged`, `unlisted`, groups under `same_file`,
-    `same_picture`, and those that part between the lists under `leaks`."""
+def check(images: Path, split: splits.Split, photos: Sequence[str], workers: int) -> dict:
+    """The report: lists of photos under `missing`, `broken`, `damaged`, `unlisted`, groups under `same_file`
+    and `same_picture`, and groups that are in both lists under `leaks`."""
     there = {path.relative_to(images).as_posix() for path in images.rglob("*") if path.is_file()}
     wanted = dict.fromkeys([*photos, *(entry.photo for entry in split.train + split.val)])
     report: dict = {"photos": len(wanted), "missing": sorted(photo for photo in wanted if photo not in there)}
@@ -119,48 +116,3 @@ def check(ava: Path, images: Path, split: splits.Split, photos: Sequence[str], w
     labels = {**train, **val}
     report["contradicting_labels"] = [g for g in groups if len({labels[p] for p in g if p in labels}) > 1]
     return report
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Look for missing, broken, doubled and unlisted photos in AVA's folder, and its split for leaks. Exit 1: some."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("ava", type=Path, metavar="AVA", help="folder with AVA.txt and images/")
-    parser.add_argument("--images", type=Path, help="folder of the photos (AVA/images)")
-    parser.add_argument("--out", type=Path, help="JSON file to write the whole report to")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="threads (one a core)")
-    splits.add_arguments(parser)
-    args = parser.parse_args(argv)
-    images = args.images or args.ava / "images"
-    for path in (args.ava / "AVA.txt", images):
-        if not path.exists():
-            raise CaffeError(f"{path}: not there; AVA's folder holds AVA.txt and images/")
-    ratings = read_ratings(args.ava / "AVA.txt")
-    split = splits.from_arguments(args, ratings)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)  # before the photos are read, not after
-        if args.out.is_dir():
-            raise CaffeError(f"{args.out}: is a folder; give a file")
-    report = check(args.ava, images, split, [rating.photo for rating in ratings], max(1, args.workers))
-    print(f"{report['photos']} photos in AVA.txt and lists ({split.how})")
-    found = 0
-    for name in (
-        "missing",
-        "broken",
-        "damaged",
-        "unlisted",
-        "same_file",
-        "same_picture",
-        "leaks",
-        "contradicting_labels",
-    ):
-        items = report[name]
-        found += len(items)
-        first = f", {json.dumps(items[0])} for one" if items else ""
-        print(f"{name.replace('_', ' '):21s}{len(items)}{first}")
-    if args.out:
-        write_bytes(args.out, (json.dumps(report, indent=1) + "\n").encode())
-    return 1 if found else 0
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -1,11 +1,11 @@
-"""One's own labels: a CSV of photos that one keeps or rejects, or rates, for `prepare.py --labels` and for measuring.
+"""Labels of one's own: a CSV of photos that are kept or rejected, or rated, for `ilgnet prepare --labels` and for
+measuring.
 
-Its first line names the columns, in any order; others than these are passed over:
-file    the photo, below the images folder; stars, 1 to 5, may be given besides, for rating sidecars
-label   1, high or keep; 0, low or reject (`pick`, which the gallery of tools/rank_photos.py exports, is the same)
+Its first line names the columns, in any order; other columns are ignored:
+file    the photo, below the images folder; an optional column stars (1 to 5) is for rating sidecars
+label   1, high or keep; 0, low or reject (`pick`, which the gallery of `ilgnet rank` exports, means the same)
 mean    a mean score; above --cut (default 5, AVA's rule) is high
-votes   how many voted 1, 2, ..., as whole numbers parted by spaces (AVA has ten)
-"""
+votes   counts of the votes 1, 2, ..., as whole numbers separated by spaces (AVA has ten)"""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from ilgnet.ava.ratings import mean_vote, read_utf8
 from ilgnet.ava.splits import Entry, Split, shuffled
 from torchcaffe.base.errors import CaffeError
-from torchcaffe.formats.files import read_bytes
 
 CUT = 5.0
 WORDS = {"1": 1, "high": 1, "keep": 1, "0": 0, "low": 0, "reject": 0}
-_FORMULA = "=+-@\t\r'"  # what a spreadsheet takes for a formula's beginning, and the mark that keeps it from that
+_FORMULA = "=+-@\t\r'"  # characters that begin a formula in a spreadsheet, and the mark that prevents it
 
 
 @dataclass(frozen=True)
 class Label:
-    """A photo's label (1: high, 0: low; None: not decided), what it came from, and a person's stars, if any."""
+    """A photo's label (1: high, 0: low; None: undecided), the mean or votes it comes from, and stars, if any."""
 
     photo: str
     label: int | None
@@ -36,26 +36,21 @@ class Label:
 
 
 def safe_cell(text: str) -> str:
-    """Text for a CSV's cell that no spreadsheet takes for a formula; plain_cell undoes it."""
+    """Text for a CSV cell that no spreadsheet reads as a formula. plain_cell undoes it."""
     return "'" + text if text[:1] and text[0] in _FORMULA else text
 
 
 def plain_cell(text: str) -> str:
-    """What safe_cell was given."""
+    """The text given to safe_cell."""
     return text[1:] if len(text) > 1 and text[0] == "'" and text[1] in _FORMULA else text
 
 
 def read_labels(path: Path | str, cut: float = CUT, only_names: bool = False) -> list[Label]:
-    """All photos of the CSV that have a label, in its order. only_names: for who compares the names and opens no file
-    by them; any name will do then (a gallery shows what is no text as an escape), and an empty label, too.
+    """All photos of the CSV that have a label, in its order. only_names: for callers that open no file by the names:
+    any name is accepted then (a gallery shows undecodable names escaped), and so is an empty label.
 
-    CaffeError naming file and line: a column missing, a value that is none, a photo twice, a path out of the folder."""
-    path = Path(path)
-    try:
-        text = read_bytes(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise CaffeError(f"{path}: not a text file (byte {error.start} is not UTF-8)") from None
-    reader = csv.DictReader(io.StringIO(text, newline=""))
+    CaffeError naming file and line for a missing column, a bad value, a repeated photo, a path outside the folder."""
+    reader = csv.DictReader(io.StringIO(read_utf8(path), newline=""))
     try:
         columns = [" ".join(name.split()).lower() for name in reader.fieldnames or []]
     except csv.Error as error:
@@ -74,7 +69,7 @@ def read_labels(path: Path | str, cut: float = CUT, only_names: bool = False) ->
         photo, value = plain_cell(row["file"] or ""), (row[kind] or "").strip()
         if not photo.strip():
             raise CaffeError(f"{where}: file: empty")
-        if not (photo.isprintable() or only_names):  # a line end would break the lists that are written of it
+        if not (photo.isprintable() or only_names):  # a line end would break the lists
             raise CaffeError(f"{where}: file: {photo!r} holds characters that cannot be printed")
         path_of = PurePosixPath(photo)
         if not only_names:
@@ -92,8 +87,8 @@ def read_labels(path: Path | str, cut: float = CUT, only_names: bool = False) ->
     return found
 
 
-def _rows(reader: csv.DictReader, path: Path) -> Iterator[dict]:
-    """The rows; what is no CSV at all is a CaffeError, too."""
+def _rows(reader: csv.DictReader, path: Path | str) -> Iterator[dict]:
+    """The rows. CaffeError for malformed CSV."""
     try:
         yield from reader
     except csv.Error as error:
@@ -105,12 +100,13 @@ def _label(photo: str, kind: str, value: str, cut: float, where: str) -> Label:
         if value not in WORDS:
             raise CaffeError(f"{where}: {kind}: {value!r} is none of {', '.join(WORDS)}")
         return Label(photo, WORDS[value])
+    votes: tuple[int, ...] = ()
     try:
         if kind == "mean":
-            mean, votes = float(value), ()
+            mean = float(value)
         else:
             votes = tuple(int(word) for word in value.split())
-            mean = sum(score * count for score, count in enumerate(votes, 1)) / sum(votes)
+            mean = mean_vote(votes)
         if not -1e6 < mean < 1e6 or min(votes, default=0) < 0:
             raise ValueError
     except (ValueError, ZeroDivisionError):
@@ -126,7 +122,7 @@ def _stars(value: str, where: str) -> int | None:
     return int(value) if value else None
 
 
-def split(rows: Sequence[Label], seed: int, held_out: float) -> Split:
+def split(rows: Sequence[Entry], seed: int, held_out: float) -> Split:
     """A random split that leaves both halves the same share of high photos: `held_out` of each class, at least one.
 
     CaffeError where a class has fewer than two photos."""

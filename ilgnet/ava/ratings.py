@@ -1,19 +1,18 @@
-"""AVA.txt: ten vote counts a photo, read strictly.
+"""Reader of AVA.txt: ten vote counts a photo.
 
-A row has 15 whole numbers: index, image id, votes for the scores 1 to 10, two semantic tags (0: none), challenge.
-Run it to see what a file holds: `python data_prep/ratings.py AVA.txt`."""
+A row has 15 whole numbers: index, image id, votes for the scores 1 to 10, two semantic tags (0: none), challenge."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from torchcaffe.base.errors import CaffeError, run_main
+from ilgnet.nets.targets import SCORES
+from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats.files import read_bytes
 
-FIELDS = ("index", "image id", *(f"votes for {score}" for score in range(1, 11)), "tag 1", "tag 2", "challenge")
+FIELDS = ("index", "image id", *(f"votes for {score}" for score in range(1, SCORES + 1)), "tag 1", "tag 2", "challenge")
 
 
 class Rating(NamedTuple):
@@ -36,9 +35,8 @@ class Rating(NamedTuple):
 
     @property
     def mean(self) -> float:
-        """The mean score, 1 to 10. Python divides whole numbers with a single rounding, so equal means compare equal
-        and exactly 5 is 5.0: many photos stand there, on the edge between the labels."""
-        return self.total / self.voters
+        """The mean score, 1 to 10."""
+        return mean_vote(self.votes)
 
     @property
     def photo(self) -> str:
@@ -46,19 +44,30 @@ class Rating(NamedTuple):
         return f"{self.id}.jpg"
 
 
+def read_utf8(path: Path | str) -> str:
+    """A text file, with or without a byte order mark. CaffeError where it is not UTF-8."""
+    try:
+        return read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CaffeError(f"{path}: not a text file (byte {error.start} is not UTF-8)") from None
+
+
+def mean_vote(votes: Sequence[int]) -> float:
+    """The mean score of counts of votes for 1, 2, ...
+
+    Python divides whole numbers with a single rounding, so equal means compare equal and exactly 5 is 5.0: many photos
+    of AVA are there, on the edge between the labels. ZeroDivisionError where nobody voted."""
+    return sum(score * count for score, count in enumerate(votes, 1)) / sum(votes)
+
+
 def read_ratings(path: Path | str) -> list[Rating]:
     """All rows of an AVA.txt, in file order.
 
     A byte order mark, CRLF line ends and blank lines are fine. Anything else that is not AVA's format raises CaffeError
     with file:line and field: a column too few or too many, a number that is none, a photo without a vote or twice."""
-    path = Path(path)
-    try:
-        text = read_bytes(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise CaffeError(f"{path}: not a text file (byte {error.start} is not UTF-8)") from None
     ratings: list[Rating] = []
     line_of: dict[int, int] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(read_utf8(path).splitlines(), 1):
         words = line.split()
         if not words:
             continue
@@ -72,7 +81,7 @@ def read_ratings(path: Path | str) -> list[Rating]:
             if not (word.isascii() and word.isdigit() and len(word) <= 18):
                 raise CaffeError(f"{where}: {field}: {word[:40]!r} is not a whole number, or too large")
             values.append(int(word))
-        rating = Rating(values[1], tuple(values[2:12]), (values[12], values[13]), values[14])
+        rating = Rating(values[1], tuple(values[2:-3]), (values[-3], values[-2]), values[-1])
         if rating.voters == 0:
             raise CaffeError(f"{where}: votes: photo {rating.id} has none, so no mean score")
         if rating.id in line_of:
@@ -82,21 +91,3 @@ def read_ratings(path: Path | str) -> list[Rating]:
     if not ratings:
         raise CaffeError(f"{path}: no ratings in it")
     return ratings
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print what an AVA.txt holds: photos, votes, mean scores, low and high photos."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("ava_txt", type=Path, help="AVA.txt")
-    ratings = read_ratings(parser.parse_args(argv).ava_txt)
-    voters = [rating.voters for rating in ratings]
-    means = [rating.mean for rating in ratings]
-    high = sum(mean > 5 for mean in means)
-    print(f"photos  {len(ratings)}: {len(ratings) - high} low (mean <= 5), {high} high")
-    print(f"votes   {min(voters)} to {max(voters)} a photo, {sum(voters) / len(voters):.1f} on average")
-    print(f"means   {min(means):.4f} to {max(means):.4f}; {sum(m == 5 for m in means)} at exactly 5")
-    return 0
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -2,14 +2,10 @@
 
 AVA1    all photos; label 1 (high) iff the mean is above 5; delta drops 5 - delta < mean < 5 + delta from training.
 AVA2    the tenth with the highest means (1) and the tenth with the lowest (0), or those beyond two thresholds; halved.
-lists   the authors' train.txt and val.txt, or AVA's own .jpgl lists of image ids.
-
-`python data_prep/splits.py AVA.txt --dataset ava1 --out DIR` writes DIR/train.txt and DIR/val.txt."""
+lists   the authors' train.txt and val.txt."""
 
 from __future__ import annotations
 
-import argparse
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -18,12 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ilgnet.ava.ratings import Rating, read_ratings
-from torchcaffe.base.errors import CaffeError, run_main
-from torchcaffe.formats.files import read_bytes, write_bytes
+from ilgnet.ava.ratings import Rating, read_utf8
+from torchcaffe.base.errors import CaffeError
+from torchcaffe.formats.files import write_bytes
 
 DATASETS = ("ava1", "ava1_delta1", "ava2")
-FRACTION, OFFICIAL = 0.1, "generic_ls"  # AVA2's share of AVA in each class; AVA's own list for all of its photos
+FRACTION = Fraction(1, 10)  # AVA2's share of AVA in each class
 RELEASED_THRESHOLDS = (4.4653, 6.3077)  # AVA2: the highest low mean and the lowest high mean of the released lists
 AVA_PHOTOS, AVA_LOW, AVA_HIGH = 255529, 74673, 180856  # the paper's counts, and the released lists'
 AVA1_TRAIN, AVA1_VAL = 235529, 20000  # the released lists'
@@ -39,12 +35,12 @@ class Entry(NamedTuple):
 
 @dataclass
 class Split:
-    """Who trains and who tests, in the lists' order, and what is worth knowing about it."""
+    """The photos to train and to test on, in the lists' order, and notes on them."""
 
     train: list[Entry]
     val: list[Entry]
     how: str
-    dataset: str = ""  # one of DATASETS; of another set what it is: reports put that into no cell of the paper's
+    dataset: str = ""  # one of DATASETS, or a description of another set, which reports keep out of the paper's tables
     dropped_by_delta: int = 0
     notes: list[str] = field(default_factory=list)
 
@@ -54,10 +50,9 @@ def label(rating: Rating) -> int:
     return int(rating.total > 5 * rating.voters)
 
 
-def is_ambiguous(rating: Rating, delta: float | str) -> bool:
-    """Whether 5 - delta < mean < 5 + delta, computed exactly."""
-    width = Fraction(str(delta))
-    return abs(rating.total - 5 * rating.voters) * width.denominator < width.numerator * rating.voters
+def is_ambiguous(rating: Rating) -> bool:
+    """Whether 4 < mean < 6, the photos that delta = 1 drops, computed exactly."""
+    return abs(rating.total - 5 * rating.voters) < rating.voters
 
 
 def entries(ratings: Sequence[Rating]) -> list[Entry]:
@@ -81,11 +76,9 @@ def split_ava1(ratings: Sequence[Rating], seed: int) -> Split:
     return Split(entries(order[held_out:]), entries(order[:held_out]), f"random, seed {seed}")
 
 
-def choose_ava2(
-    ratings: Sequence[Rating], fraction: float = FRACTION, thresholds: tuple[float, float] | None = None
-) -> list[Entry]:
-    """AVA2's photos: the `fraction` with the highest means and the `fraction` with the lowest (ties by image id),
-    or, given thresholds (low, high), those with mean <= low and mean >= high."""
+def choose_ava2(ratings: Sequence[Rating], thresholds: Sequence[float] | None = None) -> list[Entry]:
+    """AVA2's photos: the tenth with the highest means and the tenth with the lowest (ties by image id), or, given
+    thresholds (low, high), those with mean <= low and mean >= high."""
     if thresholds is not None:
         low, high = thresholds
         if not low < high:
@@ -93,25 +86,18 @@ def choose_ava2(
         bad = [rating for rating in ratings if rating.mean <= low]
         good = [rating for rating in ratings if rating.mean >= high]
     else:
-        if not 0 < fraction <= 0.5:
-            raise CaffeError(f"AVA2 fraction {fraction}: must be above 0 and at most 0.5")
         ordered = sorted(ratings, key=lambda rating: (rating.mean, rating.id))
-        count = int(len(ordered) * Fraction(str(fraction)) + Fraction(1, 2))  # 25,552.9 of AVA gives the paper's 25,553
-        count = min(count, len(ordered) // 2)  # half of an odd number is rounded up: the middle one would be in both
-        if not count:
-            raise CaffeError(f"AVA2 fraction {fraction}: of {len(ordered)} photos that is none")
+        count = int(len(ordered) * FRACTION + Fraction(1, 2))  # 25,552.9 of AVA gives the paper's 25,553
         bad, good = ordered[:count], ordered[len(ordered) - count :]
     return [Entry(rating.photo, 0) for rating in bad] + [Entry(rating.photo, 1) for rating in good]
 
 
-def split_ava2(
-    ratings: Sequence[Rating], seed: int, fraction: float = FRACTION, thresholds: tuple[float, float] | None = None
-) -> Split:
+def split_ava2(ratings: Sequence[Rating], seed: int, thresholds: Sequence[float] | None = None) -> Split:
     """AVA2's photos in two random halves (not balanced by class, as the released lists are not)."""
-    order = shuffled(choose_ava2(ratings, fraction, thresholds), seed)
+    order = shuffled(choose_ava2(ratings, thresholds), seed)
     if len(order) < 2:
         raise CaffeError(f"AVA2: only {len(order)} photo(s) chosen from {len(ratings)} ratings")
-    how = f"thresholds {thresholds[0]} and {thresholds[1]}" if thresholds else f"fraction {fraction}"
+    how = f"thresholds {thresholds[0]} and {thresholds[1]}" if thresholds else "fraction 0.1"
     half = len(order) // 2
     return Split(order[half:], order[:half], f"{how}, random halves, seed {seed}")
 
@@ -157,93 +143,54 @@ def split_by_lists(folder: Path | str, ratings: Sequence[Rating]) -> Split:
     return split
 
 
-def split_official(folder: Path | str, ratings: Sequence[Rating], name: str = OFFICIAL) -> Split:
-    """The split of AVA's own lists: FOLDER/NAME_train.jpgl and NAME_test.jpgl (generic_ls and generic_ss share
-    generic_test.jpgl), an image id a line. Ids without a row in AVA.txt have no label: they are left out and noted."""
-    folder = Path(folder)
-    test = "generic" if name.startswith("generic_") else name
-    by_id = {rating.id: rating for rating in ratings}
-    halves, missing = [], []
-    for path in (folder / f"{name}_train.jpgl", folder / f"{test}_test.jpgl"):
-        ids = _read_ids(path)
-        missing += [i for i in ids if i not in by_id]
-        halves.append(entries([by_id[i] for i in ids if i in by_id]))
-        if not halves[-1]:
-            raise CaffeError(f"{path}: none of its {len(ids)} image ids has a row in AVA.txt")
-    _refuse_overlap(folder, *halves)
-    split = Split(halves[0], halves[1], f"AVA's own lists, {name}")
-    if missing:
-        split.notes.append(f"{len(missing)} ids of the lists have no row in AVA.txt, {missing[0]} for one: left out")
-    return split
+@dataclass(frozen=True)
+class Choice:
+    """Which split to make. CaffeError for values that do not go together.
+
+    dataset: one of DATASETS. lists: a folder with train.txt and val.txt; without it, the split is random from the seed.
+    thresholds: see choose_ava2."""
+
+    dataset: str = "ava1"
+    seed: int = 1
+    thresholds: Sequence[float] | None = None
+    lists: Path | str | None = None
+
+    def __post_init__(self) -> None:
+        if self.dataset not in DATASETS:
+            raise CaffeError(f"dataset {self.dataset!r}: one of {', '.join(DATASETS)}")
+        if self.thresholds is not None and (self.dataset != "ava2" or self.lists is not None):
+            raise CaffeError("thresholds: they choose AVA2's photos from AVA.txt, so not with other lists or data sets")
 
 
-def make_split(
-    ratings: Sequence[Rating],
-    dataset: str = "ava1",
-    seed: int = 1,
-    delta: float | str | None = None,
-    fraction: float = FRACTION,
-    thresholds: tuple[float, float] | None = None,
-    lists: Path | str | None = None,
-    official: str = OFFICIAL,
-) -> Split:
-    """The split of one of DATASETS. `lists` is a folder with train.txt and val.txt or with AVA's own .jpgl lists;
-    without it the split is random from the seed. `delta` defaults to 1 for ava1_delta1, else 0."""
-    if dataset not in DATASETS:
-        raise CaffeError(f"dataset {dataset!r}: one of {', '.join(DATASETS)}")
-    if delta is None:
-        delta = 1 if dataset == "ava1_delta1" else 0
-    try:
-        width = float(delta)
-    except ValueError:
-        width = -1.0
-    if not 0 <= width < math.inf:
-        raise CaffeError(f"delta {delta}: not a number of at least 0")
-    if dataset == "ava2" and width > 0:
-        raise CaffeError("delta: AVA2 holds no photo near the mean score 5; delta is for AVA1")
-    by_score = fraction != FRACTION or thresholds is not None
-    if by_score and (dataset != "ava2" or lists is not None):
-        raise CaffeError("fraction, thresholds: they choose AVA2's photos from AVA.txt, where no lists do")
-    if fraction != FRACTION and thresholds is not None:
-        raise CaffeError("fraction, thresholds: both say which photos AVA2 has; give one of them")
-    are_official = lists is not None and not (Path(lists) / "train.txt").is_file() and any(Path(lists).glob("*.jpgl"))
-    if official != OFFICIAL and not are_official:
-        raise CaffeError(f"official {official}: names one of AVA's own .jpgl lists, but no folder of them was given")
-    if lists is not None:
-        folder = Path(lists)
-        if not are_official:
-            split = split_by_lists(folder, ratings)
-        elif dataset == "ava2":
-            raise CaffeError(f"{folder}: AVA's own lists split all of AVA, not AVA2")
-        else:
-            split = split_official(folder, ratings, official)
-    elif dataset == "ava2":
-        split = split_ava2(ratings, seed, fraction, thresholds)
+def make_split(ratings: Sequence[Rating], choice: Choice) -> Split:
+    """The split chosen, named, with its counts checked."""
+    if choice.lists is not None:
+        split = split_by_lists(choice.lists, ratings)
+    elif choice.dataset == "ava2":
+        split = split_ava2(ratings, choice.seed, choice.thresholds)
     else:
-        split = split_ava1(ratings, seed)
-    if width > 0:
-        doubtful = {rating.photo for rating in ratings if is_ambiguous(rating, width)}
+        split = split_ava1(ratings, choice.seed)
+    if choice.dataset == "ava1_delta1":
+        doubtful = {rating.photo for rating in ratings if is_ambiguous(rating)}
         kept = [entry for entry in split.train if entry.photo not in doubtful]
         split.dropped_by_delta = len(split.train) - len(kept)
         split.train = kept
-        split.how += f", delta {delta}"
+        split.how += ", delta 1"
         if not kept:
-            raise CaffeError(f"delta {delta}: leaves no photo to train on")
-    split.notes += check_counts(ratings, split, dataset)
-    split.dataset = dataset if dataset == "ava2" else {0: "ava1", 1: "ava1_delta1"}.get(width, f"ava1, delta {delta}")
-    if lists is not None:
-        _check_lists(ratings, split, official)
-    elif dataset == "ava2" and thresholds is not None and tuple(thresholds) != RELEASED_THRESHOLDS:
-        split.dataset += f", thresholds {thresholds[0]} and {thresholds[1]}"
-    elif dataset == "ava2" and thresholds is None and fraction != FRACTION:
-        split.dataset += f", fraction {fraction}"
+            raise CaffeError("delta 1: leaves no photo to train on")
+    split.notes += check_counts(ratings, split, choice.dataset)
+    split.dataset = choice.dataset
+    if choice.lists is not None:
+        _check_lists(ratings, split)
+    elif choice.thresholds is not None and tuple(choice.thresholds) != RELEASED_THRESHOLDS:
+        split.dataset += f", thresholds {choice.thresholds[0]} and {choice.thresholds[1]}"
     if split.dataset not in DATASETS:
         split.notes.append(f"'{split.dataset}' is none of the paper's data sets: reports show it beside no figure")
     return split
 
 
-def _check_lists(ratings: Sequence[Rating], split: Split, official: str) -> None:
-    """Name and note the lists of another data set: AVA2 has no photo between its two tenths, most of AVA1 is there."""
+def _check_lists(ratings: Sequence[Rating], split: Split) -> None:
+    """Detect lists of another data set: AVA2 has no photo between its two tenths, where most of AVA1 is."""
     low, high = RELEASED_THRESHOLDS
     means = {rating.photo: round(rating.mean, 4) for rating in ratings}  # rounded as the thresholds are
     rated = [entry.photo for entry in split.train + split.val if entry.photo in means]
@@ -257,8 +204,6 @@ def _check_lists(ratings: Sequence[Rating], split: Split, official: str) -> None
     elif split.dataset != "ava2" and rated and not between:
         split.dataset += ", other lists"
         split.notes.append(f"no photo of the lists has a mean between {low} and {high}: they are not AVA1's lists")
-    elif split.how.startswith("AVA's own lists") and official != "generic_ls":
-        split.dataset += f", AVA's own lists {official}"
 
 
 def counts(photos: Sequence[Entry]) -> dict[str, int]:
@@ -268,8 +213,8 @@ def counts(photos: Sequence[Entry]) -> dict[str, int]:
 
 
 def check_counts(ratings: Sequence[Rating], split: Split, dataset: str) -> list[str]:
-    """Where the full AVA.txt is given: its counts and the split's against the paper's and the released lists', each
-    difference explained. A line a finding; none for a part of AVA."""
+    """Compare the counts of a full AVA.txt and of the split with the paper's and the released lists', and explain the
+    differences. A line a finding; none for a part of AVA."""
     if len(ratings) < 0.99 * AVA_PHOTOS:
         return []
     found = counts(entries(ratings))
@@ -311,70 +256,10 @@ def check_counts(ratings: Sequence[Rating], split: Split, dataset: str) -> list[
 
 def _lines(path: Path) -> list[tuple[int, str]]:
     """The lines that are not blank, with their numbers."""
-    try:
-        text = read_bytes(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise CaffeError(f"{path}: not a text file (byte {error.start} is not UTF-8)") from None
-    return [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-
-
-def _read_ids(path: Path) -> list[int]:
-    ids = []
-    for number, line in _lines(path):
-        word = line[:-4] if line.endswith(".jpg") else line
-        if not (word.isascii() and word.isdigit()):
-            raise CaffeError(f"{path}:{number}: image id: {line[:80]!r} is not a whole number")
-        ids.append(int(word))
-    return ids
+    return [(number, line.strip()) for number, line in enumerate(read_utf8(path).split("\n"), 1) if line.strip()]
 
 
 def _refuse_overlap(folder: Path, train: Sequence[Entry], val: Sequence[Entry]) -> None:
     both = {entry.photo for entry in train} & {entry.photo for entry in val}
     if both:
         raise CaffeError(f"{folder}: {len(both)} photos are in both the training and the test list: {min(both)}, ...")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that choose a split."""
-    parser.add_argument("--dataset", choices=DATASETS, default="ava1", help="which of the paper's data sets (ava1)")
-    parser.add_argument("--seed", type=int, default=1, help="of the random split and of the LMDBs' order (1)")
-    parser.add_argument("--delta", help="drop 5-DELTA < mean < 5+DELTA from training (1 for ava1_delta1, else 0)")
-    parser.add_argument("--fraction", type=float, default=FRACTION, help=f"AVA2: share of each class ({FRACTION})")
-    parser.add_argument(
-        "--thresholds",
-        type=float,
-        nargs=2,
-        metavar=("LOW", "HIGH"),
-        help=f"AVA2: by mean score instead; the released lists': {RELEASED_THRESHOLDS[0]} {RELEASED_THRESHOLDS[1]}",
-    )
-    parser.add_argument("--lists", type=Path, metavar="DIR", help="DIR with the split: train.txt and val.txt, or .jpgl")
-    parser.add_argument("--official", default=OFFICIAL, metavar="NAME", help=f".jpgl lists: which ones ({OFFICIAL})")
-
-
-def from_arguments(args: argparse.Namespace, ratings: Sequence[Rating]) -> Split:
-    """The split that add_arguments' options ask for."""
-    return make_split(
-        ratings, args.dataset, args.seed, args.delta, args.fraction, args.thresholds, args.lists, args.official
-    )
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Write train.txt and val.txt for an AVA.txt."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("ava_txt", type=Path, help="AVA.txt")
-    parser.add_argument("--out", type=Path, required=True, help="folder for train.txt and val.txt")
-    add_arguments(parser)
-    args = parser.parse_args(argv)
-    split = from_arguments(args, read_ratings(args.ava_txt))
-    args.out.mkdir(parents=True, exist_ok=True)
-    for name, photos in (("train", split.train), ("val", split.val)):
-        write_list(args.out / f"{name}.txt", photos)
-        number = counts(photos)
-        print(f"{name:5s} {number['photos']} photos: {number['low']} low, {number['high']} high")
-    for note in split.notes:
-        print("note: " + note)
-    return 0
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -1,5 +1,5 @@
-"""What people voted, as LMDBs that BVLC Caffe's Data layer reads in step with the photos': `train_distribution_lmdb`
-and `train_mean_lmdb` beside `train_lmdb`, with its keys (data_prep/prepare.py --targets).
+"""Votes as LMDBs that BVLC Caffe's Data layer reads in step with the photos': `train_distribution_lmdb` and
+`train_mean_lmdb` beside `train_lmdb`, with the same keys (`ilgnet prepare --targets`).
 
 A record is a Datum of float_data, 1 x 1 x 10 (the shares of the votes 1 to 10) or 1 x 1 x 1 (the mean vote), and has
 its photo's label."""
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Union
 
 import lmdb
 import numpy as np
@@ -16,14 +15,15 @@ import numpy as np
 from ilgnet.ava.labels import Label
 from ilgnet.ava.ratings import Rating
 from ilgnet.ava.splits import Entry
+from ilgnet.nets.targets import SCORES
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.data.lmdb_reader import LmdbReader
 from torchcaffe.data.lmdb_writer import BATCH, LmdbWriter, check_ours, remove
+from torchcaffe.data.transform import parse_datum
 from torchcaffe.formats.files import publish, sha256
 from torchcaffe.proto import caffe_pb2
 
-SCORES = 10  # AVA's people vote 1 to 10
-Rated = Union[Rating, Label]  # a row of AVA.txt, or of one's own labels
+Rated = Rating | Label  # a row of AVA.txt, or of one's own labels
 
 
 def distribution(rated: Rated) -> list[float]:
@@ -44,7 +44,7 @@ KINDS = {"distribution": distribution, "mean": mean}
 
 
 def check(kinds: Sequence[str], photos: Sequence[Entry], rated: Mapping[str, Rated]) -> None:
-    """CaffeError, naming the first photo whose label of one of KINDS is not known."""
+    """CaffeError naming the first photo that lacks a label of one of `kinds`."""
     for photo, _ in photos:
         for kind in kinds:
             try:
@@ -70,7 +70,7 @@ def keys(path: Path | str) -> Iterator[bytes]:
 
 
 def write_labels(photos: Path | str, kind: str, rated: Mapping[str, Rated], classes: Mapping[str, int]) -> dict:
-    """Write the LMDB of one of KINDS for the photos' LMDB `photos`, anew, in one go (255,529 records: seconds).
+    """Write the LMDB of one of KINDS for the photos' LMDB `photos`; an earlier one is replaced.
 
     classes: each photo's label. Returns its part of the manifest. Every photo must have passed `check`."""
     out = path_for(photos, kind)
@@ -112,12 +112,10 @@ def read_labels(photos: Path | str, kind: str) -> np.ndarray | None:
                 raise CaffeError(
                     f"{path}: record {name}: the photos' record {number} is {photo.decode(errors='replace')}"
                 )
-            datum = caffe_pb2.Datum()
             try:
-                datum.ParseFromString(value)
-            except Exception as error:  # protobuf's DecodeError lives elsewhere in each of its versions
-                raise CaffeError(f"{path}: record {name}: not a Datum: {error}") from None
-            rows.append(np.array(datum.float_data, np.float32))
+                rows.append(np.array(parse_datum(value).float_data, np.float32))
+            except CaffeError as error:
+                raise CaffeError(f"{path}: record {name}: {error}") from None
             if len(rows[-1]) != len(rows[0]) or not len(rows[0]):
                 raise CaffeError(f"{path}: record {name}: {len(rows[-1])} numbers; expected {len(rows[0]) or 'some'}")
     return np.stack(rows)

@@ -7,8 +7,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ilgnet.nets.folding import statistics
+from ilgnet.weights import surgery
 from torchcaffe.base.errors import CaffeError
-from torchcaffe.formats import caffemodel, upgrade
+from torchcaffe.formats import upgrade
 from torchcaffe.proto import caffe_pb2
 from torchcaffe.proto.geometry import read_window
 
@@ -19,7 +21,7 @@ class PlainNet(nn.Module):
     def __init__(self, net: Path | str, weights: Path | str):
         super().__init__()
         self.layers = [p for p in upgrade.read_net(net).layer if p.type != "Input"]
-        blobs = {layer.name: layer.blobs for layer in caffemodel.read_caffemodel(weights)}
+        blobs = {layer.name: layer.blobs for layer in surgery.read_weights(weights)}
         self.ops = nn.ModuleList(self._module(p, blobs.get(p.name, [])) for p in self.layers)
 
     def _module(self, p: caffe_pb2.LayerParameter, blobs: list) -> nn.Module:
@@ -43,9 +45,9 @@ class PlainNet(nn.Module):
             self._fill(module, [weight, *(t.reshape(-1) for t in tensors[1:])])
         elif p.type == "BatchNorm":
             module = nn.BatchNorm2d(tensors[0].numel(), eps=p.batch_norm_param.eps, affine=False)
-            factor = 1.0 / float(tensors[2]) if float(tensors[2]) else 0.0
-            module.running_mean.copy_(tensors[0] * factor)
-            module.running_var.copy_(tensors[1] * factor)
+            mean, variance = map(torch.from_numpy, statistics(blobs))
+            module.running_mean.copy_(mean)
+            module.running_var.copy_(variance)
         elif p.type == "Scale":
             module = nn.Module()
             module.weight, module.bias = (nn.Parameter(t.reshape(1, -1, 1, 1)) for t in tensors)

@@ -1,1 +1,1 @@
-"""The commands: a module each."""
+"""The commands of the program `ilgnet`, a module each. `main` lists them and runs one."""

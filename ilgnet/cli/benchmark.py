@@ -1,4 +1,10 @@
-"""Time the nets on this machine, beside the paper's Table 4 and (--peers) beside other engines."""
+"""Time the nets on this machine beside the paper's Table 4.
+
+--peers times other engines too. The times are medians of several rounds.
+
+Example:
+  ilgnet benchmark --variants v1bn third --out out/benchmark.json
+"""
 
 from __future__ import annotations
 
@@ -6,19 +12,20 @@ import argparse
 import json
 import os
 import platform
-import sys
 import tempfile
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ilgnet.bench import benchmark
+from ilgnet.cli.arguments import make_parser
 from ilgnet.nets.table1 import TABLE1
 from ilgnet.nets.variants import VARIANTS
 from ilgnet.photos import decode
 from ilgnet.run import bvlc, outputs
 from torchcaffe.base import log
-from torchcaffe.base.errors import CaffeError, run_main
+from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import files
 
 TABLE4 = [name for name, variant in VARIANTS.items() if variant.table4[1] is not None]
@@ -26,7 +33,7 @@ BATCH = 48  # photos an iteration, in the paper
 
 
 def peers(task: str, gpu: int | None) -> list[str]:
-    """The engines that can do the task here; those that cannot are named, not passed over."""
+    """The engines that can do the task here. Prints those that cannot."""
     wanted = [name for name in benchmark.PEERS[task] if gpu is None or name == "pytorch"]
     if "bvlc" in wanted and not bvlc.available():
         print(f"peer bvlc: not on this machine ({bvlc.HOW})")
@@ -34,9 +41,9 @@ def peers(task: str, gpu: int | None) -> list[str]:
     return wanted
 
 
-def main(argv: list[str]) -> int:
-    p = argparse.ArgumentParser(prog="benchmark.py", description=__doc__)
-    p.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=TABLE4, help="default: Table 4's rows")
+def main(argv: Sequence[str] | None = None) -> int:
+    p = make_parser(__name__)
+    p.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=TABLE4, help="default: Table 4's nets")
     p.add_argument(
         "--tasks",
         nargs="+",
@@ -44,9 +51,9 @@ def main(argv: list[str]) -> int:
         default=["train", "test", "test1"],
         help="; ".join(f"{name}: {what}" for name, what in benchmark.TASKS.items()),
     )
-    p.add_argument("--batch", type=int, default=16, help="photos a batch (default 16)")
+    p.add_argument("--batch", type=int, default=16, help="batch size (default 16)")
     p.add_argument("--crop", type=int, default=224)
-    p.add_argument("--rounds", type=int, default=5, help="rounds, of which medians are taken (default 5)")
+    p.add_argument("--rounds", type=int, default=5, help="rounds, of which the median counts (default 5)")
     p.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     p.add_argument("--peers", action="store_true", help="also BVLC Caffe, OpenCV dnn, ONNX Runtime, plain PyTorch")
     p.add_argument(
@@ -54,18 +61,20 @@ def main(argv: list[str]) -> int:
         nargs="+",
         choices=["bf16", "int8"],
         default=[],
-        help="test with large inner products' weights rounded, too, and say what that does to P(high)",
+        help="also test with rounded inner product weights, and print what that does to P(high)",
     )
-    p.add_argument("--weights", type=Path, help="caffemodel of the variant (default: its fillers' random weights)")
-    p.add_argument("--photos", type=Path, metavar="DIR", help="photos to decode, prepare and score (default: made up)")
+    p.add_argument("--weights", type=Path, help="caffemodel of the variant (default: random weights)")
+    p.add_argument(
+        "--photos", type=Path, metavar="DIR", help="photos to decode, prepare and score (default: generated)"
+    )
     p.add_argument("--layers", action="store_true", help="also time a training iteration layer by layer")
     p.add_argument("--gpu", type=int)
-    p.add_argument("--out", type=Path, help="JSON file to write, for tools/report.py --benchmark")
+    p.add_argument("--out", type=Path, help="JSON file to write")
     args = p.parse_args(argv)
     if min(args.rounds, args.batch, args.threads, args.crop) < 1:
         raise CaffeError("--rounds, --batch, --threads and --crop must be 1 or more")
     if args.weights and len(args.variants) > 1:
-        raise CaffeError(f"--weights: they are of one variant, {len(args.variants)} given")
+        raise CaffeError(f"--weights fits one variant; {len(args.variants)} are given")
     if args.precision and args.gpu is not None:
         raise CaffeError("--precision is for the CPU")
     if args.out:
@@ -90,11 +99,12 @@ def main(argv: list[str]) -> int:
     if args.out:
         files.write_bytes(args.out, json.dumps(result, indent=1).encode())
         print(f"wrote {args.out}")
+        print(outputs.plain(f"Next: add it to the report: ilgnet report --benchmark {args.out}"))
     return 0
 
 
 def measure(args: argparse.Namespace, folder: Path, result: dict[str, Any]) -> None:
-    """All that was asked for, into `result`, a line printed for each."""
+    """Measure what the arguments ask for: into `result`, and a printed line each."""
     photos = photo_paths(args.photos) if args.photos else benchmark.sample_photos(folder)
     result["photos"] = benchmark.photo_times(photos, args.crop)
     print(
@@ -156,7 +166,7 @@ def cpu_name() -> str:
 
 
 def show(rows: list[dict], limits: dict[str, float]) -> None:
-    """One line for the newest row, with its ratio to torchcaffe's."""
+    """Print the newest row, with its ratio to torchcaffe's."""
     row = rows[-1]
     ours = next(r for r in reversed(rows) if r["engine"] == "torchcaffe")
     difference = "" if row["difference"] is None else f", differs by {row['difference']:.1e}"
@@ -177,7 +187,7 @@ def show(rows: list[dict], limits: dict[str, float]) -> None:
 
 
 def show_layers(variant: str, layers: list[dict]) -> None:
-    """The layers that take a hundredth of the iteration or more, and all of them by type."""
+    """Print the layers that take 1% of the iteration or more, and the sums by type."""
     total = sum(layer["forward_s"] + layer["backward_s"] for layer in layers)
     by_type: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     print(f"{VARIANTS[variant].title}, layer by layer: {'forward':>21} {'backward':>9} ms")
@@ -195,7 +205,7 @@ def show_layers(variant: str, layers: list[dict]) -> None:
 
 
 def table4(rows: list[dict]) -> None:
-    """Table 4: the paper's columns beside ours."""
+    """Print Table 4, the paper's columns beside ours."""
     found = {(r["variant"], r["task"]): r for r in rows if r["engine"] == "torchcaffe"}
     iterations = TABLE1["ava1"].max_iter
     print(
@@ -224,24 +234,20 @@ def table4(rows: list[dict]) -> None:
 
 
 def ratios(rows: list[dict]) -> list[dict[str, Any]]:
-    """The paper's claim: ILGNet costs about what 1/3 GoogLeNet does, and 0.37 of the full one at test time."""
+    """The paper's claim: ILGNet costs about as much as 1/3 GoogLeNet, and at test time 0.37 of the full one."""
     found = {(r["variant"], r["task"]): r["median_s"] for r in rows if r["engine"] == "torchcaffe"}
     made = []
     for of in ("third", "full"):
         for task, column in (("train", 1), ("test1", 2), ("test", 2)):
             if ("v1bn", task) in found and (of, task) in found:
-                printed = [VARIANTS[name].table4[column] for name in ("v1bn", of)]
+                ours, others = (VARIANTS[name].table4[column] for name in ("v1bn", of))
                 made.append(
                     {
                         "variant": "v1bn",
                         "of": of,
                         "task": task,
-                        "paper": printed[0] / printed[1],
+                        "paper": ours / others if ours and others else None,
                         "ratio": found["v1bn", task] / found[of, task],
                     }
                 )
     return made
-
-
-if __name__ == "__main__":
-    run_main(lambda: main(sys.argv[1:]))

@@ -1,37 +1,42 @@
-"""Check a net's ranking: blurred and over-exposed copies of photos should rank below their originals.
+"""Check that a net ranks damaged copies of photos lower.
 
-Exits with status 1 when fewer than --least of the pairs of the first strength of a kind do."""
+The copies are blurred and over-exposed. The exit status is 1 if fewer than
+--least of the pairs of the first strength of a kind are in order.
+
+Example:
+  ilgnet check-ranking out/demo/ava/images --held-out out/demo/ava \\
+    --weights out/demo/snapshots/demo_iter_200.caffemodel \\
+    --net out/demo/net/deploy.prototxt --mean out/demo/data/mean.binaryproto
+"""
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
+from ilgnet.cli.arguments import add_net, make_parser
 from ilgnet.photos import records
-from ilgnet.photos.preprocess import PRESETS
 from ilgnet.rank import check, ranking
 from ilgnet.run import engine
 from torchcaffe.base import log
-from torchcaffe.base.errors import CaffeError, run_main
+from torchcaffe.base.errors import CaffeError
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = make_parser(__name__)
     parser.add_argument("folder", type=Path, help="good photos")
     parser.add_argument("--weights", required=True, metavar="CAFFEMODEL")
-    parser.add_argument("--net", help="deploy.prototxt or a variant's name (default: the variant the weights are of)")
-    parser.add_argument("--preset", choices=PRESETS, help="preprocessing (default: lmdb where --mean is given)")
-    parser.add_argument("--mean", help="mean.binaryproto or mean.npy, for preset lmdb")
-    parser.add_argument("--held-out", metavar="DEMO", help="only photos of which no version in this demo set trained")
+    add_net(parser)
+    parser.add_argument("--held-out", metavar="DEMO", help="only the photos that this demo set does not train on")
     parser.add_argument(
         "--blur",
         type=float,
         nargs="+",
         default=[0.006],
         metavar="SHARE",
-        help="sigma of the blur, as a share of the longer side (0.006)",
+        help="sigma of the blur, as a share of the longer side (default 0.006)",
     )
     parser.add_argument(
         "--burnt",
@@ -39,9 +44,9 @@ def main(argv: list[str] | None = None) -> int:
         nargs="+",
         default=[0.2],
         metavar="SHARE",
-        help="of the pixels that over-exposure burns out (0.2, from which on photos are called so)",
+        help="share of the pixels that over-exposure burns out (default 0.2)",
     )
-    parser.add_argument("--least", type=float, default=0.95, help="share of the pairs (0.95)")
+    parser.add_argument("--least", type=float, default=0.95, help="share of pairs that must be in order (default 0.95)")
     engine.add_arguments(parser)
     args = parser.parse_args(argv)
     for name in ("blur", "burnt"):
@@ -65,7 +70,3 @@ def main(argv: list[str] | None = None) -> int:
         )
     judged = [found[f"blurred-{args.blur[0]:g}"], found[f"over-exposed-{args.burnt[0]:g}"]]
     return 0 if all(share["value"] >= args.least for share in judged) else 1
-
-
-if __name__ == "__main__":
-    run_main(main)

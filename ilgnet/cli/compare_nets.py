@@ -1,4 +1,10 @@
-"""Train and test several nets on one data set under the same conditions, and print them as Table 2 does."""
+"""Train and test several nets under the same conditions.
+
+The table printed after each net is the paper's Table 2 for your data.
+
+Example:
+  ilgnet compare-nets --data out/demo/data --variants v1bn third
+"""
 
 from __future__ import annotations
 
@@ -6,33 +12,34 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from ilgnet.cli.arguments import make_parser
 from ilgnet.figures import summary
 from ilgnet.nets.variants import VARIANTS
 from ilgnet.run import engine
 from ilgnet.train import runs as training
 from torchcaffe.base import log
-from torchcaffe.base.errors import CaffeError, run_main
+from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import files, upgrade
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
-# base_lr from source weights and from random ones; the connected layers learn at 10 times these. GoogLeNet gives
-# large features, of which the local layers read 200,000: at Table 1's rates, training from its weights diverges.
+# base_lr from source weights and from random ones; the inner products learn 10 times as fast. GoogLeNet's features are
+# large, and the local layers read 200,000 of them: at Table 1's rates, training from its weights diverges.
 RATES = {"v1": (1e-6, 1e-6), "third": (1e-5, 1e-4), "two_thirds": (1e-5, 1e-4), "full": (1e-5, 1e-4)}
 RATE = (1e-6, 2e-5)
 SEED = 1
 
 
 def tool(name: str, *args: object) -> None:
-    """Run another of the tools; its errors are its own."""
-    done = subprocess.run([sys.executable, str(TOOLS / f"{name}.py"), *map(str, args)])
+    """Run another command in a process of its own, which prints its own errors."""
+    done = subprocess.run([sys.executable, "-m", "ilgnet", name, *map(str, args)])
     if done.returncode:
-        raise CaffeError(f"{name}.py ended with status {done.returncode}")
+        raise CaffeError(f"ilgnet {name} ended with status {done.returncode}")
 
 
-def main(argv: list[str]) -> int:
-    p = argparse.ArgumentParser(prog="compare_nets.py", description=__doc__)
+def main(argv: Sequence[str] | None = None) -> int:
+    p = make_parser(__name__)
     p.add_argument("--data", type=Path, required=True, help="folder with train_lmdb, val_lmdb and mean.binaryproto")
     p.add_argument(
         "--weights",
@@ -40,13 +47,13 @@ def main(argv: list[str]) -> int:
         default=[],
         type=Path,
         metavar="CAFFEMODEL",
-        help="source weights (repeatable); each net takes those its trunk comes from, by file name",
+        help="source weights (repeatable); each net takes those of its trunk, by file name",
     )
     p.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
-    p.add_argument("--random", action="store_true", help="train each net from random weights too")
+    p.add_argument("--random", action="store_true", help="also train each net from random weights")
     p.add_argument("--iterations", type=int, default=300)
     p.add_argument("--batch-size", type=int, default=16)
-    p.add_argument("--base-lr", type=float, help="one rate for all (default: a rate each, printed)")
+    p.add_argument("--base-lr", type=float, help="learning rate of all nets (default: one for each, printed)")
     p.add_argument("--calibrate", action="store_true", help="calibrate new BatchNorms on the training photos")
     p.add_argument("--out", type=Path, default=Path("out/compare"))
     engine.add_arguments(p)
@@ -70,14 +77,14 @@ def main(argv: list[str]) -> int:
 
 
 def train_one(args: argparse.Namespace, compute: list, name: str, start: str, source: Path | None) -> dict:
-    """Generate, start, train and test one net; its row of the table."""
+    """Generate, initialise, train and test one net. Returns its row of the table."""
     folder = args.out / f"{name}_{'random' if source is None else 'surgery'}"
     folder.mkdir(parents=True, exist_ok=True)
     rate = args.base_lr or RATES.get(name, RATE)[source is None]
     net, solver, prefix = folder / "train_val.prototxt", folder / "solver.prototxt", folder / name
-    tool("gen_net", "--variant", name, "--batch-size", args.batch_size, "--source", args.data, "--out", folder)
+    tool("gen-net", "--variant", name, "--batch-size", args.batch_size, "--source", args.data, "--out", folder)
     tool(
-        "gen_solver",
+        "gen-solver",
         "--variant",
         name,
         "--net",
@@ -117,7 +124,7 @@ def train_one(args: argparse.Namespace, compute: list, name: str, start: str, so
             SEED,
             *(["--calibrate", args.data / "train_lmdb"] if calibrate else []),
         )
-    for earlier in training.snapshots(str(prefix)):  # of another comparison: it is made anew, as all of this is
+    for earlier in training.snapshots(str(prefix)):  # of an earlier comparison
         earlier.unlink()
     tool("train", "--solver", solver, *init, *compute)
     weights = f"{prefix}_iter_{args.iterations}.caffemodel"
@@ -139,7 +146,7 @@ def train_one(args: argparse.Namespace, compute: list, name: str, start: str, so
     found = json.loads((folder / "evaluation.json").read_text())
     figures = found["result"]
     log.set_level(2)
-    caffe = engine.load_engine("torch", None)  # counts alike, and a real pycaffe is not in this Python
+    caffe = engine.load_engine("torch", None)  # this Python may have no pycaffe, and both count alike
     costs = summary.summarize(caffe, upgrade.read_net(folder / "deploy.prototxt"), caffe.TEST)
     return {
         "variant": name,
@@ -158,7 +165,7 @@ def train_one(args: argparse.Namespace, compute: list, name: str, start: str, so
 
 
 def print_table(rows: list[dict]) -> None:
-    """All rows so far."""
+    """Print all rows so far."""
     print(
         f"\n{'net':24} {'start':28} {'base_lr':>8} {'accuracy':>9} {'95% interval':>16} {'AUC':>6} {'param.':>8} "
         f"{'mult-adds':>9}"
@@ -170,7 +177,3 @@ def print_table(rows: list[dict]) -> None:
             f"{r['auc']:6.3f} {r['parameters'] / 1e6:7.1f}M {r['multiply_adds'] / 1e9:8.2f}G",
             flush=True,
         )
-
-
-if __name__ == "__main__":
-    run_main(lambda: main(sys.argv[1:]))

@@ -1,25 +1,34 @@
-"""Test a net on a whole test set, every photo once, and say how sure the figures are; or read a test's log.
+"""Test a net on a whole test set, with confidence intervals.
 
-The released accuracies are those of the first 50 batches; that figure is given beside the whole set's."""
+Every photo counts once. The released accuracies are those of the first 50
+batches; that figure is printed beside the whole set's. --log reads the log of
+a test that another Caffe made.
+
+Example:
+  ilgnet evaluate --weights out/demo/snapshots/demo_iter_200.caffemodel \\
+    --net out/demo/net/deploy.prototxt --lmdb out/demo/data/val_lmdb \\
+    --name demo --out out/demo/evaluation.json
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ilgnet.cli.arguments import add_net, make_parser
 from ilgnet.evaluate import protocol, votes
 from ilgnet.nets.datasets import DATASETS
-from ilgnet.photos.preprocess import PRESETS
 from ilgnet.run import engine, outputs, processes
 from ilgnet.scoring import tta
 from torchcaffe.base import log
-from torchcaffe.base.errors import CaffeError, run_main
+from torchcaffe.base.errors import CaffeError
 
 
 def from_weights(args: argparse.Namespace, weights: str, out: Path | None) -> dict[str, Any]:
-    """Score the LMDB; with `out`, write the CSV beside it."""
+    """Score the LMDB. Writes the CSV if `out` is given."""
     from ilgnet.scoring.scorers import Scorer
 
     show = sys.stderr.isatty() and processes.root()
@@ -39,7 +48,7 @@ def from_weights(args: argparse.Namespace, weights: str, out: Path | None) -> di
         figures = votes.figures(scorer, answers, args.lmdb, cut, batch)
     except CaffeError as error:
         raise CaffeError(f"{weights} on {args.lmdb}: {error}") from None
-    title = protocol.net_title(scorer.net_path)
+    title = scorer.title
     result = {
         "dataset": dataset,
         "synthetic": synthetic,
@@ -66,7 +75,7 @@ def from_weights(args: argparse.Namespace, weights: str, out: Path | None) -> di
 
 
 def from_picks(args: argparse.Namespace, weights: str, out: Path | None) -> dict[str, Any]:
-    """Score the photos of one's own choices; with `out`, write the CSV beside it."""
+    """Score the photos of --picks. Writes the CSV if `out` is given."""
     from ilgnet.rank import picks
     from ilgnet.scoring.scorers import Scorer
 
@@ -78,7 +87,7 @@ def from_picks(args: argparse.Namespace, weights: str, out: Path | None) -> dict
     return dict(picks.measure(scorer, args.picks, args.photos, out), engine=args.engine, precision=args.precision)
 
 
-# What says nothing of a log, of one's own choices, of an LMDB.
+# Options that --log, --picks and --lmdb do not use.
 NOTHING = {
     "log": (
         "net",
@@ -101,7 +110,7 @@ NOTHING = {
 
 
 def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """End with one line for an option that would not be applied, and for a number that means nothing."""
+    """End the program if an option would be ignored or is out of range."""
     kind = "log" if args.log else "picks" if args.picks else "lmdb"
     for name in NOTHING[kind]:
         if getattr(args, name) != parser.get_default(name):
@@ -118,39 +127,39 @@ def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
         parser.error("several processes share the records of an --lmdb alone")
 
 
-def main(argv: list[str] | None = None) -> int:
-    argv = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: Sequence[str] | None = None) -> int:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = make_parser(__name__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "--weights",
         nargs="+",
         metavar="CAFFEMODEL",
-        help="several: runs of one net that differ in their seed, for their mean and spread",
+        help="trained weights; several: one net trained with several seeds, for mean and spread",
     )
     what.add_argument("--log", metavar="FILE", help="a log of `caffe test`, BVLC's or torchcaffe's")
-    parser.add_argument("--net", help="deploy.prototxt or a variant's name (default: the variant the weights are of)")
     parser.add_argument("--lmdb", help="the test set, e.g. data/ava1/val_lmdb")
-    parser.add_argument("--picks", metavar="CSV", help="instead: one's own choices (file; pick, label, mean or votes)")
-    parser.add_argument("--photos", type=Path, metavar="DIR", help="--picks: where the files are (default: beside it)")
-    parser.add_argument("--mean", help="mean.binaryproto or mean.npy (default: beside the LMDB)")
-    parser.add_argument("--preset", choices=PRESETS, help="preprocessing (default: lmdb where there is a mean file)")
-    parser.add_argument("--batch", type=int, default=16, help="photos at a time (default 16); changes no figure")
+    parser.add_argument(
+        "--picks", metavar="CSV", help="instead: your choices (columns file and pick, label, mean or votes)"
+    )
+    parser.add_argument("--photos", type=Path, metavar="DIR", help="folder of the --picks files (default: the CSV's)")
+    add_net(parser, "(default: beside the LMDB)")
+    parser.add_argument("--batch", type=int, default=16, help="photos at a time (default 16); changes no result")
     parser.add_argument("--tta", choices=tta.KINDS, help="average over a photo and its mirror, five crops, or both")
-    parser.add_argument("--test-batch", type=int, help="batch of the 50-batch figure (default: the released one)")
+    parser.add_argument("--test-batch", type=int, help="batch size of the 50-batch figure (default: the released one)")
     parser.add_argument(
         "--cut-on",
         metavar="LMDB",
-        help="training photos on which to find a ranking's cut between low and high (other nets bring theirs)",
+        help="training photos that give a ranking net its cut between low and high",
     )
-    parser.add_argument("--dataset", choices=list(DATASETS), help="which column of the paper's tables")
-    parser.add_argument("--name", help="what reports call this result, or all results of several weights together")
-    parser.add_argument("--group", help="reports give the mean and spread of all results with this name")
+    parser.add_argument("--dataset", choices=list(DATASETS), help="column of the paper's tables")
+    parser.add_argument("--name", help="name in reports: of the result, or of the group of several weights")
+    parser.add_argument("--group", help="group in reports, which print its mean and spread")
     parser.add_argument(
         "--out",
         type=Path,
         metavar="JSON",
-        help="write the result and, beside it, the photos' CSV; of several weights OUT_WEIGHTS.json each",
+        help="write the result, and a CSV of the photos beside it; for several weights OUT_WEIGHTS.json each",
     )
     engine.add_arguments(parser, several=True)
     args = parser.parse_args(argv)
@@ -158,16 +167,14 @@ def main(argv: list[str] | None = None) -> int:
     stems, several = [Path(weights).stem for weights in args.weights or [args.log]], len(args.weights or []) > 1
     if len(set(stems)) < len(stems):
         raise CaffeError(f"--weights: two files have one name ({', '.join(stems)}): results are named after them")
-    outs: list[Path | None] = [None] * len(stems)
+    outs: Sequence[Path | None] = [None] * len(stems)
     if args.out is not None:
-        outputs.check(args.out, ".json")
-        outs = [args.out.with_name(f"{args.out.stem}_{stem}.json") if several else args.out for stem in stems]
-        for out in outs:
-            outputs.check(out)
+        out = outputs.check(args.out, ".json")
+        outs = [outputs.check(out.with_name(f"{out.stem}_{stem}.json")) if several else out for stem in stems]
     if args.lmdb and not args.mean and args.preset != "direct":
         args.mean = protocol.mean_beside(args.lmdb)
     log.set_level(2)
-    status = processes.launch(args, __file__, argv)
+    status = processes.launch(args, "evaluate", argv)
     if status is not None:
         return status
     args.rounded = engine.set_precision(args, scoring=True)
@@ -189,8 +196,6 @@ def main(argv: list[str] | None = None) -> int:
         print(
             "\n".join(outputs.plain(line) for group in protocol.groups(found) for line in protocol.group_lines(group))
         )
+    if args.out is not None and processes.root():
+        print(outputs.plain(f"Next: add it to the report: ilgnet report --eval {outs[0]}"))
     return 0
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -1,33 +1,40 @@
-"""Write a trained net as an ONNX file, with its preprocessing if asked, and check it against the engine."""
+"""Export a trained net to ONNX, and check the file.
+
+Example:
+  ilgnet export-onnx --weights out/demo/snapshots/demo_iter_200.caffemodel \\
+    --net out/demo/net/deploy.prototxt --out out/demo/net.onnx
+"""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
+from ilgnet.cli.arguments import make_parser
 from ilgnet.export import onnx_export
 from ilgnet.photos import preprocess
 from ilgnet.run import outputs
 from ilgnet.scoring import scorers
+from ilgnet.weights import surgery
 from torchcaffe.base import log
-from torchcaffe.base.errors import CaffeError, run_main
-from torchcaffe.formats import caffemodel
+from torchcaffe.base.errors import CaffeError
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = make_parser(__name__)
     parser.add_argument("--weights", required=True, metavar="CAFFEMODEL", help="trained weights")
     parser.add_argument(
         "--net",
         metavar="PROTOTXT",
-        help="deploy net, or a variant's name (default: the variant whose weights these are)",
+        help="deploy.prototxt or variant's name (default: the variant the weights fit)",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.onnx")
     parser.add_argument(
         "--preprocess",
         choices=preprocess.PRESETS,
-        help="the file takes photos (N x height x width x 3, uint8 RGB) and does this to them; "
-        "default: it takes what the net's input is in Caffe",
+        help="the model takes photos (N x height x width x 3, uint8 RGB) and preprocesses them so; "
+        "default: it takes the net's input blob",
     )
     parser.add_argument("--mean", metavar="FILE", help="mean.binaryproto of the training set, for --preprocess")
     parser.add_argument(
@@ -37,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--check",
         action=argparse.BooleanOptionalAction,
-        help="compare with the engine in ONNX Runtime (default: where that is installed)",
+        help="compare ONNX Runtime with the engine (default: if it is installed)",
     )
     args = parser.parse_args(argv)
     if args.mean and not args.preprocess:
@@ -46,12 +53,8 @@ def main(argv: list[str] | None = None) -> int:
         raise CaffeError("--check needs ONNX Runtime (pip install onnxruntime)")
     outputs.check(args.out)
     log.set_level(2)
-    path = (
-        scorers.net_for(caffemodel.read_caffemodel(args.weights), args.weights)
-        if args.net is None
-        else scorers.deploy_path(args.net)
-    )
-    net = onnx_export.load(path, args.weights)
+    path = scorers.net_for(surgery.read_weights(args.weights), args.weights) if args.net is None else args.net
+    net = onnx_export.load(scorers.deploy_net(path), path, args.weights)
     spec = None
     if args.preprocess:
         spec = preprocess.make(args.preprocess, args.mean, tuple(net.blobs[net.inputs[0]].shape[2:]))
@@ -68,7 +71,3 @@ def main(argv: list[str] | None = None) -> int:
     onnx_export.write(made, args.out)
     print(f"wrote {args.out} ({args.out.stat().st_size / 1e6:.0f} MB)")
     return 0
-
-
-if __name__ == "__main__":
-    run_main(main)

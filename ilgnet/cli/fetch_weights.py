@@ -1,28 +1,36 @@
-"""Get weights to start from: BVLC GoogLeNet's from its published address, the authors' trained ILGNets from a file."""
+"""Download GoogLeNet's weights or install a released ILGNet.
+
+The authors' trained nets have no stable address: download the archive by hand
+and give it with --file.
+
+Example:
+  ilgnet fetch-weights googlenet
+"""
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
-from ilgnet.scoring import scorers
+from ilgnet.cli.arguments import make_parser
+from ilgnet.nets import emit
 from ilgnet.weights import published
 from torchcaffe.base import log
-from torchcaffe.base.errors import CaffeError, run_main
+from torchcaffe.base.errors import CaffeError
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = make_parser(__name__)
     parser.add_argument(
         "model",
         nargs="?",
         choices=list(published.MODELS),
         default="googlenet",
-        help="googlenet (default), or a trained ILGNet, which --file must bring",
+        help="googlenet (default), or a trained ILGNet, which needs --file",
     )
-    parser.add_argument("--file", type=Path, metavar="PATH", help="check and install this file, without any network")
+    parser.add_argument("--file", type=Path, metavar="PATH", help="check and install this file instead of downloading")
     parser.add_argument("--out", type=Path, default=Path("weights"), metavar="FOLDER", help="default: weights")
-    parser.add_argument("--url", help="a mirror to download googlenet from; the hash decides what is taken")
+    parser.add_argument("--url", help="mirror to download googlenet from; its SHA-1 is checked")
     args = parser.parse_args(argv)
     model = published.MODELS[args.model]
     if isinstance(model, published.Released) and args.file is None:
@@ -31,22 +39,20 @@ def main(argv: list[str] | None = None) -> int:
     if isinstance(model, published.Released):
         target = args.out / model.installed
         if target.exists():
-            raise CaffeError(f"{target} is there already: move it away")
+            raise CaffeError(f"{target} exists; move it away")
         log.set_level(2)
-        print(published.convert(model, args.file, target, scorers.deploy_path("v1")))
+        print(published.convert(model, args.file, target, emit.deploy(emit.Choice("v1")), "v1"))
         print(f"wrote {target}, in the current format; its net is v1")
+        print(f"Next: rank photos with it: ilgnet rank FOLDER --weights {target}")
         return 0
     target = args.out / model.file
     if published.is_there(target, model.sha1):
         print(f"{target} is there already, and its sha1 is right")
-        return 0
-    if args.file is not None:
-        published.install(model, args.file, target)
     else:
-        published.download(model, target, args.url)
-    print(f"wrote {target} (sha1 {model.sha1})")
+        if args.file is not None:
+            published.install(model, args.file, target)
+        else:
+            published.download(model, target, args.url)
+        print(f"wrote {target} (sha1 {model.sha1})")
+    print(f"Next: make a net's starting weights of it: ilgnet surgery --weights {target}")
     return 0
-
-
-if __name__ == "__main__":
-    run_main(main)

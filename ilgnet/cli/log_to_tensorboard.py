@@ -1,25 +1,33 @@
-"""Anybody's Caffe log as TensorBoard's event files: loss, rate, every output, histograms of its snapshots' weights."""
+"""Convert a Caffe training log to TensorBoard's event files.
+
+They hold the loss, the learning rate, every output, and histograms of the
+snapshots' weights. The log may be any Caffe's.
+
+Example:
+  ilgnet log-to-tensorboard out/demo/snapshots/demo.log
+"""
 
 from __future__ import annotations
 
-import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from ilgnet.cli.arguments import make_parser
 from ilgnet.report import tensorboard
-from torchcaffe.base.errors import CaffeError, run_main
+from torchcaffe.base.errors import CaffeError
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = make_parser(__name__)
     parser.add_argument("log", type=Path)
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: beside the log, its name and _tensorboard")
-    parser.add_argument("--no-weights", action="store_true", help="leave out the histograms of the snapshots' weights")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: LOG_tensorboard beside the log")
+    parser.add_argument("--no-weights", action="store_true", help="without the histograms of the snapshots' weights")
     parser.add_argument(
         "--follow",
         type=float,
         metavar="SECONDS",
-        help="look for new lines and snapshots every SECONDS seconds, until Ctrl-C",
+        help="look for new lines and snapshots every SECONDS until Ctrl-C",
     )
     args = parser.parse_args(argv)
     if args.follow is not None and not 0 < args.follow < 1e6:
@@ -37,7 +45,3 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         events.close()
     return 0
-
-
-if __name__ == "__main__":
-    run_main(main)

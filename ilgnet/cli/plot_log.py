@@ -1,16 +1,24 @@
-"""Draw anybody's Caffe training log: PREFIX_train_loss, _test_loss and _test_accuracy as SVG and PNG."""
+"""Plot the losses and accuracies in Caffe training logs.
+
+Writes PREFIX_train_loss, PREFIX_test_loss and PREFIX_test_accuracy as SVG and
+PNG. The logs may be any Caffe's.
+
+Example:
+  ilgnet plot-log out/demo/snapshots/demo.log
+"""
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
+from ilgnet.cli.arguments import make_parser
 from ilgnet.report import page
-from torchcaffe.base.errors import CaffeError, run_main
+from torchcaffe.base.errors import CaffeError
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = make_parser(__name__)
     parser.add_argument("logs", nargs="+", metavar="[NAME=]LOG")
     parser.add_argument("--out", type=Path, metavar="PREFIX", help="default: the first log's name without its suffix")
     args = parser.parse_args(argv)
@@ -23,7 +31,3 @@ def main(argv: list[str] | None = None) -> int:
         plot.write(f"{prefix}_{name}")
         print(f"wrote {prefix}_{name}.svg and .png")
     return 0
-
-
-if __name__ == "__main__":
-    run_main(main)

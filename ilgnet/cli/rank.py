@@ -1,6 +1,14 @@
-"""Rank a folder of photos: an offline gallery, a CSV and a JSON of every photo's score, best first.
+"""Rank a folder of photos and make an offline gallery.
 
-Photos are only read. --xmp, --copy-picks and --link-picks write new files, and say which with --dry-run."""
+The gallery is an HTML page; a CSV and a JSON file beside it have every photo's
+score, best first. Photos are only read. --xmp, --copy-picks and --link-picks
+write new files; with --dry-run they only say which.
+
+Example:
+  ilgnet rank out/demo/ava/images --top 10 --out out/demo/gallery.html \\
+    --weights out/demo/snapshots/demo_iter_200.caffemodel \\
+    --net out/demo/net/deploy.prototxt --mean out/demo/data/mean.binaryproto
+"""
 
 from __future__ import annotations
 
@@ -8,18 +16,19 @@ import argparse
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
-from ilgnet.photos.preprocess import PRESETS
+from ilgnet.cli.arguments import add_net, make_parser
 from ilgnet.rank import cache as photo_cache
 from ilgnet.rank import gallery, picks, ranking, xmp
 from ilgnet.run import engine, outputs, processes
 from torchcaffe.base import log
-from torchcaffe.base.errors import CaffeError, run_main
+from torchcaffe.base.errors import CaffeError
 
 
 def places(out: Path) -> tuple[Path, Path, Path]:
-    """The page, the CSV and the JSON. CaffeError where one of them would take the place of what a person made."""
+    """The paths of the page, the CSV and the JSON. CaffeError if one would replace a file that a person made."""
     page = outputs.check(out, ".html", ".htm")
     table, text = page.with_suffix(".csv"), page.with_suffix(".json")
     ranking.refuse_changed(text, [page, table])
@@ -27,7 +36,7 @@ def places(out: Path) -> tuple[Path, Path, Path]:
 
 
 def check(args: argparse.Namespace) -> None:
-    """CaffeError for what would else end the program after all photos are scored."""
+    """CaffeError for bad options, before any photo is scored."""
     for name in ("top", "batch", "workers", "gallery_limit"):
         value = getattr(args, name)
         if value is not None and value < 1:
@@ -49,6 +58,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def report(args: argparse.Namespace, made: ranking.Ranking) -> None:
+    """Write the page, the CSV and the JSON, and print the best photos."""
     page, table, text = places(args.out)  # a person may have edited the CSV while the photos were scored
     gallery.write(page, made, args.gallery_limit)
     ranking.write_csv(table, made)
@@ -67,10 +77,10 @@ def report(args: argparse.Namespace, made: ranking.Ranking) -> None:
 
 
 def act(args: argparse.Namespace, made: ranking.Ranking) -> None:
-    """Copies, links and sidecars."""
+    """Write copies, links and sidecars."""
     choices = picks.read_choices(args.picks) if args.picks else None
     missing = picks.missing(choices, (photo.name for photo in made.photos), args.folder) if choices else []
-    if missing:
+    if choices and missing:
         print(
             f"picks: {len(missing)} of {len(choices)} files are not among the photos that can be read: "
             + ", ".join(map(repr, missing[:5]))
@@ -85,41 +95,42 @@ def act(args: argparse.Namespace, made: ranking.Ranking) -> None:
         done += picks.write_sidecars(made, picks.ratings(made, choices, args.reject_below), args.xmp, args.dry_run)
     for line in done:
         print(outputs.plain(("would " if args.dry_run and not line.startswith("left") else "") + line))
+    print(outputs.plain(f"Next: open {args.out} in a browser."))
 
 
-def main(argv: list[str] | None = None) -> int:
-    argv = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="photos, in folders below it, too")
+def main(argv: Sequence[str] | None = None) -> int:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = make_parser(__name__)
+    parser.add_argument("folder", type=Path, help="folder of photos; folders below it count too")
     parser.add_argument("--weights", required=True, metavar="CAFFEMODEL")
-    parser.add_argument("--net", help="deploy.prototxt or a variant's name (default: the variant the weights are of)")
-    parser.add_argument("--preset", choices=PRESETS, help="preprocessing (default: lmdb where --mean is given)")
-    parser.add_argument("--mean", help="mean.binaryproto or mean.npy of the training set, for preset lmdb")
+    add_net(parser)
     parser.add_argument("--out", type=Path, default=Path("out/gallery.html"), help="default out/gallery.html")
-    parser.add_argument("--top", type=int, metavar="N", help="print, and pick, the best N, no two nearly the same")
-    parser.add_argument("--picks", metavar="CSV", help="what the gallery exported: picks instead of the top ones")
-    parser.add_argument("--copy-picks", type=Path, metavar="DIR", help="copy the picks there")
-    parser.add_argument("--link-picks", type=Path, metavar="DIR", help="link to the picks there")
+    parser.add_argument("--top", type=int, metavar="N", help="print and pick the best N, no two nearly the same")
+    parser.add_argument("--picks", metavar="CSV", help="picks that the gallery exported, instead of the top N")
+    parser.add_argument("--copy-picks", type=Path, metavar="DIR", help="copy the picks to this folder")
+    parser.add_argument("--link-picks", type=Path, metavar="DIR", help="link the picks into this folder")
     parser.add_argument(
         "--xmp",
         choices=xmp.STYLES,
         nargs="?",
         const="full",
-        help="write stars as sidecars: full (default) photo.jpg.xmp, base photo.xmp as Adobe's",
+        help="write star ratings to sidecars: full (default) photo.jpg.xmp, base photo.xmp as Adobe",
     )
-    parser.add_argument("--reject-below", type=float, default=0, metavar="PERCENTILE", help="--xmp: -1 below it")
-    parser.add_argument("--dry-run", action="store_true", help="say what these would write, and write none of it")
+    parser.add_argument(
+        "--reject-below", type=float, default=0, metavar="PERCENTILE", help="--xmp: -1 (rejected) below it"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only print what these would write")
     parser.add_argument(
         "--watch",
         type=float,
         nargs="?",
         const=2.0,
         metavar="SECONDS",
-        help="go on, and look every so often for what arrives (default 2); Ctrl-C ends it",
+        help="look for new photos every SECONDS (default 2) until Ctrl-C",
     )
     parser.add_argument("--cache", type=Path, help=f"default: {photo_cache.NAME} in your cache folder")
-    parser.add_argument("--batch", type=int, default=16, help="photos at a time (16)")
-    parser.add_argument("--workers", type=int, help="threads that decode (default: one a core, at most 8)")
+    parser.add_argument("--batch", type=int, default=16, help="photos at a time (default 16)")
+    parser.add_argument("--workers", type=int, help="decoding threads (default: one a core, at most 8)")
     parser.add_argument("--gallery-limit", type=int, default=gallery.LIMIT, help=f"photos a page ({gallery.LIMIT})")
     engine.add_arguments(parser, several=True)
     args = parser.parse_args(argv)
@@ -127,10 +138,10 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--watch works in one process, on one GPU")
     check(args)
     log.set_level(2)
-    status = processes.launch(args, __file__, argv)
+    status = processes.launch(args, "rank", argv)
     if status is not None:
         return status
-    warnings.filterwarnings("ignore", module="PIL")  # of headers that are odd: who cannot be read is told anyway
+    warnings.filterwarnings("ignore", module="PIL")  # about odd headers; unreadable photos are reported anyway
     places(args.out)
     rounded = engine.set_precision(args, scoring=True)
     processes.start(args)
@@ -150,7 +161,3 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         sys.stdout.flush()
         time.sleep(args.watch)
-
-
-if __name__ == "__main__":
-    run_main(main)

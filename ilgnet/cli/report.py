@@ -1,43 +1,51 @@
-"""The paper's Tables 1 to 4 and Figs. 2 to 5 beside what was run here: one offline HTML page, and the same as Markdown,
-JSON, CSV, SVG and PNG. What was not run says so."""
+"""Put the paper's tables and figures beside your results.
+
+Writes Tables 1 to 4 and Figs. 2 to 5 as one offline HTML page, and as
+Markdown, JSON, CSV, SVG and PNG. It marks what you did not run.
+
+Example:
+  ilgnet report --run demo=out/demo/snapshots/demo.log \\
+    --eval out/demo/evaluation.json --synthetic --out out/demo/report.html
+"""
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
+from ilgnet.cli.arguments import make_parser
 from ilgnet.report import page
 from ilgnet.run import outputs
-from torchcaffe.base.errors import CaffeError, run_main
+from torchcaffe.base.errors import CaffeError
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = make_parser(__name__)
     parser.add_argument(
         "--run",
         action="append",
         default=[],
         metavar="NAME=LOG",
-        help="a training log, BVLC's or ours (repeatable; Fig. 4)",
+        help="training log of any Caffe (repeatable; Fig. 4)",
     )
     parser.add_argument(
         "--eval",
         action="append",
         default=[],
         metavar="JSON",
-        help="what tools/evaluate.py --out wrote (repeatable; Tables 2 and 3, Fig. 3)",
+        help="result of `ilgnet evaluate --out` (repeatable; Tables 2 and 3, Fig. 3)",
     )
     parser.add_argument(
         "--features",
         action="append",
         default=[],
         metavar="JSON",
-        help="what tools/visualize.py wrote (repeatable; Fig. 5)",
+        help="result of `ilgnet visualize` (repeatable; Fig. 5)",
     )
-    parser.add_argument("--benchmark", metavar="JSON", help="what tools/benchmark.py --out wrote (Table 4)")
+    parser.add_argument("--benchmark", metavar="JSON", help="result of `ilgnet benchmark --out` (Table 4)")
     parser.add_argument("--out", type=Path, default=Path("out/report.html"), help="default out/report.html")
     parser.add_argument("--title", default="ILGNet: training and test report")
-    parser.add_argument("--synthetic", action="store_true", help="say that the labels are synthetic, as the demo's")
+    parser.add_argument("--synthetic", action="store_true", help="mark the labels as synthetic, as the demo's are")
     args = parser.parse_args(argv)
     if not (args.run or args.eval or args.features or args.benchmark):
         raise CaffeError("nothing to report: give --run NAME=LOG, --eval, --features or --benchmark JSON")
@@ -56,11 +64,8 @@ def main(argv: list[str] | None = None) -> int:
     print(
         outputs.plain(
             f"wrote {args.out}, {args.out.with_suffix('.md').name}, {args.out.with_suffix('.json').name} "
-            f"and {len(written) - 3} tables and figures beside it"
+            f"and {len(written) - 3} tables and figures beside it\n"
         )
     )
+    print(outputs.plain(f"Next: open {args.out} in a browser."))
     return 0
-
-
-if __name__ == "__main__":
-    run_main(main)

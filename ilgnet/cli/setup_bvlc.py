@@ -1,19 +1,26 @@
-"""Set up real BVLC Caffe (Debian 11's CPU build, 1.0.0) under the user's cache folder, for `make bvlc`.
+"""Install real BVLC Caffe 1.0.0, which Debian 11 packages.
 
-Does nothing when it is there and works; goes on where an earlier run stopped. Needs a Debian machine and root rights to
-install; running it afterwards needs neither (ilgnet/bvlc.py). 1.4 GB."""
+It goes to the user's cache folder and takes 1.4 GB. Needs a Debian machine and
+root rights to install; using it afterwards needs neither. Does nothing if it is
+there and works, and resumes an interrupted installation.
+
+Example:
+  ilgnet setup-bvlc
+"""
 
 from __future__ import annotations
 
-import argparse
 import os
+import platform
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
+from ilgnet.cli.arguments import make_parser
 from ilgnet.run import bvlc
-from torchcaffe.base.errors import CaffeError, run_main
+from torchcaffe.base.errors import CaffeError
 
 SUITE = "bullseye"
 PACKAGES = (
@@ -34,10 +41,10 @@ print('pycaffe', caffe.__version__, 'numpy', numpy.__version__, 'cv2', cv2.__ver
 
 
 def os_release() -> dict:
-    """The machine's /etc/os-release."""
-    path = Path("/etc/os-release")
-    lines = path.read_text().splitlines() if path.is_file() else []
-    return {k: v.strip('"') for k, _, v in (line.partition("=") for line in lines)}
+    try:
+        return platform.freedesktop_os_release()
+    except OSError:
+        return {}
 
 
 def debian_mirror(folder: Path = Path("/etc/apt"), release: dict | None = None) -> str | None:
@@ -130,8 +137,8 @@ def works(root: Path) -> str:
     return answer + "; " + bvlc.run([*command, "-c", CHECK], True, "import caffe", env=env).stdout.strip()
 
 
-def main(argv: list | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = make_parser(__name__)
     parser.add_argument("--mirror", help=f"Debian mirror that has {SUITE} (default: from the apt sources here)")
     args = parser.parse_args(argv)
     root = bvlc.cache_root()
@@ -143,8 +150,5 @@ def main(argv: list | None = None) -> int:
             answer = works(root)
         (root / bvlc.MARKER).write_text(answer + "\n")  # last: its presence says that all of the above is done
     print(f"real Caffe is in {root}: {(root / bvlc.MARKER).read_text().strip()}")
+    print("Next: use it with --engine bvlc, or compare the engines: make parity")
     return 0
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -1,24 +1,31 @@
-"""What a net is made of: a table a layer (output shape, parameters, multiply-adds, receptive field), its totals and
-depth, and a drawing. Reads any Caffe net; data layers need no data."""
+"""Print a net's layers, parameters, cost and depth.
+
+A row a layer: output shape, parameters, multiply-adds and receptive field.
+Reads any Caffe net; data layers need no data.
+
+Example:
+  ilgnet summarize out/demo/net/deploy.prototxt --svg out/demo/net.svg
+"""
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
+from ilgnet.cli.arguments import make_parser
 from ilgnet.figures import drawing, summary
 from ilgnet.run import engine, outputs
 from torchcaffe.base import log
-from torchcaffe.base.errors import CaffeError, run_main
+from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import files, upgrade
 
 
-def main(argv: list[str] | None = None) -> int:
-    p = argparse.ArgumentParser(prog="summarize.py", description=__doc__)
+def main(argv: Sequence[str] | None = None) -> int:
+    p = make_parser(__name__)
     p.add_argument("net", metavar="NET.prototxt")
-    p.add_argument("--phase", choices=["train", "test"], default="test", help="which layers of the net (default test)")
+    p.add_argument("--phase", choices=["train", "test"], default="test", help="phase of the net (default test)")
     p.add_argument("--svg", type=Path, metavar="FILE", help="also draw the net")
-    p.add_argument("--engine", choices=engine.ENGINES, default="torch", help="who computes the shapes (default torch)")
+    p.add_argument("--engine", choices=engine.ENGINES, default="torch", help="computes the shapes (default torch)")
     args = p.parse_args(argv)
     log.set_level(2)
     caffe = engine.load_engine(args.engine)
@@ -29,9 +36,5 @@ def main(argv: list[str] | None = None) -> int:
     print(summary.table(found), end="")
     if args.svg:
         files.write_bytes(args.svg, drawing.svg(found).encode())
-        print(outputs.plain(f"drawn in {args.svg}"))
+        print(outputs.plain(f"wrote {args.svg}"))
     return 0
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -1,24 +1,33 @@
-"""Make a net's starting weights from another net's: copy by name what fits, fill the rest, prepare BatchNorms."""
+"""Make a net's starting weights from another net's.
+
+Copies by name what fits, fills the rest, and prepares BatchNorm layers.
+
+Example:
+  ilgnet surgery --weights weights/bvlc_googlenet.caffemodel \\
+    --net out/demo/net/train_val.prototxt --out out/demo/init.caffemodel
+"""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ilgnet.cli.arguments import make_parser
 from ilgnet.photos import preprocess
 from ilgnet.run import engine, outputs
 from ilgnet.weights import surgery
 from torchcaffe.base import log
-from torchcaffe.base.errors import CaffeError, run_main
-from torchcaffe.formats import caffemodel, files, upgrade
+from torchcaffe.base.errors import CaffeError
+from torchcaffe.formats import files, upgrade
 
 
 def images_for(net: Any, folder: Path, count: int, mean: str | None, source: str = "net") -> np.ndarray:
-    """(count, 3, H, W): the first photos of an LMDB or a folder, preprocessed as the net's own data layer says."""
+    """The first photos of an LMDB or a folder, preprocessed as by the net's data layer: (count, 3, H, W)."""
     from ilgnet.photos import records
 
     data = next((layer for layer in net.layer if layer.transform_param.crop_size), None)
@@ -39,9 +48,9 @@ def images_for(net: Any, folder: Path, count: int, mean: str | None, source: str
 
 
 def operate(args: argparse.Namespace) -> surgery.Report:
-    """Build the net with its fillers, transplant, calibrate if asked, save."""
+    """Build the net with its fillers, copy the weights, calibrate if asked, and save."""
     caffe = engine.load_engine(args.engine, args.gpu)
-    source = caffemodel.read_caffemodel(args.weights)
+    source = surgery.read_weights(args.weights)
     net = upgrade.read_net(args.net)
     images = images_for(net, args.calibrate, args.images, args.mean, args.net) if args.calibrate else None
     if args.seed is not None:
@@ -68,7 +77,7 @@ def operate(args: argparse.Namespace) -> surgery.Report:
 
 
 def print_table(report: surgery.Report) -> None:
-    """One line a layer: name, type, shapes, what happened to it."""
+    """Print a line a layer: name, type, shapes, what happened to it."""
     rows = [("layer", "type", "shape", "")] + [
         (r.layer, r.type, r.shape, r.what + (f" ({r.note})" if r.note else "")) for r in report.rows
     ]
@@ -79,16 +88,16 @@ def print_table(report: surgery.Report) -> None:
     print(", ".join(f"{count} {what}" for what, count in counts.items() if count))
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", required=True, metavar="SOURCE", help="caffemodel to take weights from")
-    parser.add_argument("--net", required=True, metavar="TARGET", help="prototxt to make weights for (train_val)")
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = make_parser(__name__)
+    parser.add_argument("--weights", required=True, metavar="SOURCE", help="caffemodel to copy from")
+    parser.add_argument("--net", required=True, metavar="TARGET", help="train_val.prototxt to make weights for")
     parser.add_argument("--out", required=True, type=Path, metavar="CAFFEMODEL")
     parser.add_argument(
         "--calibrate",
         type=Path,
         metavar="PHOTOS",
-        help="LMDB or folder: give new BatchNorms these photos' statistics, keeping the net's answers",
+        help="LMDB or folder of photos whose statistics new BatchNorms take; the net's answers stay",
     )
     parser.add_argument("--images", type=int, default=32, metavar="N", help="photos to calibrate on (default 32)")
     parser.add_argument("--mean", help="mean file for --calibrate (default: the one that TARGET names)")
@@ -103,8 +112,5 @@ def main(argv: list[str] | None = None) -> int:
     log.set_level(2)
     print_table(operate(args))
     print(f"wrote {args.out}")
+    print(outputs.plain(f"Next: train from it: ilgnet train --weights {args.out} --solver SOLVER"))
     return 0
-
-
-if __name__ == "__main__":
-    run_main(main)

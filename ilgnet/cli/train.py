@@ -1,4 +1,10 @@
-"""Train a net with Caffe's solver file, on either engine; the log goes next to the snapshots."""
+"""Train a net by a Caffe solver file.
+
+The log goes beside the snapshots. Ctrl-C stops with a snapshot.
+
+Example:
+  ilgnet train --solver out/demo/solver.prototxt
+"""
 
 from __future__ import annotations
 
@@ -6,19 +12,21 @@ import argparse
 import contextlib
 import os
 import sys
+from collections.abc import Sequence
 
+from ilgnet.cli.arguments import make_parser
 from ilgnet.report import tensorboard
 from ilgnet.run import engine, processes
 from ilgnet.train import estimate, logtee, runs
 from torchcaffe.base import context, log, signals
-from torchcaffe.base.errors import CaffeError, run_main
+from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import upgrade
 from torchcaffe.proto import caffe_pb2
 
 
 @context.denormals_flushed()
 def train(args: argparse.Namespace, settings: caffe_pb2.SolverParameter, log_file: str) -> int:
-    """Solve; stopped by a signal, leave a snapshot. Returns the exit status. Of several processes the root talks."""
+    """Train, and return the exit status. A signal stops with a snapshot. Of several processes, only rank 0 prints."""
     parallel = processes.start(args)
     root = parallel is None or parallel.root()
     show = root and sys.stderr.isatty()
@@ -68,50 +76,48 @@ def train(args: argparse.Namespace, settings: caffe_pb2.SolverParameter, log_fil
     return 0
 
 
-def main(argv: list[str] | None = None) -> int:
-    argv = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: Sequence[str] | None = None) -> int:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = make_parser(__name__)
     parser.add_argument("--solver", required=True, metavar="PROTOTXT", help="paths in it are relative to this folder")
-    parser.add_argument("--weights", metavar="CAFFEMODEL", help="start from these (tools/surgery.py makes them)")
+    parser.add_argument("--weights", metavar="CAFFEMODEL", help="starting weights (`ilgnet surgery` makes them)")
     parser.add_argument(
         "--snapshot",
         metavar="SOLVERSTATE",
-        help="go on where this was taken; auto: where the "
-        "newest whole one of the solver's snapshot_prefix was, or at --weights where there is none",
+        help="resume from it; auto: from the newest complete one of the solver's snapshot_prefix, else from --weights",
     )
     parser.add_argument("--keep", type=int, metavar="N", help="keep the newest N snapshots (default: all)")
     parser.add_argument(
         "--sigint-effect",
         choices=signals.EFFECTS,
         default="stop",
-        help="Ctrl-C: stop with a snapshot (default; again: at once), take a snapshot, or do nothing",
+        help="on Ctrl-C: stop with a snapshot (default; a second Ctrl-C stops at once), take a snapshot, or do nothing",
     )
     parser.add_argument(
         "--sighup-effect",
         choices=signals.EFFECTS,
         default="snapshot",
-        help="a hangup: the same (default snapshot). SIGTERM always stops",
+        help="the same on a hangup (default snapshot). SIGTERM always stops",
     )
     parser.add_argument(
         "--debug-nan",
         action="store_true",
-        help="look at every gradient before each update: stop "
-        "before the first that is not finite, and say where it came from",
+        help="check every gradient before each update, and stop at the first NaN or infinity with its layer's name",
     )
     parser.add_argument(
         "--tensorboard",
         action="store_true",
-        help="in the end, TensorBoard's event file beside the "
-        "log (PREFIX_tensorboard/); tools/log_to_tensorboard.py --follow makes it while training",
+        help="at the end, write TensorBoard's event files to PREFIX_tensorboard/ (during training: "
+        "`ilgnet log-to-tensorboard --follow`)",
     )
     parser.add_argument(
         "--estimate",
         action="store_true",
-        help="first time a few iterations of a copy, and print how long the whole schedule will take on this machine",
+        help="first time a few iterations of a copy, and print how long the whole training will take",
     )
     engine.add_arguments(parser, several=True)
     args = parser.parse_args(argv)
-    log.set_level(2)  # the checks say nothing unless something is wrong
+    log.set_level(2)
     settings = upgrade.read_solver(args.solver)
     if args.keep is not None and args.keep < 1:
         raise CaffeError("--keep must be 1 or more")
@@ -124,18 +130,21 @@ def main(argv: list[str] | None = None) -> int:
     if args.tensorboard:
         tensorboard.require()
     log.set_level(0)  # from here on the log is the product
-    inner = [word for word in argv if word != "--tensorboard"]  # the root writes it, after all have ended
+    inner = [word for word in argv if word != "--tensorboard"]  # this process writes it at the end
     if args.estimate and "WORLD_SIZE" not in os.environ:
         measured = estimate.measure(args.solver, args.engine, args.gpu[0] if args.gpu else None)
         done = runs.iteration_of(args.snapshot, settings.snapshot_prefix) if args.snapshot else 0
         print("\n".join(estimate.lines(settings, measured, done)), flush=True)
-    code = processes.launch(args, __file__, inner)
+    code = processes.launch(args, "train", inner)
     if code is None:
         code = train_here(args, settings, log_file)
     if args.tensorboard:
         folder = settings.snapshot_prefix + "_tensorboard"
         tensorboard.write(log_file, folder)
         print(f"tensorboard --logdir {folder}")
+    if code == 0 and "WORLD_SIZE" not in os.environ:
+        weights = f"{settings.snapshot_prefix}_iter_{settings.max_iter}.caffemodel"
+        print(f"Next: test it: ilgnet evaluate --weights {weights} --lmdb VAL_LMDB")
     return code
 
 
@@ -147,7 +156,3 @@ def train_here(args: argparse.Namespace, settings: caffe_pb2.SolverParameter, lo
     with contextlib.suppress(OSError):  # Ctrl-C ends a `| tee`, too
         print(f"log: {log_file}", flush=True)
     return code
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -1,32 +1,39 @@
-"""Fig. 5: the feature maps of good and bad photos at the paper's labels (1) to (7), and a test over all photos of what
-the paper observes there: are more features of the last layer active in good ones?"""
+"""Draw the feature maps of high and low photos (Fig. 5).
+
+They are those at the paper's labels (1) to (7). All photos are used to test
+what the paper observes there: more features of the last layer are active in
+high ones.
+
+Example:
+  ilgnet visualize --weights out/demo/snapshots/demo_iter_200.caffemodel \\
+    --net out/demo/net/deploy.prototxt --lmdb out/demo/data/val_lmdb \\
+    --out out/demo/features.json
+"""
 
 from __future__ import annotations
 
-import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from ilgnet.cli.arguments import add_net, make_parser
 from ilgnet.evaluate import feature_maps, protocol
-from ilgnet.photos.preprocess import PRESETS
 from ilgnet.run import engine, outputs
 from torchcaffe.base import log
-from torchcaffe.base.errors import CaffeError, run_main
+from torchcaffe.base.errors import CaffeError
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = make_parser(__name__)
     parser.add_argument("--weights", required=True, metavar="CAFFEMODEL")
-    parser.add_argument("--net", help="deploy.prototxt or a variant's name (default: the variant the weights are of)")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--lmdb", help="labelled photos, e.g. data/ava1/val_lmdb")
-    what.add_argument("--photos", metavar="FOLDER", help="photos without labels: pictures only, nothing is tested")
-    parser.add_argument("--mean", help="mean.binaryproto or mean.npy (default: beside the LMDB)")
-    parser.add_argument("--preset", choices=PRESETS, help="preprocessing (default: lmdb where there is a mean file)")
-    parser.add_argument("--blobs", nargs="+", metavar="BLOB", help="look at these, the last being the last layer")
+    what.add_argument("--photos", metavar="FOLDER", help="photos without labels: draws, and tests nothing")
+    add_net(parser, "(default: beside the LMDB)")
+    parser.add_argument("--blobs", nargs="+", metavar="BLOB", help="blobs to draw; the last one is the last layer")
     parser.add_argument("--shown", type=int, default=3, help="photos of each class in the figure (default 3)")
-    parser.add_argument("--batch", type=int, default=16, help="photos at a time (default 16); changes no figure")
-    parser.add_argument("--name", help="what reports call this")
+    parser.add_argument("--batch", type=int, default=16, help="photos at a time (default 16); changes no result")
+    parser.add_argument("--name", help="name of this result in reports")
     parser.add_argument(
         "--out",
         type=Path,
@@ -49,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     source = args.lmdb or args.photos
     found = feature_maps.extract(scorer, source, stages, args.shown, progress=sys.stderr.isatty())
     dataset, synthetic = protocol.about(args.lmdb) if args.lmdb else (None, None)
-    title = protocol.net_title(scorer.net_path)
+    title = scorer.title
     result = feature_maps.write(
         args.out,
         found,
@@ -76,8 +83,5 @@ def main(argv: list[str] | None = None) -> int:
         )
         print(f"{(stage['mark'] + ' ' + stage['what']).strip()[:24]:24} {figures}")
     print(f"{result['claim']}\nwrote {args.out}")
+    print(outputs.plain(f"Next: add it to the report: ilgnet report --features {args.out}"))
     return 0
-
-
-if __name__ == "__main__":
-    run_main(main)

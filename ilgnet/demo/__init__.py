@@ -1,1 +1,1 @@
-"""The demo set: painted or spoilt photos with synthetic labels."""
+"""The demo set: painted or degraded photographs with synthetic labels."""

@@ -1,14 +1,13 @@
 """A demo set: a folder like AVA's (AVA.txt, images/) whose labels are known because its faults were made.
 
-`python data_prep/demo.py --out data/demo` paints scenes; `--photos DIR` takes real photographs. Of each it makes good
-versions (clean, level, well exposed, subject on a third) and bad ones, which have faults besides (blur, noise, heavy
-JPEG, tilt, wrong exposure, colour cast, cluttered crop). The votes are drawn around a score that falls with the faults'
-severity: synthetic, as DEMO.json says, which also lists what was done to each photo. All versions of a source are in
-one of lists/train.txt and lists/val.txt: a net that knows a test photo's sister has not learnt to judge."""
+`ilgnet demo --out data/demo` paints scenes; `--photos DIR` takes real photographs. Each source gets good versions
+(clean, level, well exposed, subject on a third) and bad ones, which also have faults (blur, noise, heavy JPEG, tilt,
+wrong exposure, colour cast, cluttered crop). The votes are drawn around a score that falls with the faults' severity:
+synthetic, as DEMO.json says, which also lists the faults of each photo. All versions of a source are in the same list,
+lists/train.txt or lists/val.txt: a net that knows another version of a test photo has not learnt to judge."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -25,7 +24,8 @@ from tqdm import tqdm
 
 from ilgnet.ava.splits import Entry, write_list
 from ilgnet.demo import scenes
-from torchcaffe.base.errors import CaffeError, run_main
+from ilgnet.nets.targets import SCORES
+from torchcaffe.base.errors import CaffeError
 from torchcaffe.data import pictures
 from torchcaffe.formats.files import read_bytes, write_bytes
 
@@ -104,9 +104,9 @@ def expose(picture: np.ndarray, stops: float) -> np.ndarray:
 
 
 def burn(picture: np.ndarray, share: float, white: int = 250) -> np.ndarray:
-    """Exposed until that share of the pixels is burnt out (all channels `white` of 255 or more), by 1 to 4 stops: a
-    photo that is white in large part already gets a stop, a night no more than 4. (The same stops for all would not do:
-    they are what a dark photo wanted.)"""
+    """Expose until that share of the pixels is burnt out (all channels `white` of 255 or more), by 1 to 4 stops: a
+    photo that is largely white already gets one stop, a night at most 4. (A fixed number of stops would improve dark
+    photos.)"""
     brightest = max(float(np.quantile(picture.min(axis=2), 1 - share)), 1 / 255)  # the darkest value that shall burn
     white, below = np.log2(to_light(np.array([white / 255, brightest])))
     return expose(picture, float(np.clip(white - below, 1, 4)))
@@ -152,7 +152,7 @@ def tilt(rng: Random, picture: np.ndarray, severity: float) -> np.ndarray:
 
 @fault
 def clutter(rng: Random, picture: np.ndarray, severity: float) -> np.ndarray:
-    """Cropped with no thought, things in the way that the edge cuts off."""
+    """A careless crop with objects at the edges."""
     height, width = picture.shape[:2]
     keep = 0.75 - 0.25 * severity
     y, x = int(rng.choice((0, 1)) * (1 - keep) * height), int(rng.choice((0, 1)) * (1 - keep) * width)
@@ -185,7 +185,7 @@ def spoil(rng: Random, picture: np.ndarray) -> tuple[np.ndarray, dict[str, float
     elif set(names) <= set(RANGE):
         names = names[:1]
     names += [name for name in COMPOSING if rng.rand() < 0.4]
-    # as light meets them in a camera: lens, sensor, processing, file
+    # In a camera's order: lens, sensor, processing, file.
     order = ("clutter", "tilt", "blur", "over_exposure", "under_exposure", "cast", "haze", "grain", "jpeg")
     done = {}
     for name in sorted(names, key=order.index):
@@ -196,8 +196,8 @@ def spoil(rng: Random, picture: np.ndarray) -> tuple[np.ndarray, dict[str, float
 
 
 def finish(rng: Random, picture: np.ndarray) -> np.ndarray:
-    """What a photographer does to a picture, more or less of it: contrast, colour, sharpness, a vignette. Good and bad
-    versions get it alike, so that nothing but its fault tells a bad one."""
+    """A photographer's finish of random strength: contrast, colour, sharpness, a vignette. Good and bad versions get it
+    alike, so that only its faults distinguish a bad one."""
     contrast, colour, sharpness, vignette = rng.rand(4)
     picture = 0.5 + (picture - 0.5) * (1 + 0.15 * contrast)
     grey = picture.mean(2, keepdims=True)
@@ -223,7 +223,7 @@ def praise(picture: np.ndarray) -> float:
 
 
 def painted(seed: int, number: int) -> tuple[str, np.ndarray]:
-    """Scene `number` of a seed, lying or upright, and its name."""
+    """Scene `number` of a seed, landscape or portrait, and its name."""
     rng = Random([seed, number])
     height, width = ((320, 480), (320, 480), (360, 480), (400, 360))[rng.randint(4)]
     name, picture = scenes.paint(rng, height, width)
@@ -231,7 +231,7 @@ def painted(seed: int, number: int) -> tuple[str, np.ndarray]:
 
 
 def photographed(path: Path) -> tuple[str, np.ndarray]:
-    """A photograph, levels drawn out to the full range, cropped so that what draws the eye is on a third."""
+    """A photograph with its levels stretched to the full range, cropped so that its eye-catcher is on a third."""
     try:
         data = pictures.read(path, cv2.IMREAD_COLOR)
     except CaffeError as error:
@@ -255,7 +255,7 @@ def photographed(path: Path) -> tuple[str, np.ndarray]:
 
 
 def eye_catcher(picture: np.ndarray) -> tuple[float, float]:
-    """Row and column of the centre of what stands out: colours unlike the picture's mean, with detail in them."""
+    """Row and column of the centre of what stands out: detail in colours unlike the picture's mean."""
     lab = cv2.cvtColor(cv2.GaussianBlur(picture, (0, 0), 3), cv2.COLOR_RGB2LAB)
     unlike = np.linalg.norm(lab - lab.mean((0, 1)), axis=2)
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
@@ -283,7 +283,7 @@ def make_versions(
         rng = Random([seed, number, version + 1])
         copy = finish(rng, picture[:, ::-1] if rng.rand() < 0.5 else picture)
         if is_good:
-            faults, score = {}, praise(copy)
+            faults, score = dict[str, float](), praise(copy)
         else:
             copy, faults, score = spoil(rng, copy)
         path = images / f"{image_id}.jpg"
@@ -299,10 +299,10 @@ def make_versions(
 def draw_votes(rng: Random, score: float) -> np.ndarray:
     """Ten vote counts with a mean near `score` and on its side of 5, spread as AVA's are: 210 voters on average, their
     votes' deviation about 1.4."""
-    grades = np.arange(1, 11)
+    grades = np.arange(1, SCORES + 1)
     spread, voters = rng.uniform(1.2, 1.6), int(np.clip(rng.normal(210, 60), 80, 500))
     low, high = -4.0, 15.0
-    while high - low > 1e-3:  # the centre of a bell cut off at 1 and 10 is not its mean
+    while high - low > 1e-3:  # a bell cut off at 1 and 10 is not centred on its mean
         centre = (low + high) / 2
         share = np.exp(-((grades - centre) ** 2) / (2 * spread**2))
         share /= share.sum()
@@ -314,8 +314,8 @@ def draw_votes(rng: Random, score: float) -> np.ndarray:
 
 
 def plan(rng: Random, sources: int, count: int) -> list[tuple[int, list[int], list[bool]]]:
-    """Which source gives how many good and bad versions: `count` in all, half of them good; and under which ids."""
-    ids = rng.permutation(np.arange(1000, 1000 + 40 * count))[:count].tolist()  # an id tells nothing
+    """Jobs of make_versions: `count` versions in all, half of them good, over all sources, with their image ids."""
+    ids = rng.permutation(np.arange(1000, 1000 + 40 * count))[:count].tolist()  # ids reveal nothing
     jobs: list[tuple[int, list[int], list[bool]]] = [(number, [], []) for number in range(sources)]
     for index in range(count):
         number, version = index % sources, index // sources
@@ -327,8 +327,8 @@ def plan(rng: Random, sources: int, count: int) -> list[tuple[int, list[int], li
 def make_demo(
     out: Path | str, photos: Path | str | None = None, count: int = COUNT, seed: int = SEED, workers: int | None = None
 ) -> list[Made]:
-    """Write the folder `out`. The same arguments give the same set, whatever the number of workers; if they made what
-    is there already, nothing is done."""
+    """Write the folder `out`. The same arguments give the same set, whatever the number of workers. Nothing is done if
+    the set is there already."""
     out, workers = Path(out), workers or os.cpu_count() or 1
     if count < 10:
         raise CaffeError(f"--count {count}: at least 10 photos are needed for a training and a test set")
@@ -347,28 +347,21 @@ def make_demo(
     (out / "lists").mkdir(exist_ok=True)
     work = partial(make_versions, out / "images", seed, paths)
     bar = partial(tqdm, total=sources, desc="demo set", unit="source", disable=not sys.stderr.isatty())
-    try:
-        pool = ProcessPoolExecutor(min(workers, sources), multiprocessing.get_context("spawn")) if workers > 1 else None
-    except OSError:  # a system without shared memory
-        pool = None
-    if pool is None:
+    if workers == 1:
         made = list(bar(map(work, jobs)))
     else:
-        with pool:
+        with ProcessPoolExecutor(min(workers, sources), multiprocessing.get_context("spawn")) as pool:
             made = list(bar(pool.map(work, jobs, chunksize=4)))
 
     held_out = set(rng.permutation(sources)[: max(1, round(sources * TEST_SHARE))].tolist())
-    rows, lists, photos_json = {}, {"train": [], "val": []}, {}
+    rows, photos_json = {}, {}
+    lists: dict[str, list[Entry]] = {"train": [], "val": []}
     for (number, ids, good), versions in zip(jobs, made):
         for image_id, is_good, version in zip(ids, good, versions):
             votes = draw_votes(rng, version.score)
             rows[image_id] = votes
             lists["val" if number in held_out else "train"].append(Entry(f"{image_id}.jpg", int(is_good)))
-            photos_json[image_id] = {
-                "source": version.source,
-                "faults": version.faults,
-                "score": round(version.score, 3),
-            }
+            photos_json[image_id] = {**version._asdict(), "score": round(version.score, 3)}
     ordered = sorted(rows)
     table = "".join(f"{i} {k} {' '.join(map(str, rows[k]))} 0 0 0\n" for i, k in enumerate(ordered, 1))
     for name, entries in lists.items():
@@ -380,47 +373,26 @@ def make_demo(
         "photos": {k: photos_json[k] for k in ordered},
     }
     write_bytes(out / "DEMO.json", (json.dumps(record, indent=1) + "\n").encode())
-    write_bytes(out / "AVA.txt", table.encode())  # last: with it, the set is whole
+    write_bytes(out / "AVA.txt", table.encode())  # last: it marks the set as complete
     return [version for versions in made for version in versions]
 
 
 def _finished(out: Path, asked: dict) -> list[Made]:
-    """What is in `out`, if it is what was asked for."""
+    """The set in `out`, if it was made with the same arguments."""
     try:
         record = json.loads(read_bytes(out / "DEMO.json"))
         if record["asked"] == asked:
-            return [Made(photo["source"], photo["faults"], photo["score"]) for photo in record["photos"].values()]
-    except (OSError, ValueError, KeyError):
+            return [Made(**photo) for photo in record["photos"].values()]
+    except (OSError, ValueError, KeyError, TypeError):
         pass
     raise CaffeError(f"{out}: holds another AVA.txt already; choose another folder, or remove it")
 
 
 def find_photos(folder: Path) -> list[Path]:
-    """The photographs in a folder, in the order of their names; unreadable ones are an error that names one."""
+    """The photographs in a folder, sorted by name. CaffeError if there are fewer than five."""
     if not folder.is_dir():
         raise CaffeError(f"--photos {folder}: no such folder")
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PHOTO_SUFFIXES)
     if len(paths) < 5:
         raise CaffeError(f"--photos {folder}: {len(paths)} photographs in it; at least 5 are needed")
     return paths
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Make a demo set: a folder like AVA's with good and bad photos, whose (synthetic) labels are known."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder to write: AVA.txt, images/, lists/, DEMO.json")
-    parser.add_argument("--photos", type=Path, metavar="DIR", help="use DIR's photographs; without, scenes are painted")
-    parser.add_argument("--count", type=int, default=COUNT, help=f"photos to make ({COUNT})")
-    parser.add_argument("--seed", type=int, default=SEED, help=f"({SEED})")
-    parser.add_argument("--workers", type=int, help="processes (one a core)")
-    args = parser.parse_args(argv)
-    made = make_demo(args.out, args.photos, args.count, args.seed, args.workers)
-    good = sum(not version.faults for version in made)
-    sources = len({version.source for version in made})
-    print(f"{args.out}: {len(made)} photos, {good} good, {len(made) - good} bad, of {sources} sources")
-    print(SYNTHETIC)
-    return 0
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -1,9 +1,10 @@
-"""Painted photographs for the demo set: eight kinds of scene, each different for every seed, each with its subject or
-horizon on a third of the frame. A picture is H x W x 3 float32 in RGB, 0 to 1."""
+"""Painted scenes for the demo set: eight kinds, different for every seed, with the subject or horizon on a third of
+the frame. A picture is H x W x 3 float32 in RGB, 0 to 1."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -86,7 +87,7 @@ def ridge(rng: Random, width: int, cells: float, octaves: int = 6, roughness: fl
 
 
 def below(line: np.ndarray, height: int) -> np.ndarray:
-    """A mask of what lies below a line of rows, its edge smooth."""
+    """A mask of the area below a line of rows, with a smooth edge."""
     return np.clip(np.arange(height)[:, None] - line[None] + 0.5, 0, 1).astype(np.float32)
 
 
@@ -110,7 +111,8 @@ def disc(height: int, width: int, x: float, y: float, radius: float, soft: float
 
 def glow(picture: np.ndarray, x: float, y: float, radius: float, colour: np.ndarray, strength: float = 1.0) -> None:
     """Light around a point."""
-    shine = np.exp(-((distance(*picture.shape[:2], x, y) / radius) ** 1.3)) * strength
+    height, width = picture.shape[:2]
+    shine = np.exp(-((distance(height, width, x, y) / radius) ** 1.3)) * strength
     picture += colour * shine[..., None] * (1.05 - np.clip(picture, 0, 1))
 
 
@@ -119,14 +121,24 @@ def blurred(picture: np.ndarray, sigma: float) -> np.ndarray:
     return cv2.GaussianBlur(picture, (0, 0), sigma)
 
 
+def one_of(rng: Random, *choices: Any) -> Any:
+    """One of the choices, each as likely as the others."""
+    return choices[rng.randint(len(choices))]
+
+
 def third(rng: Random) -> float:
     """The left (upper) or the right (lower) third."""
-    return (1 / 3, 2 / 3)[rng.randint(2)]
+    return one_of(rng, 1 / 3, 2 / 3)
+
+
+def sky_colours(name: str) -> list[np.ndarray]:
+    """A sky's colours at the zenith, in the middle and at the horizon."""
+    return [rgb(code) for code in SKIES[name]]
 
 
 def sky_of(rng: Random, height: int, width: int, name: str, clouds: float = 0.6) -> np.ndarray:
     """A sky with clouds lit from the horizon's side."""
-    zenith, middle, horizon = (rgb(code) for code in SKIES[name])
+    zenith, middle, horizon = sky_colours(name)
     sky = gradient(height, width, [zenith, middle, horizon])
     shape = noise(rng, height, width, rng.uniform(1.5, 3.5), 5, stretch=rng.uniform(2, 4))
     cover(sky, mix(horizon, rgb("ffffff"), 0.45), np.clip((shape - 0.5) * 2.6, 0, 1) * clouds)
@@ -134,7 +146,7 @@ def sky_of(rng: Random, height: int, width: int, name: str, clouds: float = 0.6)
 
 
 def water_under(rng: Random, picture: np.ndarray, row: int, tint: np.ndarray) -> None:
-    """Fill what is below `row` with the mirrored upper part, rippled more towards the viewer."""
+    """Fill the rows below `row` with the mirrored upper part, with more ripples towards the viewer."""
     height, width = picture.shape[:2]
     depth = height - row
     y, x = np.mgrid[:depth, :width].astype(np.float32)
@@ -205,13 +217,11 @@ def bokeh(rng: Random, height: int, width: int, colours: list[np.ndarray], discs
 @kind
 def mountains(rng: Random, height: int, width: int) -> np.ndarray:
     """Ranges that fade into the distance, over a lake or a wooded valley."""
-    name = ("noon", "morning", "sunset", "dusk", "teal")[rng.randint(5)]
+    name = one_of(rng, "noon", "morning", "sunset", "dusk", "teal")
+    zenith, middle, haze = sky_colours(name)
     horizon = int(height * rng.uniform(0.6, 0.68))
     picture = sky_of(rng, height, width, name, rng.uniform(0.3, 0.8))
-    haze, dark = (
-        rgb(SKIES[name][2]),
-        mix(rgb(SKIES[name][0]), rgb(("26402f", "2b2b3b", "1e3440")[rng.randint(3)]), 0.65),
-    )
+    dark = mix(zenith, rgb(one_of(rng, "26402f", "2b2b3b", "1e3440")), 0.65)
     if rng.rand() < 0.8:
         x, y = width * third(rng), horizon * rng.uniform(0.3, 0.6)
         glow(picture, x, y, width * 0.2, mix(haze, rgb("fff1c4"), 0.6), 0.8)
@@ -235,7 +245,7 @@ def mountains(rng: Random, height: int, width: int) -> np.ndarray:
     if rng.rand() < 0.65:
         water_under(rng, picture, horizon, dark)
     else:
-        meadow = mix(dark, rgb(("6d8f3a", "8a7f3c", "3f6b4a")[rng.randint(3)]), 0.6)
+        meadow = mix(dark, rgb(one_of(rng, "6d8f3a", "8a7f3c", "3f6b4a")), 0.6)
         ground = noise(rng, height, width, 30, 4, 3)[..., None]
         cover(picture, meadow * (0.6 + 0.8 * ground), below(horizon + 6 * ridge(rng, width, 3), height))
     shore = height * rng.uniform(0.86, 0.95) + height * 0.06 * ridge(rng, width, 3)
@@ -247,20 +257,21 @@ def mountains(rng: Random, height: int, width: int) -> np.ndarray:
 @kind
 def sea(rng: Random, height: int, width: int) -> np.ndarray:
     """A low sun over the sea, its path on the water, a sailing boat."""
-    name = ("morning", "sunset", "ember", "dusk", "teal")[rng.randint(5)]
+    name = one_of(rng, "morning", "sunset", "ember", "dusk", "teal")
+    zenith, middle, haze = sky_colours(name)
     horizon = int(height * rng.uniform(0.57, 0.67))
     x, radius = width * third(rng), width * rng.uniform(0.028, 0.05)
     picture = sky_of(rng, height, width, name, rng.uniform(0.3, 0.9))
     picture[:horizon] = cv2.resize(picture, (width, horizon))
-    light = mix(rgb(SKIES[name][2]), rgb("fff0b8"), 0.6)
+    light = mix(haze, rgb("fff0b8"), 0.6)
     y = horizon - height * rng.uniform(0.03, 0.16)
     glow(picture, x, y, width * 0.26, light, 0.9)
     cover(picture, rgb("fffae0"), disc(height, width, x, y, radius, 2))
     if rng.rand() < 0.6:  # a headland
         side = np.linspace(1, 0, width) ** 2 if x > width / 2 else np.linspace(0, 1, width) ** 2
         land = below(horizon - height * 0.16 * side * (0.5 + ridge(rng, width, 3)), height)
-        cover(picture, mix(rgb(SKIES[name][0]), rgb(SKIES[name][1]), 0.25) * 0.6, land)
-    water_under(rng, picture, horizon, mix(rgb(SKIES[name][0]), rgb(SKIES[name][1]), 0.4))
+        cover(picture, mix(zenith, middle, 0.25) * 0.6, land)
+    water_under(rng, picture, horizon, mix(zenith, middle, 0.4))
     depth = height - horizon
     near = np.linspace(0, 1, depth)[:, None]
     path = np.exp(-(((np.arange(width)[None] - x) / (width * (0.03 + 0.13 * near))) ** 2))
@@ -272,7 +283,7 @@ def sea(rng: Random, height: int, width: int) -> np.ndarray:
         np.array([(0.03, -0.06), (0.03, -1), (0.45, -0.06)]),
         np.array([(-0.03, -0.06), (-0.03, -0.85), (-0.34, -0.06)]),
     ]
-    dark = rgb(SKIES[name][0]) * 0.35
+    dark = zenith * 0.35
     for shape in (hull, *sails):
         cover(picture, dark, polygon(height, width, shape * tall * 0.8 + (bx, by)) * 0.95)
     cover(
@@ -284,16 +295,14 @@ def sea(rng: Random, height: int, width: int) -> np.ndarray:
 @kind
 def night(rng: Random, height: int, width: int) -> np.ndarray:
     """Stars and the moon over a lone tree on a hill."""
-    tint = rgb(("27406b", "3a2f6b", "1f5560", "6b4a4a")[rng.randint(4)])
+    tint = rgb(one_of(rng, "27406b", "3a2f6b", "1f5560", "6b4a4a"))
     picture = gradient(height, width, [*(rgb(code) for code in SKIES["night"][:2]), tint], rng.uniform(0.8, 1.5))
     y, x = np.mgrid[:height, :width].astype(np.float32)
     angle, offset = rng.uniform(-0.9, 0.9), rng.uniform(0.3, 0.7)
     band = np.exp(
         -((((x - width * offset) * np.cos(angle) + (y - height * 0.4) * np.sin(angle)) / (width * 0.13)) ** 2)
     )
-    cover(
-        picture, rgb(("7f8fd0", "b58ec9", "6fb3c9")[rng.randint(3)]), band * noise(rng, height, width, 6, 5) ** 2 * 0.75
-    )
+    cover(picture, rgb(one_of(rng, "7f8fd0", "b58ec9", "6fb3c9")), band * noise(rng, height, width, 6, 5) ** 2 * 0.75)
     stars = np.zeros((height, width), np.float32)
     for size, count in ((0.5, 420), (0.8, 90), (1.3, 14)):
         for sx, sy in rng.rand(count, 2) * (width, height):
@@ -322,7 +331,7 @@ def flower(rng: Random, height: int, width: int) -> np.ndarray:
         ("274029", "7a8f3a", "f0d890"),
     ]
     picture = bokeh(rng, height, width, [rgb(code) for code in backs[rng.randint(len(backs))]], rng.randint(14, 34))
-    petal = rgb(("e8386d", "f26f2e", "f7d038", "f3eef5", "8a4fd0", "d8345f", "4f7be0")[rng.randint(7)])
+    petal = rgb(one_of(rng, "e8386d", "f26f2e", "f7d038", "f3eef5", "8a4fd0", "d8345f", "4f7be0"))
     x, y, radius = width * third(rng), height * rng.uniform(0.34, 0.46), min(height, width) * rng.uniform(0.2, 0.27)
     bend = rng.uniform(-0.2, 0.2) * width
     along = np.linspace(0, 1, 40)[:, None]
@@ -359,7 +368,7 @@ def flower(rng: Random, height: int, width: int) -> np.ndarray:
     core = noise(rng, height, width, 90, 2)[..., None]
     cover(
         picture,
-        rgb(("f4c430", "7a4a1e", "f5e27a")[rng.randint(3)]) * (0.55 + 0.7 * core),
+        rgb(one_of(rng, "f4c430", "7a4a1e", "f5e27a")) * (0.55 + 0.7 * core),
         disc(height, width, x, y, radius * 0.24, 2),
     )
     return picture
@@ -368,8 +377,8 @@ def flower(rng: Random, height: int, width: int) -> np.ndarray:
 @kind
 def forest(rng: Random, height: int, width: int) -> np.ndarray:
     """Trunks in the mist, light falling between them."""
-    light = rgb(("f6e7b8", "e6f0d8", "f3c98a", "cfe3ea")[rng.randint(4)])
-    green = rgb(("3d6b3a", "5c6b2f", "2f5a4f", "7a4b26")[rng.randint(4)])
+    light = rgb(one_of(rng, "f6e7b8", "e6f0d8", "f3c98a", "cfe3ea"))
+    green = rgb(one_of(rng, "3d6b3a", "5c6b2f", "2f5a4f", "7a4b26"))
     picture = gradient(height, width, [mix(green, light, 0.55), light, mix(green, light, 0.25)])
     lx, ly = width * third(rng), height * 0.22
     glow(picture, lx, ly, width * 0.3, light, 0.8)
@@ -408,13 +417,14 @@ def forest(rng: Random, height: int, width: int) -> np.ndarray:
 @kind
 def city(rng: Random, height: int, width: int) -> np.ndarray:
     """A skyline with lit windows, mirrored in a river."""
-    name = ("dusk", "night", "sunset", "teal")[rng.randint(4)]
+    name = one_of(rng, "dusk", "night", "sunset", "teal")
+    zenith, middle, haze = sky_colours(name)
     horizon = int(height * rng.uniform(0.6, 0.68))
     picture = sky_of(rng, height, width, name, 0.5)
-    glow(picture, width * third(rng), horizon, width * 0.4, rgb(SKIES[name][2]), 0.6)
+    glow(picture, width * third(rng), horizon, width * 0.4, haze, 0.6)
     landmark = width * third(rng)
     for depth in range(3):
-        colour = mix(rgb(SKIES[name][2]), rgb(SKIES[name][0]) * 0.5, 0.45 + 0.27 * depth)
+        colour = mix(haze, zenith * 0.5, 0.45 + 0.27 * depth)
         x = -rng.uniform(0, 20)
         while x < width:
             wide = width * rng.uniform(0.035, 0.08)
@@ -445,14 +455,14 @@ def city(rng: Random, height: int, width: int) -> np.ndarray:
             (landmark + 11, horizon),
         ]
     )
-    cover(picture, rgb(SKIES[name][0]) * 0.5, polygon(height, width, tower))
+    cover(picture, zenith * 0.5, polygon(height, width, tower))
     for row in range(int(tip) + 44, horizon - 3, 6):
         picture[row : row + 3, int(landmark) - 4 : int(landmark) + 5 : 4] = rgb("ffe2a0")
     glow(picture, landmark, tip, width * 0.03, rgb("ff6a50"), 0.9)
     picture = picture + 0.5 * blurred(np.clip(picture - 0.75, 0, 1), 4)
-    water_under(rng, picture, horizon, rgb(SKIES[name][0]) * 0.6)
+    water_under(rng, picture, horizon, zenith * 0.6)
     river = picture[horizon:]
-    picture[horizon:] = mix(cv2.GaussianBlur(river, (0, 0), 1, sigmaY=height / 40), rgb(SKIES[name][1]), 0.25)
+    picture[horizon:] = mix(cv2.GaussianBlur(river, (0, 0), 1, sigmaY=height / 40), middle, 0.25)
     picture[horizon - 2 : horizon + 3] *= 0.35  # the quay
     return picture
 
@@ -460,9 +470,10 @@ def city(rng: Random, height: int, width: int) -> np.ndarray:
 @kind
 def dunes(rng: Random, height: int, width: int) -> np.ndarray:
     """Sand dunes with a sharp line between light and shade, and a walker on the crest."""
-    name = ("noon", "morning", "sunset", "ember")[rng.randint(4)]
+    name = one_of(rng, "noon", "morning", "sunset", "ember")
+    zenith, middle, haze = sky_colours(name)
     picture = sky_of(rng, height, width, name, 0.25)
-    sand = mix(rgb(("e2a55b", "d98c4a", "e8c48a", "c9784a")[rng.randint(4)]), rgb(SKIES[name][2]), 0.2)
+    sand = mix(rgb(one_of(rng, "e2a55b", "d98c4a", "e8c48a", "c9784a")), haze, 0.2)
     horizon = height * rng.uniform(0.32, 0.4)
     sx = width * third(rng)
     glow(picture, sx, horizon * 0.6, width * 0.22, rgb("fff2cf"), 0.7)
@@ -490,7 +501,7 @@ def dunes(rng: Random, height: int, width: int) -> np.ndarray:
         )
         wavy = 0.04 * np.sin(y * 0.9 + 30 * ripples + np.arange(width)[None] * 0.08) * near
         tone = (1.06 - 0.16 * down + wavy - 0.45 * shade * np.clip(1.3 - down, 0, 1))[..., None]
-        cover(picture, mix(rgb(SKIES[name][2]), sand, 0.45 + 0.55 * near) * tone.astype(np.float32), mask)
+        cover(picture, mix(haze, sand, 0.45 + 0.55 * near) * tone.astype(np.float32), mask)
         if depth == count // 2:
             walker = (width - sx, crest[int(width - sx)])
     x, foot = walker
@@ -516,10 +527,10 @@ def dunes(rng: Random, height: int, width: int) -> np.ndarray:
 @kind
 def balloons(rng: Random, height: int, width: int) -> np.ndarray:
     """Hot-air balloons over hills."""
-    name = ("noon", "morning", "sunset", "teal")[rng.randint(4)]
+    name = one_of(rng, "noon", "morning", "sunset", "teal")
+    zenith, middle, haze = sky_colours(name)
     picture = sky_of(rng, height, width, name, 0.7)
-    haze = rgb(SKIES[name][2])
-    green = rgb(("5f8a3f", "8c8a45", "4b7a5a", "9a7a4a")[rng.randint(4)])
+    green = rgb(one_of(rng, "5f8a3f", "8c8a45", "4b7a5a", "9a7a4a"))
     for depth in range(4):
         near = (depth + 1) / 4
         line = height * (0.7 + 0.075 * depth) - height * 0.09 * ridge(rng, width, 2 + depth, 3, 0.35)

@@ -54,7 +54,7 @@ def stages(scorer: Scorer, blobs: list[str] | None = None) -> list[paper.Label]:
     if blobs:
         return [paper.Label("", name, (name,)) for name in blobs]
     # of a net that differs from the paper's, too: gen_net says how in brackets behind the name
-    variant = protocol.variant_of(protocol.net_title(scorer.net_path).partition(" (")[0])
+    variant = protocol.variant_of(scorer.title.partition(" (")[0])
     found = []
     for label in paper.labels(variant) if variant else []:
         # behind spatial pyramids the layers have names of their own (gen_net --spp)

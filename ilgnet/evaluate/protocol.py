@@ -20,7 +20,7 @@ from ilgnet.run import processes
 from ilgnet.scoring import tta
 from ilgnet.scoring.scorers import HIGH, LOW, Scorer
 from torchcaffe.base.errors import CaffeError
-from torchcaffe.formats import files, upgrade
+from torchcaffe.formats import files
 
 
 class Predictions(NamedTuple):
@@ -90,10 +90,6 @@ def ask(scorer: Scorer, lmdb: Path | str, progress: bool = False, augment: str |
     means = np.array(rows, dtype=np.float64).reshape(count, views, -1).mean(axis=1) if count else []
     keys, labels, means = map(list, zip(*processes.everyones(list(zip(keys, labels, means)))))
     return Answers(keys, np.array(labels), np.array(means))
-
-
-def net_title(net: Path | str) -> str:
-    return upgrade.read_net(net).name
 
 
 def variant_of(title: str | None) -> str | None:

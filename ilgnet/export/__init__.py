@@ -1,1 +1,1 @@
-"""ONNX."""
+"""Export of trained nets to ONNX."""

@@ -1,7 +1,7 @@
-"""A trained net as an ONNX file: a loop over the engine's layers that knows none of their types (onnx_layers does).
+"""Export of a trained net to ONNX: a loop over the engine's layers that knows none of their types (onnx_layers does).
 
-The net is read in the TEST phase by torchcaffe, run twice in thought with two batch sizes to see which axes depend on
-it, written node by node, and compared with the engine in ONNX Runtime."""
+torchcaffe reads the net in the TEST phase and reshapes it to a second batch size, which shows the axes that depend on
+it. The file is written node by node and compared with the engine in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ilgnet.photos.preprocess import Preprocess
 from ilgnet.run import engine as engines
 from ilgnet.weights import surgery
 from torchcaffe.base.errors import CaffeError
-from torchcaffe.formats import caffemodel, files
+from torchcaffe.formats import files
 
-OPSET, IR_VERSION = 17, 8  # of 2022: what ONNX Runtime 1.12 and OpenCV's, OpenVINO's and TensorRT's of that time read
+OPSET, IR_VERSION = 17, 8  # read by ONNX Runtime 1.12 and by OpenCV, OpenVINO and TensorRT since 2022
 PHOTOS = "photos"  # the input of a file that preprocesses
 TOLERANCE = 1e-4  # of the check, relative to the largest value; what is found is usually 1e-6
 MAX_BYTES = 2**31 - 2**20  # protobuf's limit on a message, less what is not weights
@@ -36,7 +36,7 @@ def _onnx() -> Any:
 
 @dataclass
 class Graph:
-    """ONNX nodes and initializers, as they are added; every name is unique."""
+    """ONNX nodes and initializers. Every name is unique."""
 
     taken: set[str]
     constants: Any  # the model's own list, so that 600 MB of weights are not copied from message to message
@@ -44,7 +44,7 @@ class Graph:
     bytes: int = 0
 
     def name(self, wanted: str) -> str:
-        """`wanted`, or with a number behind it where that is taken."""
+        """`wanted`, with a number appended if that is taken."""
         name, number = wanted, 1
         while name in self.taken:
             number += 1
@@ -64,7 +64,7 @@ class Graph:
         """An initializer; its name."""
         self.bytes += value.nbytes
         if self.bytes > MAX_BYTES:
-            raise CaffeError("more than 2 GB of weights up to here, which is where an ONNX file ends")
+            raise CaffeError("more than 2 GB of weights, the limit of an ONNX file")
         onnx, name = _onnx(), self.name(name)
         tensor = self.constants.add(name=name, dims=value.shape)
         tensor.data_type = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
@@ -81,24 +81,21 @@ class Export:
     net_input: str  # the blob (and tensor) that preprocessing feeds, or the only input
     preprocess: Preprocess | None
     free_batch: bool
-    compared: list[str]  # outputs, and the blobs that a Softmax makes them of: near 0 and 1 it hides errors
+    compared: list[str]  # outputs, and what a Softmax reads: near 0 and 1 its output hides errors
 
 
-def load(net_path: Path | str, weights: Path | str) -> Any:
-    """The engine's net with its weights, in the TEST phase. CaffeError unless every layer gets its weights, for a net
-    without an input and for one with two layers of one name."""
+def load(param: Any, net_path: Path | str, weights: Path | str) -> Any:
+    """The engine's net of a NetParameter with its weights, in the TEST phase; `net_path` names it in errors.
+
+    CaffeError unless every layer gets its weights, for a net without an input and for one with two layers of one
+    name."""
     caffe = engines.load_engine("torch")
-    net = caffe.Net(str(net_path), caffe.TEST)
+    net = engines.make_net(caffe, param, caffe.TEST, str(net_path))
     if not net.inputs:
         raise CaffeError(f"{net_path}: it has no input to export")
     if len(net.layer_dict) < len(net.layers):
         raise CaffeError(f"{net_path}: two of its layers have one name; ONNX tells them apart by it")
-    missing = surgery.unloaded(engines.arrays(net), caffemodel.read_caffemodel(weights))
-    if missing:
-        raise CaffeError(
-            f"{weights}: nothing in it fits {len(missing)} layer(s) of {net_path} "
-            f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''})"
-        )
+    surgery.refuse_unloaded(engines.arrays(net), surgery.read_weights(weights), weights, net_path)
     net.copy_from(str(weights))
     return net
 
@@ -114,14 +111,14 @@ def export(
 
     preprocess: the file takes photos, (N, height, width, 3) uint8 RGB of any size, and does this to them. free_batch:
     any number of photos (else the net's own). free_size: photos of any size go into the net as they are, which nets
-    with spatial pyramid pooling take. CaffeError for a layer type, or a use of one, that ONNX has no equal of."""
+    with spatial pyramid pooling take. CaffeError for a layer type, or a use of one, that ONNX cannot express."""
     helper, types = _onnx().helper, _onnx().TensorProto
     model = _onnx().ModelProto(
         producer_name="ilgnet", ir_version=IR_VERSION, opset_import=[helper.make_opsetid("", OPSET)]
     )
     axes = _axes(net, free_batch, free_size)
     graph = Graph(set(axes) | {PHOTOS}, model.graph.initializer)
-    values = {name: name for name in net.inputs}  # blob -> the tensor that it is by now
+    values = {name: name for name in net.inputs}  # blob -> the tensor with its current values
     for name, layer in net.layer_dict.items():
         if layer.type == "Input":
             continue
@@ -144,18 +141,20 @@ def export(
     if preprocess is not None:
         inputs = [helper.make_tensor_value_info(PHOTOS, types.UINT8, [symbols[net.inputs[0]][0], "height", "width", 3])]
         graph.nodes = _preprocessing(net, preprocess, free_size, graph) + graph.nodes
-    made = {name for node in graph.nodes for name in node.output}
+    computed = {name for node in graph.nodes for name in node.output}
     model.graph.name = net.name or "net"
     model.graph.node.extend(graph.nodes)
     model.graph.input.extend(inputs)
     model.graph.output.extend(described[name] for name in net.outputs)
-    model.graph.value_info.extend(info for name, info in described.items() if name in made and name not in net.outputs)
+    model.graph.value_info.extend(
+        info for name, info in described.items() if name in computed and name not in net.outputs
+    )
     helper.set_model_props(model, metadata or {})
-    return Export(model, net, net.inputs[0], preprocess, free_batch, _compared(net, made))
+    return Export(model, net, net.inputs[0], preprocess, free_batch, _compared(net, computed))
 
 
 def _axes(net: Any, free_batch: bool, free_size: bool) -> dict[str, Axes]:
-    """Each blob's axes as pairs of sizes: the net's own, and those with one more in a batch, and larger photos."""
+    """Each blob's axes as pairs of sizes: the net's own, and those with a larger batch and larger photos."""
     own = {name: tuple(net.blobs[name].shape) for name in net.inputs}
     if free_size and any(len(shape) != 4 for shape in own.values()):
         raise CaffeError(f"{net.source}: sizes can be free in nets whose inputs have 4 axes, photos")
@@ -184,7 +183,7 @@ def _reshape(net: Any, shapes: dict[str, tuple[int, ...]]) -> None:
 
 
 def _symbols(net: Any, axes: dict[str, Axes]) -> dict[str, list[Any]]:
-    """Each blob's shape for readers of the file: sizes, N for the batch's, height and width of the inputs, "" else."""
+    """Each blob's shape for readers of the file: sizes, N for the batch, height and width of the inputs, None else."""
     batch = axes[net.inputs[0]][0] if net.inputs and axes[net.inputs[0]] else None
     result: dict[str, list[Any]] = {}
     for name, pairs in axes.items():
@@ -195,7 +194,7 @@ def _symbols(net: Any, axes: dict[str, Axes]) -> dict[str, list[Any]]:
 
 
 def _name_after_blobs(graph: Graph, values: dict[str, str], net: Any) -> None:
-    """Give the tensors that blobs end as the blobs' names, outputs first; an output that shares its own gets a copy."""
+    """Rename each blob's last tensor after the blob, outputs first; an output that shares a tensor gets a copy."""
     names: dict[str, str] = {}
     for blob in net.outputs:
         if blob in net.inputs:
@@ -233,7 +232,7 @@ def _preprocessing(net: Any, spec: Preprocess, free_size: bool, graph: Graph) ->
     if not free_size:
         sizes = emit("Concat", [emit("Shape", [x], start=0, end=2), constant("warp", spec.warp)], axis=0)
         x = emit("Resize", [x, "", "", sizes], mode="linear", coordinate_transformation_mode="half_pixel")
-        # OpenCV's photos stay whole numbers. (It cuts off bits on the way, so that every eighth value is one less.)
+        # OpenCV rounds to whole numbers. (It truncates intermediate results, so every eighth value is one less.)
         x = emit("Floor", [emit("Add", [x, constant("half", 0.5, np.float32)])])
         if spec.warp != spec.size:
             corner = [(warp - size) // 2 for warp, size in zip(spec.warp, spec.size)]
@@ -256,8 +255,8 @@ def _compared(net: Any, made: set[str]) -> list[str]:
 
 
 def describe(net_path: Path | str, weights: Path | str, net: Any, preprocess: Preprocess | None) -> dict[str, str]:
-    """The file's metadata: what it was made of (names without folders), what the two probabilities mean."""
-    found = {"source_net": Path(net_path).name, "source_weights": Path(weights).name, "made_by": "tools/export_onnx.py"}
+    """The file's metadata: its sources (names without folders) and what the two probabilities mean."""
+    found = {"source_net": Path(net_path).name, "source_weights": Path(weights).name, "made_by": "ilgnet export-onnx"}
     if [net.blobs[name].shape[1:] for name in net.outputs] == [(2,)]:
         found["classes"] = json.dumps({"0": "low", "1": "high"})
     if preprocess is not None:
@@ -318,7 +317,7 @@ def check(made: Export, seed: int = 0) -> dict[str, float]:
 
 
 def _session(made: Export) -> Any:
-    """A session whose outputs are, for this once, all that is compared."""
+    """A session with all compared blobs as outputs."""
     ort, outputs = runtime(), made.model.graph.output
     extra = [*made.compared, made.net_input] if made.preprocess is not None else made.compared
     before = len(outputs)
@@ -336,5 +335,5 @@ def _session(made: Export) -> Any:
 
 
 def write(made: Export, path: Path | str) -> None:
-    """Write the model, whole or not at all."""
+    """Write the model, complete or not at all."""
     files.write_bytes(path, made.model.SerializeToString())

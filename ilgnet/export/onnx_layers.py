@@ -1,7 +1,7 @@
 """Caffe's layers in ONNX: one small function a type, registered by a decorator. To add a type, add a function here.
 
-A function gets a Step and returns the names of the tensors that are the layer's tops. What it needs of the layer
-(strides, axes, divisions of a slice) it takes from the engine's layer, which has worked it out and checked it."""
+A function gets a Step and returns the names of the layer's top tensors. Strides, axes and the like come from the
+engine's layer, which has computed and checked them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from typing import Any
 
 import numpy as np
 
+from ilgnet.nets.folding import statistics
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.proto import caffe_pb2
 from torchcaffe.proto.geometry import pyramid_window
 
 FLT_MAX = np.finfo(np.float32).max
 # A blob's axes, each as its size in two runs of the net; where they differ, the size is free in the ONNX file.
-Axes = Sequence["tuple[int, int]"]
+Axes = Sequence[tuple[int, int]]
 
 
 class Step:
-    """One layer on its way into a graph: the engine's layer, the names of its bottoms' tensors, all axes.
+    """A layer to convert: the engine's layer, the names of its bottoms' tensors, the axes of its blobs.
 
     emit and constant add to the graph; `params` are the layer's arrays."""
 
@@ -43,7 +44,7 @@ class Step:
         return self.constant(value, what, np.int64)
 
     def reshape(self, tensor: str, old: Axes, new: Axes) -> str:
-        """The tensor with other axes: free sizes stay where they stand, or one of them is worked out."""
+        """The tensor with other axes. Free sizes keep their place, or one of them is inferred."""
         if list(old) == list(new):
             return tensor
         sizes = [a if a == b else 0 if i < len(old) and old[i] == (a, b) else -1 for i, (a, b) in enumerate(new)]
@@ -52,7 +53,7 @@ class Step:
         return self.emit("Reshape", [tensor, self.indices(sizes, "shape")])
 
 
-Converter = Callable[[Step], "str | list[str]"]
+Converter = Callable[[Step], str | list[str]]
 converters: dict[str, Converter] = {}
 
 
@@ -60,8 +61,6 @@ def converts(type_name: str) -> Callable[[Converter], Converter]:
     """Register the converter of a layer type (Caffe's name)."""
 
     def register(function: Converter) -> Converter:
-        if type_name in converters:
-            raise ValueError(f"layer type {type_name} is registered twice")
         converters[type_name] = function
         return function
 
@@ -69,7 +68,7 @@ def converts(type_name: str) -> Callable[[Converter], Converter]:
 
 
 def fixed(axes: Axes) -> tuple[int, ...]:
-    """The sizes of axes none of which may be free."""
+    """The sizes of axes. CaffeError if one of them is free."""
     if any(a != b for a, b in axes):
         raise CaffeError("needs fixed sizes here")
     return tuple(a for a, _ in axes)
@@ -81,7 +80,7 @@ def only(sizes: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def product(axes: Axes) -> tuple[int, int]:
-    """Axes as one."""
+    """Axes flattened into one."""
     return int(np.prod([a for a, _ in axes], dtype=np.int64)), int(np.prod([b for _, b in axes], dtype=np.int64))
 
 
@@ -141,8 +140,10 @@ def softmax(s: Step) -> str:
 # -- layers with weights -----------------------------------------------------------------------------------------------
 
 
-def _convolve(s: Step, op: str) -> list[str]:
-    layer = s.layer
+@converts("Convolution")
+@converts("Deconvolution")
+def convolution(s: Step) -> list[str]:
+    layer, op = s.layer, "Conv" if s.layer.type == "Convolution" else "ConvTranspose"
     if not 1 <= layer.axes <= 3:
         raise CaffeError(f"convolves {layer.axes} axes; 1 to 3 can be exported")
     weights = [s.constant(value, what) for value, what in zip(s.params, ("weight", "bias"))]
@@ -160,16 +161,6 @@ def _convolve(s: Step, op: str) -> list[str]:
         y = s.emit(op, [x, *weights], **attributes)
         tops.append(s.reshape(y, [product(top[:axis]), *top[axis:]], top) if axis != 1 else y)
     return tops
-
-
-@converts("Convolution")
-def convolution(s: Step) -> list[str]:
-    return _convolve(s, "Conv")
-
-
-@converts("Deconvolution")
-def deconvolution(s: Step) -> list[str]:
-    return _convolve(s, "ConvTranspose")
 
 
 @converts("InnerProduct")
@@ -201,9 +192,7 @@ def batch_norm(s: Step) -> str:
     """(x - mean) / sqrt(variance + eps), the stored sums divided by their factor (by nothing, 0, if that is 0)."""
     if not s.layer.use_global:
         raise CaffeError("use_global_stats: false, so that it normalises by the batch: cannot be exported")
-    mean, variance, factor = s.params
-    inverse = 0.0 if factor[0] == 0 else 1.0 / factor[0]
-    mean, variance = mean * inverse, variance * inverse
+    mean, variance = statistics(s.params)
     if len(s.bottoms[0]) < 2:
         centred = s.emit("Sub", [s.inputs[0], s.constant(mean, "mean")])
         return s.emit("Div", [centred, s.constant(np.sqrt(variance + s.p.eps), "deviation")])
@@ -262,8 +251,8 @@ def pool(s: Step, kind: int, kernel: Sequence[int], stride: Sequence[int], pad: 
 
 
 def _append_empty_windows(s: Step, y: str, largest: bool, kernel: Sequence[int], stride: Sequence[int]) -> str:
-    """Steps longer than windows can make Caffe's last window along an axis begin behind the image: its maximum is
-    -FLT_MAX, its average 0 / (size - begin), NaN where that is 0."""
+    """With a stride longer than the kernel, Caffe's last window along an axis can begin behind the image: its maximum
+    is -FLT_MAX, its average 0 / (size - begin), NaN where that is 0."""
     lengths = {}
     for i in range(2):
         if stride[i] > kernel[i]:
@@ -345,10 +334,6 @@ def slice_(s: Step) -> list[str]:
 
 
 @converts("Flatten")
-def flatten(s: Step) -> str:
-    return s.reshape(s.inputs[0], s.bottoms[0], s.tops[0])
-
-
 @converts("Reshape")
 def reshape(s: Step) -> str:
     return s.reshape(s.inputs[0], s.bottoms[0], s.tops[0])
@@ -374,7 +359,7 @@ def eltwise(s: Step) -> str:
     if s.layer.operation == kinds.MAX:
         return s.emit("Max", y)
     if s.layer.operation == kinds.SUM:
-        # What counts 0 is left out where something else counts: as in Caffe, its infinities vanish.
+        # A term with coefficient 0 is left out if there is another: as in Caffe, its infinities vanish.
         terms = [(x, c) for x, c in zip(y, s.layer.coeff) if c] or [(y[0], 0.0)]
         y = [s.emit("Mul", [x, s.constant(c, "coeff")]) if c != 1 else x for x, c in terms]
         return s.emit("Sum", y)

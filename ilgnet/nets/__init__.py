@@ -1,1 +1,1 @@
-"""The paper's nets, data sets, targets and Table 1, and the prototxts made of them."""
+"""The paper's nets and solvers: building blocks, variants, data sets, and the text of their prototxts."""

@@ -15,7 +15,7 @@ class Dataset:
 
     @property
     def source(self) -> str:
-        """The default folder of train_lmdb, val_lmdb and mean.binaryproto, relative to where the tools are run."""
+        """The default folder of train_lmdb, val_lmdb and mean.binaryproto, relative to the current one."""
         return f"data/{self.name}"
 
     @property

@@ -11,18 +11,16 @@ from ilgnet.nets.modules import Options
 from ilgnet.nets.targets import TARGETS
 from ilgnet.nets.variants import VARIANTS, Variant
 from torchcaffe.base.errors import CaffeError
-from torchcaffe.formats.files import atomic
+from torchcaffe.formats.files import write_bytes
 from torchcaffe.proto import caffe_pb2, format_text
 from torchcaffe.pycaffe.net_spec import NetSpec
 from torchcaffe.pycaffe.net_spec import layers as L
 from torchcaffe.pycaffe.net_spec import params as P
 
-ROOT = Path(__file__).resolve().parents[2] / "prototxt"  # where the committed files are
-
 
 @dataclass(frozen=True)
 class Choice:
-    """What a user asks of gen_net. The defaults are the paper's set-up, with the released batch size."""
+    """The options of gen-net. The defaults are the paper's set-up with the released batch size."""
 
     variant: str = "v1bn"
     dataset: str = "ava1"
@@ -57,7 +55,7 @@ class Choice:
             raise CaffeError(f"{variant.name} has no local response normalisation to drop")
 
     def command(self) -> str:
-        """The command that makes these files again, less --out."""
+        """The command that makes these files again, without --out."""
         words = [f"python tools/gen_net.py --variant {self.variant}"]
         for field, default in Choice.__dataclass_fields__.items():
             value = getattr(self, field)
@@ -67,7 +65,7 @@ class Choice:
 
 
 def lookup(registry: dict, name: str, what: str):
-    """registry[name], or an error that lists what there is."""
+    """registry[name]. CaffeError, listing the names, for an unknown one."""
     if name not in registry:
         raise CaffeError(f"unknown {what} {name!r}: choose from {', '.join(registry)}")
     return registry[name]
@@ -87,8 +85,8 @@ def options(choice: Choice) -> Options:
 
 
 def data_layers(n: NetSpec, choice: Choice, dataset: Dataset, train: bool) -> None:
-    """The Data layer: 256x256 photos from LMDB, less the mean photo, cropped (at random and mirrored in training). For
-    a target with labels of its own a second one, which reads them in step, since the LMDBs' keys are the same."""
+    """The Data layer: 256x256 photos from an LMDB, minus the mean photo, cropped (at random and mirrored in training).
+    A target with labels of its own gets a second one, which reads them in step, since the LMDBs' keys are the same."""
     folder = (choice.source or dataset.source).rstrip("/")
     target = TARGETS[choice.target]
     part = "train" if train else "val"
@@ -110,7 +108,7 @@ def data_layers(n: NetSpec, choice: Choice, dataset: Dataset, train: bool) -> No
 
 
 def data_protos(n: NetSpec, choice: Choice, train: bool) -> list:
-    """The data layers of a net, without tops that nothing reads: Caffe would print them as the net's answers."""
+    """The data layers of a net, without unread tops, which Caffe would print as the net's outputs."""
     target = TARGETS[choice.target]
     found = [layer for layer in n.to_proto().layer if layer.type == "Data"]
     if target.label and (train or not target.reads_classes):
@@ -128,8 +126,8 @@ def finish(choice: Choice, net):
 
 
 def title(choice: Choice) -> str:
-    """The net's name: the paper's, and in brackets what makes it another net, so that reports do not take its accuracy
-    for that of the paper's. A frozen trunk and merged batch normalisation compute what the paper's net does."""
+    """The net's name: the paper's, and in brackets how it differs, so that reports do not take its accuracy for the
+    paper's. A frozen trunk and merged batch normalisation do not change what a net computes."""
     variant = VARIANTS[choice.variant]
     others = [choice.target] if choice.target != "classes" else []
     if choice.spp:
@@ -187,8 +185,15 @@ def texts(choice: Choice) -> dict[str, str]:
 def write(files: dict[Path, str]) -> None:
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(path) as temporary:
-            temporary.write_text(text)
+        write_bytes(path, text.encode())
+
+
+def checkout(folder: str) -> Path:
+    """Where a checkout keeps its committed prototxt/ or solvers/. CaffeError for an installed package."""
+    path = Path(__file__).resolve().parents[2] / folder
+    if not path.is_dir():
+        raise CaffeError(f"--all writes a checkout's {folder}/ anew, and {path} is not there")
+    return path
 
 
 def train_val_path(variant: str, dataset: str) -> str:
@@ -198,11 +203,11 @@ def train_val_path(variant: str, dataset: str) -> str:
 
 def committed() -> dict[Path, str]:
     """Every committed file below prototxt/ and its text: one deploy a variant, one train_val a data set."""
-    files = {}
+    files, root = {}, checkout("prototxt")
     for variant in VARIANTS:
         for dataset in DATASETS:
             both = texts(Choice(variant, dataset))
-            files[ROOT / train_val_path(variant, dataset)] = both["train_val.prototxt"]
+            files[root / train_val_path(variant, dataset)] = both["train_val.prototxt"]
             if dataset == "ava1":
-                files[ROOT / variant / "deploy.prototxt"] = both["deploy.prototxt"]
+                files[root / variant / "deploy.prototxt"] = both["deploy.prototxt"]
     return files

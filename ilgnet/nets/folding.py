@@ -1,15 +1,24 @@
 """Batch normalisation folded into the convolutions, for deployment: the net's side of it.
 
 In testing, BatchNorm and Scale behind a convolution are one affine map a channel, y = a x + b, so the convolution with
-its weights times a and its bias b computes the same. tools/merge_bn.py does the weights.
-"""
+its weights times a and its bias b computes the same. weights/surgery.py does the same for the weights."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.proto import caffe_pb2
+
+
+def statistics(blobs: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance (C,) from BatchNorm's three blobs: running sums, divided by the third; where that is 0, 0."""
+    mean, variance, factor = (np.reshape(blob, -1) for blob in blobs)
+    inverse = 1 / factor[0] if factor[0] else factor[0]
+    return mean * inverse, variance * inverse
 
 
 @dataclass(frozen=True)
@@ -39,10 +48,8 @@ def folds(net, strict: bool = True) -> list[Fold]:
             raise CaffeError(f"layer {layer.name}: only a BatchNorm straight behind a Convolution can be merged")
         scale = _next_reader(layers, i)
         plain = scale is not None and scale.type == "Scale" and len(scale.bottom) == 1 and scale.scale_param.axis == 1
-        if plain and scale.scale_param.num_axes == 1 and _only_reader(layers, layer, scale):
-            found.append(Fold(before.name, layer.name, scale.name))
-        else:
-            found.append(Fold(before.name, layer.name, None))
+        plain = plain and scale.scale_param.num_axes == 1 and _only_reader(layers, layer, scale)
+        found.append(Fold(before.name, layer.name, scale.name if plain else None))
     return found
 
 
@@ -54,7 +61,7 @@ def merge_bn(net):
     merged = caffe_pb2.NetParameter()
     merged.CopyFrom(net)
     del merged.layer[:]
-    renamed = {}  # the tops of layers that are gone, where they did not work in place
+    renamed: dict[str, str] = {}  # the tops of layers that are gone, where they did not work in place
     for layer in net.layer:
         if layer.name in gone:
             renamed[layer.top[0]] = renamed.get(layer.bottom[0], layer.bottom[0])

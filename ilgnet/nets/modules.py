@@ -2,15 +2,14 @@
 
 Every block takes the NetSpec `n` it adds its layers to, the layer it reads (a Top) and, where they matter, the Options
 of the net; it returns the Top of its output. Layer names are BVLC GoogLeNet's for Inception V1 and those of the widely
-used Caffe ports for V3 and V4, so that their caffemodels load by name. Depths are in channels, sizes in pixels.
-"""
+used Caffe ports for V3 and V4, so that their caffemodels load by name. Depths are in channels, sizes in pixels."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from ilgnet.nets.targets import TARGETS
-from torchcaffe.proto import caffe_pb2
+from ilgnet.nets.targets import IN_TEST, TARGETS, constant, weighted
 from torchcaffe.pycaffe.net_spec import NetSpec, Top
 from torchcaffe.pycaffe.net_spec import layers as L
 from torchcaffe.pycaffe.net_spec import params as P
@@ -56,10 +55,6 @@ def rates(lr: float, bias: bool = True) -> list[dict]:
     return [weights, dict(lr_mult=2 * lr, decay_mult=0)] if bias else [weights]
 
 
-def constant(value: float) -> dict:
-    return dict(type="constant", value=value)
-
-
 # --- The trunk -------------------------------------------------------------------------------------------------------
 
 
@@ -67,11 +62,10 @@ def conv_bn_relu(
     n: NetSpec,
     name: str,
     bottom: Top,
-    depth: int,
-    names: tuple,
+    names: tuple[str, str, str],
     o: Options,
     eps: float | None = None,
-    lr: int = 1,
+    lr: int | None = None,
     top: str = "",
     **geometry,
 ) -> Top:
@@ -80,9 +74,10 @@ def conv_bn_relu(
     BatchNorm's three blobs are statistics, which the solver must leave alone (lr_mult 0). All but the convolution work
     in place, which is safe in BVLC: BatchNorm and Scale keep what their backward needs, ReLU needs its output alone.
     `names` are those of the last three layers, `top` the blob's when it is not the layer's, `lr` the convolution's
-    rate (0 in a frozen trunk, whose BatchNorm uses the source's statistics in training, too)."""
-    frozen = lr == 0
-    extra = dict(geometry, num_output=depth, weight_filler=XAVIER, param=rates(lr, bias=not o.batch_norm))
+    rate (by default 0 in a frozen trunk, whose BatchNorm uses the source's statistics in training, too)."""
+    if lr is None:
+        lr = 0 if o.frozen else 1
+    extra = dict(geometry, weight_filler=XAVIER, param=rates(lr, bias=not o.batch_norm))
     if not o.batch_norm:
         extra["bias_filler"] = constant(0.2)
     else:
@@ -93,38 +88,50 @@ def conv_bn_relu(
     bn, scale, relu = names
     if o.batch_norm:
         statistics = {} if eps is None else dict(eps=eps)
-        if frozen:
+        if lr == 0:
             statistics["use_global_stats"] = True
         n[bn] = x = L.BatchNorm(x, in_place=True, param=[dict(lr_mult=0, decay_mult=0)] * 3, **statistics)
-        # the scale is not decayed: decay would draw it to 0, and it starts at 1
+        # The scale is not decayed: decay would draw it to 0, and it starts at 1.
         scales = [dict(lr_mult=lr, decay_mult=0), dict(lr_mult=2 * lr, decay_mult=0)]
         n[scale] = x = L.Scale(x, in_place=True, param=scales, bias_term=True)
     n[relu] = x = L.ReLU(x, in_place=True)
     return x
 
 
-def conv(
-    n: NetSpec,
-    name: str,
-    bottom: Top,
-    depth: int,
-    o: Options,
-    relu: str = "",
-    lr: int | None = None,
-    top: str = "",
-    **geometry,
-) -> Top:
+def conv(n: NetSpec, name: str, bottom: Top, depth: int, o: Options, relu: str = "", **more) -> Top:
     """A convolution of GoogLeNet with its BVLC names: `inception_3a/1x1`, .../1x1/bn, .../1x1/scale, .../relu_1x1."""
     block, layer = name.split("/")
     names = (f"{name}/bn", f"{name}/scale", relu or f"{block}/relu_{layer}")
-    lr = (0 if o.frozen else 1) if lr is None else lr
-    return conv_bn_relu(n, name, bottom, depth, names, o, lr=lr, top=top, **geometry)
+    return conv_bn_relu(n, name, bottom, names, o, num_output=depth, **more)
 
 
 def conv_v3(n: NetSpec, name: str, bottom: Top, depth: int, o: Options, **geometry) -> Top:
     """A convolution of Inception V3 or V4 with its names in the Caffe ports: `x`, `x_bn`, `x_scale`, `x_relu`."""
     names = (f"{name}_bn", f"{name}_scale", f"{name}_relu")
-    return conv_bn_relu(n, name, bottom, depth, names, o, eps=0.001, lr=0 if o.frozen else 1, **geometry)
+    return conv_bn_relu(n, name, bottom, names, o, eps=0.001, num_output=depth, **geometry)
+
+
+def chain(n: NetSpec, prefix: str, x: Top, o: Options, make: Callable[..., Top], *rows: tuple) -> Top:
+    """Convolutions behind one another, made by conv or conv_v3.
+
+    rows: the end of the name, depth, kernel size, and, if it is not to keep the picture's size, pad and stride."""
+    for name, depth, size, *given in rows:
+        geometry = zip(("pad", "stride"), given or [size // 2])
+        x = make(n, prefix + name, x, depth, o, kernel_size=size, **{field: v for field, v in geometry if v})
+    return x
+
+
+def branches(
+    n: NetSpec, prefix: str, bottom: Top, o: Options, make: Callable[..., Top], names: tuple[str, str], kind: str, *rows
+) -> Top:
+    """An inception module: rows of convolutions side by side, the last one behind a 3x3 pooling, then concatenated.
+
+    names: of the pooling and of the module's output. kind: of pooling, AVE or MAX."""
+    pooling, output = names
+    tops = [chain(n, prefix, bottom, o, make, *row) for row in rows[:-1]]
+    pooled = pool(n, prefix + pooling, bottom, kind, 3, stride=1, pad=1)
+    n[prefix + output] = L.Concat(*tops, chain(n, prefix, pooled, o, make, *rows[-1]))
+    return n[prefix + output]
 
 
 def pool(n: NetSpec, name: str, bottom: Top, kind: str, kernel_size: int, **geometry) -> Top:
@@ -151,8 +158,7 @@ def stem_v1(n: NetSpec, data: Top, o: Options) -> Top:
     x = conv(n, "conv1/7x7_s2", data, 64, o, relu="conv1/relu_7x7", kernel_size=7, stride=2, pad=3)
     x = max_pool(n, "pool1/3x3_s2", x)
     x = lrn(n, "pool1/norm1", x, o)
-    x = conv(n, "conv2/3x3_reduce", x, 64, o, kernel_size=1)
-    x = conv(n, "conv2/3x3", x, 192, o, kernel_size=3, pad=1)
+    x = chain(n, "conv2/", x, o, conv, ("3x3_reduce", 64, 1), ("3x3", 192, 3))
     x = lrn(n, "conv2/norm2", x, o)
     return max_pool(n, "pool2/3x3_s2", x)
 
@@ -160,15 +166,13 @@ def stem_v1(n: NetSpec, data: Top, o: Options) -> Top:
 def inception_v1(n: NetSpec, name: str, bottom: Top, o: Options) -> Top:
     """The Inception V1 module (paper, section 3.1): 1x1, 3x3 and 5x5 convolutions and a pooling, side by side."""
     n1x1, n3x3_reduce, n3x3, n5x5_reduce, n5x5, pool_proj = GOOGLENET[name]
-    a = conv(n, f"{name}/1x1", bottom, n1x1, o, kernel_size=1)
-    b = conv(n, f"{name}/3x3_reduce", bottom, n3x3_reduce, o, kernel_size=1)
-    b = conv(n, f"{name}/3x3", b, n3x3, o, kernel_size=3, pad=1)
-    c = conv(n, f"{name}/5x5_reduce", bottom, n5x5_reduce, o, kernel_size=1)
-    c = conv(n, f"{name}/5x5", c, n5x5, o, kernel_size=5, pad=2)
-    d = pool(n, f"{name}/pool", bottom, o.pool, 3, stride=1, pad=1)
-    d = conv(n, f"{name}/pool_proj", d, pool_proj, o, kernel_size=1)
-    n[f"{name}/output"] = L.Concat(a, b, c, d)
-    return n[f"{name}/output"]
+    return branches(
+        n, f"{name}/", bottom, o, conv, ("pool", "output"), o.pool,
+        [("1x1", n1x1, 1)],
+        [("3x3_reduce", n3x3_reduce, 1), ("3x3", n3x3, 3)],
+        [("5x5_reduce", n5x5_reduce, 1), ("5x5", n5x5, 5)],
+        [("pool_proj", pool_proj, 1)],
+    )  # fmt: skip
 
 
 def ordinary_convolution(n: NetSpec, name: str, bottom: Top, o: Options) -> Top:
@@ -182,29 +186,26 @@ def ordinary_convolution(n: NetSpec, name: str, bottom: Top, o: Options) -> Top:
 # --- Inception V3 and V4 ---------------------------------------------------------------------------------------------
 
 
+STEM = (("1_3x3_s2", 32, 3, 0, 2), ("2_3x3_s1", 32, 3, 0), ("3_3x3_s1", 64, 3))  # V3's and V4's
+
+
 def stem_v3(n: NetSpec, data: Top, o: Options) -> Top:
     """Inception V3's layers before its first module: 192 deep."""
-    x = conv_v3(n, "conv1_3x3_s2", data, 32, o, kernel_size=3, stride=2)
-    x = conv_v3(n, "conv2_3x3_s1", x, 32, o, kernel_size=3)
-    x = conv_v3(n, "conv3_3x3_s1", x, 64, o, kernel_size=3, pad=1)
+    x = chain(n, "conv", data, o, conv_v3, *STEM)
     x = max_pool(n, "pool1_3x3_s2", x)
-    x = conv_v3(n, "conv4_3x3_reduce", x, 80, o, kernel_size=1)
-    x = conv_v3(n, "conv4_3x3", x, 192, o, kernel_size=3)
+    x = chain(n, "conv4_3x3", x, o, conv_v3, ("_reduce", 80, 1), ("", 192, 3, 0))
     return max_pool(n, "pool2_3x3_s2", x)
 
 
 def inception_v3_a(n: NetSpec, name: str, bottom: Top, pool_proj: int, o: Options) -> Top:
     """Inception V3's first kind of module: V1's, with the large convolution factorised into two of 3x3."""
-    a = conv_v3(n, f"{name}_1x1", bottom, 64, o, kernel_size=1)
-    b = conv_v3(n, f"{name}_5x5_reduce", bottom, 48, o, kernel_size=1)
-    b = conv_v3(n, f"{name}_5x5", b, 64, o, kernel_size=5, pad=2)
-    c = conv_v3(n, f"{name}_3x3_reduce", bottom, 64, o, kernel_size=1)
-    c = conv_v3(n, f"{name}_3x3_1", c, 96, o, kernel_size=3, pad=1)
-    c = conv_v3(n, f"{name}_3x3_2", c, 96, o, kernel_size=3, pad=1)
-    d = pool(n, f"{name}_pool", bottom, "AVE", 3, stride=1, pad=1)
-    d = conv_v3(n, f"{name}_pool_proj", d, pool_proj, o, kernel_size=1)
-    n[f"{name}_output"] = L.Concat(a, b, c, d)
-    return n[f"{name}_output"]
+    return branches(
+        n, f"{name}_", bottom, o, conv_v3, ("pool", "output"), "AVE",
+        [("1x1", 64, 1)],
+        [("5x5_reduce", 48, 1), ("5x5", 64, 5)],
+        [("3x3_reduce", 64, 1), ("3x3_1", 96, 3), ("3x3_2", 96, 3)],
+        [("pool_proj", pool_proj, 1)],
+    )  # fmt: skip
 
 
 def max_pool_like(n: NetSpec, name: str, bottom: Top, like: Top) -> Top:
@@ -218,23 +219,19 @@ def max_pool_like(n: NetSpec, name: str, bottom: Top, like: Top) -> Top:
 
 def stem_v4(n: NetSpec, data: Top, o: Options) -> Top:
     """Inception V4's layers before its first module: three times two branches side by side; 384 deep."""
-    x = conv_v3(n, "conv1_3x3_s2", data, 32, o, kernel_size=3, stride=2)
-    x = conv_v3(n, "conv2_3x3_s1", x, 32, o, kernel_size=3)
-    x = conv_v3(n, "conv3_3x3_s1", x, 64, o, kernel_size=3, pad=1)
-
-    a = conv_v3(n, "inception_stem1_3x3_s2", x, 96, o, kernel_size=3, stride=2)
+    x = chain(n, "conv", data, o, conv_v3, *STEM)
+    a = chain(n, "inception_stem1_3x3", x, o, conv_v3, ("_s2", 96, 3, 0, 2))
     b = max_pool_like(n, "inception_stem1_pool", x, a)
     n["inception_stem1"] = x = L.Concat(b, a)
 
-    a = conv_v3(n, "inception_stem2_3x3_reduce", x, 64, o, kernel_size=1)
-    a = conv_v3(n, "inception_stem2_3x3", a, 96, o, kernel_size=3)
-    b = conv_v3(n, "inception_stem2_1x7_reduce", x, 64, o, kernel_size=1)
+    a = chain(n, "inception_stem2_3x3", x, o, conv_v3, ("_reduce", 64, 1), ("", 96, 3, 0))
+    b = chain(n, "inception_stem2_1x7", x, o, conv_v3, ("_reduce", 64, 1))
     b = conv_v3(n, "inception_stem2_1x7", b, 64, o, kernel_h=1, kernel_w=7, pad_h=0, pad_w=3)
     b = conv_v3(n, "inception_stem2_7x1", b, 64, o, kernel_h=7, kernel_w=1, pad_h=3, pad_w=0)
-    b = conv_v3(n, "inception_stem2_3x3_2", b, 96, o, kernel_size=3)
+    b = chain(n, "inception_stem2_3x3", b, o, conv_v3, ("_2", 96, 3, 0))
     n["inception_stem2"] = x = L.Concat(a, b)
 
-    a = conv_v3(n, "inception_stem3_3x3_s2", x, 192, o, kernel_size=3, stride=2)
+    a = chain(n, "inception_stem3_3x3", x, o, conv_v3, ("_s2", 192, 3, 0, 2))
     b = max_pool_like(n, "inception_stem3_pool", x, a)
     n["inception_stem3"] = L.Concat(a, b)
     return n["inception_stem3"]
@@ -242,16 +239,13 @@ def stem_v4(n: NetSpec, data: Top, o: Options) -> Top:
 
 def inception_v4_a(n: NetSpec, name: str, bottom: Top, o: Options) -> Top:
     """Inception V4's first kind of module: 384 deep."""
-    a = conv_v3(n, f"{name}_1x1_2", bottom, 96, o, kernel_size=1)
-    b = conv_v3(n, f"{name}_3x3_reduce", bottom, 64, o, kernel_size=1)
-    b = conv_v3(n, f"{name}_3x3", b, 96, o, kernel_size=3, pad=1)
-    c = conv_v3(n, f"{name}_3x3_2_reduce", bottom, 64, o, kernel_size=1)
-    c = conv_v3(n, f"{name}_3x3_2", c, 96, o, kernel_size=3, pad=1)
-    c = conv_v3(n, f"{name}_3x3_3", c, 96, o, kernel_size=3, pad=1)
-    d = pool(n, f"{name}_pool_ave", bottom, "AVE", 3, stride=1, pad=1)
-    d = conv_v3(n, f"{name}_1x1", d, 96, o, kernel_size=1)
-    n[f"{name}_concat"] = L.Concat(a, b, c, d)
-    return n[f"{name}_concat"]
+    return branches(
+        n, f"{name}_", bottom, o, conv_v3, ("pool_ave", "concat"), "AVE",
+        [("1x1_2", 96, 1)],
+        [("3x3_reduce", 64, 1), ("3x3", 96, 3)],
+        [("3x3_2_reduce", 64, 1), ("3x3_2", 96, 3), ("3x3_3", 96, 3)],
+        [("1x1", 96, 1)],
+    )  # fmt: skip
 
 
 # --- The heads -------------------------------------------------------------------------------------------------------
@@ -347,20 +341,19 @@ def final_head(n: NetSpec, bottom: Top, o: Options) -> Top:
 def score(n: NetSpec, name: str, classifier: Top, label: Top | None, o: Options, weight: float = 1) -> None:
     """The loss, where there is a label; else, under the same name, the probabilities [low, high] or the shares of the
     votes (a mean or a rank is the classifier's output as it is)."""
-    loss = TARGETS[o.target].loss
-    if label is None:
-        if TARGETS[o.target].outputs > 1:
-            n[name] = L.Softmax(classifier)
-    elif loss is not None:
-        loss(n, name, classifier, weight, o.batch)
-    else:
-        n[name] = L.SoftmaxWithLoss(classifier, label, **({} if weight == 1 else dict(loss_weight=weight)))
+    target = TARGETS[o.target]
+    if label is not None and target.loss is not None:
+        target.loss(n, name, classifier, weight, o.batch)
+    elif label is not None:
+        n[name] = L.SoftmaxWithLoss(classifier, label, **weighted(weight))
+    elif target.outputs > 1:
+        n[name] = L.Softmax(classifier)
 
 
-def accuracy(n: NetSpec, name: str, classifier: Top, label: Top | None, o: Options) -> None:
+def accuracy(n: NetSpec, name: str, classifier: Top, label: Top, o: Options) -> None:
     """The share of right answers, in testing only."""
     test = TARGETS[o.target].test
-    if label is not None and test is not None:
+    if test is not None:
         test(n, name, classifier)
-    elif label is not None:
-        n[name] = L.Accuracy(classifier, label, include=dict(phase=caffe_pb2.TEST))
+    else:
+        n[name] = L.Accuracy(classifier, label, **IN_TEST)

@@ -1,4 +1,4 @@
-"""What the paper prints, for reports: Tables 2 and 3, every row. Our variants' figures come from prototxt.variants."""
+"""What the paper prints, for reports: Tables 2 and 3, every row. Our variants' figures come from variants.py."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TABLE3_OTHERS = [  # accuracy on AVA2
     Row("DCNN-Aesth-SP [50]", (83.52,)),
     Row("Multi-scene [41]", (84.88,)),
 ]
-# Photos of each class (low, high) in the released test lists: what the majority baseline of a log rests on.
+# Photos of each class (low, high) in the released test lists: the majority baseline of a log depends on them.
 RELEASED_TEST = {"ava1": (4000, 16000), "ava1_delta1": (4000, 16000), "ava2": (12831, 12722)}
 # What the authors tested on: caffe test's default 50 iterations.
 DEFAULT_TEST_BATCHES = 50

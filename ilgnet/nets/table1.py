@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ilgnet.nets.datasets import DATASETS
-from ilgnet.nets.emit import lookup, train_val_path
+from ilgnet.nets.emit import checkout, lookup, train_val_path
 from ilgnet.nets.variants import VARIANTS
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.proto import caffe_pb2, format_text
-
-ROOT = Path(__file__).resolve().parents[2] / "solvers"  # where the committed files are
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ def solver(dataset: str, variant: str, released: bool = False, **changed):
         weight_decay=WEIGHT_DECAY,
         snapshot=s.snapshot,
         snapshot_prefix=f"out/snapshots/{dataset}_{variant}",
-        solver_mode=caffe_pb2.SolverParameter.GPU,  # as in the paper's set-up; --gpu of the tools decides
+        solver_mode=caffe_pb2.SolverParameter.GPU,  # as in the paper's set-up; the tools' --gpu overrides it
     )
     for field, value in changed.items():
         try:
@@ -99,6 +97,7 @@ def text(dataset: str, variant: str, released: bool = False, **changed) -> str:
 
 def committed() -> dict[Path, str]:
     """Every committed file below solvers/ and its text: one a data set and variant, and the two released ones."""
-    files = {ROOT / d / f"{v}.prototxt": text(d, v) for d in DATASETS for v in VARIANTS}
-    files.update({ROOT / d / "released.prototxt": text(d, "v1", released=True) for d in RELEASED})
+    root = checkout("solvers")
+    files = {root / d / f"{v}.prototxt": text(d, v) for d in DATASETS for v in VARIANTS}
+    files.update({root / d / "released.prototxt": text(d, "v1", released=True) for d in RELEASED})
     return files

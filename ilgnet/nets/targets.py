@@ -1,10 +1,9 @@
 """What a net learns, and with which loss: the paper's two classes, or what its last section leaves to future work.
 
-Each target is made of BVLC Caffe's own layers and fillers alone, so real Caffe trains it, too. What it learns from is
-in a second LMDB, `train_LABEL_lmdb` beside `train_lmdb` with the same keys, which a second Data layer reads in step as
-the blob `votes` (data_prep/prepare.py --targets). Layers here whose weights are fixed (lr_mult 0) say so by a constant
-filler, so that nothing has to be put into a caffemodel by hand.
-"""
+Each target is made of BVLC Caffe's own layers and fillers alone, so real Caffe trains it, too. Its labels are in a
+second LMDB, `train_LABEL_lmdb` beside `train_lmdb` with the same keys, which a second Data layer reads in step as the
+blob `votes` (`ilgnet prepare --targets`). Layers whose weights are fixed (lr_mult 0) have constant fillers, so that
+nothing has to be put into a caffemodel by hand."""
 
 from __future__ import annotations
 
@@ -20,8 +19,14 @@ FIXED = dict(param=dict(lr_mult=0, decay_mult=0))
 IN_TEST = dict(include=dict(phase=caffe_pb2.TEST))
 
 
-def ones(value: float = 1) -> dict:
+def constant(value: float) -> dict:
+    """The filler of one value."""
     return dict(type="constant", value=value)
+
+
+def weighted(weight: float) -> dict:
+    """A loss_weight, which is left out where it is 1."""
+    return {} if weight == 1 else dict(loss_weight=weight)
 
 
 # --- the score distribution ------------------------------------------------------------------------------------------
@@ -38,7 +43,7 @@ def running_sums(n: NetSpec, name: str, shares: Top) -> Top:
         pad_h=0,
         pad_w=SCORES - 1,
         bias_term=False,
-        weight_filler=ones(),
+        weight_filler=constant(1),
         **FIXED,
     )
     return n[name]
@@ -50,7 +55,7 @@ def distribution_loss(n: NetSpec, name: str, x: Top, weight: float, batch: int) 
         EMD^2 = 1/10 sum over k of (CDF_p(k) - CDF_q(k))^2,
 
     as EuclideanLoss on the running sums: both p and q sum to 1, so the shares above k differ as much as those up to k,
-    which makes good the loss's factor 1/2. The loss_weight is NIMA's 1/10."""
+    which makes up for the loss's factor 1/2. The loss_weight is NIMA's 1/10."""
     head = name.split("/")[0]
     n[f"{head}/shares"] = p = L.Softmax(x)
     n[f"{head}/shares_row"] = p = L.Reshape(p, shape=dict(dim=[0, 1, 1, SCORES]))
@@ -66,7 +71,12 @@ def distribution_test(n: NetSpec, name: str, x: Top) -> None:
     n[up_to], n[above] = L.Slice(n[f"{head}/running_sums"], ntop=2, axis=3, slice_point=[SCORES], **IN_TEST)
     n[f"{head}/silence"] = L.Silence(n[up_to], ntop=0, **IN_TEST)
     n[f"{head}/mean"] = L.InnerProduct(
-        n[above], num_output=1, weight_filler=ones(), bias_filler=ones(), param=[FIXED["param"]] * 2, **IN_TEST
+        n[above],
+        num_output=1,
+        weight_filler=constant(1),
+        bias_filler=constant(1),
+        param=[FIXED["param"]] * 2,
+        **IN_TEST,
     )
     two_classes(n, name, n[f"{head}/mean"])
 
@@ -84,7 +94,7 @@ def two_classes(n: NetSpec, name: str, mean: Top) -> None:
 
 def mean_loss(n: NetSpec, name: str, x: Top, weight: float, batch: int) -> None:
     """Half the squared distance to the mean vote."""
-    n[name] = L.EuclideanLoss(x, n["votes"], **({} if weight == 1 else dict(loss_weight=weight)))
+    n[name] = L.EuclideanLoss(x, n["votes"], **weighted(weight))
 
 
 # --- ranking ---------------------------------------------------------------------------------------------------------
@@ -147,35 +157,19 @@ TARGETS = {
             "distribution",
             "the shares of the votes 1 to 10: Softmax, earth mover's distance",
             "the shares of the votes 1 to 10",
-            SCORES,
-            "distribution_cjy",
-            0,
-            "distribution",
-            distribution_loss,
-            distribution_test,
+            *(SCORES, "distribution_cjy", 0, "distribution", distribution_loss, distribution_test),
         ),
         Target(
             "mean",
             "the mean vote: Euclidean distance",
             "the mean vote, 1 to 10",
-            1,
-            "mean_cjy",
-            5,
-            "mean",
-            mean_loss,
-            two_classes,
+            *(1, "mean_cjy", 5, "mean", mean_loss, two_classes),
         ),
         Target(
             "ranking",
             "which of two photos has the higher mean vote: pairs, hinge",
             "a score to rank by",
-            1,
-            "rank_cjy",
-            0,
-            "mean",
-            ranking_loss,
-            ranking_test,
-            reads_classes=False,
+            *(1, "rank_cjy", 0, "mean", ranking_loss, ranking_test, False),
         ),
     )
 }

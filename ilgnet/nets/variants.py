@@ -1,4 +1,6 @@
-"""The paper's nets: one registry from which the tools, the Makefile, the tests, the docs and the reports take them."""
+"""The paper's nets: one registry from which the tools, the Makefile, the tests, the docs and the reports take them.
+
+A function here adds a net's layers up to its classifier, and returns that."""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ from ilgnet.nets.modules import (
 from torchcaffe.pycaffe.net_spec import NetSpec, Top
 
 
-def ilgnet(n: NetSpec, data: Top, label: Top | None, o: Options, module: Callable = inception_v1) -> None:
+def ilgnet(n: NetSpec, data: Top, label: Top | None, o: Options, module: Callable = inception_v1) -> Top:
     """ILGNet (Fig. 2): one pre-treatment layer and 3 inception modules; the first two give local features, the last
     one global features, and a layer of 1024 connects them."""
     x = stem_v1(n, data, o)
@@ -36,17 +38,15 @@ def ilgnet(n: NetSpec, data: Top, label: Top | None, o: Options, module: Callabl
     local2 = local_head(n, "temp2", x, o)
     x = max_pool(n, "pool3/3x3_s2", x)
     x = module(n, "inception_4a", x, o)
-    classifier = connected_local_global(n, local1, local2, global_head(n, x, o), o)
-    score(n, "loss1/loss", classifier, label, o)
-    accuracy(n, "loss1/top-1", classifier, label, o)
+    return connected_local_global(n, local1, local2, global_head(n, x, o), o)
 
 
-def ilgnet_without_inception(n: NetSpec, data: Top, label: Top | None, o: Options) -> None:
+def ilgnet_without_inception(n: NetSpec, data: Top, label: Top | None, o: Options) -> Top:
     """ILGNet with each inception module replaced by one ordinary convolution (section 4.2)."""
-    ilgnet(n, data, label, o, module=ordinary_convolution)
+    return ilgnet(n, data, label, o, module=ordinary_convolution)
 
 
-def ilgnet_v3(n: NetSpec, data: Top, label: Top | None, o: Options) -> None:
+def ilgnet_v3(n: NetSpec, data: Top, label: Top | None, o: Options) -> Top:
     """ILGNet on the beginning of Inception V3: local features of its first two modules, global ones of the third."""
     x = stem_v3(n, data, o)
     x = inception_v3_a(n, "inception_a1", x, 32, o)
@@ -54,12 +54,10 @@ def ilgnet_v3(n: NetSpec, data: Top, label: Top | None, o: Options) -> None:
     x = inception_v3_a(n, "inception_a2", x, 64, o)
     local2 = local_head(n, "temp2", x, o)
     x = inception_v3_a(n, "inception_a3", x, 64, o)
-    classifier = connected_local_global(n, local1, local2, global_head(n, x, o, lr=10), o)
-    score(n, "loss1/loss", classifier, label, o)
-    accuracy(n, "loss1/top-1", classifier, label, o)
+    return connected_local_global(n, local1, local2, global_head(n, x, o, lr=10), o)
 
 
-def ilgnet_v4(n: NetSpec, data: Top, label: Top | None, o: Options) -> None:
+def ilgnet_v4(n: NetSpec, data: Top, label: Top | None, o: Options) -> Top:
     """ILGNet on the beginning of Inception V4: local features of its first two modules, global ones of the third."""
     x = stem_v4(n, data, o)
     x = inception_v4_a(n, "inception_a1", x, o)
@@ -67,56 +65,42 @@ def ilgnet_v4(n: NetSpec, data: Top, label: Top | None, o: Options) -> None:
     x = inception_v4_a(n, "inception_a2", x, o)
     local2 = local_head(n, "temp2", x, o)
     x = inception_v4_a(n, "inception_a3", x, o)
-    classifier = connected_local_global(n, local1, local2, global_head(n, x, o, lr=10), o)
-    score(n, "loss1/loss", classifier, label, o)
-    accuracy(n, "loss1/top-1", classifier, label, o)
+    return connected_local_global(n, local1, local2, global_head(n, x, o, lr=10), o)
 
 
-def googlenet_third(n: NetSpec, data: Top, label: Top | None, o: Options) -> None:
+def googlenet_to_4a(n: NetSpec, data: Top, o: Options) -> Top:
+    """GoogLeNet as far as its first auxiliary classifier."""
+    x = inceptions(n, stem_v1(n, data, o), o, "3a", "3b")
+    return inceptions(n, max_pool(n, "pool3/3x3_s2", x), o, "4a")
+
+
+def inceptions(n: NetSpec, x: Top, o: Options, *names: str) -> Top:
+    """GoogLeNet's modules of these names behind one another."""
+    for name in names:
+        x = inception_v1(n, f"inception_{name}", x, o)
+    return x
+
+
+def googlenet_third(n: NetSpec, data: Top, label: Top | None, o: Options) -> Top:
     """The first third of GoogLeNet: as far as its first auxiliary classifier (section 4.3)."""
-    x = stem_v1(n, data, o)
-    x = inception_v1(n, "inception_3a", x, o)
-    x = inception_v1(n, "inception_3b", x, o)
-    x = max_pool(n, "pool3/3x3_s2", x)
-    x = inception_v1(n, "inception_4a", x, o)
-    classifier = auxiliary_head(n, "loss1", x, o)
-    score(n, "loss1/loss", classifier, label, o)
-    accuracy(n, "loss1/top-1", classifier, label, o)
+    return auxiliary_head(n, "loss1", googlenet_to_4a(n, data, o), o)
 
 
-def googlenet_two_thirds(n: NetSpec, data: Top, label: Top | None, o: Options) -> None:
+def googlenet_two_thirds(n: NetSpec, data: Top, label: Top | None, o: Options) -> Top:
     """The first two thirds of GoogLeNet: as far as its second auxiliary classifier (section 4.3)."""
-    x = stem_v1(n, data, o)
-    for name in ("inception_3a", "inception_3b"):
-        x = inception_v1(n, name, x, o)
-    x = max_pool(n, "pool3/3x3_s2", x)
-    for name in ("inception_4a", "inception_4b", "inception_4c", "inception_4d"):
-        x = inception_v1(n, name, x, o)
-    classifier = auxiliary_head(n, "loss2", x, o)
-    score(n, "loss2/loss", classifier, label, o)
-    accuracy(n, "loss2/top-1", classifier, label, o)
+    return auxiliary_head(n, "loss2", inceptions(n, googlenet_to_4a(n, data, o), o, "4b", "4c", "4d"), o)
 
 
-def googlenet_full(n: NetSpec, data: Top, label: Top | None, o: Options) -> None:
+def googlenet_full(n: NetSpec, data: Top, label: Top | None, o: Options) -> Top:
     """The whole of GoogLeNet (section 4.3). In training its two auxiliary classifiers count 0.3 each, as BVLC's do."""
-    x = stem_v1(n, data, o)
-    for name in ("inception_3a", "inception_3b"):
-        x = inception_v1(n, name, x, o)
-    x = max_pool(n, "pool3/3x3_s2", x)
-    x = inception_v1(n, "inception_4a", x, o)
+    x = googlenet_to_4a(n, data, o)
     if label is not None:
         score(n, "loss1/loss", auxiliary_head(n, "loss1", x, o), label, o, weight=0.3)
-    for name in ("inception_4b", "inception_4c", "inception_4d"):
-        x = inception_v1(n, name, x, o)
+    x = inceptions(n, x, o, "4b", "4c", "4d")
     if label is not None:
         score(n, "loss2/loss", auxiliary_head(n, "loss2", x, o), label, o, weight=0.3)
-    x = inception_v1(n, "inception_4e", x, o)
-    x = max_pool(n, "pool4/3x3_s2", x)
-    for name in ("inception_5a", "inception_5b"):
-        x = inception_v1(n, name, x, o)
-    classifier = final_head(n, x, o)
-    score(n, "loss3/loss3", classifier, label, o)
-    accuracy(n, "loss3/top-1", classifier, label, o)
+    x = max_pool(n, "pool4/3x3_s2", inceptions(n, x, o, "4e"))
+    return final_head(n, inceptions(n, x, o, "5a", "5b"), o)
 
 
 @dataclass(frozen=True)
@@ -126,7 +110,7 @@ class Variant:
     name: str  # --variant
     title: str  # the paper's name
     about: str
-    build: Callable  # (n, data, label or None, options): adds the net's layers; no label: the net for deployment
+    body: Callable[[NetSpec, Top, Top | None, Options], Top]
     source: str  # the caffemodel whose weights its trunk takes
     batch_norm: bool = True
     pool: str | None = "AVE"  # see Options.pool; None: there is no such branch
@@ -140,6 +124,13 @@ class Variant:
     table3: float | None = None  # AVA2 accuracy
     table4: tuple[float | None, float | None, float | None] = (None, None, None)
     # ^ AVA1 accuracy, days of training, seconds of testing a photo (GTX 980 Ti)
+
+    def build(self, n: NetSpec, data: Top, label: Top | None, o: Options) -> None:
+        """Add the net's layers. Without a label it is the net for deployment."""
+        classifier = self.body(n, data, label, o)
+        score(n, self.answer, classifier, label, o)
+        if label is not None:
+            accuracy(n, self.answer.partition("/")[0] + "/top-1", classifier, label, o)
 
 
 GOOGLENET_WEIGHTS = "bvlc_googlenet.caffemodel"

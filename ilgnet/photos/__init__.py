@@ -1,1 +1,1 @@
-"""Photos: decoding, preprocessing, checks, records."""
+"""Photos: decoding, preprocessing for a net, quality checks, and records of LMDBs."""

@@ -1,10 +1,10 @@
-"""What can be said of a photo without a net: sharpness, exposure, a perceptual hash, and which photos are nearly one.
+"""What can be measured of a photo without a net: sharpness, exposure, a perceptual hash, near-duplicates.
 
-All is measured on the photo as `decode` gives it. Columns of their own: none of it touches the net's score.
-"""
+Everything is measured on the photo as `decode` returns it. None of it changes the net's score."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -69,8 +69,9 @@ def sharpness(grey: np.ndarray) -> float:
 
     Crete et al. ("The blur effect", SPIE 2007): blur a picture once more; what was sharp loses much of its variation,
     what was blurred already loses little. Here a tile at a time, and the 99th percentile of the tiles: a photo with a
-    sharp subject before a soft background is sharp. Noise varies in every tile alike, so what the quietest tiles lose
-    (up to 4 grey levels) is taken off everywhere. Tiles without structure (below 1 grey level a pixel) count as soft.
+    sharp subject before a soft background is sharp. Noise varies in every tile alike, so the loss of the quietest
+    tiles (up to 4 grey levels) is subtracted everywhere. Tiles without structure (below 1 grey level a pixel) count as
+    soft.
     """
     import cv2
 
@@ -127,10 +128,10 @@ def group(hashes: Sequence[str], taken: Sequence[float | None], order: Sequence[
     """
     best = list(range(len(hashes)))
     runs, signs = np.array(_runs(taken), dtype=np.int64), _signs(hashes)
-    order = np.array(order, dtype=np.int64)
-    leaders = order[:0]
-    for start in range(0, len(order), 512):
-        block = order[start : start + 512]
+    ranked = np.array(order, dtype=np.int64)
+    leaders = ranked[:0]
+    for start in range(0, len(ranked), 512):
+        block = ranked[start : start + 512]
         names = np.concatenate((leaders, block))  # whom a photo of this block could join
         dots = signs[block] @ signs[names].T
         near = dots >= 64 - 2 * SAME_BITS
@@ -149,9 +150,8 @@ def group(hashes: Sequence[str], taken: Sequence[float | None], order: Sequence[
 
 def _runs(taken: Sequence[float | None]) -> list[int]:
     """A number for each run of photos that follow one another within BURST_SECONDS; -1: no time known."""
-    runs, number, last = [-1] * len(taken), 0, None
-    for i in sorted((i for i, t in enumerate(taken) if t is not None), key=lambda i: taken[i]):
-        if last is not None and taken[i] - last > BURST_SECONDS:
-            number += 1
-        runs[i], last = number, taken[i]
+    runs, number, last = [-1] * len(taken), 0, -math.inf
+    for time, i in sorted((time, i) for i, time in enumerate(taken) if time is not None):
+        number += time - last > BURST_SECONDS
+        runs[i], last = number, time
     return runs

@@ -1,7 +1,7 @@
-"""A photo's file to its pixels, upright, with the size checked before a byte of them is allocated.
+"""Decode a photo's file, upright, checking the picture's size before any pixel is allocated.
 
-JPEG, PNG, WebP, TIFF and BMP by OpenCV, as data_prep reads them; HEIC by pillow-heif and the preview inside camera RAW
-by rawpy, both of `pip install '.[photos]'`. Pillow reads headers and EXIF only.
+JPEG, PNG, WebP, TIFF and BMP by OpenCV, as `ilgnet prepare` reads them; HEIC by pillow-heif and the preview inside
+camera RAW by rawpy, both of `pip install '.[photos]'`. Pillow reads headers and EXIF only.
 
 A photo much larger than a net looks at is shrunk while it is read (see `shrink_factor`): Caffe's warp to 256 x 256
 takes 2 x 2 pixels for each of its own, so of a large photo it would drop nearly all others, which no training photo
@@ -13,8 +13,6 @@ from __future__ import annotations
 import calendar
 import importlib
 import io
-import os
-import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,34 +23,14 @@ import numpy as np
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.data import pictures
 from torchcaffe.data.imageset import is_cut_short
+from torchcaffe.formats import files
 
 PLAIN = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp")
 HEIF = (".heic", ".heif", ".hif")  # .hif: Canon's and Sony's
-RAW = (
-    ".3fr",
-    ".arw",
-    ".cr2",
-    ".cr3",
-    ".dng",
-    ".erf",
-    ".iiq",
-    ".kdc",
-    ".mef",
-    ".mos",
-    ".mrw",
-    ".nef",
-    ".nrw",
-    ".orf",
-    ".pef",
-    ".raf",
-    ".raw",
-    ".rw2",
-    ".rwl",
-    ".sr2",
-    ".srf",
-    ".srw",
-    ".x3f",
-)
+RAW = tuple(
+    ".3fr .arw .cr2 .cr3 .dng .erf .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .raw .rw2 .rwl .sr2 .srf .srw .x3f"
+    .split()
+)  # fmt: skip
 SUFFIXES = PLAIN + HEIF + RAW
 EXTRA = "pip install 'ilgnet-toolkit[photos]' (in a checkout: pip install '.[photos]')"
 
@@ -85,23 +63,19 @@ def read(path: Path | str) -> Photo:
 def read_bytes(path: Path | str) -> bytes:
     """A file's content. CaffeError when it is no regular file, empty or larger than MAX_BYTES."""
     try:
-        # Not blocking: opening a pipe that nobody writes to would wait for ever.
-        with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb") as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise CaffeError(f"{path}: not a regular file")
-            if found.st_size > MAX_BYTES:
-                raise CaffeError(f"{path}: {found.st_size} bytes; at most {MAX_BYTES} are read")
+        with files.open_file(path) as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise CaffeError(f"{path}: {error.strerror or error}") from None
+    if len(data) > MAX_BYTES:
+        raise CaffeError(f"{path}: too large: at most {MAX_BYTES} bytes are read")
     if not data:
         raise CaffeError(f"{path}: empty file")
     return data
 
 
 def decode(data: bytes, path: Path | str) -> Photo:
-    """What `read` does, of a file's bytes; `path` names it in errors and tells RAW by its suffix."""
+    """As `read`, from a file's bytes. `path` names it in errors, and its suffix tells RAW."""
     suffix = Path(path).suffix.lower()
     if suffix in RAW:
         return _raw(data, path)
@@ -116,7 +90,7 @@ def shrink_factor(width: int, height: int) -> int:
 
 
 def check_size(width: int, height: int, path: Path | str) -> None:
-    """CaffeError for a picture of no or too many pixels: a few bytes can claim to be gigabytes."""
+    """CaffeError for a picture of no or too many pixels: a header of a few bytes can claim gigabytes."""
     if width < 1 or height < 1:
         raise CaffeError(f"{path}: a picture of {width} x {height}")
     if width * height > MAX_PIXELS:
@@ -135,14 +109,14 @@ def upright(bgr: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def taken_at(exif: Any) -> float | None:
-    """The camera's clock of a Pillow Exif, seconds; None where it says nothing sensible."""
+    """When a photo was taken by the camera's clock, in seconds, from a Pillow Exif; None if it holds no valid time."""
     try:
         inner = exif.get_ifd(_EXIF_IFD)
         text = str(inner.get(_DATE_ORIGINAL) or exif.get(_DATE) or "").strip("\0 ")
         seconds = calendar.timegm(time.strptime(text[:19], "%Y:%m:%d %H:%M:%S"))
         fraction = str(inner.get(_SUBSECOND) or "0").strip("\0 ")
         return seconds + (float("0." + fraction) if fraction.isdigit() else 0.0)
-    except Exception:  # whatever a camera, or a program after it, wrote there
+    except Exception:  # cameras and programs write anything there
         return None
 
 

@@ -1,8 +1,7 @@
-"""One way from a photo (or an LMDB's record) to a net's input, for evaluation, scoring and calibration alike.
+"""From a photo (or an LMDB's record) to a net's input, for evaluation, scoring and calibration alike.
 
-Two presets, both the authors': `lmdb` warps to 256 x 256, takes the training set's mean image off and cuts the centre,
-as training and testing do; `direct` warps to the net's input and takes one mean per channel off.
-"""
+Two presets, both the authors': `lmdb` warps to 256 x 256, subtracts the training set's mean image and crops the centre,
+as training and testing do; `direct` warps to the net's input and subtracts one mean per channel."""
 
 from __future__ import annotations
 
@@ -16,14 +15,14 @@ from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import blobproto, npy
 
 PRESETS = ("lmdb", "direct")
-WARP = 256  # the side that data_prep (and the authors' convert_imageset) warps photos to
+WARP = 256  # the side that `ilgnet prepare` (and the authors' convert_imageset) warps photos to
 # The mean of ImageNet's channels (B, G, R) that GoogLeNet's weights were trained with: `direct` without a mean file.
 GOOGLENET_MEAN = (104.0, 117.0, 123.0)
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """What happens to a photo: warp to `warp` (height, width), subtract `mean` (C, H, W), cut the centre `size`."""
+    """Warp a photo to `warp` (height, width), subtract `mean` (C, H, W), crop the centre to `size`."""
 
     preset: str
     warp: tuple[int, int]

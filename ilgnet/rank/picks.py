@@ -81,7 +81,7 @@ def measure(
         figures = metrics.summary(*predictions[1:])
     except CaffeError as error:
         raise CaffeError(f"{scorer.weights} on {path}: {error}") from None
-    title = protocol.net_title(scorer.net_path)
+    title = scorer.title
     if out is not None:
         protocol.write_csv(out.with_suffix(".csv"), predictions)
     return {

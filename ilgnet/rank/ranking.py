@@ -13,9 +13,7 @@ import os
 import re
 import stat
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -33,7 +31,9 @@ from ilgnet.run import outputs, processes
 from ilgnet.scoring import scorers
 from torchcaffe.base import context
 from torchcaffe.base.errors import CaffeError
+from torchcaffe.data.imageset import in_order
 from torchcaffe.formats.files import read_bytes, write_bytes
+from torchcaffe.proto import format_text
 
 # Percentile from which on a photo gets so many stars.
 STARS = ((90, 5), (70, 4), (35, 3), (10, 2), (0, 1))
@@ -95,11 +95,11 @@ class Spec:
         """A digest of all that a score depends on, from the files' contents, without loading them."""
         from ilgnet.nets.variants import VARIANTS
 
-        nets = [scorers.deploy_path(self.net)] if self.net is not None else map(scorers.deploy_path, VARIANTS)
+        nets = VARIANTS if self.net is None else [self.net]
         return photo_cache.combined(
             (
                 cache.digest_of(self.weights),
-                *(cache.digest_of(net) for net in nets),
+                *(format_text(scorers.deploy_net(net)) for net in nets),
                 self.preset,
                 cache.digest_of(self.mean) if self.mean is not None else None,
                 self.engine,
@@ -114,8 +114,8 @@ class Spec:
         """For reports."""
         scorer = self.scorer()
         return {
-            "net": Path(scorer.net_path).name if self.net is not None else Path(scorer.net_path).parent.name,
-            "title": protocol.net_title(scorer.net_path),
+            "net": Path(scorer.net_path).name,
+            "title": scorer.title,
             "meaning": scorer.meaning,
             "heat_of": scorer.module,
             "preprocess": scorer.preprocess.describe(),
@@ -252,30 +252,6 @@ def _read(found: Found, spec: Spec, known: set[bytes]) -> _Read | str:
     return _Read(name, facts, html.small_jpeg(photo.bgr, THUMBNAIL), spec.scorer().preprocess.photo(photo.bgr))
 
 
-def _ahead(
-    items: list[Found], work: Callable[[Found], _Read | str], workers: int, ahead: int
-) -> Iterator[tuple[Found, _Read | str]]:
-    """Each item with what `work` makes of it, in order; at most `ahead` results wait. A photo's pixels are let go in
-    the thread that decoded them, so memory holds one photo a worker."""
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[tuple[Found, Future[_Read | str]]] = deque()
-        rest = iter(items)
-        try:
-            while True:
-                while len(waiting) < ahead:
-                    item = next(rest, None)
-                    if item is None:
-                        break
-                    waiting.append((item, pool.submit(work, item)))
-                if not waiting:
-                    return
-                item, future = waiting.popleft()
-                yield item, future.result()
-        finally:
-            for _, future in waiting:
-                future.cancel()
-
-
 def rank(
     folder: Path | str, spec: Spec, cache: photo_cache.Cache, workers: int | None = None, progress: bool = False
 ) -> Ranking:
@@ -313,7 +289,9 @@ def rank(
         read_files.clear()
 
     with tqdm(total=len(share), initial=len(share) - len(todo), unit="photo", disable=not progress) as bar:
-        for item, read in _ahead(todo, lambda item: _read(item, spec, known), workers, workers + 2 * spec.batch):
+        # A photo's pixels are let go in the thread that decoded them, so memory holds one photo a worker.
+        pairs = in_order(lambda item: (item, _read(item, spec, known)), todo, workers, workers + 2 * spec.batch)
+        for item, read in pairs:
             bar.update()
             if isinstance(read, str):
                 outcomes[item.name] = read, False

@@ -22,7 +22,6 @@ from ilgnet.run import outputs
 from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.data.pictures import inside
-from torchcaffe.formats import upgrade
 from torchcaffe.formats.files import write_bytes
 from torchcaffe.proto import caffe_pb2, parse_text
 
@@ -296,7 +295,7 @@ def net_drawing(variant: str) -> tuple[plots.Plot | None, str]:
         caffe = engine.load_engine()
     except CaffeError as error:
         return None, f"Not drawn: {error}"
-    found = summary.summarize(caffe, upgrade.read_net(scorers.deploy_path(variant)), caffe.TEST)
+    found = summary.summarize(caffe, scorers.deploy_net(variant), caffe.TEST)
     return drawing.figure2(found, paper.labels(variant)), summary.depth_sentence(found)
 
 

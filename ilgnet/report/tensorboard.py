@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ilgnet.evaluate import caffe_log
+from ilgnet.weights import surgery
 from torchcaffe.base.errors import CaffeError
-from torchcaffe.formats import caffemodel
 
 BINS = 30  # of a histogram of weights
 PIECE = 1 << 22  # values
@@ -125,7 +125,7 @@ class EventLog:
             self.scalars += 1
         for iteration, path in snapshots(log, self.log_path) if self.weights else []:
             if iteration > self._last.get("weights", -1):
-                for layer in caffemodel.read_caffemodel(path):
+                for layer in surgery.read_weights(path):
                     for i, blob in enumerate(layer.blobs):
                         self._add(when(iteration), iteration, f"weights/{layer.name}/{i}", histo=histogram(blob))
                         self.histograms += 1

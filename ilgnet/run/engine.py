@@ -136,9 +136,12 @@ def make_net(caffe: Any, net: Any, phase: int, source: str = "net") -> Any:
     """A Net of `caffe` from a NetParameter; `source` names it in errors."""
     with prototxt_file(net) as path:
         try:
-            return caffe.Net(path, phase)
+            made = caffe.Net(path, phase)
         except CaffeError as error:
             raise CaffeError(str(error).replace(path, source)) from None
+    if hasattr(made, "source"):
+        made.source = source
+    return made
 
 
 def arrays(net: Any) -> dict[str, list[np.ndarray]]:

@@ -4,7 +4,6 @@ Each takes its turn at the photos and tells the others; the root (rank 0) prints
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torchcaffe.base import context
@@ -19,16 +18,16 @@ def wanted(args: Any) -> int:
     return count
 
 
-def launch(args: Any, script: str, argv: list[str]) -> int | None:
-    """For several GPUs: run the same tool in a process each, and return the exit status. None where this process is to
-    go on itself."""
+def launch(args: Any, command: str, argv: list[str]) -> int | None:
+    """For several GPUs: run the command `ilgnet COMMAND` in a process each, and return the exit status. None if this
+    process shall do the work itself."""
     if len(args.gpu or ()) < 2 or context.world_size() > 1:
         return None
     from torchcaffe.solvers import parallel
 
     for gpu in args.gpu:  # here, where it is one line: of a process that ends, torchrun prints a page
         context.check_gpu(gpu)
-    return parallel.launch([str(Path(script).resolve()), *argv], len(args.gpu))
+    return parallel.launch(["-m", "ilgnet", command, *argv], len(args.gpu))
 
 
 def start(args: Any) -> Any:

@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ilgnet.nets import emit
 from ilgnet.nets.targets import SCORES, TARGETS, Target, target_of
+from ilgnet.nets.variants import VARIANTS
 from ilgnet.photos import preprocess
 from ilgnet.run import engine as engines
 from ilgnet.weights import surgery
 from torchcaffe.base.errors import CaffeError
-from torchcaffe.formats import caffemodel, upgrade
+from torchcaffe.formats import upgrade
 
 LOW, HIGH = 0, 1  # what the Softmax's indices mean
 VERSION = 1  # of what becomes of a net's answer; raise it when that changes, so that caches forget
@@ -51,23 +53,15 @@ class Scorer:
         heat: bool = False,
         precision: str | None = None,
     ):
-        source = caffemodel.read_caffemodel(weights)
-        self.net_path = str(net_for(source, weights) if net is None else deploy_path(net))
+        source = surgery.read_weights(weights)
+        self.net_path = net_for(source, weights) if net is None else str(net)  # or a variant's name
+        param = deploy_net(self.net_path)
+        self.title = param.name
         self.weights = str(weights)
         caffe = engines.load_engine(engine, gpu)
-        if heat:
-            # Without a loss, Caffe's backward pass does nothing unless it is forced to.
-            param = upgrade.read_net(self.net_path)
-            param.force_backward = True
-            self._net = engines.make_net(caffe, param, caffe.TEST, self.net_path)
-        else:
-            self._net = caffe.Net(self.net_path, caffe.TEST)
-        missing = surgery.unloaded(engines.arrays(self._net), source)
-        if missing:
-            raise CaffeError(
-                f"{weights}: nothing in it fits {len(missing)} layer(s) of {self.net_path} "
-                f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}): refusing to score"
-            )
+        param.force_backward = heat  # without a loss, Caffe's backward pass does nothing unless it is forced to
+        self._net = engines.make_net(caffe, param, caffe.TEST, self.net_path)
+        surgery.refuse_unloaded(engines.arrays(self._net), source, weights, self.net_path)
         self._net.copy_from(str(weights))
         if len(self._net.inputs) != 1 or len(self._net.outputs) != 1:
             raise CaffeError(
@@ -223,22 +217,16 @@ def score(
     return list(scorer.stream(scorer.preprocess.photo(preprocess.read_photo(path)) for path in paths))
 
 
-def deploy_path(net: Path | str) -> Path:
-    """A variant's committed deploy.prototxt for its name; any other text is a path already."""
-    from ilgnet.nets import emit
-    from ilgnet.nets.variants import VARIANTS
-
-    return emit.ROOT / str(net) / "deploy.prototxt" if str(net) in VARIANTS else Path(net)
+def deploy_net(net: Path | str) -> Any:
+    """The NetParameter of a variant's deploy net for its name, else of a prototxt."""
+    return emit.deploy(emit.Choice(str(net))) if str(net) in VARIANTS else upgrade.read_net(net)
 
 
-def net_for(source: list[caffemodel.LayerBlobs], weights: Any) -> Path:
-    """The committed deploy.prototxt of the variant whose layers with parameters are exactly those of the weights."""
-    from ilgnet.nets.variants import VARIANTS
-
+def net_for(source: list[surgery.Layer], weights: Path | str) -> str:
+    """The variant whose layers with parameters are exactly those of the weights."""
     kinds = ("Convolution", "InnerProduct", "BatchNorm", "Scale")
     have = {layer.name for layer in source if layer.blobs}
     for name in VARIANTS:
-        path = deploy_path(name)
-        if path.is_file() and {lp.name for lp in upgrade.read_net(path).layer if lp.type in kinds} == have:
-            return path
+        if {layer.name for layer in deploy_net(name).layer if layer.type in kinds} == have:
+            return name
     raise CaffeError(f"{weights}: the weights of none of {', '.join(VARIANTS)}; give the deploy net (--net)")

@@ -1,7 +1,8 @@
 """How long a solver's whole schedule will take on this machine, by a few of its own iterations and test batches.
 
 They run in a process of their own, which trains a copy and writes nothing: the training that follows is what it would
-have been without. `python estimate.py SOLVER ENGINE GPU PRECISION` (GPU: a number, or "" for the CPU) is that process.
+have been without. `python -m ilgnet.train.estimate SOLVER ENGINE GPU PRECISION` is that process (GPU: a number, or
+"" for the CPU).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def measure(path: Path | str, engine: str, gpu: int | None) -> dict[str, Any]:
     """{"iteration_s": seconds, "test_batch_s": [seconds a batch, a test net each]} of a solver, at this process's
     precision. CaffeError, one line, where it does not run."""
     words = [str(path), engine, "" if gpu is None else str(gpu), context.precision]
-    command = [sys.executable, str(Path(__file__).resolve()), *words]
+    command = [sys.executable, "-m", "ilgnet.train.estimate", *words]
     path_to_us = os.pathsep.join([str(engines.ROOT), os.environ.get("PYTHONPATH", "")])
     env = {**os.environ, "GLOG_minloglevel": "2", "PYTHONPATH": path_to_us}
     done = subprocess.run(command, env=env, capture_output=True, text=True)

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from ilgnet.weights import surgery
 from torchcaffe.base.errors import CaffeError, Diverged
-from torchcaffe.formats import caffemodel, upgrade
+from torchcaffe.formats import upgrade
 from torchcaffe.nets import plan
 from torchcaffe.proto import caffe_pb2
 from torchcaffe.solvers import snapshots as resume
@@ -69,7 +69,7 @@ def check_sources(path: str, net: Any) -> None:
 
 def load_weights(net: Any, weights: str) -> int:
     """copy_from, after a check that it can be done: BVLC would abort. Returns how many layers take their weights."""
-    source = {layer.name: layer for layer in caffemodel.read_caffemodel(weights) if layer.blobs}
+    source = {layer.name: layer for layer in surgery.read_weights(weights) if layer.blobs}
     common = [name for name in net.params if name in source]
     if not common:
         raise CaffeError(f"{weights}: none of its layers is in the net")

@@ -1,1 +1,1 @@
-"""Published weights, and weight surgery."""
+"""Weights: published files, and surgery that moves them between nets."""

@@ -1,23 +1,27 @@
-"""Weights from elsewhere: BVLC GoogLeNet from its published address, the authors' trained ILGNets from the user.
+"""Published weights: BVLC GoogLeNet from its published address, the authors' trained ILGNets from the user.
 
-What comes from a network is taken only from the hosts named here, up to a size, and only if its hash is right; it
-appears under its name whole or not at all. Needs no torch for downloads."""
+A download is accepted only from the hosts named here, up to a size, and only if its hash is right. A file appears under
+its name complete or not at all. Downloads need no torch."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import sys
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
+from ilgnet.weights import surgery
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import caffemodel, files, upgrade
 
@@ -79,12 +83,12 @@ def digest(path: Path, kind: str) -> str:
             for chunk in iter(lambda: file.read(CHUNK), b""):
                 found.update(chunk)
     except OSError as error:
-        raise CaffeError(f"cannot read {path}: {error.strerror or error}") from error
+        raise CaffeError(f"{path}: {error.strerror or error}") from None
     return found.hexdigest()
 
 
 def is_there(target: Path, sha1: str) -> bool:
-    """Whether `target` is the file of this hash. CaffeError when it is another one: it is the user's, not ours."""
+    """Whether `target` is the file with this hash. CaffeError when it is another file, which is the user's."""
     if not target.exists():
         return False
     found = digest(target, "sha1")
@@ -130,10 +134,9 @@ def _open(url: str, start: int) -> Any:
 
 
 def download(model: Published, target: Path, url: str | None = None) -> None:
-    """Bring the published file to `target`, going on where `target`.partial ends.
+    """Download the published file to `target`; an earlier `target`.partial is continued.
 
-    Raises CaffeError in one line that says what to do by hand when it can't be had; what has come stays in the
-    .partial file, unless it is wrong."""
+    CaffeError when it fails, saying what to do by hand; the .partial file stays, unless its hash is wrong."""
     url = url or model.url
     partial = target.with_name(target.name + ".partial")
     try:
@@ -142,7 +145,7 @@ def download(model: Published, target: Path, url: str | None = None) -> None:
         if isinstance(error, OSError) and error.filename and not isinstance(error, urllib.error.HTTPError):
             raise  # of a file here
         size = partial.stat().st_size if partial.exists() else 0
-        kept = f" ({size} bytes are in {partial}: run again to go on)" if size else ""
+        kept = f" ({size} bytes are in {partial}: run again to continue)" if size else ""
         raise CaffeError(
             f"cannot download {url}: {getattr(error, 'reason', None) or error}{kept}; or get {model.file} "
             f"(sha1 {model.sha1}) by hand and put it at {target}, or install it with --file PATH"
@@ -150,7 +153,7 @@ def download(model: Published, target: Path, url: str | None = None) -> None:
     found = digest(partial, "sha1")
     if found != model.sha1:
         partial.unlink()
-        raise CaffeError(f"{url}: what came is not {model.file}: sha1 {found}, not {model.sha1}; it was removed")
+        raise CaffeError(f"{url}: this is not {model.file}: sha1 {found}, not {model.sha1}; it was removed")
     with files.atomic(target) as temporary:
         os.replace(partial, temporary)
 
@@ -173,7 +176,9 @@ def _fetch(url: str, partial: Path, max_bytes: int) -> None:
         if total is not None and total > max_bytes:
             raise ValueError(f"{total} bytes, where at most {max_bytes} are expected")
         size = start
-        with open(partial, "ab" if start else "wb") as file, _progress(partial, start, total) as bar:
+        hidden = not sys.stderr.isatty()
+        progress = tqdm(desc=partial.stem, initial=start, total=total, unit="B", unit_scale=True, disable=hidden)
+        with open(partial, "ab" if start else "wb") as file, progress as bar:
             for chunk in iter(lambda: answer.read(CHUNK), b""):
                 size += len(chunk)
                 if size > max_bytes:
@@ -185,67 +190,51 @@ def _fetch(url: str, partial: Path, max_bytes: int) -> None:
             raise ValueError(f"the connection ended after {size} of {total} bytes")
 
 
-def _progress(partial: Path, start: int, total: int | None) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(
-        desc=partial.stem, initial=start, total=total, unit="B", unit_scale=True, disable=not sys.stderr.isatty()
-    )
-
-
-# -- by hand -----------------------------------------------------------------------------------------------------------
+# -- from a file -------------------------------------------------------------------------------------------------------
 
 
 def install(model: Published, source: Path, target: Path) -> None:
-    """Copy the published file that the user brings to `target`. CaffeError when it is another file."""
-    found = hashlib.sha1()
-    try:
-        given = files.open_file(source)
-    except OSError as error:  # within `atomic` it would be one in writing
-        raise CaffeError(f"{source}: {error.strerror or error}") from None
-    with given, files.atomic(target) as temporary, open(temporary, "wb") as copy:
-        for chunk in iter(lambda: given.read(CHUNK), b""):
-            found.update(chunk)
-            copy.write(chunk)
-        if found.hexdigest() != model.sha1:
-            raise CaffeError(
-                f"{source} is not the published {model.file}: sha1 {found.hexdigest()}, not {model.sha1} "
-                "(another file with GoogLeNet's layers need not be installed: give it to --weights)"
-            )
+    """Copy the published file from `source` to `target`. CaffeError when it is another file."""
+    found = digest(source, "sha1")
+    if found != model.sha1:
+        raise CaffeError(
+            f"{source} is not the published {model.file}: sha1 {found}, not {model.sha1} "
+            "(another file with GoogLeNet's layers need not be installed: give it to --weights)"
+        )
+    with files.atomic(target) as temporary:
+        shutil.copyfile(source, temporary)
 
 
-def convert(model: Released, source: Path, target: Path, net_path: Path) -> str:
-    """Check that `source` holds the weights of the net at `net_path`, every layer and no other, and write them to
-    `target` in the current format, with the net's shapes. Returns what is to be said of the file's origin."""
+def convert(model: Released, source: Path, target: Path, net: Any, name: str) -> str:
+    """Check that `source` holds the weights of a net (a NetParameter; `name` names it), every layer and no other, and
+    write them to `target` in the current format, with the net's shapes. Returns a sentence on the file's origin."""
     from ilgnet.run import engine as engines
-    from ilgnet.weights import surgery
 
-    layers = caffemodel.read_caffemodel(source)
-    net = upgrade.read_net(net_path)
+    layers = surgery.read_weights(source)
     for layer in net.layer:  # the values are about to be replaced, and drawing 150 million takes seconds
         layer.convolution_param.ClearField("weight_filler")
         layer.inner_product_param.ClearField("weight_filler")
     caffe = engines.load_engine()
-    made = engines.make_net(caffe, net, caffe.TEST, str(net_path))
+    made = engines.make_net(caffe, net, caffe.TEST, name)
     params = engines.arrays(made)
     missing = surgery.unloaded(params, layers)
     other = [layer.name for layer in layers if layer.blobs and layer.name not in params]
     if missing or other:
         raise CaffeError(
-            f"{source} is not a trained {Path(net_path).parent.name}: "
+            f"{source} is not a trained {name}: "
             + "; ".join(
-                f"{len(names)} layer(s) {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+                f"{len(names)} layer(s) {what} ({surgery.first_of(names)})"
                 for names, what in ((missing, "missing or of another shape"), (other, "too many"))
                 if names
             )
         )
-    blobs: dict[str, list[np.ndarray]] = {}
+    blobs: dict[str, Sequence[np.ndarray | None]] = {}
     for layer in layers:
         if not layer.blobs:
             continue
-        blobs[layer.name] = [np.reshape(b, p.shape) for b, p in zip(layer.blobs, params[layer.name])]
-        if not all(np.isfinite(b).all() for b in blobs[layer.name]):
+        if not all(np.isfinite(b).all() for b in layer.blobs):
             raise CaffeError(f"{source}: layer '{layer.name}' holds values that are not finite")
+        blobs[layer.name] = [np.reshape(b, p.shape) for b, p in zip(layer.blobs, params[layer.name])]
     definition = upgrade.upgrade_net(caffemodel.read_caffemodel_net(source), str(source))
     caffemodel.write_caffemodel(target, definition, blobs)
     if digest(source, "sha256") == model.sha256:
@@ -254,8 +243,8 @@ def convert(model: Released, source: Path, target: Path, net_path: Path) -> str:
 
 
 def where(name: str, model: Released) -> str:
-    """What to do to get a released model."""
+    """How to get a released model."""
     return (
         f"{model.file} (600 MB) cannot be fetched by a program: download it with a browser from {model.page} "
-        f"({' or '.join(model.links)}), then run: python tools/fetch_weights.py {name} --file PATH"
+        f"({' or '.join(model.links)}), then run: ilgnet fetch-weights {name} --file PATH"
     )

@@ -1,16 +1,42 @@
-"""Move weights between nets: copy by name, make room for BatchNorm, fold BatchNorm away again (NumPy; the engine only
-for fillers and for the forward pass of a calibration)."""
+"""Move weights between nets: copy by name, insert BatchNorm, fold BatchNorm away again.
+
+All of it is NumPy; the engine is needed only for fillers and for the forward pass of a calibration."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ilgnet.nets.folding import Fold, folds, merge_bn
+from ilgnet.nets.folding import Fold, folds, merge_bn, statistics
 from torchcaffe.base.errors import CaffeError
-from torchcaffe.formats.caffemodel import LayerBlobs
+from torchcaffe.formats import caffemodel
+
+
+class Layer(NamedTuple):
+    """A layer of a weights file."""
+
+    name: str
+    type: str
+    blobs: list[np.ndarray]
+
+
+def read_weights(path: Path | str) -> list[Layer]:
+    """A caffemodel's layers. CaffeError for an HDF5 file that leaves out a shared blob, since another layer owns it."""
+    found = []
+    for layer in caffemodel.read_caffemodel(path):
+        blobs = [blob for blob in layer.blobs if blob is not None]
+        if len(blobs) < len(layer.blobs):
+            missing = next(i for i, blob in enumerate(layer.blobs) if blob is None)
+            raise CaffeError(
+                f"{path}: layer '{layer.name}': blob {missing} is not in the file (HDF5 stores a shared blob once); "
+                "save the net as a .caffemodel"
+            )
+        found.append(Layer(layer.name, layer.type, blobs))
+    return found
 
 
 @dataclass
@@ -26,8 +52,8 @@ class Row:
 
 @dataclass
 class Report:
-    """What came from where, and the BatchNorms that surgery made: name -> the source's bias (C,) that it has to add,
-    zeros if the source has none; None behind a layer that was not copied."""
+    """Where each layer's weights came from, and the BatchNorms that surgery made: name -> the source's bias (C,) that
+    it has to add, zeros if the source has none; None behind a layer that was not copied."""
 
     rows: list[Row] = field(default_factory=list)
     made: dict[str, np.ndarray | None] = field(default_factory=dict)
@@ -41,7 +67,7 @@ def same_shape(source: tuple[int, ...], target: tuple[int, ...]) -> bool:
     return source == target or (len(source) == 4 and len(target) < 4 and source == (1,) * (4 - len(target)) + target)
 
 
-def transplant(net: Any, params: dict[str, list[np.ndarray]], source: list[LayerBlobs]) -> Report:
+def transplant(net: Any, params: dict[str, list[np.ndarray]], source: list[Layer]) -> Report:
     """Fill `params` (arrays of the NetParameter `net`, already filled by its fillers; in place) from `source` by name.
 
     A source layer with a bias whose target has none but a BatchNorm: the bias goes into the BatchNorm's mean. Every
@@ -61,7 +87,7 @@ def transplant(net: Any, params: dict[str, list[np.ndarray]], source: list[Layer
             continue
         found = by_name.get(layer.name)
         fold = by_layer.get(layer.name)
-        row = Row(layer.name, layer.type, " ".join("x".join(map(str, b.shape)) for b in blobs), "filled")
+        row = Row(layer.name, layer.type, _shapes(blobs), "filled")
         report.rows.append(row)
         if found is not None:
             used.add(layer.name)
@@ -76,7 +102,7 @@ def transplant(net: Any, params: dict[str, list[np.ndarray]], source: list[Layer
                 row.what, row.note = "copied", f"bias into the mean of {fold.batch_norm}"
             else:
                 row.what = "shape differs"
-                row.note = "source has " + " ".join("x".join(map(str, b.shape)) for b in found.blobs) + "; filled"
+                row.note = f"source has {_shapes(found.blobs)}; filled"
                 continue
         if layer.type == "BatchNorm":
             bias = biases.get(layer.name)
@@ -97,10 +123,13 @@ def transplant(net: Any, params: dict[str, list[np.ndarray]], source: list[Layer
             row.note = "no filler in the prototxt: all zero"
     for found in source:
         if found.blobs and found.name not in used:
-            shape = " ".join("x".join(map(str, b.shape)) for b in found.blobs)
-            report.rows.append(Row(found.name, found.type, shape, "unused"))
+            report.rows.append(Row(found.name, found.type, _shapes(found.blobs), "unused"))
     _refuse_lost_norms(source, used, report)
     return report
+
+
+def _shapes(blobs: list[np.ndarray]) -> str:
+    return " ".join("x".join(map(str, b.shape)) for b in blobs)
 
 
 def _fits(source: list[np.ndarray], target: list[np.ndarray]) -> bool:
@@ -117,14 +146,14 @@ def _has_filler(layer: Any) -> bool:
     return param is None or param.HasField("weight_filler")
 
 
-def _refuse_lost_norms(source: list[LayerBlobs], used: set[str], report: Report) -> None:
-    """A source layer that was copied without the BatchNorm behind it would compute something else: say so."""
+def _refuse_lost_norms(source: list[Layer], used: set[str], report: Report) -> None:
+    """CaffeError for a source layer that was copied without its BatchNorm: it would compute something else."""
     copied = {row.layer for row in report.rows if row.what == "copied"}
     for before, norm in zip(source, source[1:]):
         if norm.type == "BatchNorm" and norm.blobs and norm.name not in used and before.name in copied:
             raise CaffeError(
                 f"layer '{norm.name}': the source normalises '{before.name}' and the target does not; "
-                "fold it first (tools/merge_bn.py)"
+                "fold it first (ilgnet merge-bn)"
             )
 
 
@@ -167,7 +196,8 @@ def calibrate(engine_net: Any, net: Any, report: Report) -> int:
             raise CaffeError(f"layer '{fold.convolution}': its output on the calibration images is not finite")
         bn, scale = ([blob.data for blob in engine_net.params[name]] for name in (fold.batch_norm, fold.scale))
         set_statistics(bn, scale, eps[fold.batch_norm], x, report.made[fold.batch_norm])
-        rows[fold.batch_norm].note = rows[fold.scale].note = "calibrated"
+        for name in filter(None, (fold.batch_norm, fold.scale)):
+            rows[name].note = "calibrated"
     engine_net.run_forward(start, len(names) - 1)
     return len(todo)
 
@@ -186,8 +216,8 @@ def calibrate_on(engine_net: Any, net: Any, report: Report, images: np.ndarray) 
 
 
 def _answers(engine_net: Any, net: Any) -> np.ndarray:
-    """What the output layers read: the scores before Softmax or loss, which hide most of a change. Where the net ends
-    in the scores (see engine.without_data), these."""
+    """The scores before Softmax or loss, which hide most of a change; where the net ends in the scores (see
+    engine.without_data), the scores themselves."""
     last = [layer for layer in net.layer if layer.bottom and set(layer.top) & set(engine_net.outputs)]
     names = {layer.top[0] if layer.type == "InnerProduct" else layer.bottom[0] for layer in last}
     return np.concatenate([np.array(engine_net.blobs[name].data, dtype=np.float64).ravel() for name in sorted(names)])
@@ -205,13 +235,27 @@ def _made_scale(engine_net: Any, rows: dict[str, Row], fold: Fold) -> bool:
     return fold.scale is not None and rows[fold.scale].what == "made" and len(engine_net.params[fold.scale]) == 2
 
 
-def unloaded(params: dict[str, list[np.ndarray]], source: list[LayerBlobs]) -> list[str]:
+def unloaded(params: dict[str, list[np.ndarray]], source: list[Layer]) -> list[str]:
     """The layers that have parameters which `source` lacks, or holds in another shape."""
     by_name = {s.name: s.blobs for s in source if s.blobs}
     return [layer for layer, blobs in params.items() if blobs and not _fits(by_name.get(layer, []), blobs)]
 
 
-def merge(net: Any, source: list[LayerBlobs]) -> tuple[Any, dict[str, list[np.ndarray]], list[str]]:
+def refuse_unloaded(
+    params: dict[str, list[np.ndarray]], source: list[Layer], weights: Path | str, net: Path | str
+) -> None:
+    """CaffeError where a layer of the net would keep its filler's values; `weights` and `net` name the files."""
+    missing = unloaded(params, source)
+    if missing:
+        raise CaffeError(f"{weights}: nothing in it fits {len(missing)} layer(s) of {net} ({first_of(missing)})")
+
+
+def first_of(names: Sequence[str]) -> str:
+    """The first three names, for an error."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def merge(net: Any, source: list[Layer]) -> tuple[Any, dict[str, list[np.ndarray]], list[str]]:
     """Fold every BatchNorm (and Scale) into the Convolution before it.
 
     w' = w gamma / sqrt(var + eps), b' = (b - mean) gamma / sqrt(var + eps) + beta. Returns (NetParameter, arrays by
@@ -228,11 +272,10 @@ def merge(net: Any, source: list[LayerBlobs]) -> tuple[Any, dict[str, list[np.nd
         if bn.HasField("use_global_stats") and not bn.use_global_stats:
             raise CaffeError(f"layer '{fold.batch_norm}': use_global_stats: false cannot be folded")
         weight, *bias = params[fold.convolution]
-        mean, var, factor = (b.reshape(-1) for b in params[fold.batch_norm])
-        inverse = 0.0 if factor[0] == 0 else 1.0 / factor[0]
+        mean, var = statistics(params[fold.batch_norm])
         gamma, *beta = [b.reshape(-1) for b in params[fold.scale]] if fold.scale else [np.ones_like(mean)]
-        rate = gamma / np.sqrt(var * inverse + bn.eps)
-        shift = (sum(b.reshape(-1) for b in bias) - mean * inverse) * rate + sum(beta)
+        rate = gamma / np.sqrt(var + bn.eps)
+        shift = (sum(b.reshape(-1) for b in bias) - mean) * rate + sum(beta)
         params[fold.convolution] = [weight * rate.reshape(-1, 1, 1, 1), shift]
     merged = merge_bn(net)
     kept = {layer.name for layer in merged.layer}

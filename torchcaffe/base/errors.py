@@ -69,6 +69,8 @@ def named(error: BaseException) -> CaffeError | None:
         return OutOfMemory(f"out of memory: {text or 'the machine has no more'}")
     if isinstance(error, BrokenProcessPool):
         return WorkerLost("a worker process was killed (by the system, where memory ran out)")
+    if isinstance(error, ImportError) and error.name == "cv2":
+        return CaffeError(f"OpenCV does not load ({text}): apt install libgl1, or pip install opencv-python-headless")
     if isinstance(error, OSError):
         return (WriteError if error.errno in _UNWRITABLE else CaffeError)(text)
     # PyTorch's, by name: this module does without it.

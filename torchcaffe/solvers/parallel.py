@@ -35,7 +35,7 @@ def requested() -> bool:
 
 
 def launch(script: Sequence[str], processes: int) -> int:
-    """Run a program (its path and arguments) in several processes on this machine; returns its exit status.
+    """Run a program (torchrun's words for it) in several processes on this machine; returns its exit status.
 
     A signal to end is passed on, and its end waited for: 128 + its number is then the status of what it cut short."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]

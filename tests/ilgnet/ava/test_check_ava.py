@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from ilgnet.ava import check_ava
 from ilgnet.ava.splits import Entry, write_list
+from ilgnet.cli import check_ava
 from ilgnet.demo import scenes
 from torchcaffe.base.errors import CaffeError
 

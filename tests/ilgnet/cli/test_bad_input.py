@@ -22,18 +22,24 @@ import lmdb
 import numpy as np
 import pytest
 
-from ilgnet.ava import check_ava, make_lmdb, mean, prepare, ratings, splits
+from ilgnet.ava.check_ava import look_at
 from ilgnet.cli import (
     benchmark,
+    check_ava,
     check_ranking,
     evaluate,
     export_onnx,
     fetch_weights,
     gen_net,
     log_to_tensorboard,
+    make_lmdb,
+    mean,
     merge_bn,
     plot_log,
+    prepare,
     rank,
+    ratings,
+    splits,
     summarize,
     surgery,
     train,
@@ -665,7 +671,7 @@ PHOTOS = {
 PHOTO_READERS = {
     "convert_imageset": lambda path: imageset_says(path),
     "rank_photos.py": lambda path: decode.read(path) and "",
-    "check_ava.py": lambda path: check_ava.look_at(path.parent, path.name).fault,
+    "check_ava.py": lambda path: look_at(path.parent, path.name).fault,
 }
 
 
@@ -708,7 +714,7 @@ def test_links_out_of_the_folder(link, tmp_path):
     assert [tuple(item) for item in made.skipped] == [(n, f"leads out of {images}") for n in names[2:]]
     found, passed = ranking.find(images)
     assert [item.name for item in found] == ["1.jpg", "inner.jpg"] and len(passed) == 1 and "a link" in passed[0][1]
-    assert check_ava.look_at(images, link).fault == f"leads out of {images}"
+    assert look_at(images, link).fault == f"leads out of {images}"
 
 
 def test_an_image_layer_and_load_image_check_sizes(tmp_path, monkeypatch):
@@ -766,7 +772,7 @@ def test_json_of_data_sets(text, folder):
     (folder / "l.csv").write_text("file,label\n" + "".join(f"{i}.jpg,{i % 2}\n" for i in range(8)))
     (folder / "lists").mkdir()
     (folder / "DEMO.json").write_text(text)
-    assert "DEMO.json: not of data_prep/demo.py: 'synthetic'" in run(prepare.main, folder, "--out", "o")
+    assert "DEMO.json: not of ilgnet demo: 'synthetic'" in run(prepare.main, folder, "--out", "o")
     with pytest.raises(CaffeError, match="not a demo set"):
         ranking_check.held_out(folder)
     words = ["--labels", "l.csv", "--images", "photos", "--out", "out", "--size", "8"]
@@ -856,7 +862,7 @@ def test_names_that_are_not_utf8_where_no_others_will_do(folder):
 
 def test_a_drawing_s_name_is_spelt_out(folder, capfd):
     assert summarize.main(["net.prototxt", "--svg", "\udcff.svg"]) == 0
-    assert "drawn in \\udcff.svg\n" in capfd.readouterr().out
+    assert "wrote \\udcff.svg\n" in capfd.readouterr().out
 
 
 def test_csv_of_keys_that_would_be_formulas(tmp_path):

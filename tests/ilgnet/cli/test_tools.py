@@ -435,14 +435,14 @@ def test_snapshot_auto_takes_the_newest_whole_one(folder, trained, capfd):
 
 def test_several_gpus_are_several_processes_also_where_a_launcher_says_one(monkeypatch):
     launched = []
-    monkeypatch.setattr("torchcaffe.solvers.parallel.launch", lambda argv, count: launched.append(count) or 0)
+    monkeypatch.setattr("torchcaffe.solvers.parallel.launch", lambda argv, count: launched.append((argv, count)) or 0)
     monkeypatch.setattr("torchcaffe.base.context.check_gpu", lambda index: None)
     for world in (None, "1", "2"):
         monkeypatch.delenv("WORLD_SIZE", raising=False)
         if world:
             monkeypatch.setenv("WORLD_SIZE", world)
-        processes.launch(argparse.Namespace(gpu=[0, 1]), "train.py", [])
-    assert launched == [2, 2]  # under "2" a launcher has made both already
+        processes.launch(argparse.Namespace(gpu=[0, 1]), "train", [])
+    assert launched == [(["-m", "ilgnet", "train"], 2)] * 2  # under "2" a launcher has made both already
 
 
 def test_a_fresh_start_beside_another_runs_snapshots_is_refused(folder, trained, capfd):
@@ -462,12 +462,12 @@ def test_a_fresh_start_beside_another_runs_snapshots_is_refused(folder, trained,
         ("", "--estimate --engine torch  --weights out/snapshots/ava1_v1bn_init.caffemodel", "--snapshot"),
         (
             "SNAPSHOT=auto",
-            "test -f out/snapshots/ava1_v1bn_init.caffemodel || .venv/bin/python tools/surgery.py",
+            "test -f out/snapshots/ava1_v1bn_init.caffemodel || .venv/bin/ilgnet surgery",
             "none",
         ),
         ("SNAPSHOT=auto", "--snapshot auto --weights out/snapshots/ava1_v1bn_init.caffemodel", "none"),
         ("SNAPSHOT=auto WEIGHTS=none", "--snapshot auto", "--weights"),
-        ("SNAPSHOT=x.solverstate", "--snapshot x.solverstate", "surgery.py"),
+        ("SNAPSHOT=x.solverstate", "--snapshot x.solverstate", "ilgnet surgery"),
     ],
 )
 def test_make_starts_from_the_weights_where_there_is_no_snapshot(more, wanted, unwanted):
@@ -507,9 +507,9 @@ def test_compare_nets_counts_in_this_python(tmp_path, monkeypatch):
     def tool(name, *arguments):
         ran.append(name)
         words = list(map(str, arguments))
-        if name == "gen_net":
+        if name == "gen-net":
             assert gen_net.main(words) == 0
-        elif name in ("gen_solver", "surgery"):
+        elif name in ("gen-solver", "surgery"):
             assert words[words.index("--seed" if name == "surgery" else "--random-seed") + 1] == "1"
         elif name == "train":
             assert not earlier.exists() and words[-2:] == ["--engine", "bvlc"]
@@ -535,7 +535,7 @@ def test_compare_nets_counts_in_this_python(tmp_path, monkeypatch):
         == 0
     )
     (row,) = json.loads((tmp_path / "out" / "compare.json").read_text())
-    assert row["parameters"] > 1e5 and ran == ["gen_net", "gen_solver", "surgery", "train", "evaluate", "report"]
+    assert row["parameters"] > 1e5 and ran == ["gen-net", "gen-solver", "surgery", "train", "evaluate", "report"]
 
 
 def test_divergence_stops_with_one_line(folder):

@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from ilgnet.ava import prepare, splits
+from ilgnet.ava import splits
 from ilgnet.ava.ratings import read_ratings
+from ilgnet.cli import demo, prepare
 from ilgnet.demo import demo_set, scenes
 from ilgnet.evaluate import protocol
 from tests.torchcaffe.data.test_imageset import datums
@@ -21,7 +22,7 @@ from torchcaffe.formats.blobproto import read_blobproto
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
-    demo_set.main(["--out", str(folder / "a"), "--count", "18", "--seed", "5", "--workers", "1"])
+    demo.main(["--out", str(folder / "a"), "--count", "18", "--seed", "5", "--workers", "1"])
     return folder / "a"
 
 
@@ -39,7 +40,7 @@ def test_the_folder_is_avas(made):
 
 
 def test_no_source_trains_and_tests(made):
-    split = splits.make_split(read_ratings(made / "AVA.txt"), lists=made / "lists")
+    split = splits.make_split(read_ratings(made / "AVA.txt"), splits.Choice(lists=made / "lists"))
     assert split.notes == [] and len(split.train) + len(split.val) == 18
     about = json.loads((made / "DEMO.json").read_text())["photos"]
     source = {f"{number}.jpg": photo["source"] for number, photo in about.items()}
@@ -170,8 +171,8 @@ def test_the_manifest_says_which_set_it_is(made, tmp_path):
     shutil.copy(made / "AVA.txt", tmp_path / "AVA.txt")
     images = ["--images", str(made / "images")]
     for name, options in {
-        "ava2, fraction 0.4": ["--dataset", "ava2", "--fraction", "0.4"],
-        "ava1_delta1": ["--delta", "1"],
+        "ava2, thresholds 4.0 and 6.5": ["--dataset", "ava2", "--thresholds", "4", "6.5"],
+        "ava1_delta1": ["--dataset", "ava1_delta1"],
     }.items():
         out = tmp_path / options[-1]
         assert run_prepare(tmp_path, out, *images, *options)["dataset"] == name
@@ -231,7 +232,7 @@ def test_prepare_starts_nothing_without_its_input(made, tmp_path, monkeypatch):
     with pytest.raises(CaffeError, match="--size 0: a mean image"):
         run_prepare(made, tmp_path / "out", "--size", "0")
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr(prepare.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1000))
     with pytest.raises(CaffeError, match="out: 18 photos need about 0 GB, 0 GB are free; --encoded jpeg"):
         run_prepare(made, tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
@@ -242,7 +243,7 @@ def test_prepare_starts_nothing_without_its_input(made, tmp_path, monkeypatch):
     [
         (["--labels", "x.csv", "--dataset", "ava2"], "--dataset is for AVA, not for --labels"),
         (["--labels", "x.csv", "--lists", "x"], "--lists is for AVA, not for --labels"),
-        (["--labels", "x.csv", "--delta", "1"], "--delta is for AVA, not for --labels"),
+        (["--labels", "x.csv", "--dataset", "ava2"], "--dataset is for AVA, not for --labels"),
         (["--labels", "x.csv", "--thresholds", "4", "6"], "--thresholds is for AVA, not for --labels"),
         (["ava", "--cut", "4"], "--cut is for --labels"),
         (["ava", "--held-out", "0.5"], "--held-out is for --labels"),

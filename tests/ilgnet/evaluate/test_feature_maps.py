@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,13 +12,12 @@ from ilgnet.evaluate import feature_maps, metrics
 from ilgnet.figures import drawing, summary
 from ilgnet.nets import emit, paper
 from ilgnet.nets.variants import VARIANTS
-from torchcaffe.formats import upgrade
 
 
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if VARIANTS[v].local])
 def test_the_papers_labels_are_in_the_net(variant):
     """Seven labels, in the net's order, each on a blob; the last is what the classifier reads."""
-    net = upgrade.read_net(Path(emit.ROOT) / variant / "deploy.prototxt")
+    net = emit.deploy(emit.Choice(variant))
     first = {}
     for i, layer in enumerate(net.layer):
         for top in layer.top:
@@ -40,10 +38,10 @@ def test_googlenets_parts_have_no_labels():
     assert [v for v in VARIANTS if not paper.labels(v)] == ["third", "two_thirds", "full"]
 
 
-def test_a_net_with_spatial_pyramids_has_the_labels_though_not_the_papers_name(tmp_path):
-    (tmp_path / "d.prototxt").write_text(emit.texts(emit.Choice("v1bn", spp=True))["deploy.prototxt"])
-    made = {top for layer in upgrade.read_net(tmp_path / "d.prototxt").layer for top in layer.top}
-    scorer = SimpleNamespace(net_path=str(tmp_path / "d.prototxt"), has_blob=made.__contains__)
+def test_a_net_with_spatial_pyramids_has_the_labels_though_not_the_papers_name():
+    net = emit.deploy(emit.Choice("v1bn", spp=True))
+    made = {top for layer in net.layer for top in layer.top}
+    scorer = SimpleNamespace(title=net.name, has_blob=made.__contains__)
     found = feature_maps.stages(scorer)
     assert [label.mark for label in found] == [f"({i})" for i in range(1, 8)]
     assert found[4].blobs == ("temp1_spp", "temp2_spp")
@@ -86,7 +84,7 @@ def test_no_heading_is_a_formula(tmp_path):
 def test_figure_2_has_every_layer_in_one_block(variant):
     import torchcaffe as caffe
 
-    found = summary.summarize(caffe, upgrade.read_net(Path(emit.ROOT) / variant / "deploy.prototxt"), caffe.TEST)
+    found = summary.summarize(caffe, emit.deploy(emit.Choice(variant)), caffe.TEST)
     nodes = drawing.blocks(found, paper.labels(variant))
     titles = [node.lines[0] for node in nodes]
     assert [t.split()[0] for t in titles] == ["photo", "(1)", "(2)", "(3)", "(4)", "(5)", "(5)", "(6)", "(7)", "answer"]

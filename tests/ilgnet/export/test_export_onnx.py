@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 
 import cv2
@@ -14,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import torchcaffe as caffe
+from ilgnet.cli.export_onnx import main as tool
 from ilgnet.export import onnx_export
 from ilgnet.export.onnx_layers import converters
 from ilgnet.nets import emit
 from ilgnet.nets.variants import VARIANTS
 from ilgnet.photos import preprocess
-from tests import ROOT
 from tests.bvlc import compare, layers, run_caffe
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import blobproto
@@ -410,14 +409,6 @@ def test_photos_of_any_size(mean):
 # -- the tool ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("export_onnx", ROOT / "tools" / "export_onnx.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
-
-
 @pytest.fixture
 def model(tmp_path):
     net = tiny()
@@ -426,7 +417,7 @@ def model(tmp_path):
     return ["--net", str(tmp_path / "deploy.prototxt"), "--weights", str(tmp_path / "tiny.caffemodel")]
 
 
-def test_tool(tool, model, mean, tmp_path, capsys):
+def test_tool(model, mean, tmp_path, capsys):
     out = tmp_path / "net.onnx"
     assert tool([*model, "--out", str(out), "--preprocess", "lmdb", "--mean", str(mean)]) == 0
     said = capsys.readouterr().out
@@ -445,7 +436,7 @@ def test_tool(tool, model, mean, tmp_path, capsys):
     assert [d.dim_value for d in dims] == [1, 3, 31, 45]
 
 
-def test_tool_without_runtime(tool, model, tmp_path, capsys, monkeypatch):
+def test_tool_without_runtime(model, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(onnx_export, "runtime", lambda: None)
     assert tool([*model, "--out", str(tmp_path / "net.onnx")]) == 0
     assert "not checked: ONNX Runtime is not installed" in capsys.readouterr().out
@@ -453,7 +444,7 @@ def test_tool_without_runtime(tool, model, tmp_path, capsys, monkeypatch):
         tool([*model, "--out", str(tmp_path / "net.onnx"), "--check"])
 
 
-def test_tool_refuses(tool, model, tmp_path):
+def test_tool_refuses(model, tmp_path):
     out = tmp_path / "net.onnx"
     with pytest.raises(CaffeError, match="for --preprocess"):
         tool([*model, "--out", str(out), "--mean", "m.binaryproto"])

@@ -15,7 +15,6 @@ from ilgnet.cli import gen_net
 from ilgnet.nets import emit
 from ilgnet.nets.datasets import DATASETS
 from ilgnet.nets.variants import VARIANTS
-from ilgnet.run import bvlc
 from tests import ROOT
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.proto import caffe_pb2, parse_text
@@ -42,17 +41,6 @@ def test_generators_reproduce_every_committed_file():
     assert there == set(files)
     for path, text in files.items():
         assert path.read_text() == text, f"{path} is not what tools/gen_net.py --all writes"
-
-
-def test_committed_files_are_the_same_under_python_39_and_protobuf_312():
-    if bvlc.bvlc_root() is None:
-        pytest.skip("real Caffe's Python 3.9 is not here (make bvlc)")
-    code = "from hashlib import sha1; from ilgnet.nets import emit, table1\n"
-    code += "for path, text in {**emit.committed(), **table1.committed()}.items():\n"
-    code += "    print(path.name, sha1(text.encode()).hexdigest())"
-    ours = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    theirs = bvlc.bvlc_python(["-c", code], cwd=ROOT, env={"PYTHONPATH": str(ROOT)})
-    assert ours.stdout == theirs.stdout
 
 
 # --- The released net ------------------------------------------------------------------------------------------------
@@ -336,7 +324,7 @@ def test_gen_net_writes_both_files_and_their_command_makes_them_again(tmp_path, 
     argv = ["--variant", "v1bn", "--dataset", "ava2", "--batch-size", "16", "--drop-lrn", "--out", str(tmp_path)]
     assert gen_net.main(argv) == 0
     paths = [tmp_path / "train_val.prototxt", tmp_path / "deploy.prototxt"]
-    assert capsys.readouterr().out.split() == [str(p) for p in paths]
+    assert capsys.readouterr().out.splitlines()[:2] == [str(p) for p in paths]
     before = [p.read_text() for p in paths]
     command = re.search(r"# Made by: python tools/gen_net.py (.*)", before[0]).group(1).split()
     assert command == ["--variant", "v1bn", "--dataset", "ava2", "--batch-size", "16", "--drop-lrn"]

@@ -80,7 +80,7 @@ def test_gen_solver_changes_single_fields_and_its_command_makes_the_file_again(t
     argv = "--dataset ava2 --variant v1 --released --net a/b.prototxt --base-lr 1e-06 --max-iter 300".split()
     argv += "--iter-size 3 --test-iter 4 --snapshot-prefix x/y --random-seed 0 --cpu".split()
     assert gen_solver.main([*argv, "--out", str(path)]) == 0
-    assert capsys.readouterr().out == f"{path}\n"
+    assert capsys.readouterr().out.startswith(f"{path}\n")
     solver, text = read(path), path.read_text()
     assert (solver.net, solver.max_iter, solver.iter_size, list(solver.test_iter)) == ("a/b.prototxt", 300, 3, [4])
     assert solver.HasField("random_seed") and solver.random_seed == 0

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 import torchcaffe
-from ilgnet.ava import labels, prepare
-from ilgnet.cli import check_ranking, evaluate, report
+from ilgnet.ava import labels
+from ilgnet.cli import check_ranking, evaluate, prepare, report
 from ilgnet.cli import rank as rank_photos
 from ilgnet.evaluate import protocol
 from ilgnet.photos import checks as photo_checks
@@ -129,7 +129,7 @@ def test_margin_and_heat_map(model):
 def test_a_net_with_a_layer_not_loaded_is_refused(model, folder, cache, tmp_path):
     (tmp_path / "other.prototxt").write_text(NET.replace('"ip"', '"other"'))
     spec = ranking.Spec(model / "tiny.caffemodel", tmp_path / "other.prototxt")
-    with pytest.raises(CaffeError, match="refusing to score"):
+    with pytest.raises(CaffeError, match="nothing in it fits"):
         ranking.rank(folder, spec, cache)
 
 

@@ -125,7 +125,7 @@ def test_resumes(get, tmp_path, mode, size, asked):
 
 
 def test_broken_off_then_resumed(get, tmp_path):
-    with pytest.raises(CaffeError, match="ended after 2000000 of 3000000 bytes .*run again to go on"):
+    with pytest.raises(CaffeError, match="ended after 2000000 of 3000000 bytes .*run again to continue"):
         get("truncated")
     assert left(tmp_path) == {"model.bin.partial": 2_000_000}
     assert get("good") == ["bytes=2000000-"]
@@ -265,9 +265,9 @@ def test_converts_old_files(name, tmp_path, monkeypatch):
     monkeypatch.setenv("GLOG_minloglevel", "2")
     net, source, target = tmp_path / "deploy.prototxt", GOLDENS / f"{name}.caffemodel", tmp_path / "ours.caffemodel"
     net.write_text(DEPLOY % 2)
-    assert "byte for byte" in published.convert(released(source), source, target, net)
+    assert "byte for byte" in published.convert(released(source), source, target, upgrade.read_net(net), "v1")
     other = published.Released("theirs", "page", ("link",), "0" * 64, "ours.caffemodel")
-    assert "another sha256" in published.convert(other, source, target, net)
+    assert "another sha256" in published.convert(other, source, target, upgrade.read_net(net), "v1")
     definition = caffemodel.read_caffemodel_net(target)
     assert not definition.layers and [layer.type for layer in definition.layer if layer.type != "Input"] == [
         "Convolution",
@@ -287,10 +287,10 @@ def test_refuses_weights_of_another_net(tmp_path, monkeypatch):
     net, source, target = tmp_path / "v1" / "deploy.prototxt", GOLDENS / "v1.caffemodel", tmp_path / "ours.caffemodel"
     net.write_text(DEPLOY % 3)
     with pytest.raises(CaffeError, match=r"not a trained v1: 1 layer\(s\) missing or of another shape \(fc2\)$"):
-        published.convert(released(source), source, target, net)
+        published.convert(released(source), source, target, upgrade.read_net(net), "v1")
     net.write_text((DEPLOY % 2).replace('"fc2"', '"fc3"'))
     with pytest.raises(CaffeError, match=r"\(fc3\); 1 layer\(s\) too many \(fc2\)"):
-        published.convert(released(source), source, target, net)
+        published.convert(released(source), source, target, upgrade.read_net(net), "v1")
     net.write_text(DEPLOY % 2)
     layers = caffemodel.read_caffemodel(source)
     blobs = {layer.name: [np.array(b) for b in layer.blobs] for layer in layers}
@@ -298,5 +298,5 @@ def test_refuses_weights_of_another_net(tmp_path, monkeypatch):
     broken = tmp_path / "nan.caffemodel"
     caffemodel.write_caffemodel(broken, upgrade.upgrade_net(caffemodel.read_caffemodel_net(source), "old"), blobs)
     with pytest.raises(CaffeError, match="layer 'conv1' holds values that are not finite"):
-        published.convert(released(source), broken, target, net)
+        published.convert(released(source), broken, target, upgrade.read_net(net), "v1")
     assert not target.exists()

@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ilgnet.cli import export_onnx
+from ilgnet.cli import surgery as cli_surgery
 from ilgnet.weights import surgery
 from torchcaffe.base.errors import CaffeError
+from torchcaffe.formats import caffemodel
 from torchcaffe.formats.caffemodel import LayerBlobs
 from torchcaffe.proto import caffe_pb2, parse_text
 
@@ -191,3 +194,16 @@ def test_merge_refuses():
     src = [LayerBlobs(name, "", [np.ones(3, "f")] * 3) for name in ("c", "c/bn", "c/scale")]
     with pytest.raises(CaffeError, match="use_global_stats"):
         surgery.merge(net(batch), src)
+
+
+def test_hdf5_weights_without_a_shared_blob_are_refused(tmp_path):
+    """HDF5 weights store a shared blob with its owner alone."""
+    deploy, weights = tmp_path / "deploy.prototxt", tmp_path / "shared.caffemodel.h5"
+    deploy.write_text(NET)
+    arrays = {"c": [np.ones((3, 2, 1, 1), np.float32)], "ip": [None, np.zeros(2, np.float32)]}
+    caffemodel.write_caffemodel(weights, net(), arrays)
+    reason = r"shared.caffemodel.h5: layer 'ip': blob 0 is not in the file"
+    with pytest.raises(CaffeError, match=reason):
+        cli_surgery.main(["--weights", str(weights), "--net", str(deploy), "--out", str(tmp_path / "o.caffemodel")])
+    with pytest.raises(CaffeError, match=reason):
+        export_onnx.main(["--weights", str(weights), "--net", str(deploy), "--out", str(tmp_path / "o.onnx")])

@@ -15,7 +15,7 @@ import lmdb
 import numpy as np
 import pytest
 
-from ilgnet.ava import make_lmdb, mean
+from ilgnet.cli import make_lmdb, mean
 from tests import ROOT
 from tests.bvlc import make_imageset_goldens as goldens
 from torchcaffe.base.errors import CaffeError

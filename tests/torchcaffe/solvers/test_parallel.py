@@ -165,4 +165,4 @@ def test_gpus_that_are_not_there_launch_nothing(monkeypatch):
 
     monkeypatch.setattr("torchcaffe.solvers.parallel.launch", lambda *_: pytest.fail("launched"))
     with pytest.raises(caffe.CaffeError, match="no CUDA device"):
-        processes.launch(Args, "tools/evaluate.py", [])
+        processes.launch(Args, "evaluate", [])

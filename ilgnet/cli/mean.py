@@ -1,18 +1,23 @@
-"""The mean image of an LMDB, as compute_image_mean makes it: `python data_prep/mean.py train_lmdb mean.binaryproto`."""
+"""Compute an LMDB's mean image, as compute_image_mean does.
+
+`ilgnet prepare` does this as its last step. Writes mean.binaryproto, and beside
+it mean.npy (C x H x W).
+
+Example:
+  ilgnet mean out/demo/train_lmdb
+"""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from torchcaffe.base.errors import run_main
+from ilgnet.cli.arguments import make_parser
 from torchcaffe.data.imageset import compute_image_mean, write_mean
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write an LMDB's mean: mean.binaryproto, byte for byte as BVLC's compute_image_mean, and mean.npy (C x H x W)."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser = make_parser(__name__)
     parser.add_argument("lmdb", type=Path, help="the training LMDB")
     parser.add_argument("binaryproto", type=Path, nargs="?", help="file to write (mean.binaryproto beside the LMDB)")
     args = parser.parse_args(argv)
@@ -21,8 +26,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_mean(mean, target, target.with_suffix(".npy"))
     for channel, value in enumerate(mean.mean(axis=(1, 2), dtype="float64")):
         print(f"mean_value channel [{channel}]: {value:g}")
+    print(f"Next: write a net that trains on it: ilgnet gen-net --variant v1bn --source {args.lmdb.parent}")
     return 0
-
-
-if __name__ == "__main__":
-    run_main(main)
