@@ -44,9 +44,9 @@ def main(argv: list[str] | None = None) -> int:
     elsewhere = engine.run_elsewhere(args.engine, __file__, argv)
     if elsewhere is not None:
         return elsewhere
-    from ilgnet.scoring.scorers import Scorer
+    from ilgnet.scoring.scorers import Scorer, Settings
 
-    scorer = Scorer(args.weights, args.net, args.preset, args.mean, args.batch, args.engine, args.gpu)
+    scorer = Scorer(Settings(args.weights, args.net, args.preset, args.mean, args.batch, args.engine, args.gpu))
     stages = feature_maps.stages(scorer, args.blobs)
     source = args.lmdb or args.photos
     found = feature_maps.extract(scorer, source, stages, args.shown, progress=sys.stderr.isatty())
@@ -69,15 +69,15 @@ def main(argv: list[str] | None = None) -> int:
         },
     )
     print("active features        high photos   low photos    d      p")
-    for stage in result["stages"]:
-        c = stage["comparison"]
+    for stage in result.stages:
+        c = stage.comparison
         figures = (
-            f"{100 * c['high']['mean']:10.2f}% {100 * c['low']['mean']:11.2f}% {c['cohens_d']:6.2f} {c['p_value']:.4f}"
+            f"{100 * c.high.mean:10.2f}% {100 * c.low.mean:11.2f}% {c.cohens_d:6.2f} {c.p_value:.4f}"
             if c
             else "no labels of both classes"
         )
-        print(f"{(stage['mark'] + ' ' + stage['what']).strip()[:24]:24} {figures}")
-    print(f"{result['claim']}\nwrote {args.out}")
+        print(f"{f'{stage.mark} {stage.what}'.strip()[:24]:24} {figures}")
+    print(f"{result.claim}\nwrote {args.out}")
     return 0
 
 

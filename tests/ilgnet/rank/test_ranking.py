@@ -111,7 +111,7 @@ def cache(tmp_path):
 
 
 def test_margin_and_heat_map(model):
-    scorer = scorers.Scorer(model / "tiny.caffemodel", model / "deploy.prototxt", heat=True)
+    scorer = scorers.Scorer(scorers.Settings(model / "tiny.caffemodel", model / "deploy.prototxt"), heat=True)
     arrays = np.random.RandomState(0).randn(3, 3, 32, 32).astype(np.float32) * 50
     found = scorer.answers(arrays, heat=True)
     assert scorer.module == "conv" and "index 1 means high" in scorer.meaning
