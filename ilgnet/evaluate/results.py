@@ -30,7 +30,8 @@ VOTES = {
 
 class Result:
     """Base of the results. Fields are given by keyword; a field that is not given has its class's default and is not
-    written: a test that is read from a log, for example, has no weights. `path`: the file that it was read from."""
+    written: a test that is read from a log, for example, has no weights. Fields that no program reads need no
+    annotation. `path`: the file that it was read from."""
 
     path = Path()
 
@@ -49,7 +50,6 @@ class Proportion(Result):
     low: float
     high: float
     n: int
-    correct: int | None = None
     batch: int | None = None
     batches: int | None = None
     answer: str | None = None
@@ -63,8 +63,6 @@ class Bin(Result):
     n: int
     p_high: float
     observed: float
-    low: float | None = None
-    high: float | None = None
 
 
 @dataclass(init=False)
@@ -82,7 +80,6 @@ class Figures(Result):
 
     n: int
     classes: tuple[str, str] | None = None
-    cut: float | None = None
     accuracy: Proportion | None = None
     majority_baseline: Proportion | None = None
     balanced_accuracy: float | None = None
@@ -106,7 +103,6 @@ class Preprocessing(Result):
     preset: str
     warp: tuple[int, int]
     crop: tuple[int, int]
-    channel_mean_bgr: list[float] | None = None
 
 
 @dataclass(init=False)
@@ -123,14 +119,12 @@ class Evaluation(Result):
     synthetic: Any = None
     lmdb: str | None = None
     picks: str | None = None
-    photos: str | None = None
     log: str | None = None
     source: str | None = None
     weights: str | None = None
     net: str | None = None
     title: str | None = None
     variant: str | None = None
-    target: str | None = None
     engine: str | None = None
     precision: str | None = None
     preprocess: Preprocessing | None = None
@@ -181,7 +175,6 @@ class Comparison(Result):
     p_superior: float
     p_value: float
     cohens_d: float | None
-    rounds: int | None = None
 
 
 @dataclass(init=False)
@@ -192,7 +185,6 @@ class Stage(Result):
     what: str
     blobs: list[str]
     comparison: Comparison | None
-    shapes: Any = None
 
 
 @dataclass(init=False)
@@ -219,16 +211,8 @@ class FeatureMaps(Result):
     claim: str
     densities: str
     figure: str | None = None
-    photos: int | None = None
-    title: str | None = None
     variant: str | None = None
-    weights: str | None = None
-    net: str | None = None
-    source: str | None = None
-    dataset: str | None = None
     synthetic: Any = None
-    engine: str | None = None
-    preprocess: Preprocessing | None = None
 
 
 # --- a benchmark ----------------------------------------------------------------------------------------------------
@@ -254,9 +238,7 @@ class Timed(Result):
     task: str
     batch: int
     median_s: float
-    trunk: str | None = None
     spread: float | None = None
-    rounds_s: list[float] | None = None
     peak_memory_bytes: int | None = None
     difference: float | None = None
     flops: float | None = None
@@ -294,8 +276,7 @@ class Manifest(Result):
 def plain(value: Any) -> Any:
     """A dataclass, or what holds some, as JSON has it; a float that is not finite becomes null."""
     if is_dataclass(value):
-        names = _hints(type(value))
-        value = {name: item for name, item in vars(value).items() if name in names}
+        value = {name: item for name, item in vars(value).items() if name != "path"}
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, np.ndarray)):
@@ -322,7 +303,7 @@ def read_json(path: Path | str) -> Any:
 
 def read(path: Path | str, kind: type[R]) -> R:
     """Read what `write_json` wrote of a Result. CaffeError naming the file and the field that is not as annotated;
-    fields that the class does not know are ignored."""
+    other fields are kept as they are."""
     value = read_json(path)
     try:
         found = fit(kind, value)
@@ -353,9 +334,11 @@ def fit(kind: Any, value: Any, where: str = "") -> Any:
         for name in hints:
             if name not in value and not hasattr(kind, name):
                 raise TypeError(before + name)
-        return kind(**{name: fit(hints[name], item, before + name) for name, item in value.items() if name in hints})
+        return kind(**{name: fit(hints.get(name, Any), item, before + name) for name, item in value.items()})
     if origin is list and isinstance(value, list):
         return [fit(args[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if origin is dict and isinstance(value, dict):
+        return {name: fit(args[1], item, f"{where}.{name}") for name, item in value.items()}
     if origin is tuple and isinstance(value, list) and len(value) == len(args):
         return [fit(one, item, f"{where}[{i}]") for i, (one, item) in enumerate(zip(args, value))]
     if origin is Literal:

@@ -140,12 +140,16 @@ class Scorer:
     def _round(self, exact: np.ndarray) -> np.ndarray:
         """Round the weights, and answer again."""
         precision, self._precision = self._precision, None
-        layers = self._net.reduce_weights(precision)
+        layers = self.reduce_weights(precision)
         rows = self._forward(len(exact))
         moved = max(abs(self.number(a) - self.number(b)) for a, b in zip(rows, exact))
         effect = f"{', '.join(layers)}: the scores of the first {len(rows)} photo(s) move by at most {moved:.2g}"
         print(f"{precision} weights in {effect if layers else 'no layer (none is large)'}", file=sys.stderr)
         return rows
+
+    def reduce_weights(self, precision: str | None) -> list[str]:
+        """Round the weights of large inner products; returns their layers' names."""
+        return self._net.reduce_weights(precision)
 
     def number(self, row: np.ndarray) -> float:
         """An answer as one number, higher for better photos: P(high), the (expected) mean vote, or a rank."""
