@@ -12,18 +12,18 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 
 def page(template: str, **values: Any) -> str:
-    """Fill a template of templates/. Every value is escaped unless it is Markup."""
+    """Fill a template of templates/. In HTML and SVG every value is escaped unless it is Markup."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
         loader=FileSystemLoader(str(TEMPLATES)),
-        autoescape=True,
+        autoescape=not template.endswith(".md"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        keep_trailing_newline=template.endswith(".svg"),
+        keep_trailing_newline=not template.endswith(".html"),
     )
-    environment.filters.update(percent=percent, number=number)
+    environment.filters.update(percent=percent, cell=lambda text: text.replace("|", "\\|").replace("\n", " "))
     environment.globals["svg"] = lambda data: data_uri(data, "image/svg+xml")
     return environment.get_template(template).render(**values)
 

@@ -330,11 +330,10 @@ def write(out: Path, report: Report) -> list[Path]:
         path = out.with_name(f"{out.stem}_{name}.csv")
         results.write_csv(path, table.csv())
         written.append(path)
+    common: dict[str, Any] = {"title": report.title, "synthetic": report.synthetic, "tables": tables}
     text = html.page(
         "report.html",
-        title=report.title,
-        synthetic=report.synthetic,
-        tables=tables,
+        **common,
         tests=tests,
         curves=curves,
         net_plot=net_plot,
@@ -343,7 +342,8 @@ def write(out: Path, report: Report) -> list[Path]:
         labels_note=paper.LABELS_NOTE,
         features=shown,
     )
-    for path, page in ((out, text), (out.with_suffix(".md"), markdown(report, tables, captions))):
+    markdown = html.page("report.md", **common, features=report.features, pictures=captions)
+    for path, page in ((out, text), (out.with_suffix(".md"), markdown)):
         write_bytes(path, page.encode("utf-8", "backslashreplace"))
     results.write_json(
         out.with_suffix(".json"),
@@ -359,20 +359,6 @@ def write(out: Path, report: Report) -> list[Path]:
         },
     )
     return written + [out.with_suffix(".md"), out.with_suffix(".json")]
-
-
-def markdown(report: Report, tables: dict[str, report_tables.Table], pictures: list[tuple[str, str]]) -> str:
-    """The report as Markdown. `pictures`: (file beside it, caption)."""
-    parts = [f"# {report.title}\n"]
-    if report.synthetic:
-        parts.append(
-            "**Synthetic labels.** These photos were not rated by people: the figures say that the software "
-            "works, and nothing about AVA.\n"
-        )
-    parts += [table.markdown() for table in tables.values()]
-    parts += [f"{f.name}, the paper's observation under Fig. 5: {f.claim}\n" for f in report.features]
-    parts += [f"![{caption}]({name})\n\n{caption}\n" for name, caption in pictures]
-    return "\n".join(parts)
 
 
 def sheet_picture(groups: list[dict[str, Any]], side: int = 160) -> np.ndarray:

@@ -3,7 +3,7 @@ net that was not tested says "not run"."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -46,14 +46,6 @@ class Table:
     rows: list[list[Cell]] = field(default_factory=list)
     note: str = ""
     ours: set[int] = field(default_factory=set)
-
-    def markdown(self) -> str:
-        def line(cells: Iterable[str]) -> str:
-            return "| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
-
-        out = [f"**{self.title}**", "", line(self.columns), "|" + "---|" * len(self.columns)]
-        out += [line(cell.line for cell in row) for row in self.rows]
-        return "\n".join(out + (["", self.note] if self.note else [])) + "\n"
 
     def csv(self) -> list[list[str]]:
         """The rows of the CSV file: numbers where cells have them; a column with intervals becomes three."""

@@ -125,8 +125,8 @@ def newest_snapshot(prefix: str, terminal: IO[str]) -> str | None:
 
 
 def remove_old_snapshots(prefix: str, keep: int, done: int) -> None:
-    """Remove all but the newest `keep` snapshots up to iteration `done`: solverstate, caffemodel and each process's extra
-    state. Later ones are from an earlier run, which this one was resumed behind."""
+    """Remove all but the newest `keep` snapshots up to iteration `done`: solverstate, caffemodel and each process's
+    extra state. Later ones are from an earlier run, which this one was resumed behind."""
     for number, path in _numbered(prefix):
         if number > done:
             continue
