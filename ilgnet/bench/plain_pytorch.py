@@ -30,7 +30,8 @@ def _pooling(p: Any, x: Tensor, w: Weights, training: bool) -> Tensor:
     if q.global_pooling:
         return F.adaptive_max_pool2d(x, 1) if q.pool == q.MAX else F.adaptive_avg_pool2d(x, 1)
     windows = [_pair(q, "kernel", "kernel_size", 1), _pair(q, "stride", "stride", 1), _pair(q, "pad", "pad", 0)]
-    return (F.max_pool2d if q.pool == q.MAX else F.avg_pool2d)(x, *windows, ceil_mode=True)
+    pool: Callable[..., Tensor] = F.max_pool2d if q.pool == q.MAX else F.avg_pool2d
+    return pool(x, *windows, ceil_mode=True)
 
 
 def _convolution(p: Any, x: Tensor, w: Weights, training: bool) -> Tensor:

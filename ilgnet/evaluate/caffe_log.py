@@ -191,7 +191,8 @@ def _time(prefix: re.Match[str]) -> datetime.datetime | None:
     """The line's time. glog prints no year; in a leap year, 29 February is valid."""
     try:
         micro = int((prefix.group(6) or "0")[:6].ljust(6, "0"))
-        return datetime.datetime(2020, *(int(prefix.group(i)) for i in range(1, 6)), micro)
+        month, day, hour, minute, second = (int(prefix.group(i)) for i in range(1, 6))
+        return datetime.datetime(2020, month, day, hour, minute, second, micro)
     except ValueError:
         return None
 

@@ -130,8 +130,8 @@ def from_log(path: Path | str, dataset: str | None = None) -> Evaluation:
     where the size of the released list is known."""
     test = caffe_log.last_test(caffe_log.read_log(path))
     # The manifest, where the LMDB still exists, knows more than the folder's name.
-    exists = test.source and Path(test.source).is_dir()
-    found, synthetic = about(test.source) if exists else (dataset_of(test.source), None)
+    source = test.source
+    found, synthetic = about(source) if source and Path(source).is_dir() else (dataset_of(source), None)
     dataset = dataset or found
     accuracy = test.accuracy
     figures = Figures(accuracy=None, first_batches=accuracy, loss=test.loss, n=accuracy.n, whole=None)

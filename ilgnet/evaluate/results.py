@@ -54,6 +54,7 @@ class Proportion(Result):
     batches: int | None = None
     answer: str | None = None
     of: str | None = None
+    correct: int | None = None
 
 
 @dataclass(init=False)
@@ -329,7 +330,7 @@ def fit(kind: Any, value: Any, where: str = "") -> Any:
         return value
     if NoneType in args:
         return fit(args[0], value, where)
-    if is_dataclass(kind) and isinstance(value, dict):
+    if isinstance(kind, type) and is_dataclass(kind) and isinstance(value, dict):
         hints, before = _hints(kind), f"{where}." if where else ""
         for name in hints:
             if name not in value and not hasattr(kind, name):

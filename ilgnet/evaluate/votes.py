@@ -44,11 +44,12 @@ def figures(
     CaffeError for a net that learns from votes without any beside the LMDB."""
     means, shares = votes_beside(lmdb)
     if not scorer.target.label:
-        _, labels, p_high, margin = answers.predictions()
-        found = metrics.summary(labels, p_high, margin)
+        _, labels, p_high, _ = predictions = answers.predictions()
+        found = metrics.summary(labels, p_high, predictions.margin)
         found.first_batches = metrics.first_batches(labels, p_high, batch, paper.DEFAULT_TEST_BATCHES)
         if means is not None:
-            found.spearman, found.pearson = metrics.spearman(margin, means), metrics.pearson(p_high, means)
+            found.spearman = metrics.spearman(predictions.margins(), means)
+            found.pearson = metrics.pearson(p_high, means)
         return found
     if means is None:
         raise CaffeError(

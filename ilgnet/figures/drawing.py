@@ -238,6 +238,7 @@ def figure2(summary: Summary, labels: list[Label]) -> plots.Plot:
             if not node.lines:
                 axes.plot([node.x, node.x], [node.y, node.bottom], color=GREY, linewidth=1.2)
                 continue
+            style: dict[str, Any]
             corner = (node.x - WIDTH / 2 + 2, node.y + 2)
             for style in (
                 {"facecolor": node.colour, "edgecolor": "none", "alpha": 0.18},

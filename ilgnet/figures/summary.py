@@ -74,7 +74,8 @@ def summarize(caffe: Any, net: Any, phase: int, source: str = "net") -> Summary:
     shapes = {name: tuple(blob.data.shape) for name, blob in made.blobs.items()}
     blobs = {name: [tuple(blob.data.shape) for blob in found] for name, found in made.params.items()}
     fields: dict[str, Field] = {}
-    rows, counted = [], set()
+    rows = []
+    counted: set[str] = set()
     for layer in param.layer:
         weights = blobs.get(layer.name, [])
         shared = {i for i, p in enumerate(layer.param) if p.name and p.name in counted}
@@ -117,10 +118,11 @@ def geometry(layer: Any, shapes: dict, weights: list) -> tuple[tuple[int, int], 
 
 def receptive_field(layer: Any, below: list[Field], shapes: dict, weights: list) -> Field:
     """The Field of a layer's tops: a window of k values, `step` pixels apart, adds (k - 1) * step pixels."""
-    sizes = [f.size for f in below]
+    sizes = [f.size for f in below if f.size is not None]
     step = below[0].step if below else (1, 1)
     size: tuple[int, int] | None = (1, 1)
-    if layer.type in WHOLE or None in sizes or (layer.type == "Pooling" and layer.pooling_param.global_pooling):
+    pools_all = layer.type == "Pooling" and layer.pooling_param.global_pooling
+    if layer.type in WHOLE or len(sizes) < len(below) or pools_all:
         size = None
     elif sizes:
         size = (max(s[0] for s in sizes), max(s[1] for s in sizes))
@@ -131,10 +133,11 @@ def receptive_field(layer: Any, below: list[Field], shapes: dict, weights: list)
     else:
         kernel, stride = (1, 1), (1, 1)
     if layer.type == "Deconvolution":  # `stride` values of the top take the place of one of the bottom
-        step = tuple(max(1, s // t) for s, t in zip(step, stride))
+        step = (max(1, step[0] // stride[0]), max(1, step[1] // stride[1]))
         stride = (1, 1)
-    grown = None if size is None else tuple(s + (k - 1) * t for s, k, t in zip(size, kernel, step))
-    return Field(grown, tuple(s * t for s, t in zip(step, stride)))
+    if size is not None:
+        size = (size[0] + (kernel[0] - 1) * step[0], size[1] + (kernel[1] - 1) * step[1])
+    return Field(size, (step[0] * stride[0], step[1] * stride[1]))
 
 
 def multiply_adds(layer: Any, shapes: dict, weights: list) -> int:

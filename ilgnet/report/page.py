@@ -290,14 +290,16 @@ def write(out: Path, report: Report) -> list[Path]:
     Returns their paths."""
     tables = report.tables()
     net_plot, net_text = net_drawing(report.variant)
-    tests = []
+    tests: list[dict[str, Any]] = []
     for test in report.evaluations:
         groups, why = sheet(test)
         if why:
             print(outputs.plain(f"{test.name}: {why}"), file=sys.stderr)
         tests.append({"test": test, "sheet": groups, "left_out": why, "calibration": _calibration(test)})
     curves = run_plots(report.runs, report.evaluations)
-    shown = [{"result": f, "shown": embedded(f), "density": feature_maps.density_plot(f)} for f in report.features]
+    shown: list[dict[str, Any]] = [
+        {"result": f, "shown": embedded(f), "density": feature_maps.density_plot(f)} for f in report.features
+    ]
     figures = [("fig2", f"Fig. 2: {VARIANTS[report.variant].title}, labelled as in the paper", net_plot)]
     figures += [("fig4" if name == "train_loss" else name, caption, plot) for name, caption, plot in curves]
     for i, t in enumerate(tests, 1):
@@ -383,4 +385,5 @@ def _calibration(test: Evaluation) -> plots.Plot | None:
     found = test.result.calibration
     if not found or not any(part.n > 0 for part in found.bins):
         return None
-    return plots.calibration(*zip(*((part.p_high, part.observed, part.n) for part in found.bins)))
+    bins = found.bins
+    return plots.calibration([b.p_high for b in bins], [b.observed for b in bins], [b.n for b in bins])

@@ -97,8 +97,8 @@ def interval(p: Proportion | None) -> Cell:
 
 def batches(first: Proportion | None) -> Cell:
     """The accuracy of the first batches, with their number unless it is 50."""
-    usual = first is None or first.batches in (None, paper.DEFAULT_TEST_BATCHES)
-    return _marked(interval(first), "" if usual else f"{first.batches} batches")
+    count = first.batches if first else None
+    return _marked(interval(first), f"{count} batches" if count not in (None, paper.DEFAULT_TEST_BATCHES) else "")
 
 
 def runs_of(s: Spread | None, percent: bool = True) -> Cell:
@@ -234,8 +234,8 @@ def efficiency(rows: Sequence[Timed]) -> dict[str, Efficiency]:
     for variant, _ in ours:
         train, one, many = (ours.get((variant, task)) for task in ("train", "test1", "test"))
         days = train.median_s * BATCH / train.batch * table1.TABLE1["ava1"].max_iter / 86400 if train else None
-        seconds = [row.median_s / row.batch if row else None for row in (one, many)]
-        found[variant] = Efficiency(days, *seconds, train)
+        single, several = (row.median_s / row.batch if row else None for row in (one, many))
+        found[variant] = Efficiency(days, single, several, train)
     return found
 
 
@@ -257,7 +257,7 @@ def efficiency_table(benchmark: Benchmark | None, tests: list[Evaluation], group
         ],
     )
     listed = [v for v in VARIANTS.values() if v.table4[1] is not None]
-    listed.sort(key=lambda v: -v.table4[2])  # the paper's order: slowest first
+    listed.sort(key=lambda v: v.table4[2] or 0, reverse=True)  # the paper's order: slowest first
     listed += [VARIANTS[name] for name in found if VARIANTS[name] not in listed]
     for v in listed:
         accuracy, days, seconds = v.table4

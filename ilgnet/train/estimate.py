@@ -67,7 +67,8 @@ def span(seconds: float) -> str:
 def timed(work: Callable[[int], None]) -> float:
     """Seconds for one unit of work(n): the median of ROUNDS rounds with n so large that one takes at least LEAST."""
     work(3)  # the first iterations allocate
-    count, times = 1, []
+    count = 1
+    times: list[float] = []
     while len(times) < ROUNDS:
         start = time.perf_counter()
         work(count)
