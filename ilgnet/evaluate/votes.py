@@ -54,7 +54,7 @@ def figures(
     if means is None:
         raise CaffeError(
             f"{targets.path_for(lmdb, 'mean')}: no such LMDB: the votes to measure {scorer.net_path} by; "
-            "data_prep/prepare.py --targets mean distribution writes it"
+            "ilgnet prepare --targets mean distribution writes it"
         )
     scores, target = numbers(scorer, answers), scorer.target.name
     found = metrics.cut_summary(answers.labels, scores, cut if target == "ranking" else MEAN_CUT)

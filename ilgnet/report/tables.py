@@ -279,7 +279,7 @@ def efficiency_table(benchmark: Benchmark | None, tests: list[Evaluation], group
                 many,
             ]
         )
-    where = "Not timed here: tools/benchmark.py does that."
+    where = "Not timed here: ilgnet benchmark does that."
     if benchmark and benchmark.machine:
         m = benchmark.machine
         device = f"GPU {m.gpu}" if m.gpu is not None else f"{m.threads} threads"

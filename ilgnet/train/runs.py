@@ -79,7 +79,7 @@ def load_weights(net: Any, weights: str) -> int:
         if len(have) != len(want) or not all(map(surgery.same_shape, have, want)):
             raise CaffeError(
                 f"{weights}: layer '{name}': shapes {have} do not fit the net's {want}; "
-                "make fitting weights with tools/surgery.py"
+                "make fitting weights with ilgnet surgery"
             )
     net.copy_from(weights)
     return len(common)
