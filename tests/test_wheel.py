@@ -77,7 +77,7 @@ def test_it_asks_for_what_it_imports(wheel):
     asked = {re.match(r"[\w-]+", line).group() for line in metadata.get_all("Requires-Dist")}
     modules = {"opencv-python": "cv2", "protobuf": "google"}
     # pydot draws, and a user's own programs find windows: draw.py and detector.py say so where they are missing.
-    optional = {"pydot", "pydotplus", "selective_search_ijcv_with_python"}
+    optional = {"pydot"}
     used: set[str] = set()
     for path in (ROOT / "torchcaffe").rglob("*.py"):
         used |= imported(path, "torchcaffe")

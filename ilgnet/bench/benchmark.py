@@ -16,11 +16,12 @@ from typing import IO, Any
 
 import numpy as np
 
+from ilgnet.bench.worker import ROUND, photos
 from ilgnet.evaluate.results import Timed
 from ilgnet.figures import summary
 from ilgnet.nets import emit
 from ilgnet.photos import decode, preprocess
-from ilgnet.run import bvlc, engine
+from ilgnet.run import bvlc, remote
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.proto import caffe_pb2, format_text
 
@@ -77,21 +78,14 @@ class Worker:
 
     def __init__(self, kind: str, spec: Path, threads: int):
         self.kind = kind
-        if kind == "bvlc":
-            command = [*bvlc.python_command(), str(WORKER)]
-            env = bvlc.bvlc_env(coretype=fastest_kernel(), threads=threads)
-        else:
-            command = [sys.executable, str(WORKER)]
-            env = {**os.environ, "GLOG_minloglevel": "3", "OMP_NUM_THREADS": str(threads)}
-            env["PYTHONPATH"] = os.pathsep.join([str(engine.ROOT), env.get("PYTHONPATH", "")])
         self.log = open(f"{spec}.{kind}.log", "w+")
         self.process = subprocess.Popen(
-            [*command, kind, str(spec)],
+            [sys.executable, str(WORKER), kind, str(spec)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,
-            env=env,
+            env={**os.environ, "GLOG_minloglevel": "3", "OMP_NUM_THREADS": str(threads)},
         )
         self._read("ready")
 
@@ -105,7 +99,8 @@ class Worker:
 
     def ask(self, word: str) -> Any:
         print(word, file=self.process.stdin, flush=True)
-        return json.loads(self._read(word))
+        answer = json.loads(self._read(word))
+        return np.load(answer) if word == "output" else answer
 
     def close(self) -> None:
         _pipe(self.process.stdin).close()
@@ -116,6 +111,37 @@ class Worker:
 def _pipe(pipe: IO[str] | None) -> IO[str]:
     assert pipe is not None
     return pipe
+
+
+class BvlcWorker:
+    """Real Caffe, timed inside its own process as the other engines are."""
+
+    def __init__(self, spec_path: Path, threads: int):
+        spec = json.loads(spec_path.read_text())
+        self.caffe = caffe = remote.Caffe(threads=threads, coretype=fastest_kernel())
+        caffe.set_mode_cpu()
+        self.work: tuple[Any, ...]
+        if spec["task"] in ("train", "frozen"):
+            solver = caffe.get_solver(spec["solver"])
+            self.net, self.work = solver.net, (solver, "step", 1)
+        else:
+            self.net = caffe.Net(spec["net"], caffe.TEST)
+            self.work = (self.net, "copy_from", spec["weights"]) if spec["task"] == "load" else (self.net, "forward")
+        self.net.copy_from(spec["weights"])
+        data = self.net.blobs["data"]
+        data.reshape(spec["batch"], 3, spec["crop"], spec["crop"])
+        data.data[...] = photos(spec["batch"], spec["crop"])
+        self.caffe.timed(*self.work, seconds=0)  # the first run also allocates
+
+    def ask(self, word: str) -> Any:
+        if word == "run":
+            return self.caffe.timed(*self.work, seconds=ROUND)
+        if word == "memory":
+            return self.caffe.peak_memory()
+        return np.asarray(self.net.blobs[self.net.outputs[0]].data)
+
+    def close(self) -> None:
+        self.caffe.close()
 
 
 def training_net(choice: emit.Choice) -> caffe_pb2.NetParameter:
@@ -200,13 +226,14 @@ def prepare(job: Job, folder: Path, onnx: bool = False) -> Path:
 
 def compete(job: Job, spec: Path, engines: Sequence[str], rounds: int) -> list[Timed]:
     """Time the engines at a job, a round each in turn, so that a slow spell of the machine affects them all."""
-    workers, timings = [], []
+    workers: list[Worker | BvlcWorker] = []
+    timings = []
     try:
         for kind in engines:
-            workers.append(Worker(kind, spec, job.threads))
+            workers.append(BvlcWorker(spec, job.threads) if kind == "bvlc" else Worker(kind, spec, job.threads))
             timings.append(Timing(kind))
         if job.task in ("test", "test1"):
-            answers = [np.load(w.ask("output")).reshape(-1) for w in workers]
+            answers = [w.ask("output").reshape(-1) for w in workers]
             for timing, answer in zip(timings, answers):
                 if answer.shape != answers[0].shape:
                     raise CaffeError(
@@ -301,7 +328,7 @@ def layer_times(spec_path: Path, rounds: int) -> list[dict[str, Any]]:
         caffe.set_mode_gpu()
     net = caffe.get_solver(spec["solver"]).net
     wait = (lambda: None) if spec["gpu"] is None else torch.cuda.synchronize
-    names = list(net._layer_names)
+    names = list(net.top_names)
     seconds: dict[tuple[int, str], list[float]] = {}
 
     def timed(i: int, way: str, run: Any) -> None:

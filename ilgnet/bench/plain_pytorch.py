@@ -12,32 +12,24 @@ from torch import Tensor, nn
 
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import caffemodel, upgrade
+from torchcaffe.proto.geometry import read_window
 
 Weights = Sequence[Tensor]
-
-
-def _pair(p: Any, short: str, field: str, default: int) -> tuple[int, int]:
-    """A field for height and width: SHORT_h and SHORT_w, or `field`, which may be repeated."""
-    if p.HasField(f"{short}_h"):
-        return getattr(p, f"{short}_h"), getattr(p, f"{short}_w")
-    value = getattr(p, field)
-    values = [value] if isinstance(value, int) else list(value) or [default]
-    return values[0], values[-1]
 
 
 def _pooling(p: Any, x: Tensor, w: Weights, training: bool) -> Tensor:
     q = p.pooling_param
     if q.global_pooling:
         return F.adaptive_max_pool2d(x, 1) if q.pool == q.MAX else F.adaptive_avg_pool2d(x, 1)
-    windows = [_pair(q, "kernel", "kernel_size", 1), _pair(q, "stride", "stride", 1), _pair(q, "pad", "pad", 0)]
+    window = read_window(q)
     pool: Callable[..., Tensor] = F.max_pool2d if q.pool == q.MAX else F.avg_pool2d
-    return pool(x, *windows, ceil_mode=True)
+    return pool(x, window.kernel, window.stride, window.pad, ceil_mode=True)
 
 
 def _convolution(p: Any, x: Tensor, w: Weights, training: bool) -> Tensor:
     c = p.convolution_param
-    stride, pad = _pair(c, "stride", "stride", 1), _pair(c, "pad", "pad", 0)
-    return F.conv2d(x, *w, stride=stride, padding=pad, groups=c.group)
+    window = read_window(c)
+    return F.conv2d(x, *w, stride=window.stride, padding=window.pad, groups=c.group)
 
 
 def _lrn(p: Any, x: Tensor, w: Weights, training: bool) -> Tensor:

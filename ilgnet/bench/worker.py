@@ -2,8 +2,7 @@
 
 It makes its net, prints a line `ready`, then answers each word on stdin with one JSON line: `run` repeats the work for
 ROUND seconds, at least once, and gives the median time; `output` gives the file of the net's answer; `memory` gives the
-peak memory in bytes. It also runs in real Caffe's Python, so the top level imports only the standard library and
-NumPy."""
+peak memory in bytes."""
 
 from __future__ import annotations
 
@@ -87,12 +86,6 @@ def torchcaffe(spec: dict[str, Any], precision: str | None = None) -> Run:
     return caffe_forward(caffe, spec, precision)
 
 
-def bvlc(spec: dict[str, Any]) -> Run:
-    import caffe
-
-    return CAFFE_TASKS.get(spec["task"], caffe_forward)(caffe, spec)
-
-
 def opencv(spec: dict[str, Any]) -> Run:
     import cv2
 
@@ -151,9 +144,7 @@ def pytorch(spec: dict[str, Any]) -> Run:
     return iterate
 
 
-KINDS: dict[str, Callable[[dict[str, Any]], Run]] = {
-    f.__name__: f for f in (torchcaffe, bvlc, opencv, onnxruntime, pytorch)
-}
+KINDS: dict[str, Callable[[dict[str, Any]], Run]] = {f.__name__: f for f in (torchcaffe, opencv, onnxruntime, pytorch)}
 for _precision in ("bf16", "int8"):
     KINDS[f"torchcaffe-{_precision}"] = functools.partial(torchcaffe, precision=_precision)
 

@@ -13,11 +13,11 @@ from ilgnet.photos import records
 from ilgnet.photos.preprocess import PRESETS
 from ilgnet.rank import check, ranking
 from ilgnet.run import engine
+from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError, run_main
 
 
 def main(argv: list[str] | None = None) -> int:
-    argv = engine.main_arguments(argv)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="good photos")
     parser.add_argument("--weights", required=True, metavar="CAFFEMODEL")
@@ -48,9 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         for share in getattr(args, name):
             if not 0 < share < 1:
                 raise CaffeError(f"--{name} {share}: must be above 0 and below 1")
-    elsewhere = engine.run_elsewhere(args.engine, __file__, argv)
-    if elsewhere is not None:
-        return elsewhere
+    log.set_level(2)
     paths = records.files_in(args.folder)
     if args.held_out:
         names = check.held_out(args.held_out)

@@ -15,6 +15,7 @@ from ilgnet.photos.preprocess import PRESETS
 from ilgnet.run import engine, outputs, processes
 from ilgnet.scoring import tta
 from ilgnet.scoring.scorers import Scorer, Settings
+from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError, run_main
 
 
@@ -118,7 +119,7 @@ def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
 
 
 def main(argv: list[str] | None = None) -> int:
-    argv = engine.main_arguments(argv)
+    argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
@@ -165,11 +166,10 @@ def main(argv: list[str] | None = None) -> int:
             outputs.check(out)
     if args.lmdb and not args.mean and args.preset != "direct":
         args.mean = protocol.mean_beside(args.lmdb)
-    elsewhere = engine.run_elsewhere(args.engine, __file__, argv) if args.weights else None
-    if elsewhere is None:
-        elsewhere = processes.launch(args, __file__, argv)
-    if elsewhere is not None:
-        return elsewhere
+    log.set_level(2)
+    status = processes.launch(args, __file__, argv)
+    if status is not None:
+        return status
     args.rounded = engine.set_precision(args, scoring=True)
     processes.start(args)
     found = []

@@ -14,6 +14,7 @@ from ilgnet.photos.preprocess import PRESETS
 from ilgnet.rank import cache as photo_cache
 from ilgnet.rank import gallery, picks, ranking, xmp
 from ilgnet.run import engine, outputs, processes
+from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError, run_main
 
 
@@ -87,7 +88,7 @@ def act(args: argparse.Namespace, made: ranking.Ranking) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    argv = engine.main_arguments(argv)
+    argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="photos, in folders below it, too")
     parser.add_argument("--weights", required=True, metavar="CAFFEMODEL")
@@ -125,11 +126,10 @@ def main(argv: list[str] | None = None) -> int:
     if processes.wanted(args) > 1 and args.watch is not None:
         parser.error("--watch works in one process, on one GPU")
     check(args)
-    elsewhere = engine.run_elsewhere(args.engine, __file__, argv)
-    if elsewhere is None:
-        elsewhere = processes.launch(args, __file__, argv)
-    if elsewhere is not None:
-        return elsewhere
+    log.set_level(2)
+    status = processes.launch(args, __file__, argv)
+    if status is not None:
+        return status
     warnings.filterwarnings("ignore", module="PIL")  # of headers that are odd: who cannot be read is told anyway
     places(args.out)
     rounded = engine.set_precision(args, scoring=True)

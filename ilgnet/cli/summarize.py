@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ilgnet.figures import drawing, summary
 from ilgnet.run import engine, outputs
+from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError, run_main
 from torchcaffe.formats import files, upgrade
 
@@ -18,11 +19,8 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--phase", choices=["train", "test"], default="test", help="which layers of the net (default test)")
     p.add_argument("--svg", type=Path, metavar="FILE", help="also draw the net")
     p.add_argument("--engine", choices=engine.ENGINES, default="torch", help="who computes the shapes (default torch)")
-    words = engine.main_arguments(argv)
-    args = p.parse_args(words)
-    code = engine.run_elsewhere(args.engine, __file__, words)
-    if code is not None:
-        return code
+    args = p.parse_args(argv)
+    log.set_level(2)
     caffe = engine.load_engine(args.engine)
     net = upgrade.read_net(args.net)
     if not net.layer:

@@ -12,6 +12,7 @@ import numpy as np
 from ilgnet.photos import preprocess
 from ilgnet.run import engine, outputs
 from ilgnet.weights import surgery
+from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError, run_main
 from torchcaffe.formats import caffemodel, files, upgrade
 
@@ -79,7 +80,6 @@ def print_table(report: surgery.Report) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    argv = engine.main_arguments(argv)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", required=True, metavar="SOURCE", help="caffemodel to take weights from")
     parser.add_argument("--net", required=True, metavar="TARGET", help="prototxt to make weights for (train_val)")
@@ -100,9 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.images < 2:
         raise CaffeError(f"--images {args.images}: a calibration needs at least 2")
     outputs.check(args.out)
-    elsewhere = engine.run_elsewhere(args.engine, __file__, argv)
-    if elsewhere is not None:
-        return elsewhere
+    log.set_level(2)
     print_table(operate(args))
     print(f"wrote {args.out}")
     return 0

@@ -28,7 +28,7 @@ def train(args: argparse.Namespace, settings: caffe_pb2.SolverParameter, log_fil
             snapshot = runs.newest_snapshot(settings.snapshot_prefix, terminal)
             if snapshot is None:
                 print(f"no snapshot yet: starting from {args.weights or 'the fillers'}", file=terminal)
-        caffe = engine.load_engine(args.engine, args.gpu)
+        caffe = engine.load_engine(args.engine, args.gpu, logtee.write_line)
         solver = caffe.get_solver(args.solver)
         if args.weights and snapshot is None:
             count = runs.load_weights(solver.net, args.weights)
@@ -37,7 +37,7 @@ def train(args: argparse.Namespace, settings: caffe_pb2.SolverParameter, log_fil
             parallel.join(solver)
         if args.debug_nan:
             solver.debug_nan = True
-        told = signals.Signals(args.sigint_effect, args.sighup_effect, logtee.teller(terminal))
+        told = signals.Signals(args.sigint_effect, args.sighup_effect, logtee.tell)
         watcher = runs.Watcher(
             solver,
             settings,
@@ -69,7 +69,7 @@ def train(args: argparse.Namespace, settings: caffe_pb2.SolverParameter, log_fil
 
 
 def main(argv: list[str] | None = None) -> int:
-    argv = engine.main_arguments(argv)
+    argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--solver", required=True, metavar="PROTOTXT", help="paths in it are relative to this folder")
     parser.add_argument("--weights", metavar="CAFFEMODEL", help="start from these (tools/surgery.py makes them)")
@@ -123,15 +123,13 @@ def main(argv: list[str] | None = None) -> int:
     log_file = settings.snapshot_prefix + ".log"
     if args.tensorboard:
         tensorboard.require()
-    # from here on the log is the product; a real pycaffe's Python has no TensorBoard
-    inner = [word for word in argv if word != "--tensorboard"]
-    code = engine.run_elsewhere(args.engine, __file__, inner, quiet=False)
-    if code is None and args.estimate and "WORLD_SIZE" not in os.environ:
+    log.set_level(0)  # from here on the log is the product
+    inner = [word for word in argv if word != "--tensorboard"]  # the root writes it, after all have ended
+    if args.estimate and "WORLD_SIZE" not in os.environ:
         measured = estimate.measure(args.solver, args.engine, args.gpu[0] if args.gpu else None)
         done = runs.iteration_of(args.snapshot, settings.snapshot_prefix) if args.snapshot else 0
         print("\n".join(estimate.lines(settings, measured, done)), flush=True)
-    if code is None:
-        code = processes.launch(args, __file__, inner)
+    code = processes.launch(args, __file__, inner)
     if code is None:
         code = train_here(args, settings, log_file)
     if args.tensorboard:

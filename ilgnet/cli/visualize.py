@@ -10,11 +10,11 @@ from pathlib import Path
 from ilgnet.evaluate import feature_maps, protocol
 from ilgnet.photos.preprocess import PRESETS
 from ilgnet.run import engine, outputs
+from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError, run_main
 
 
 def main(argv: list[str] | None = None) -> int:
-    argv = engine.main_arguments(argv)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", required=True, metavar="CAFFEMODEL")
     parser.add_argument("--net", help="deploy.prototxt or a variant's name (default: the variant the weights are of)")
@@ -41,9 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.lmdb and not args.mean and args.preset != "direct":
         args.mean = protocol.mean_beside(args.lmdb)
     outputs.check(args.out, ".json")
-    elsewhere = engine.run_elsewhere(args.engine, __file__, argv)
-    if elsewhere is not None:
-        return elsewhere
+    log.set_level(2)
     from ilgnet.scoring.scorers import Scorer, Settings
 
     scorer = Scorer(Settings(args.weights, args.net, args.preset, args.mean, args.batch, args.engine, args.gpu))

@@ -12,6 +12,7 @@ import numpy as np
 
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.proto import caffe_pb2
+from torchcaffe.proto.geometry import pyramid_window
 
 FLT_MAX = np.finfo(np.float32).max
 # A blob's axes, each as its size in two runs of the net; where they differ, the size is free in the ONNX file.
@@ -299,10 +300,8 @@ def spp(s: Step) -> str:
 
 
 def _windows(s: Step, bins: int) -> str:
-    size = fixed(s.bottoms[0][2:])
-    kernel = [-(-n // bins) for n in size]
-    pad = [(bins * k - n + 1) // 2 for n, k in zip(size, kernel)]
-    return pool(s, s.p.pool, kernel, kernel, pad, floor=False)
+    window = pyramid_window(fixed(s.bottoms[0][2:]), bins)
+    return pool(s, s.p.pool, window.kernel, window.stride, window.pad, floor=False)
 
 
 def _tiles(s: Step, bins: int) -> str:

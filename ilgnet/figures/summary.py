@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ilgnet.run import engine
+from torchcaffe.proto.geometry import Sizes, read_window
 
 # Depth counts these layers. Others with parameters (BatchNorm, Scale, PReLU, ...) belong to the layer before them.
 WEIGHTED = ("Convolution", "Deconvolution", "InnerProduct", "Embed", "LSTM", "RNN")
@@ -20,8 +21,8 @@ class Field:
     """A receptive field: the part of the photo that a value of a blob depends on (None: all of it), and the step to the
     next value, in pixels as (height, width)."""
 
-    size: tuple[int, int] | None = (1, 1)
-    step: tuple[int, int] = (1, 1)
+    size: Sizes | None = (1, 1)
+    step: Sizes = (1, 1)
 
     def __str__(self) -> str:
         if self.size is None:
@@ -81,7 +82,7 @@ def summarize(caffe: Any, net: Any, phase: int, source: str = "net") -> Summary:
         shared = {i for i, p in enumerate(layer.param) if p.name and p.name in counted}
         counted.update(p.name for p in layer.param if p.name)
         tops = tuple(layer.top) or tuple(made.top_names[layer.name])
-        seen = receptive_field(layer, [fields.get(b, Field()) for b in layer.bottom], shapes, weights)
+        seen = receptive_field(layer, [fields.get(b, Field()) for b in layer.bottom], shapes)
         fields.update({top: seen for top in tops})
         rows.append(
             Row(
@@ -93,41 +94,33 @@ def summarize(caffe: Any, net: Any, phase: int, source: str = "net") -> Summary:
                 sum(math.prod(shape) for i, shape in enumerate(weights) if i not in shared),
                 multiply_adds(layer, shapes, weights),
                 seen,
-                window(layer, shapes, weights),
+                window(layer, shapes),
             )
         )
     depth, poolings, path = longest_path(rows)
     return Summary(param.name, rows, depth, poolings, path)
 
 
-def geometry(layer: Any, shapes: dict, weights: list) -> tuple[tuple[int, int], tuple[int, int]]:
+def geometry(layer: Any, shapes: dict) -> tuple[Sizes, Sizes]:
     """(kernel, stride) of a layer of WINDOWS, each as (height, width); the kernel includes dilation."""
-    if layer.type == "Pooling":
-        p = layer.pooling_param
-        if p.global_pooling:
-            return tuple(shapes[layer.bottom[0]][2:]), (1, 1)
-        kernel = (p.kernel_h or p.kernel_size, p.kernel_w or p.kernel_size)
-        return kernel, (p.stride_h or p.stride, p.stride_w or p.stride)
-    p = layer.convolution_param
-    both = list(p.kernel_size) * 2
-    kernel = (p.kernel_h or both[0], p.kernel_w or both[1])
-    strides, dilations = list(p.stride) * 2 or [1, 1], list(p.dilation) * 2 or [1, 1]
-    stride = (p.stride_h or strides[0], p.stride_w or strides[1])
-    return tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations)), stride
+    image = shapes[layer.bottom[0]][2:]
+    pooling = layer.type == "Pooling"
+    sizes = read_window(layer.pooling_param if pooling else layer.convolution_param, max(2, len(image)))
+    return (sizes.extent or tuple(image))[:2], sizes.stride[:2]
 
 
-def receptive_field(layer: Any, below: list[Field], shapes: dict, weights: list) -> Field:
+def receptive_field(layer: Any, below: list[Field], shapes: dict) -> Field:
     """The Field of a layer's tops: a window of k values, `step` pixels apart, adds (k - 1) * step pixels."""
     sizes = [f.size for f in below if f.size is not None]
     step = below[0].step if below else (1, 1)
-    size: tuple[int, int] | None = (1, 1)
+    size: Sizes | None = (1, 1)
     pools_all = layer.type == "Pooling" and layer.pooling_param.global_pooling
     if layer.type in WHOLE or len(sizes) < len(below) or pools_all:
         size = None
     elif sizes:
         size = (max(s[0] for s in sizes), max(s[1] for s in sizes))
     if layer.type in WINDOWS:
-        kernel, stride = geometry(layer, shapes, weights)
+        kernel, stride = geometry(layer, shapes)
     elif layer.type == "LRN" and layer.lrn_param.norm_region == layer.lrn_param.WITHIN_CHANNEL:
         kernel, stride = (layer.lrn_param.local_size,) * 2, (1, 1)
     else:
@@ -153,10 +146,10 @@ def multiply_adds(layer: Any, shapes: dict, weights: list) -> int:
     return 0
 
 
-def window(layer: Any, shapes: dict, weights: list) -> str:
+def window(layer: Any, shapes: dict) -> str:
     if layer.type not in WINDOWS:
         return ""
-    (height, width), stride = geometry(layer, shapes, weights)
+    (height, width), stride = geometry(layer, shapes)
     return f"{height}x{width}" + (f"/{stride[0]}" if max(stride) > 1 else "")
 
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from torchcaffe.base import context, log
-from torchcaffe.base.errors import CaffeError, WorkerLost
+from torchcaffe.base import context
+from torchcaffe.base.errors import CaffeError
 
 ENGINES = ("torch", "bvlc")
 ROUNDED = ("bf16", "int8")  # what net.reduce_weights takes
@@ -72,65 +69,22 @@ def set_precision(args: Any, scoring: bool = False) -> str | None:
     )
 
 
-def load_engine(name: str = "torch", gpu: int | None = None) -> Any:
-    """The module that is `caffe`, in CPU mode or on device `gpu`. CaffeError when it cannot be had."""
+def load_engine(name: str = "torch", gpu: int | None = None, log: Callable[[bytes], None] | None = None) -> Any:
+    """The module that is `caffe`, in CPU mode or on device `gpu`. CaffeError when it cannot be had.
+
+    log: called with each line of a real Caffe's log; torchcaffe logs to sys.stderr."""
     if name == "torch":
-        try:
-            import torchcaffe as caffe
-
-            caffe.Net  # noqa: B018  (loads the engine, which needs torch)
-        except ImportError as error:
-            raise CaffeError(f"engine torch: {error}") from error
-    elif name == "bvlc":
-        try:
-            import caffe
-        except ImportError as error:
-            from ilgnet.run import bvlc
-
-            raise CaffeError(f"engine bvlc: no pycaffe in this Python ({error}); {bvlc.HOW}") from error
+        import torchcaffe as caffe
     else:
-        raise CaffeError(f"engine '{name}': choose one of {', '.join(ENGINES)}")
+        from ilgnet.run import remote
+
+        caffe = remote.Caffe(log)
     if gpu is None:
         caffe.set_mode_cpu()
     else:
         caffe.set_device(gpu)
         caffe.set_mode_gpu()
     return caffe
-
-
-def run_elsewhere(engine: str, script: str, argv: list[str], quiet: bool = True) -> int | None:
-    """For --engine bvlc where this Python has no pycaffe: run the same tool in the Python that has one.
-
-    Returns its exit status, or None when this process is the place to go on. quiet keeps Caffe's INFO lines off stderr.
-    """
-    log.set_level(2 if quiet else 0)
-    if engine != "bvlc" or _has_pycaffe():
-        return None
-    from ilgnet.run import bvlc
-
-    command = bvlc.python_command() + [str(Path(script).resolve())] + list(argv)
-    # Ctrl-C reaches the whole terminal group: the tool handles it, and this process only waits for it.
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        threads = int(os.environ.get("OPENBLAS_NUM_THREADS") or os.cpu_count() or 1)
-        code = subprocess.call(
-            command,
-            env=bvlc.bvlc_env({"PYTHONPATH": str(ROOT)}, threads=threads, quiet=quiet),
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if code < 0:
-        raise WorkerLost(f"real Caffe's process was ended by {signal.Signals(-code).name}")
-    return code
-
-
-def _has_pycaffe() -> bool:
-    try:
-        import caffe._caffe  # noqa: F401
-    except ImportError:
-        return False
-    return True
 
 
 def without_data(net: Any, phase: int, batch: int = 1, source: str = "net") -> Any:
@@ -190,8 +144,3 @@ def make_net(caffe: Any, net: Any, phase: int, source: str = "net") -> Any:
 def arrays(net: Any) -> dict[str, list[np.ndarray]]:
     """The net's parameters as live arrays by layer name."""
     return {name: [blob.data for blob in blobs] for name, blobs in net.params.items()}
-
-
-def main_arguments(argv: list[str] | None) -> list[str]:
-    """The program's arguments, as argparse would take them."""
-    return list(sys.argv[1:] if argv is None else argv)

@@ -85,7 +85,7 @@ class Scorer:
             raise CaffeError(f"{self.net_path}: input '{self._input}' has shape {shape}; expected N x 3 x H x W")
         self.preprocess = preprocess.make(settings.preset, settings.mean, shape[2:])
         self.batch, self._shape, self._precision = settings.batch, shape[1:], settings.precision
-        self._names = list(self._net._layer_names)
+        self._names = list(self._net.top_names)
         self._logits, self.target = self._learned()
         self.module = self._last_module()
 

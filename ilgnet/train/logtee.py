@@ -1,8 +1,4 @@
-"""Caffe's log lines into a file as well as to stderr, whichever engine writes them.
-
-Real Caffe writes to file descriptor 2 from C++, and holds Python's lock while it trains: so the copying is done by a
-child process on the other end of a pipe, which no full buffer can stall.
-"""
+"""Caffe's log lines into a file as well as to stderr, whichever engine writes them."""
 
 from __future__ import annotations
 
@@ -10,108 +6,62 @@ import contextlib
 import io
 import os
 import re
-import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-_GLOG = re.compile(rb"([IWEF])\d{4} \d\d:\d\d:\d\d")
-_SHOWN_BESIDE_BAR = re.compile(rb"solver\.cpp:\d+\].*(Iteration|net output|Snapshotting|Optimization|Restoring)")
+_GLOG = re.compile(r"([IWEF])\d{4} \d\d:\d\d:\d\d")
+_SHOWN_BESIDE_BAR = re.compile(r"solver\.cpp:\d+\].*(Iteration|net output|Snapshotting|Optimization|Restoring)")
+
+
+class _Tee(io.TextIOBase):
+    """A stderr that also appends to a log. Beside a bar the terminal shows only results, warnings and errors."""
+
+    def __init__(self, log: IO[str], terminal: IO[str], bar: bool):
+        self._log, self._terminal, self._bar, self._shown = log, terminal, bar, True
+
+    def write(self, text: str) -> int:
+        self._log.write(text)
+        self._log.flush()
+        with contextlib.suppress(OSError):  # a terminal that was closed must not end the training
+            if self._bar:
+                for line in text.splitlines():
+                    self._beside_bar(line)
+            else:
+                self._terminal.write(text)
+        return len(text)
+
+    def _beside_bar(self, line: str) -> None:
+        prefix = _GLOG.match(line)
+        if prefix:  # a message's later lines go the way of its first
+            self._shown = prefix.group(1) != "I" or _SHOWN_BESIDE_BAR.search(line) is not None
+        if self._shown:
+            self._terminal.write(f"\r\x1b[2K{line}\n")
 
 
 @contextlib.contextmanager
 def tee(path: Path | str, bar: bool = False) -> Iterator[IO[str]]:
-    """Append everything that goes to stderr to `path` too; yields the real stderr, for a progress bar.
-
-    With a bar only what a person watches passes through to the terminal: results, warnings and errors.
-    """
-    sys.stderr.flush()
-    log = os.open(str(path), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    terminal = os.dup(2)
-    read_end, write_end = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.close(write_end)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                signal.signal(number, signal.SIG_IGN)  # they are for the trainer; its last lines are still to come
-            _copy(read_end, log, terminal, bar)
-        finally:
-            os._exit(0)
-    os.close(read_end)
-    os.close(log)
-    os.dup2(write_end, 2)
-    os.close(write_end)
-    python_stderr, sys.stderr = sys.stderr, os.fdopen(os.dup(2), "w", buffering=1, errors="replace")
-    try:
-        with io.TextIOWrapper(_Terminal(terminal), errors="replace", write_through=True) as real:
-            yield real
-    finally:
-        sys.stderr.close()
-        sys.stderr = python_stderr
-        os.dup2(terminal, 2)  # closes the pipe's last end: the child sees the end and stops
-        os.close(terminal)
-        os.waitpid(child, 0)
+    """Append everything that goes to sys.stderr to `path` too; yields the real stderr, for a progress bar."""
+    with open(path, "a", errors="replace") as log, open(os.devnull, "w") as nowhere:
+        terminal = sys.stderr or nowhere
+        with contextlib.redirect_stderr(_Tee(log, terminal, bar)):
+            yield terminal
 
 
-class _Terminal(io.RawIOBase):
-    """The real stderr. One that was closed takes what it is told in silence: a run does not end with its terminal."""
-
-    def __init__(self, fd: int):
-        self._fd = os.dup(fd)
-
-    def writable(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        return self._fd
-
-    def isatty(self) -> bool:
-        return os.isatty(self._fd)
-
-    def write(self, data: bytes) -> int:
-        data = bytes(data)
-        _write(self._fd, data)
-        return len(data)
-
-    def close(self) -> None:
-        if not self.closed:
-            os.close(self._fd)
-        super().close()
+def write_line(line: bytes) -> None:
+    """Write a line of real Caffe's log to stderr, and so to the log."""
+    sys.stderr.write(line.decode(errors="replace"))
 
 
-def teller(terminal: IO[str]) -> Callable[[str], None]:
-    """What a signal's handler says. It may run within a print, which a second one would break: so it writes past it."""
-    words = {
-        "stop": "stopping after this iteration, with a snapshot; the same again stops at once\n",
-        "snapshot": "a snapshot comes after this iteration\n",
-        "none": "",
-    }
-    return lambda effect: _write(terminal.fileno(), words[effect].encode())
+_TOLD = {
+    "stop": b"stopping after this iteration, with a snapshot; the same again stops at once\n",
+    "snapshot": b"a snapshot comes after this iteration\n",
+    "none": b"",
+}
 
 
-def _copy(source: int, log: int, terminal: int, bar: bool) -> None:
-    rest, shown = b"", True
-    while True:
-        chunk = os.read(source, 65536)
-        if chunk:
-            _write(log, chunk)
-        if not bar:
-            _write(terminal, chunk)
-        elif chunk or rest:
-            *lines, rest = (rest + chunk).split(b"\n") if chunk else [rest, b""]
-            for line in lines:
-                prefix = _GLOG.match(line)
-                if prefix:
-                    shown = prefix.group(1) != b"I" or _SHOWN_BESIDE_BAR.search(line) is not None
-                if shown:
-                    _write(terminal, b"\r\x1b[2K" + line + b"\n")
-        if not chunk:
-            return
-
-
-def _write(fd: int, data: bytes) -> None:
-    with contextlib.suppress(OSError):  # a terminal that was closed must not end the log
-        while data:
-            data = data[os.write(fd, data) :]
+def tell(effect: str) -> None:
+    """Say what a signal does, from its handler: that may run within a print, so this writes past it."""
+    with contextlib.suppress(OSError):
+        os.write(2, _TOLD[effect])

@@ -152,7 +152,7 @@ def calibrate(engine_net: Any, net: Any, report: Report) -> int:
     """Run `engine_net` (of the NetParameter `net`, TEST phase, input blobs set, weights transplanted) once, layer by
     layer, giving each BatchNorm that surgery made the statistics of its input. Behind copied layers the net's answer
     stays what it was; behind filled ones the BatchNorm normalises. Returns how many were calibrated."""
-    names = list(engine_net._layer_names)
+    names = list(engine_net.top_names)
     rows = {row.layer: row for row in report.rows}
     eps = {layer.name: layer.batch_norm_param.eps for layer in net.layer}
     tops = {layer.name: layer.top[0] for layer in net.layer if layer.top}
@@ -160,7 +160,7 @@ def calibrate(engine_net: Any, net: Any, report: Report) -> int:
     start = 0
     for fold in sorted(todo, key=lambda f: names.index(f.convolution)):
         end = names.index(fold.convolution)
-        _run(engine_net, start, end)
+        engine_net.run_forward(start, end)
         start = end + 1
         x = engine_net.blobs[tops[fold.convolution]].data
         if not np.all(np.isfinite(x)):
@@ -168,7 +168,7 @@ def calibrate(engine_net: Any, net: Any, report: Report) -> int:
         bn, scale = ([blob.data for blob in engine_net.params[name]] for name in (fold.batch_norm, fold.scale))
         set_statistics(bn, scale, eps[fold.batch_norm], x, report.made[fold.batch_norm])
         rows[fold.batch_norm].note = rows[fold.scale].note = "calibrated"
-    _run(engine_net, start, len(names) - 1)
+    engine_net.run_forward(start, len(names) - 1)
     return len(todo)
 
 
@@ -179,7 +179,7 @@ def calibrate_on(engine_net: Any, net: Any, report: Report, images: np.ndarray) 
         blob.reshape(len(images), *(images.shape[1:] if i == 0 else blob.data.shape[1:]))
     engine_net.reshape()
     engine_net.blobs[engine_net.inputs[0]].data[...] = images
-    _run(engine_net, 0, len(engine_net._layer_names) - 1)
+    engine_net.run_forward(0, len(engine_net.layers) - 1)
     before = _answers(engine_net, net)
     count = calibrate(engine_net, net, report)
     return float(np.linalg.norm(_answers(engine_net, net) - before) / max(np.linalg.norm(before), 1e-30)), count
@@ -203,12 +203,6 @@ def share(source: Any, target: Any) -> None:
 
 def _made_scale(engine_net: Any, rows: dict[str, Row], fold: Fold) -> bool:
     return fold.scale is not None and rows[fold.scale].what == "made" and len(engine_net.params[fold.scale]) == 2
-
-
-def _run(net: Any, first: int, last: int) -> None:
-    """Layers first..last by number: pycaffe's forward(end=...) fails where a layer's name is not its top's."""
-    run = net._forward if hasattr(net, "_forward") else net.run_forward
-    run(first, last)
 
 
 def unloaded(params: dict[str, list[np.ndarray]], source: list[LayerBlobs]) -> list[str]:

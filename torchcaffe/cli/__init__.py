@@ -1,1 +1,1 @@
-"""The program `torchcaffe`: train, test, time, device_query and Caffe's smaller tools."""
+"""The program `torchcaffe`: train, test, time, device_query, run, and Caffe's smaller programs."""

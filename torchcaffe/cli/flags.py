@@ -1,4 +1,4 @@
-"""Command lines as gflags reads them: one dash or two, `=` or a space before the value, words anywhere between."""
+"""Command lines as gflags reads them: one dash or two, `=` or a space before the value, words anywhere."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
 
-Value = Union[str, int, bool]
+Value = str | int | bool
 
 
 @dataclass(frozen=True)
 class Flag:
-    """A flag: its name, its default (which says its type: text, whole number or yes/no) and what it is for."""
+    """A command line flag. Its type (text, integer or boolean) is that of its default."""
 
     name: str
     default: Value
     help: str
 
 
-# glog's flags, which old scripts pass to every program of Caffe's.
+# glog's flags, which old scripts pass to all of Caffe's programs.
 _GLOG = (
     Flag("logtostderr", True, "lines always go to standard error"),
     Flag("alsologtostderr", True, "lines always go to standard error"),
@@ -37,12 +37,13 @@ _TRUE, _FALSE = ("1", "t", "true", "y", "yes"), ("0", "f", "false", "n", "no")
 
 
 def parse(argv: Sequence[str], flags: Sequence[Flag]) -> tuple[dict[str, Any], list[str]]:
-    """(flag name -> value, the other words). A yes/no flag stands alone, as -noNAME, or with =true or =false; `--` ends
-    the flags. Raises CaffeError for an unknown flag, a missing value or one of the wrong type."""
+    """Return the flags' values by name, and the other words. glog's flags take effect at once.
+
+    A boolean flag is -NAME, -noNAME, -NAME=true or -NAME=false; `--` ends the flags. Raises CaffeError for an unknown
+    flag, a missing value or one of the wrong type."""
     known = {f.name: f for f in (*_GLOG, *flags)}
-    values: dict[str, Any] = {f.name: f.default for f in flags}
+    found: dict[str, Value] = {}
     words: list[str] = []
-    glog: dict[str, Any] = {}
     rest = list(argv)
     while rest:
         word = rest.pop(0)
@@ -65,10 +66,12 @@ def parse(argv: Sequence[str], flags: Sequence[Flag]) -> tuple[dict[str, Any], l
                 text = rest.pop(0)
             else:
                 raise CaffeError(f"flag -{flag.name}: its value is missing")
-        target = values if flag.name in values else glog
-        target[flag.name] = _convert(flag, text)
-    _log_as(glog)
-    return values, words
+        found[flag.name] = _convert(flag, text)
+    if "minloglevel" in found:
+        log.set_level(int(found["minloglevel"]))
+    if found.get("log_dir"):
+        log.to_file(Path(str(found["log_dir"])) / f"caffe.INFO.{os.getpid()}.log")
+    return {f.name: found.get(f.name, f.default) for f in flags}, words
 
 
 def _convert(flag: Flag, text: str) -> Value:
@@ -87,15 +90,8 @@ def _convert(flag: Flag, text: str) -> Value:
     return text
 
 
-def _log_as(glog: dict[str, Any]) -> None:
-    if "minloglevel" in glog:
-        log.set_level(glog["minloglevel"])
-    if glog.get("log_dir"):
-        log.to_file(Path(glog["log_dir"]) / f"caffe.INFO.{os.getpid()}.log")
-
-
 def describe(flags: Sequence[Flag]) -> str:
-    """A line a flag, for a program's usage text."""
+    """The flags for a program's usage text, one on each line."""
     lines = []
     for flag in flags:
         default = f" (default {flag.default})" if flag.default not in ("", False) else ""

@@ -1,8 +1,7 @@
-"""The program `torchcaffe`: Caffe's command line, and unmodified pycaffe scripts run on this engine."""
+"""The program `torchcaffe`: Caffe's command line, and a command that runs unmodified pycaffe scripts on this engine."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import runpy
 import signal
@@ -26,7 +25,7 @@ from torchcaffe.proto import caffe_pb2
 FLAGS = (
     Flag("solver", "", "solver prototxt (train)"),
     Flag("model", "", "net prototxt (test, time)"),
-    Flag("snapshot", "", "solverstate to go on from (train)"),
+    Flag("snapshot", "", "solverstate to resume from (train)"),
     Flag("weights", "", "caffemodels to start from, separated by commas; not together with -snapshot"),
     Flag("gpu", "", "GPU number, several separated by commas, or all; without it: train does as its solver says, the "
          "others use the CPU"),
@@ -36,8 +35,8 @@ FLAGS = (
     Flag("stage", "", "stages of the net's state, separated by commas"),
     Flag("sigint_effect", "stop", "what Ctrl-C does: stop, snapshot or none"),
     Flag("sighup_effect", "snapshot", "what a hangup does: stop, snapshot or none"),
-    Flag("debug_nan", False, "look at every gradient before each update: stop before one that is not finite (train)"),
-    Flag("allow_python_layers", False, "let the net's Python layers import their modules"),
+    Flag("debug_nan", False, "check every gradient before each update: stop if one is not finite (train)"),
+    Flag("allow_python_layers", False, "allow the net's Python layers to import their modules"),
 )  # fmt: skip
 
 USAGE = """usage: torchcaffe COMMAND [FLAGS]
@@ -60,8 +59,9 @@ flags (one dash or two, = or a space before the value):
 
 
 def run(argv: Sequence[str]) -> int:
-    """`run [-allow_python_layers] SCRIPT [ARGS]`, or `-m MODULE [ARGS]`: the script or module as __main__, with its
-    own sys.argv and folder (of a module: the working folder)."""
+    """`run [-allow_python_layers] SCRIPT [ARGS]`, or `-m MODULE [ARGS]`: run it as __main__.
+
+    It gets its own sys.argv, and as sys.path[0] its own folder (a module: the working folder)."""
     import torchcaffe
 
     rest = list(argv)
@@ -75,60 +75,55 @@ def run(argv: Sequence[str]) -> int:
         else:
             torchcaffe.allow_python_layers(True)
     if not rest:
-        raise CaffeError("run: which script? torchcaffe run SCRIPT [ARGS], or torchcaffe run -m MODULE [ARGS]")
+        raise CaffeError("run: no script given: torchcaffe run SCRIPT [ARGS], or torchcaffe run -m MODULE [ARGS]")
     torchcaffe.install_as_caffe()
     sys.argv = rest
-    if as_module:
-        sys.path[0] = os.getcwd()
-        script = _module_file(rest[0])
-    else:
-        script = Path(rest[0])
-        if not rest[0] or not script.exists():
-            raise CaffeError(f"run: no such script: {rest[0]}")
-        if script.is_file():
-            sys.path[0] = str(script.resolve().parent)
-        elif script.is_dir() and not (script / "__main__.py").is_file():
-            raise CaffeError(f"run: {script} is a folder without a __main__.py")
+    name = rest[0]
     try:
         if as_module:
-            runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+            sys.path[0] = os.getcwd()
+            runpy.run_module(name, run_name="__main__", alter_sys=True)
         else:
-            runpy.run_path(str(script), run_name="__main__")
+            _find_script(name)
+            runpy.run_path(name, run_name="__main__")
     except CaffeError as error:
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(script)]
-        raise CaffeError(f"{script}:{lines[-1]}: {error}" if lines else str(error)) from None
+        frames = traceback.extract_tb(error.__traceback__)
+        names = [frame.name for frame in frames]
+        if "_run_code" not in names:
+            raise
+        script = frames[names.index("_run_code") + 1].filename  # runpy's last frame before the script's own
+        line = [frame.lineno for frame in frames if frame.filename == script][-1]
+        raise CaffeError(f"{script}:{line}: {error}") from None
     except (ValueError, SyntaxError) as error:  # SyntaxError: from Python 3.12 on
         if "null bytes" not in str(error):
             raise
-        raise CaffeError(f"run: {script}: not a Python script, it holds zero bytes") from None
+        raise CaffeError(f"run: {name}: not a Python script, it holds zero bytes") from None
+    except ImportError as error:
+        if traceback.extract_tb(error.__traceback__)[-1].name == "_get_module_details":  # runpy's own
+            raise CaffeError(f"run: no such module to run: '{name}'") from None
+        raise
     except OSError:
-        traceback.print_exc()  # the script's own mistake, shown as Python shows it
+        traceback.print_exc()  # an error of the script itself, shown as Python shows it
         return 1
     return 0
 
 
-def _module_file(name: str) -> Path:
-    """The file that `run -m` runs: of a package its __main__.py."""
-    try:
-        spec = None if name.startswith(".") else importlib.util.find_spec(name)
-        if spec is not None and spec.submodule_search_locations is not None:
-            spec = importlib.util.find_spec(f"{name}.__main__")
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{name}.__main__.".startswith(f"{error.name}."):
-            raise  # the package is there, a module that it imports is not
-        spec = None
-    except ValueError:  # the name is empty
-        spec = None
-    if spec is None or not spec.origin:
-        raise CaffeError(f"run: no such module to run: '{name}'")
-    return Path(spec.origin)
+def _find_script(name: str) -> None:
+    """Put the script's folder on sys.path. Raises CaffeError if there is no such script."""
+    script = Path(name)
+    if not name or not script.exists():
+        raise CaffeError(f"run: no such script: {name}")
+    if script.is_file():
+        sys.path[0] = str(script.resolve().parent)
+    elif script.is_dir() and not (script / "__main__.py").is_file():
+        raise CaffeError(f"run: {name} is a folder without a __main__.py")
 
 
 # -- what the commands share ---------------------------------------------------------------------------------------
 
 
 def _gpus(text: str) -> list[int]:
-    """The device numbers that -gpu names; CaffeError for one that is not there."""
+    """The device numbers that -gpu names. Raises CaffeError for one that does not exist."""
     if not text:
         return []
     if text == "all":
@@ -162,12 +157,12 @@ def _use(gpus: list[int], source: str) -> None:
 
 
 def _stages(text: str) -> list[str]:
-    # As BVLC: no -stage is one stage without a name, which no rule asks for.
+    # As in BVLC, without -stage there is one stage, whose name is empty, and which no rule asks for.
     return _field("stage", text).split(",")
 
 
 def _field(flag: str, text: str) -> str:
-    """A flag's value that goes into a message, whose texts are UTF-8."""
+    """A flag's value for a message, whose strings are UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -196,12 +191,12 @@ def _weights(text: str) -> list[str]:
 
 @context.denormals_flushed()
 def train(flags: dict[str, Any]) -> int:
-    """`train`: BVLC's, in its order."""
+    """`train`: train the solver's net. The steps and log lines are BVLC's, in its order."""
     from torchcaffe.solvers.solver import get_solver
 
     path = _need(flags, "solver", "train")
     if flags["snapshot"] and flags["weights"]:
-        raise CaffeError("train: give -snapshot to go on from or -weights to start from, not both")
+        raise CaffeError("train: give -snapshot to resume from or -weights to start from, not both")
     _check_files(path, *_weights(flags["weights"]), *([flags["snapshot"]] if flags["snapshot"] else []))
     signals = Signals(flags["sigint_effect"], flags["sighup_effect"])
     param = upgrade.read_solver(path)
@@ -221,9 +216,8 @@ def train(flags: dict[str, Any]) -> int:
     if gpus:
         import torch
 
-        log.info("caffe.cpp:204", "Using GPUs " + ", ".join(map(str, gpus)))
-        for index in gpus:
-            log.info("caffe.cpp:209", f"GPU {index}: {torch.cuda.get_device_name(index)}")
+        log.info("caffe.cpp:204", f"Using GPUs {gpus[0]}")
+        log.info("caffe.cpp:209", f"GPU {gpus[0]}: {torch.cuda.get_device_name(gpus[0])}")
         param.device_id = gpus[0]
         context.set_device(gpus[0])
         context.set_mode_gpu()
@@ -240,7 +234,7 @@ def train(flags: dict[str, Any]) -> int:
         log.info("caffe.cpp:239", "Starting Optimization")
         solver.solve()
     log.info("caffe.cpp:250", "Optimization Done.")
-    return signals.status if signals.stopped_by == signal.SIGTERM else 0  # stopped otherwise: 0, as BVLC
+    return signals.status if signals.stopped_by == signal.SIGTERM else 0  # else 0, as in BVLC
 
 
 # -- test ----------------------------------------------------------------------------------------------------------
@@ -253,7 +247,7 @@ def _net(flags: dict[str, Any], command: str, phase: int) -> Any:
 
 
 def test(flags: dict[str, Any]) -> int:
-    """`test`: the outputs of every batch, then their means."""
+    """`test`: log the outputs of every batch, then their means."""
     model = _need(flags, "model", "test")
     weights = _weights(_need(flags, "weights", "test"))
     _check_files(model, *weights)
@@ -295,7 +289,9 @@ def _iterations(flags: dict[str, Any]) -> int:
 
 
 def time_net(flags: dict[str, Any]) -> int:
-    """`time`: forward and backward of every layer, averaged."""
+    """`time`: log the mean time of every layer's forward and backward pass."""
+    import torch
+
     phase = flags["phase"] or "TRAIN"
     if phase not in ("TRAIN", "TEST"):
         raise CaffeError(f"-phase {phase}: give TRAIN or TEST")
@@ -304,7 +300,6 @@ def time_net(flags: dict[str, Any]) -> int:
     gpus = _gpus(flags["gpu"])
     _use(gpus, "caffe.cpp:343")
     net = _net(flags, "time", caffe_pb2.Phase.Value(phase))
-    wait = _wait_for(gpus)
     last = len(net.layers) - 1
     log.info("caffe.cpp:351", "Performing Forward")
     loss = net.run_forward(0, last)
@@ -320,7 +315,8 @@ def time_net(flags: dict[str, Any]) -> int:
     def timed(function: Callable[[int, int], Any], i: int) -> float:
         start = time.perf_counter()
         function(i, i)
-        wait()
+        if gpus:
+            torch.cuda.synchronize()
         return milliseconds(start)
 
     layers = range(last + 1)
@@ -350,19 +346,11 @@ def time_net(flags: dict[str, Any]) -> int:
     return 0
 
 
-def _wait_for(gpus: list[int]) -> Callable[[], None]:
-    if not gpus:
-        return lambda: None
-    import torch
-
-    return torch.cuda.synchronize
-
-
 # -- device_query --------------------------------------------------------------------------------------------------
 
 
 def device_query(flags: dict[str, Any]) -> int:
-    """`device_query`: what CUDA says of the GPUs (without -gpu, of all)."""
+    """`device_query`: log the properties of these GPUs (without -gpu, of all)."""
     import torch
 
     log.info("caffe.cpp:138", f"Querying GPUs {flags['gpu']}")
@@ -375,9 +363,6 @@ def device_query(flags: dict[str, Any]) -> int:
             ("Minor revision number", p.minor),
             ("Name", p.name),
             ("Total global memory", p.total_memory),
-            ("Total shared memory per block", p.shared_memory_per_block),
-            ("Total registers per multiprocessor", p.regs_per_multiprocessor),
-            ("Warp size", p.warp_size),
             ("Maximum threads per multiprocessor", p.max_threads_per_multi_processor),
             ("Number of multiprocessors", p.multi_processor_count),
         ):
@@ -404,17 +389,17 @@ def _main(argv: list[str]) -> int:
     if not argv or any(word.lstrip("-") in ("help", "h") for word in argv):
         print(USAGE.format(programs="\n  ".join(programs.PROGRAMS), flags=describe(FLAGS)), end="")
         return 0
-    # gflags takes flags and words in any order: `caffe -solver S train` is one way to say it.
+    # As in gflags, flags and words come in any order: `caffe -solver S train` works, too.
     flags, words = parse([w.replace("-allow-python-layers", "-allow_python_layers") for w in argv], FLAGS)
     if len(words) != 1 or words[0] not in COMMANDS:
         known = ", ".join(["run", *COMMANDS, *programs.PROGRAMS])
         raise CaffeError(f"unknown command '{' '.join(words)}' (known: {known})")
     if flags["allow_python_layers"]:
         context.allow_python_layers(True)
-        sys.path.insert(0, "")  # pycaffe users keep their layers' modules in the working folder
+        sys.path.insert(0, "")  # where pycaffe's users keep their layers' modules
     return COMMANDS[words[0]](flags)
 
 
 def main() -> None:
-    """Entry point of `torchcaffe` and `python -m torchcaffe`."""
+    """The entry point of `torchcaffe` and `python -m torchcaffe`."""
     run_main(lambda: _main(sys.argv[1:]))

@@ -1,19 +1,22 @@
-"""Caffe's other programs, as commands of `torchcaffe`: thin front ends to the code that does the work."""
+"""Caffe's other programs, as commands of `torchcaffe`."""
 
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from torchcaffe.base import context, log
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.cli.flags import Flag, describe, parse
-from torchcaffe.formats import upgrade
-from torchcaffe.formats.files import publish
-from torchcaffe.proto import caffe_pb2
+from torchcaffe.core.blob import Blob
+from torchcaffe.formats import files, upgrade
+from torchcaffe.proto import caffe_pb2, format_text, parse_text
 from torchcaffe.random import streams
 
 _BACKEND = Flag("backend", "lmdb", "lmdb (leveldb is not read or written)")
@@ -34,8 +37,14 @@ def _check_backend(values: dict) -> None:
         raise CaffeError(f"-backend {values['backend']}: only lmdb is read and written")
 
 
+def _check_absent(*outputs: str) -> None:
+    for path in outputs:
+        if Path(path).exists():
+            raise CaffeError(f"{path}: is there already; remove it first")
+
+
 def convert_imageset(argv: list[str]) -> int:
-    """`convert_imageset [FLAGS] ROOTFOLDER/ LISTFILE DB_NAME`: pictures to an LMDB of Datums."""
+    """`convert_imageset [FLAGS] ROOTFOLDER/ LISTFILE DB_NAME`: write pictures to an LMDB of Datums."""
     from torchcaffe.data import imageset
 
     values, words = parse(argv, _CONVERT)
@@ -55,8 +64,7 @@ def convert_imageset(argv: list[str]) -> int:
     options = imageset.Options(
         resize=size if min(size) > 0 else None, gray=values["gray"], encode=_encoding(values, photos)
     )
-    if Path(out).exists():
-        raise CaffeError(f"{out}: is there already; remove it first")
+    _check_absent(out)
     log.info("db_lmdb.cpp:35", f"Opened lmdb {out}")
     result = imageset.convert_imageset(root, photos, out, options)
     if values["check_size"]:
@@ -80,11 +88,11 @@ def _encoding(values: dict, photos: list) -> str:
 
 
 def _check_sizes(out: str) -> None:
-    """BVLC compares the lengths of the Datums' data."""
+    """Raise CaffeError, and remove the LMDB, unless all Datums' data have one length, as BVLC's check_size."""
     from torchcaffe.data.lmdb_writer import records
     from torchcaffe.data.transform import parse_datum
 
-    first = None
+    first: int | None = None
     for key, value in records(out):
         length = len(parse_datum(value).data)
         first = length if first is None else first
@@ -94,7 +102,7 @@ def _check_sizes(out: str) -> None:
 
 
 def compute_image_mean(argv: list[str]) -> int:
-    """`compute_image_mean [FLAGS] INPUT_DB [OUTPUT_FILE]`: the mean of an LMDB's pictures, and of their channels."""
+    """`compute_image_mean [FLAGS] INPUT_DB [OUTPUT_FILE]`: the mean of an LMDB's pictures and their channels."""
     from torchcaffe.data import imageset
     from torchcaffe.data.lmdb_reader import LmdbReader
 
@@ -128,7 +136,7 @@ _FEATURES = (
 
 
 def extract_features(argv: list[str]) -> int:
-    """`extract_features WEIGHTS NET BLOBS DBS BATCHES lmdb [CPU|GPU] [DEVICE_ID=0]`: blobs to LMDBs of Datums."""
+    """`extract_features WEIGHTS NET BLOBS DBS BATCHES lmdb [CPU|GPU] [DEVICE_ID=0]`: write blobs to LMDBs of Datums."""
     _, words = parse(argv, ())
     if len(words) < 6:
         print(_FEATURES)
@@ -140,20 +148,8 @@ def extract_features(argv: list[str]) -> int:
     blobs, folders = blob_names.split(","), outs.split(",")
     if len(blobs) != len(folders):
         raise CaffeError(f"extract_features: {len(blobs)} blobs and {len(folders)} databases: give as many of each")
-    if len(words) > 6 and words[6] == "GPU":
-        log.error("extract_features.cpp:52", "Using GPU")
-        device = words[7].removeprefix("DEVICE_ID=") if len(words) > 7 else "0"
-        if not device.isdecimal():
-            raise CaffeError(f"extract_features: DEVICE_ID: {words[7]} is no device number")
-        context.set_device(int(device))
-        context.set_mode_gpu()
-    else:
-        log.error("extract_features.cpp:62", "Using CPU")
-        context.set_mode_cpu()
-    for folder in folders:
-        if Path(folder).exists():
-            raise CaffeError(f"{folder}: is there already; remove it first")
-    from torchcaffe.data.lmdb_writer import LmdbWriter, remove
+    _choose_device(words[6:])
+    _check_absent(*folders)
     from torchcaffe.nets.net import Net
 
     net = Net(model, caffe_pb2.TEST)
@@ -161,48 +157,101 @@ def extract_features(argv: list[str]) -> int:
     for name in blobs:
         if name not in net.blobs:
             raise CaffeError(f"{model}: has no blob '{name}'")
-    partial = [Path(folder + ".partial") for folder in folders]
-    for folder in partial:
-        remove(folder)
-    writers = [LmdbWriter(folder) for folder in partial]
-    for folder in folders:
-        log.info("extract_features.cpp:125", f"Opening dataset {folder}")
-        log.info("db_lmdb.cpp:35", f"Opened lmdb {folder}")
+    outputs = [_Features(name, folder) for name, folder in zip(blobs, folders)]
     log.error("extract_features.cpp:133", "Extracting Features")
-    counts = [0] * len(blobs)
     for _ in range(int(batches)):
         net.run_forward(0, len(net.layers) - 1)
-        for index, name in enumerate(blobs):
-            blob = net.blobs[name]
-            size = blob.channels * blob.height * blob.width
-            for item in blob.t.detach().cpu().numpy().reshape(blob.num, size):
-                datum = caffe_pb2.Datum(channels=blob.channels, height=blob.height, width=blob.width)
-                datum.float_data.extend(item.tolist())
-                writers[index].put(b"%010d" % counts[index], datum.SerializeToString())
-                counts[index] += 1
-                if counts[index] % 1000 == 0:
-                    writers[index].commit()
-                    log.error(
-                        "extract_features.cpp:160",
-                        f"Extracted features of {counts[index]} query images for feature blob {name}",
-                    )
-    for index, name in enumerate(blobs):
-        if counts[index] % 1000:
-            writers[index].commit()
-        writers[index].close()
-        publish(partial[index], folders[index])
-        log.error(
-            "extract_features.cpp:176", f"Extracted features of {counts[index]} query images for feature blob {name}"
-        )
+        for output in outputs:
+            output.write(net.blobs[output.name])
+    for output in outputs:
+        output.close()
     log.error("extract_features.cpp:181", "Successfully extracted the features!")
     return 0
+
+
+def _choose_device(words: list[str]) -> None:
+    if words[:1] != ["GPU"]:
+        log.error("extract_features.cpp:62", "Using CPU")
+        context.set_mode_cpu()
+        return
+    log.error("extract_features.cpp:52", "Using GPU")
+    device = words[1].removeprefix("DEVICE_ID=") if len(words) > 1 else "0"
+    if not device.isdecimal():
+        raise CaffeError(f"extract_features: DEVICE_ID: {words[1]} is no device number")
+    context.set_device(int(device))
+    context.set_mode_gpu()
+
+
+class _Features:
+    """The LMDB of one blob: a Datum of floats for each item. It is written aside until it is complete."""
+
+    def __init__(self, name: str, folder: str):
+        from torchcaffe.data.lmdb_writer import LmdbWriter, remove
+
+        self.name, self.folder, self.partial, self.count = name, folder, Path(folder + ".partial"), 0
+        remove(self.partial)
+        self.writer = LmdbWriter(self.partial)
+        log.info("extract_features.cpp:125", f"Opening dataset {folder}")
+        log.info("db_lmdb.cpp:35", f"Opened lmdb {folder}")
+
+    def write(self, blob: Blob) -> None:
+        size = blob.channels * blob.height * blob.width
+        for item in blob.t.detach().cpu().numpy().reshape(blob.num, size):
+            datum = caffe_pb2.Datum(channels=blob.channels, height=blob.height, width=blob.width)
+            datum.float_data.extend(item.tolist())
+            self.writer.put(b"%010d" % self.count, datum.SerializeToString())
+            self.count += 1
+            if self.count % 1000 == 0:
+                self.writer.commit()
+                self._log(160)
+
+    def close(self) -> None:
+        if self.count % 1000:
+            self.writer.commit()
+        self.writer.close()
+        files.publish(self.partial, self.folder)
+        self._log(176)
+
+    def _log(self, line: int) -> None:
+        what = f"Extracted features of {self.count} query images for feature blob {self.name}"
+        log.error(f"extract_features.cpp:{line}", what)
+
+
+def _upgrade(program: str, argv: list[str]) -> int:
+    """`upgrade_... IN OUT`: write the upgraded prototxt or caffemodel.
+
+    Returns BVLC's exit status: 1 for wrong usage or for V0 settings that were dropped, else 0."""
+    solver, kind = "solver" in program, program.rpartition("_")[2]
+    if len(argv) != 2:
+        age, what = ("old_solver", "solver") if solver else ("v0_net", "net")
+        print(f"Usage: {program} {age}_proto_file_in {what}_proto_file_out", file=sys.stderr)
+        return 1
+    path, result = argv
+    message: Any
+    if kind == "binary":
+        message = upgrade.read_net_binary(path)
+    else:
+        message = caffe_pb2.SolverParameter() if solver else caffe_pb2.NetParameter()
+        parse_text(upgrade.read_text(path), message, path)
+    if not (message.HasField("solver_type") if solver else upgrade.net_needs_upgrade(message)):
+        log.error(f"{program}.cpp:43", f"File already in latest proto format: {path}")
+    if solver:
+        upgrade.upgrade_solver(message, path)
+    compatible = solver or upgrade.upgrade_in_place(message, path)
+    if not compatible:
+        log.error(f"{program}.cpp:39", "Encountered error(s) while upgrading prototxt; see details above.")
+    data = message.SerializeToString() if kind == "binary" else format_text(message).encode("ascii")
+    files.write_bytes(result, data)
+    log.info(f"{program}.cpp:49", f"Wrote upgraded {message.DESCRIPTOR.name} {kind} proto to {result}")
+    return 0 if compatible else 1
 
 
 PROGRAMS: dict[str, Callable[[list[str]], int]] = {
     "convert_imageset": convert_imageset,
     "compute_image_mean": compute_image_mean,
     "extract_features": extract_features,
-    "upgrade_net_proto_text": upgrade.upgrade_net_proto_text,
-    "upgrade_net_proto_binary": upgrade.upgrade_net_proto_binary,
-    "upgrade_solver_proto_text": upgrade.upgrade_solver_proto_text,
+    **{
+        name: partial(_upgrade, name)
+        for name in ("upgrade_net_proto_text", "upgrade_net_proto_binary", "upgrade_solver_proto_text")
+    },
 }

@@ -9,15 +9,13 @@ The results equal those of BVLC's upgrade_net_proto_text; where BVLC aborts, a C
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Union
 
 from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import blobproto, files
-from torchcaffe.proto import caffe_pb2, format_text, parse_text
+from torchcaffe.proto import caffe_pb2, parse_text
 from torchcaffe.proto.types import V0_TYPES, V1_TYPE_NAMES
 
 PathLike = Union[str, "os.PathLike[str]"]
@@ -74,7 +72,7 @@ _SOLVER_TYPES = {
 
 def read_net(path: PathLike):
     """The NetParameter in a prototxt of any age. Raises CaffeError("path:line:column: reason")."""
-    return parse_net(_read_text(path), str(path))
+    return parse_net(read_text(path), str(path))
 
 
 def parse_net(text: str, source: str):
@@ -86,7 +84,7 @@ def read_solver(path: PathLike):
     """The SolverParameter in a prototxt. As in BVLC, a snapshot_prefix that is missing becomes the prototxt's path less
     its extension, and one that is a folder gets the prototxt's name appended."""
     source = str(path)
-    solver = upgrade_solver(parse_text(_read_text(path), caffe_pb2.SolverParameter(), source), source)
+    solver = upgrade_solver(parse_text(read_text(path), caffe_pb2.SolverParameter(), source), source)
     for field, value in solver.ListFields():
         if field.type == field.TYPE_STRING and "\0" in "".join(value):
             raise CaffeError(f"{source}: {field.name}: it holds a NUL byte, which no file's name can")
@@ -99,7 +97,7 @@ def read_solver(path: PathLike):
     return solver
 
 
-def _read_text(path: PathLike) -> str:
+def read_text(path: PathLike) -> str:
     try:
         data = files.read_bytes(path)
     except OSError as error:
@@ -123,12 +121,13 @@ def upgrade_net(net, source: str):
 
     Raises CaffeError where BVLC aborts: unknown V0 types, `layer` beside `layers`, misused V0 padding layers.
     """
-    _upgrade_net(net, source)
+    upgrade_in_place(net, source)
     return net
 
 
-def _upgrade_net(net, source: str) -> bool:
-    """Returns False when a V0 layer had settings that its type does not know; they are logged and dropped."""
+def upgrade_in_place(net, source: str) -> bool:
+    """What upgrade_net does. Returns False when a V0 layer had settings that its type does not know; they are logged
+    and dropped."""
     compatible = True
     what = "Attempting to upgrade input file specified using deprecated"
     done = "Successfully upgraded file specified using deprecated"
@@ -393,49 +392,8 @@ def upgrade_solver(solver, source: str):
     return solver
 
 
-# ---- Programs ----
-
-
-def upgrade_net_proto_text(argv: list[str]) -> int:
-    """`upgrade_net_proto_text IN OUT`: writes the upgraded prototxt. Returns BVLC's exit status: 0, or 1
-    for wrong usage or for V0 settings that were dropped. Raises CaffeError for what cannot be read."""
-    return _run("upgrade_net_proto_text", argv, _read_net_text, _upgrade_net_logged, _write_text)
-
-
-def upgrade_net_proto_binary(argv: list[str]) -> int:
-    """`upgrade_net_proto_binary IN OUT`: the same for a caffemodel."""
-    return _run("upgrade_net_proto_binary", argv, _read_net_binary, _upgrade_net_logged, _write_binary)
-
-
-def upgrade_solver_proto_text(argv: list[str]) -> int:
-    """`upgrade_solver_proto_text IN OUT`: the same for a solver's prototxt."""
-    return _run("upgrade_solver_proto_text", argv, _read_solver_text, _upgrade_solver_logged, _write_text)
-
-
-def _run(program: str, argv: list[str], read: Callable, upgrade: Callable, write: Callable) -> int:
-    if len(argv) != 2:
-        what = "solver" if "solver" in program else "net"
-        age = "old_solver" if what == "solver" else "v0_net"
-        print(f"Usage: {program} {age}_proto_file_in {what}_proto_file_out", file=sys.stderr)
-        return 1
-    path, result = argv
-    message = read(path)
-    compatible = upgrade(program, message, path)
-    write(result, message)
-    kind = "binary" if program.endswith("binary") else "text"
-    log.info(f"{program}.cpp:49", f"Wrote upgraded {message.DESCRIPTOR.name} {kind} proto to {result}")
-    return 0 if compatible else 1
-
-
-def _read_net_text(path: str):
-    return parse_text(_read_text(path), caffe_pb2.NetParameter(), path)
-
-
-def _read_solver_text(path: str):
-    return parse_text(_read_text(path), caffe_pb2.SolverParameter(), path)
-
-
-def _read_net_binary(path: str):
+def read_net_binary(path: PathLike):
+    """The NetParameter in a caffemodel, whatever its age. Raises CaffeError where it is none."""
     net = caffe_pb2.NetParameter()
     with files.map_file(path) as data:
         if len(data) > blobproto.MAX_BYTES:
@@ -446,28 +404,3 @@ def _read_net_binary(path: str):
     except Exception as error:  # DecodeError; other types, too, in older protobuf's Python code
         raise CaffeError(f"{path}: not a binary NetParameter: {error}") from None
     return net
-
-
-def _upgrade_net_logged(program: str, net, path: str) -> bool:
-    if not net_needs_upgrade(net):
-        log.error(f"{program}.cpp:43", f"File already in latest proto format: {path}")
-        return True
-    compatible = _upgrade_net(net, path)
-    if not compatible:
-        log.error(f"{program}.cpp:39", "Encountered error(s) while upgrading prototxt; see details above.")
-    return compatible
-
-
-def _upgrade_solver_logged(program: str, solver, path: str) -> bool:
-    if not solver.HasField("solver_type"):
-        log.error(f"{program}.cpp:43", f"File already in latest proto format: {path}")
-    upgrade_solver(solver, path)
-    return True
-
-
-def _write_text(path: str, message) -> None:
-    files.write_bytes(path, format_text(message).encode("ascii"))
-
-
-def _write_binary(path: str, message) -> None:
-    files.write_bytes(path, message.SerializeToString())

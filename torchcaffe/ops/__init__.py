@@ -1,4 +1,4 @@
-"""The layer types, one class each, a module a family. Importing this package registers them all."""
+"""The layer types: a class for each, a module for each family. Importing this package registers them all."""
 
 from __future__ import annotations
 

@@ -4,126 +4,93 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
-from torchcaffe.core.blob import Blob, canonical_axis, shaped
-from torchcaffe.core.layer import Layer, layer
-
-
-def per_axis(param: object, field: str, short: str, axes: int, default: int | None, least: int) -> tuple[int, ...]:
-    """Caffe's sizes a spatial axis: `kernel_h`/`kernel_w` for two axes, or one value for all, or one an axis."""
-    name = f"{field}_size" if field == "kernel" else field
-    values = list(getattr(param, name))
-    pair = (f"{short}_h", f"{short}_w")
-    has_pair = [f in param.DESCRIPTOR.fields_by_name and param.HasField(f) for f in pair]
-    if any(has_pair):
-        if axes != 2:
-            raise CaffeError(f"{pair[0]} and {pair[1]} are for 2 spatial axes, the bottom has {axes}")
-        if values:
-            raise CaffeError(f"{name}: give either {name} or {pair[0]} and {pair[1]}, not both")
-        values = [getattr(param, f) for f in pair]
-    if not values:
-        if default is None:
-            raise CaffeError(f"{name}: missing")
-        values = [default]
-    if len(values) not in (1, axes):
-        raise CaffeError(f"{name}: {len(values)} values given for {axes} spatial axes: give one, or one an axis")
-    if len(values) == 1:
-        values *= axes
-    if any(v < least for v in values):
-        raise CaffeError(f"{name}: {values} must be {least} or more")
-    return tuple(values)
+from torchcaffe.core.blob import Blob, Blobs, canonical_axis, shaped
+from torchcaffe.core.layer import Layer, TorchLayer, layer
+from torchcaffe.ops.common import make_blobs, weight_and_bias
+from torchcaffe.proto.geometry import read_window
 
 
 def warn_of_product_in_place(layer: Layer) -> None:
-    """Say, at set-up, what product_in_place will do."""
+    """Log, at set-up, what product_in_place will do."""
     name = layer.layer_param.name
     log.warning("layer", f"{name} writes a matrix product over its own input: as in BVLC, its output is the bias alone")
 
 
-def product_in_place(top: Blob, bias: torch.Tensor | None) -> None:
-    """What a matrix product written over its own input is in BVLC: BLAS clears the output first, so the bias alone
-    comes out, and no gradient goes down. `bias` must stretch to the top's shape."""
+def product_in_place(top: Blob, bias: Tensor | None) -> None:
+    """Give the top what BVLC computes where a matrix product overwrites its own input.
+
+    BLAS clears the output first, so the result is the bias alone, and no gradient goes down. `bias` must broadcast to
+    the top's shape."""
     top.t = torch.zeros_like(top.t) if bias is None else bias.expand(top.shape).clone()
 
 
 class _Windowed(Layer):
-    """A layer that looks at windows of the axes behind `axis`, the channels' axis: their sizes and places."""
+    """A layer that slides a window over the axes behind `axis`, the channels' axis."""
 
     allows_in_place = False
 
     def read_sizes(self, bottom: Blob) -> None:
-        """kernel, stride, pad and dilation, a number each a spatial axis."""
-        p = self.p
-        self.axis = canonical_axis(p.axis, len(bottom.shape))
+        """Set kernel, stride, pad, dilation and extent: one number for each spatial axis."""
+        self.axis = canonical_axis(self.p.axis, len(bottom.shape))
         self.axes = len(bottom.shape) - self.axis - 1
-        self.kernel = per_axis(p, "kernel", "kernel", self.axes, None if self.axes else 1, 1)
-        self.stride = per_axis(p, "stride", "stride", self.axes, 1, 1)
-        self.pad = per_axis(p, "pad", "pad", self.axes, 0, 0)
-        self.dilation = per_axis(p, "dilation", "dilation", self.axes, 1, 0)
+        window = read_window(self.p, self.axes)
+        self.kernel, self.stride, self.pad, self.dilation = window
+        self.extent = window.extent
 
-    def extent(self, i: int) -> int:
-        """How many pixels a window spans on spatial axis i."""
-        return self.dilation[i] * (self.kernel[i] - 1) + 1
+    def check_axes(self, index: int, blob: Blob) -> None:
+        """Raise CaffeError if a bottom has another number of axes than at set-up."""
+        if len(blob.shape) != self.axis + 1 + self.axes:
+            raise CaffeError(f"bottom {index}: has {len(blob.shape)} axes, {self.axis + 1 + self.axes} expected")
 
     def windows_along(self, size: int, i: int) -> int:
-        """How many windows there are on spatial axis i of an image."""
-        # C++ divides towards zero, so that an image a little smaller than the kernel still gives 1 in BVLC.
-        return int((size + 2 * self.pad[i] - self.extent(i)) / self.stride[i]) + 1
+        """The number of windows on spatial axis i of an image of this size."""
+        # C++ rounds towards zero, so an image slightly smaller than the kernel still gives 1 in BVLC.
+        return int((size + 2 * self.pad[i] - self.extent[i]) / self.stride[i]) + 1
 
-    def im2col(self, images: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+    def im2col(self, images: Tensor, counts: Sequence[int]) -> Tensor:
         """(N, C, *spatial) -> (N, C * kernel, windows), the windows' pixels: a view but for the last step."""
         far = [
-            (count - 1) * self.stride[i] + self.extent(i) - images.shape[2 + i] - self.pad[i]
+            (count - 1) * self.stride[i] + self.extent[i] - images.shape[2 + i] - self.pad[i]
             for i, count in enumerate(counts)
         ]
         view = F.pad(images, [n for pair in reversed(list(zip(self.pad, far))) for n in pair])
         for i in range(self.axes):
-            view = view.unfold(2 + i, self.extent(i), self.stride[i])
-            # dilation 0, which BVLC takes, looks at one pixel kernel times
+            view = view.unfold(2 + i, self.extent[i], self.stride[i])
+            # BVLC accepts dilation 0: every pixel of the window is the same one.
             view = view[..., :: self.dilation[i]] if self.dilation[i] else view.expand(*view.shape[:-1], self.kernel[i])
         order = [0, 1, *range(2 + self.axes, 2 + 2 * self.axes), *range(2, 2 + self.axes)]
         return view.permute(order).reshape(images.shape[0], images.shape[1] * math.prod(self.kernel), math.prod(counts))
-
-    def col2im(self, columns: torch.Tensor, shape: Sequence[int], counts: Sequence[int]) -> torch.Tensor:
-        """The adjoint: every pixel of the images of `shape` the sum of its places in the columns."""
-        with torch.enable_grad():
-            images = torch.zeros(shape, dtype=columns.dtype, device=columns.device, requires_grad=True)
-            return torch.autograd.grad(self.im2col(images, counts), images, columns)[0]
 
 
 class BaseConvolution(_Windowed):
     """What Convolution and Deconvolution share: sizes, the weight (outputs, inputs / group, *kernel) and the bias.
 
-    torch computes up to 3 spatial axes; more, and images smaller than the kernel, go through im2col."""
+    torch handles up to 3 spatial axes; more axes, and images smaller than the kernel, go through im2col."""
 
     equal_counts = True
     allows_in_place = True
     transposed = False
 
-    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def setup(self, bottom: Blobs, top: Blobs) -> None:
         p = self.p
         self.read_sizes(bottom[0])
         channels = bottom[0].shape[self.axis]
         self.channels, self.outputs, self.group = channels, p.num_output, p.group
-        if self.outputs < 1:
-            raise CaffeError(f"num_output: {self.outputs} must be 1 or more")
         if self.group < 1 or channels % self.group or self.outputs % self.group:
             raise CaffeError(
                 f"group: {channels} channels and {self.outputs} outputs don't divide into {self.group} groups"
             )
         first, second = (channels, self.outputs) if self.transposed else (self.outputs, channels)
-        shapes = [(first, second // self.group, *self.kernel), *([(self.outputs,)] if p.bias_term else [])]
-        if self.blobs:
-            self.check_given_blobs(*shapes, exact=True)
-        else:
-            for shape, filler in zip(shapes, (p.weight_filler, p.bias_filler)):
-                self.add_blob(shape, filler)
-        # Then BVLC multiplies the image itself, without im2col.
+        make_blobs(self, *weight_and_bias(p, (first, second // self.group, *self.kernel)), exact=True)
+        # Here BVLC multiplies the image itself, without im2col.
         self.one_by_one = all(k == 1 and s == 1 and not q for k, s, q in zip(self.kernel, self.stride, self.pad))
         self.lost = self.one_by_one and any(source is target for source, target in zip(bottom, top))
         if self.lost:
@@ -132,14 +99,13 @@ class BaseConvolution(_Windowed):
     def output_size(self, size: int, i: int) -> int:
         """The size of spatial axis i after this layer."""
         if self.transposed:
-            return self.stride[i] * (size - 1) + self.extent(i) - 2 * self.pad[i]
+            return self.stride[i] * (size - 1) + self.extent[i] - 2 * self.pad[i]
         return self.windows_along(size, i)
 
-    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def reshape(self, bottom: Blobs, top: Blobs) -> None:
         first = bottom[0].shape
         for index, blob in enumerate(bottom):
-            if len(blob.shape) != self.axis + 1 + self.axes:
-                raise CaffeError(f"bottom {index}: has {len(blob.shape)} axes, {self.axis + 1 + self.axes} expected")
+            self.check_axes(index, blob)
             if blob.shape[self.axis] != self.channels:
                 raise CaffeError(f"bottom {index}: has {blob.shape[self.axis]} channels, {self.channels} expected")
             if blob.shape != first:
@@ -147,16 +113,17 @@ class BaseConvolution(_Windowed):
         spatial = tuple(self.output_size(s, i) for i, s in enumerate(first[self.axis + 1 :]))
         if any(s < 1 for s in spatial):
             raise CaffeError(f"bottom 0: {first} is smaller than the kernel {self.kernel}")
+        shape = (*first[: self.axis], self.outputs, *spatial)
         for source, blob in zip(bottom, top):
-            self.check_in_place(source, blob, (*first[: self.axis], self.outputs, *spatial))
-            blob.reshape(*first[: self.axis], self.outputs, *spatial)
+            self.check_in_place(source, blob, shape)
+            blob.reshape(*shape)
         images, self.counts = first[self.axis + 1 :], spatial
         if self.transposed:
             images, self.counts = self.counts, images
-        fits = all(size + 2 * self.pad[i] >= self.extent(i) for i, size in enumerate(images))
+        fits = all(size + 2 * self.pad[i] >= self.extent[i] for i, size in enumerate(images))
         self.native = fits and 1 <= self.axes <= 3 and 0 not in self.dilation
 
-    def as_batch(self, tensor: torch.Tensor) -> torch.Tensor:
+    def as_batch(self, tensor: Tensor) -> Tensor:
         """(..., channels, *spatial) -> (N, channels, *spatial), channels last where that is the fast layout."""
         if self.axis != 1:
             tensor = tensor.reshape(-1, *tensor.shape[self.axis :])
@@ -164,11 +131,11 @@ class BaseConvolution(_Windowed):
             tensor = tensor.contiguous(memory_format=torch.channels_last)
         return tensor
 
-    def arguments(self) -> tuple[Sequence[int], ...]:
-        """stride, padding, dilation, transposed, output padding, groups: as torch.convolution takes them."""
+    def arguments(self) -> tuple[Any, ...]:
+        """stride, padding, dilation, transposed, output padding and groups, as torch.convolution takes them."""
         return self.stride, self.pad, self.dilation, self.transposed, (0,) * self.axes, self.group
 
-    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def forward(self, bottom: Blobs, top: Blobs) -> None:
         weight = self.blobs[0].t
         bias = self.blobs[1].t if len(self.blobs) > 1 else None
         for source, target in zip(bottom, top):
@@ -177,7 +144,13 @@ class BaseConvolution(_Windowed):
                 continue
             target.t = shaped(self.convolve(self.as_batch(source.t), weight, bias), target.shape)
 
-    def convolve(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    def col2im(self, columns: Tensor, shape: Sequence[int]) -> Tensor:
+        """The adjoint of im2col: images of `shape`, in which every pixel sums up its places in the columns."""
+        with torch.enable_grad():
+            images = torch.zeros(shape, dtype=columns.dtype, device=columns.device, requires_grad=True)
+            return torch.autograd.grad(self.im2col(images, self.counts), images, columns)[0]
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The layer's arithmetic on (N, channels, *spatial)."""
         if self.native:
             return torch.convolution(x, weight, bias, *self.arguments())
@@ -185,20 +158,17 @@ class BaseConvolution(_Windowed):
         matrix = weight.reshape(group, weight.shape[0] // group, -1)
         if self.transposed:
             columns = matrix.transpose(1, 2) @ x.reshape(count, group, matrix.shape[1], -1)
-            y = self.col2im(columns.flatten(1, 2), (count, self.outputs, *self.output_shape(x)), self.counts)
+            sizes = [self.output_size(size, i) for i, size in enumerate(x.shape[2:])]
+            y = self.col2im(columns.flatten(1, 2), (count, self.outputs, *sizes))
         else:
             y = matrix @ self.im2col(x, self.counts).unflatten(1, (group, -1))
             y = y.reshape(count, self.outputs, *self.counts)
         return y if bias is None else y + bias.view(-1, *(1,) * self.axes)
 
-    def output_shape(self, x: torch.Tensor) -> list[int]:
-        """The spatial sizes that (N, channels, *spatial) gets."""
-        return [self.output_size(size, i) for i, size in enumerate(x.shape[2:])]
-
     def convolve_backward(
-        self, g: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, wanted: list[bool]
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-        """Gradients of bottom, weight and bias (None where not wanted) from the top's."""
+        self, g: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """The gradients of bottom, weight and bias (None where not wanted) from the top's, `g`."""
         if self.native:
             return torch.ops.aten.convolution_backward(g, x, weight, [self.outputs], *self.arguments(), wanted)
         group, count = self.group, x.shape[0]
@@ -209,7 +179,7 @@ class BaseConvolution(_Windowed):
         if wanted[0] and self.transposed:
             dx = (matrix @ self.im2col(g, self.counts).unflatten(1, (group, -1))).reshape(x.shape)
         elif wanted[0]:
-            dx = self.col2im((matrix.transpose(1, 2) @ few).flatten(1, 2), x.shape, self.counts)
+            dx = self.col2im((matrix.transpose(1, 2) @ few).flatten(1, 2), x.shape)
         if wanted[1]:
             columns = self.im2col(images, self.counts).unflatten(1, (group, -1))
             dw = (few @ columns.transpose(2, 3)).sum(0).reshape(weight.shape)
@@ -217,13 +187,13 @@ class BaseConvolution(_Windowed):
             db = g.sum([0, *range(2, g.dim())])
         return dx, dw, db
 
-    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
         want_weight = self.param_propagate_down[0]
         want_bias = len(self.blobs) > 1 and self.param_propagate_down[1]
         for target, down, source in zip(top, propagate_down, bottom):
             if not (down or want_weight or want_bias):
                 continue
-            # In place the weight's gradient comes out of the output, which took the input's memory, as in BVLC.
+            # In place, source.t is the output, which overwrote the input; BVLC's weight gradient uses it, too.
             wanted = [down, want_weight, want_bias]
             dx, dw, db = self.convolve_backward(
                 self.as_batch(target.g), self.as_batch(source.t), self.blobs[0].t, wanted
@@ -241,10 +211,10 @@ class BaseConvolution(_Windowed):
 class Convolution(BaseConvolution):
     """Convolution over the axes behind `axis`; group, dilation and rectangular kernels; sizes round down.
 
-    Layers that only scale channels (BatchNorm by running statistics, Scale) and a ReLU, which follow in place, are done
-    together with it. The scaling goes into a weight and bias that are kept until a blob they are made of changes."""
+    It also does the work of layers that follow in place and only scale channels (BatchNorm by running statistics,
+    Scale), and of a ReLU after them. The scaled weight and bias are kept until a blob they are made of changes."""
 
-    _folded: tuple[torch.Tensor, torch.Tensor] | None = None
+    _folded: tuple[Tensor, Tensor]
     _folded_of: list[tuple[int, int, int] | None] = []
 
     def fuses(self, following: Sequence[Layer]) -> int:
@@ -256,7 +226,7 @@ class Convolution(BaseConvolution):
         relu = count < len(following) and following[count].type == "ReLU" and not following[count].p.negative_slope
         return count + relu
 
-    def forward_fused(self, following: Sequence[Layer], bottom: list[Blob], top: list[Blob]) -> None:
+    def forward_fused(self, following: Sequence[Layer], bottom: Blobs, top: Blobs) -> None:
         relu = following[-1].type == "ReLU"
         scaling = following[:-1] if relu else following
         if scaling:
@@ -264,20 +234,19 @@ class Convolution(BaseConvolution):
         else:
             weight, bias = self.blobs[0].t, self.blobs[1].t if len(self.blobs) > 1 else None
         y = self.convolve(self.as_batch(bottom[0].t), weight, bias)
-        # Not oneDNN's own convolution with ReLU, which makes 0 of NaN.
+        # Not oneDNN's fused convolution and ReLU, which turns NaN into 0.
         top[0].t = shaped(y.relu_() if relu else y, top[0].shape)
 
-    def _fold(self, scaling: Sequence[Layer]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weight and bias of this layer with the scaling ones that follow."""
+    def _fold(self, scaling: Sequence[Layer]) -> tuple[Tensor, Tensor]:
+        """The weight and bias of this layer together with the scaling layers that follow."""
         blobs = [blob for layer in (self, *scaling) for blob in layer.blobs]
         weight, *rest = (blob.t for blob in blobs)
         stamps = [blob.data_memory.stamp() for blob in blobs]
-        # A recorded pass folds anew each time: its replay looks at no stamps.
+        # A recorded pass folds each time: its replay cannot compare stamps.
         if self.recorded or None in stamps or stamps != self._folded_of:
             shift = rest[0] if len(self.blobs) > 1 else weight.new_zeros(self.outputs)
             factor = torch.ones_like(shift)
-            for layer in scaling:
-                a, b = layer.scaling()
+            for a, b in filter(None, (layer.scaling() for layer in scaling)):
                 factor, shift = factor * a, shift * a + b
             self._folded = weight * factor.view(-1, *(1,) * (weight.dim() - 1)), shift
             self._folded_of = stamps
@@ -292,30 +261,22 @@ class Deconvolution(BaseConvolution):
 
 
 @layer(bottoms=1, tops=1, param="convolution_param")
-class Im2col(_Windowed):
-    """The pixels under every place of a kernel as channels: (..., C, *spatial) -> (..., C * kernel, *places)."""
+class Im2col(_Windowed, TorchLayer):
+    """The pixels of every window as channels: (..., C, *spatial) -> (..., C * kernel, *windows)."""
 
-    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def setup(self, bottom: Blobs, top: Blobs) -> None:
         self.read_sizes(bottom[0])
         if not self.axes:
             raise CaffeError(f"bottom 0: shape {bottom[0].shape} has no axes behind axis {self.axis}")
 
-    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def reshape(self, bottom: Blobs, top: Blobs) -> None:
         shape = bottom[0].shape
-        if len(shape) != self.axis + 1 + self.axes:
-            raise CaffeError(f"bottom 0: has {len(shape)} axes, {self.axis + 1 + self.axes} expected")
-        self.counts = [self.windows_along(size, i) for i, size in enumerate(shape[self.axis + 1 :])]
-        if min(self.counts) < 1:
+        self.check_axes(0, bottom[0])
+        counts = [self.windows_along(size, i) for i, size in enumerate(shape[self.axis + 1 :])]
+        if min(counts) < 1:
             raise CaffeError(f"bottom 0: {shape} is smaller than the kernel {self.kernel}")
-        top[0].reshape(*shape[: self.axis], shape[self.axis] * math.prod(self.kernel), *self.counts)
+        self.shape = (*shape[: self.axis], shape[self.axis] * math.prod(self.kernel), *counts)
+        top[0].reshape(*self.shape)
 
-    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
-        images = bottom[0].t.reshape(-1, *bottom[0].shape[self.axis :])
-        top[0].t = self.im2col(images, self.counts).reshape(top[0].shape)
-
-    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
-        if propagate_down[0]:
-            shape = bottom[0].shape
-            batch = math.prod(shape[: self.axis])
-            columns = top[0].g.reshape(batch, shape[self.axis] * math.prod(self.kernel), -1)
-            bottom[0].g = self.col2im(columns, (batch, *shape[self.axis :]), self.counts).reshape(shape)
+    def compute(self, x: Tensor) -> Tensor:
+        return self.im2col(x.reshape(-1, *x.shape[self.axis :]), self.shape[self.axis + 1 :]).reshape(self.shape)

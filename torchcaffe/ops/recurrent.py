@@ -1,7 +1,7 @@
 """LSTM, RNN and LSTMUnit.
 
-BVLC unrolls a recurrent layer into a net of small layers, one copy a time step. Here it is a loop over time; what the
-unrolled net shows outside is kept: the order of the parameters, of their fillers' draws, and which gradients flow."""
+BVLC unrolls a recurrent layer into a net with a copy of small layers for each time step. Here it is a loop over time
+with the same order of the parameters and of their fillers' draws, and the same flow of gradients."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import math
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from torchcaffe.base.errors import CaffeError
-from torchcaffe.core.blob import Blob
+from torchcaffe.core.blob import Blobs
 from torchcaffe.core.layer import Layer, Parameter, layer
+from torchcaffe.ops.common import check_positive, refuse_gradient
 from torchcaffe.proto import caffe_pb2
 from torchcaffe.random import streams
 from torchcaffe.random.filler import fill
@@ -20,13 +22,14 @@ from torchcaffe.random.filler import fill
 
 @layer(bottoms=3, tops=2)
 class LSTMUnit(Layer):
-    """One step: bottoms c (1, N, D), gate inputs (1, N, 4 D) in the order i, f, o, g, and cont (1, N), 0 where a
-    sequence starts; tops c' = cont f c + i g and h' = o tanh(c')."""
+    """One LSTM step: c' = cont f c + i g and h' = o tanh(c').
+
+    Bottoms: c (1, N, D), the gate inputs i, f, o, g (1, N, 4 D), and cont (1, N), 0 where a sequence starts."""
 
     no_force_backward = (2,)
     allows_in_place = False
 
-    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def reshape(self, bottom: Blobs, top: Blobs) -> None:
         count = bottom[0].shape[1] if len(bottom[0].shape) > 1 else 0
         for index, (blob, axes) in enumerate(zip(bottom, (3, 3, 2))):
             if len(blob.shape) != axes or blob.shape[0] != 1 or blob.shape[1] != count:
@@ -36,13 +39,12 @@ class LSTMUnit(Layer):
         for blob in top:
             blob.reshape(*bottom[0].shape)
 
-    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def forward(self, bottom: Blobs, top: Blobs) -> None:
         self._step = _Step(bottom[1].t[0], bottom[0].t[0], bottom[2].t[0])
         top[0].t, top[1].t = self._step.c.unsqueeze(0), self._step.h.unsqueeze(0)
 
-    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
-        if propagate_down[2]:
-            raise CaffeError("propagate_down: bottom 2 says where sequences start, and has no gradient")
+    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
+        refuse_gradient(propagate_down, 2, "says where sequences start")
         if propagate_down[0] or propagate_down[1]:
             gates, c = self._step.backward(top[0].g[0], top[1].g[0])
             bottom[0].g, bottom[1].g = c.unsqueeze(0), gates.unsqueeze(0)
@@ -51,7 +53,7 @@ class LSTMUnit(Layer):
 class _Step:
     """The arithmetic of one LSTM step on (N, 4 D) gate inputs and (N, D) cells."""
 
-    def __init__(self, gates: torch.Tensor, before: torch.Tensor, cont: torch.Tensor):
+    def __init__(self, gates: Tensor, before: Tensor, cont: Tensor):
         i, f, o, g = gates.chunk(4, 1)
         self.before = before
         self.i, self.o, self.g = torch.sigmoid(i), torch.sigmoid(o), torch.tanh(g)
@@ -60,13 +62,13 @@ class _Step:
         self.tanh_c = torch.tanh(self.c)
         self.h = self.o * self.tanh_c
 
-    def backward(self, c_diff: torch.Tensor, h_diff: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Gradients of the gate inputs and of the cells before."""
+    def backward(self, c_diff: Tensor, h_diff: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradients of the gate inputs and of the previous cells."""
         i, f, o, g = self.i, self.f, self.o, self.g
         c_diff = c_diff + h_diff * o * (1 - self.tanh_c * self.tanh_c)
         gates = [
             c_diff * g * i * (1 - i),
-            c_diff * self.before * f * (1 - f),  # f with cont in it: the same for the cont of 0 or 1
+            c_diff * self.before * f * (1 - f),  # f includes cont, which makes no difference where cont is 0 or 1
             h_diff * self.tanh_c * o * (1 - o),
             c_diff * i * (1 - g * g),
         ]
@@ -74,45 +76,37 @@ class _Step:
 
 
 class Recurrent(Layer):
-    """What LSTM and RNN share. Bottoms: x (T, N, ...); cont (T, N), 0 where a sequence starts; optionally a static
-    input (N, ...); with expose_hidden the states before the first step, (1, N, D) each. Tops: the outputs (T, N, D);
-    with expose_hidden the states after the last step.
+    """What LSTM and RNN share.
 
-    Without expose_hidden the states go on from one forward pass to the next (cont at step 0 says whether they count).
-    Gradients don't flow through the states of other passes, exposed or not."""
+    Bottoms: x (T, N, ...); cont (T, N), 0 where a sequence starts; optionally a static input (N, ...); with
+    expose_hidden the states before the first step, (1, N, D) each. Tops: the outputs (T, N, D); with expose_hidden the
+    states after the last step.
+
+    Without expose_hidden, each forward pass starts from the last one's states, where cont at step 0 is not 0. Gradients
+    don't flow into states that come from outside the pass, exposed or carried."""
 
     allows_in_place = False
-    recordable = False  # the carried states are other tensors in each pass
+    recordable = False  # each pass carries other tensors over
     no_force_backward = (1,)
     states = 0  # how many blobs are carried from step to step
-    gates = 0  # how many times num_output values x is mapped to
+    gates = 0  # x is mapped to this many times num_output values
 
-    @classmethod
-    def counts(cls, param) -> tuple[tuple[int, int], int]:
-        """(least, most) bottoms and the number of tops."""
-        exposed = cls.states if param.expose_hidden else 0
-        return (2 + exposed, 3 + exposed), 1 + exposed
-
-    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def setup(self, bottom: Blobs, top: Blobs) -> None:
         p = self.p
-        (least, most), tops = self.counts(p)
-        if not least <= len(bottom) <= most:
-            raise CaffeError(f"{self.type} takes {least} to {most} bottom blob(s), {len(bottom)} given")
-        if len(top) != tops:
-            raise CaffeError(f"{self.type} takes {tops} top blob(s), {len(top)} given")
-        if len(bottom[0].shape) < 2:
-            raise CaffeError(f"bottom 0: shape {bottom[0].shape}: at least 2 axes expected (time steps, streams, ...)")
-        if p.num_output < 1:
-            raise CaffeError(f"num_output: {p.num_output} must be 1 or more")
-        self.steps, self.size = bottom[0].shape[0], p.num_output
-        self.static = len(bottom) > least
-        self._check(bottom)
-        inputs = math.prod(bottom[0].shape[2:])
+        exposed = self.states if p.expose_hidden else 0
+        if len(bottom) not in (2 + exposed, 3 + exposed):
+            raise CaffeError(f"{self.type} takes {2 + exposed} to {3 + exposed} bottom blob(s), {len(bottom)} given")
+        if len(top) != 1 + exposed:
+            raise CaffeError(f"{self.type} takes {1 + exposed} top blob(s), {len(top)} given")
         if len(bottom[0].shape) < 3:
-            raise CaffeError(f"bottom 0: shape {bottom[0].shape}: no axis with the inputs")
+            raise CaffeError(f"bottom 0: shape {bottom[0].shape}: 3 axes expected (time steps, streams, inputs)")
+        check_positive(p, "num_output")
+        self.steps, self.size = bottom[0].shape[0], p.num_output
+        self.static = len(bottom) > 2 + exposed
+        self._check(bottom)
         rows = self.gates * self.size
-        self.blobs.clear()  # blobs in the prototxt count for nothing: BVLC's parameters are the unrolled net's
-        self.add_blob((rows, inputs), p.weight_filler)
+        self.blobs.clear()  # BVLC ignores blobs in the prototxt: its parameters are the unrolled net's
+        self.add_blob((rows, math.prod(bottom[0].shape[2:])), p.weight_filler)
         self.add_blob((rows,), p.bias_filler)
         if self.static:
             if len(bottom[2].shape) < 2:
@@ -121,32 +115,33 @@ class Recurrent(Layer):
         hidden = self.hidden_blobs()
         for shape, filler in hidden:
             self.add_blob(shape, filler)
-        # BVLC fills these once a step, and keeps the first filling.
+        # BVLC fills these for each step and keeps the first filling.
         for _ in range(1, self.steps):
             for shape, filler in hidden:
                 fill(Parameter(*shape, device="cpu").data, filler, streams.rng())
         self._memory = [(blob.data_memory, blob.diff_memory) for blob in self.blobs]
-        self._carried: list[torch.Tensor] | None = None
+        self._carried: list[Tensor] = []
 
-    def hidden(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """A parameter of the steps as the first step has it, and as the later ones have it: the same, unless the blob
-        was given another layer's memory (shared by name). In TRAIN BVLC's unrolled net goes on with the old one in all
-        steps but the first; in TEST it shares it anew before every forward pass."""
+    def hidden(self, index: int) -> tuple[Tensor, Tensor]:
+        """A step's parameter, as the first step uses it and as the later ones do.
+
+        They differ if the blob has been given another layer's memory (shared by name). In TRAIN, BVLC's unrolled net
+        then keeps the old memory in all steps but the first; in TEST it shares it again before every forward pass."""
         blob, mine = self.blobs[index], self._memory[index][0]
         if self.phase == caffe_pb2.TEST or blob.data_memory is mine:
             return blob.t, blob.t
         return blob.t, mine.get(blob.shape, self.device)
 
     def learns_at(self, index: int) -> slice:
-        """The steps whose gradients such a parameter's diff gets: all, or where it is shared in TRAIN, the first."""
+        """The steps whose gradients the parameter's diff gets: all, or where it is shared in TRAIN, the first."""
         whole = self.phase == caffe_pb2.TEST or self.blobs[index].diff_memory is self._memory[index][1]
         return slice(None) if whole else slice(1)
 
-    def hidden_blobs(self) -> list[tuple[tuple[int, ...], object]]:
+    def hidden_blobs(self) -> list[tuple[tuple[int, ...], caffe_pb2.FillerParameter]]:
         """Shapes and fillers of the parameters that every step uses."""
-        raise CaffeError(f"layer type {self.type} has no hidden_blobs")
+        raise NotImplementedError
 
-    def _check(self, bottom: list[Blob]) -> None:
+    def _check(self, bottom: Blobs) -> None:
         steps, streams = bottom[0].shape[:2]
         if steps != self.steps:
             raise CaffeError(f"bottom 0: {steps} time steps, {self.steps} at set-up: the number is fixed")
@@ -158,7 +153,7 @@ class Recurrent(Layer):
             if bottom[index].shape != (1, streams, self.size):
                 raise CaffeError(f"bottom {index}: shape {bottom[index].shape}, {(1, streams, self.size)} expected")
 
-    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def reshape(self, bottom: Blobs, top: Blobs) -> None:
         self._check(bottom)
         streams = bottom[0].shape[1]
         if math.prod(bottom[0].shape[2:]) != self.blobs[0].shape[1]:
@@ -166,30 +161,29 @@ class Recurrent(Layer):
         top[0].reshape(self.steps, streams, self.size)
         for blob in top[1:]:
             blob.reshape(1, streams, self.size)
-        # Fewer streams leave the others' states where they are, as BVLC does; more than ever before start anew.
-        if self._carried is not None and len(self._carried[0]) < streams:
-            self._carried = None
+        # As in BVLC, fewer streams leave the others' states alone; more than ever before start all of them again.
+        if self._carried and len(self._carried[0]) < streams:
+            self._carried = []
 
     def state(self) -> dict[str, np.ndarray]:
-        carried = {str(i): state.detach().cpu().numpy() for i, state in enumerate(self._carried or [])}
+        carried = {str(i): state.detach().cpu().numpy() for i, state in enumerate(self._carried)}
         return {"count": np.array(len(carried)), **carried}
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
-        carried = [torch.tensor(state[str(i)], device=self.device) for i in range(int(state["count"]))]
-        self._carried = carried or None
+        self._carried = [torch.tensor(state[str(i)], device=self.device) for i in range(int(state["count"]))]
 
-    def initial(self, bottom: list[Blob]) -> list[torch.Tensor]:
+    def initial(self, bottom: Blobs) -> list[Tensor]:
         """The states before the first step, (N, D) each."""
         if self.p.expose_hidden:
             return [blob.t[0] for blob in bottom[-self.states :]]
         streams = bottom[0].shape[1]
-        if self._carried is None:
+        if not self._carried:
             device = bottom[0].t.device
             self._carried = [torch.zeros((streams, self.size), device=device) for _ in range(self.states)]
         return [state[:streams] for state in self._carried]
 
-    def input_gates(self, bottom: list[Blob]) -> torch.Tensor:
-        """(T, N, rows): what x, the bias and the static input add to the gates."""
+    def input_gates(self, bottom: Blobs) -> Tensor:
+        """(T, N, rows): the part of the gates that comes from x, the bias and the static input."""
         x = bottom[0].t.reshape(-1, self.blobs[0].shape[1])
         gates = torch.addmm(self.blobs[1].t, x, self.blobs[0].t.t()).view(self.steps, -1, self.blobs[1].count)
         if self.static:
@@ -197,18 +191,21 @@ class Recurrent(Layer):
             gates = gates + static @ self.blobs[2].t.t()
         return gates
 
-    def finish(self, outputs: list[torch.Tensor], states: list[torch.Tensor], top: list[Blob]) -> None:
-        """Set the tops, and keep the last states for the next pass."""
+    def finish(self, outputs: list[Tensor], states: list[Tensor], top: Blobs) -> None:
+        """Set the tops and keep the last states for the next pass."""
         top[0].t = torch.stack(outputs)
         kept = self._carried or [state[:0] for state in states]
         self._carried = [torch.cat([state, old[len(state) :]]) for state, old in zip(states, kept)]
         for blob, state in zip(top[1:], states):
             blob.t = state.unsqueeze(0).clone()
 
-    def input_backward(self, gates: torch.Tensor, bottom: list[Blob]) -> None:
-        """From (T, N, rows) gradients: those of x, the static input and their parameters.
+    def gates_backward(self, steps: list[Tensor], index: int, before: list[Tensor], bottom: Blobs) -> None:
+        """From each step's gradient of the gates (N, rows): those of x, the static input and all their parameters.
 
-        BVLC works all of these out, whether somebody needs them or not."""
+        index: the parameter that the states before each step (N, D) are multiplied by. BVLC computes all of these,
+        needed or not."""
+        gates, learning = torch.stack(steps), self.learns_at(index)
+        self.blobs[index].accumulate_product(gates[learning].flatten(0, 1).t(), torch.cat(before[learning]))
         flat = gates.view(-1, gates.shape[2])
         self.blobs[0].accumulate_product(flat.t(), bottom[0].t.reshape(len(flat), -1))
         self.blobs[1].accumulate(flat.sum(0))
@@ -218,10 +215,6 @@ class Recurrent(Layer):
             self.blobs[2].accumulate_product(total.t(), static.reshape(len(static), -1))
             bottom[2].g = (total @ self.blobs[2].t).view(bottom[2].shape)
 
-    def refuse(self, propagate_down: list[bool]) -> None:
-        if propagate_down[1]:
-            raise CaffeError("propagate_down: bottom 1 says where sequences start, and has no gradient")
-
 
 @layer(bottoms=(2, None), tops=(1, None), param="recurrent_param")
 class LSTM(Recurrent):
@@ -230,10 +223,10 @@ class LSTM(Recurrent):
     states = 2
     gates = 4
 
-    def hidden_blobs(self) -> list[tuple[tuple[int, ...], object]]:
+    def hidden_blobs(self) -> list[tuple[tuple[int, ...], caffe_pb2.FillerParameter]]:
         return [((4 * self.size, self.size), self.p.weight_filler)]
 
-    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def forward(self, bottom: Blobs, top: Blobs) -> None:
         gates, cont, (first, later) = self.input_gates(bottom), bottom[1].t, self.hidden(-1)
         h, c = self.initial(bottom)
         self._steps, self._hidden = [], []
@@ -244,8 +237,8 @@ class LSTM(Recurrent):
             self._steps.append(step)
         self.finish([step.h for step in self._steps], [h, c], top)
 
-    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
-        self.refuse(propagate_down)
+    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
+        refuse_gradient(propagate_down, 1, "says where sequences start")
         g, cont, (first, later) = top[0].g, bottom[1].t, self.hidden(-1)
         h_diff = c_diff = torch.zeros_like(self._steps[0].h)
         gates = []
@@ -253,10 +246,7 @@ class LSTM(Recurrent):
             gate, c_diff = self._steps[t].backward(c_diff, h_diff + g[t])
             h_diff = (gate @ (later if t else first)) * cont[t].unsqueeze(1)
             gates.append(gate)
-        gates = torch.stack(gates[::-1])
-        steps = self.learns_at(-1)
-        self.blobs[-1].accumulate_product(gates[steps].flatten(0, 1).t(), torch.cat(self._hidden[steps]))
-        self.input_backward(gates, bottom)
+        self.gates_backward(gates[::-1], -1, self._hidden, bottom)
 
 
 @layer(bottoms=(2, None), tops=(1, None), param="recurrent_param")
@@ -268,11 +258,11 @@ class RNN(Recurrent):
     states = 1
     gates = 1
 
-    def hidden_blobs(self) -> list[tuple[tuple[int, ...], object]]:
+    def hidden_blobs(self) -> list[tuple[tuple[int, ...], caffe_pb2.FillerParameter]]:
         square = (self.size, self.size)
         return [(square, self.p.weight_filler), (square, self.p.weight_filler), ((self.size,), self.p.bias_filler)]
 
-    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def forward(self, bottom: Blobs, top: Blobs) -> None:
         gates, cont, (first, later) = self.input_gates(bottom), bottom[1].t, self.hidden(-3)
         (h,) = self.initial(bottom)
         self._before, states = [], []
@@ -288,8 +278,8 @@ class RNN(Recurrent):
         self._outputs.tanh_()
         self.finish(list(self._outputs), [h], top)
 
-    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
-        self.refuse(propagate_down)
+    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
+        refuse_gradient(propagate_down, 1, "says where sequences start")
         cont, (first, later) = bottom[1].t, self.hidden(-3)
         outputs = top[0].g * (1 - self._outputs * self._outputs)
         steps = self.learns_at(-2)
@@ -305,7 +295,4 @@ class RNN(Recurrent):
             h = self._states[t]
             gates.append((h_diff + from_outputs[t]) * (1 - h * h))
             h_diff = (gates[-1] @ (later if t else first)) * cont[t].unsqueeze(1)
-        gates = torch.stack(gates[::-1])
-        steps = self.learns_at(-3)
-        self.blobs[-3].accumulate_product(gates[steps].flatten(0, 1).t(), torch.cat(self._before[steps]))
-        self.input_backward(gates, bottom)
+        self.gates_backward(gates[::-1], -3, self._before, bottom)

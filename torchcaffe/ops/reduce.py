@@ -7,7 +7,7 @@ import math
 import torch
 
 from torchcaffe.base.errors import CaffeError
-from torchcaffe.core.blob import Blob, canonical_axis
+from torchcaffe.core.blob import Blobs, canonical_axis
 from torchcaffe.core.layer import Layer, TorchLayer, layer
 from torchcaffe.proto import caffe_pb2
 
@@ -20,14 +20,14 @@ class Reduction(TorchLayer):
 
     allows_in_place = False
 
-    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def reshape(self, bottom: Blobs, top: Blobs) -> None:
         shape = bottom[0].shape
         self.axis = canonical_axis(self.p.axis, len(shape))
         top[0].reshape(*shape[: self.axis])
 
     def compute(self, x: torch.Tensor) -> torch.Tensor:
         shape = x.shape[: self.axis]
-        if not self.p.coeff:  # BLAS scales by 0 without a look at what is scaled
+        if not self.p.coeff:  # times 0 even NaN is 0 in BLAS
             return x.new_zeros(shape)
         x = x.reshape(*shape, -1)
         if self.p.operation == ASUM:
@@ -40,16 +40,16 @@ class Reduction(TorchLayer):
 
 @layer(bottoms=1, tops=1, param="argmax_param")
 class ArgMax(Layer):
-    """The top_k greatest values of an item, or along `axis`: their indices; out_max_val: with their values.
+    """The indices of the top_k greatest values of each item, or along `axis`; out_max_val adds the values.
 
-    Of equal values the one with the greater index comes first. Without `axis` the top is (N, 1, top_k), or (N, 2,
-    top_k) with the indices before the values; with it, the bottom's shape with top_k for that axis: indices, or values
-    alone."""
+    Of equal values, the one with the greater index comes first. Without `axis` the top is (N, 1, top_k), or with
+    out_max_val (N, 2, top_k), indices first. With `axis` it has the bottom's shape with top_k for that axis: indices,
+    or with out_max_val the values alone."""
 
-    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def setup(self, bottom: Blobs, top: Blobs) -> None:
         self.axis = canonical_axis(self.p.axis, len(bottom[0].shape)) if self.p.HasField("axis") else None
 
-    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def reshape(self, bottom: Blobs, top: Blobs) -> None:
         p, shape = self.p, list(bottom[0].shape)
         size = math.prod(shape[1:]) if self.axis is None else shape[self.axis]
         if not 1 <= p.top_k <= size:
@@ -62,12 +62,12 @@ class ArgMax(Layer):
         self.check_in_place(bottom[0], top[0], shape)
         top[0].reshape(*shape)
 
-    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def forward(self, bottom: Blobs, top: Blobs) -> None:
         p, x = self.p, bottom[0].t
         axis = 1 if self.axis is None else self.axis
         if self.axis is None:
             x = x.reshape(x.shape[0], -1)
-        # Turned round, a stable sort puts the greater index first.
+        # Flipped, a stable sort puts the greater index first.
         values, places = x.flip(axis).sort(dim=axis, descending=True, stable=True)
         values = values.narrow(axis, 0, p.top_k)
         indices = (x.shape[axis] - 1 - places.narrow(axis, 0, p.top_k)).to(x.dtype)
@@ -77,7 +77,3 @@ class ArgMax(Layer):
             top[0].t = torch.stack([indices, values], 1).view(top[0].shape)
         else:
             top[0].t = values.clone()
-
-    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
-        if propagate_down[0]:
-            raise CaffeError("propagate_down: ArgMax has no gradient")

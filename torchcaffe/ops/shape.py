@@ -4,44 +4,46 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from torchcaffe.base.errors import CaffeError
-from torchcaffe.core.blob import Blob, canonical_axis
+from torchcaffe.core.blob import Blob, Blobs, canonical_axis
 from torchcaffe.core.layer import Layer, TorchLayer, layer
+from torchcaffe.ops.common import FLT_MAX, axis_of, end_axis, in_range, refuse_gradient
 from torchcaffe.proto import caffe_pb2
 
-FLT_MAX = torch.finfo(torch.float32).max
 SUM, PROD, MAX = (getattr(caffe_pb2.EltwiseParameter, m) for m in ("SUM", "PROD", "MAX"))
 
 
 def share(bottom: Blob, top: Blob) -> None:
-    """Make the top another view of the bottom's memory, data and diff."""
+    """Let the top use the bottom's memory, data and diff."""
     top.share_data(bottom)
     top.share_diff(bottom)
 
 
 @layer(bottoms=1, tops=(1, None))
 class Split(Layer):
-    """Every top is the bottom (one memory); the gradient is the sum of theirs."""
+    """Every top shares the bottom's memory; the gradient is the sum of theirs."""
 
     allows_in_place = False
 
-    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def reshape(self, bottom: Blobs, top: Blobs) -> None:
         for blob in top:
             blob.reshape(*bottom[0].shape)
         self.forward(bottom, top)
 
-    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
-        # Each time: a Parameter's blob may have been given another net's memory since.
+    def forward(self, bottom: Blobs, top: Blobs) -> None:
+        # In every pass, since a Parameter's blob may have been given another net's memory.
         for blob in top:
             blob.share_data(bottom[0])
 
-    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
         if not propagate_down[0]:
             return
-        # A branch without a gradient has none to add (its diff is all zero, and untouched).
+        # A branch without a gradient adds none: its diff is zero and untouched.
         diffs = [b.g for b in top if b.has_diff()] or [top[0].g]
         total = diffs[0] + diffs[1] if len(diffs) > 1 else diffs[0].clone()
         for diff in diffs[2:]:
@@ -51,20 +53,11 @@ class Split(Layer):
 
 @layer(bottoms=(1, None), tops=1)
 class Concat(Layer):
-    """The bottoms one after the other along `axis` (or the old field concat_dim)."""
+    """The bottoms concatenated along `axis` (or the old field concat_dim)."""
 
-    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
-        if self.p.HasField("axis") and self.p.HasField("concat_dim"):
-            raise CaffeError("axis: give either axis or concat_dim, not both")
-
-    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def reshape(self, bottom: Blobs, top: Blobs) -> None:
         axes = len(bottom[0].shape)
-        if self.p.HasField("concat_dim"):
-            self.axis = self.p.concat_dim
-            if not 0 <= self.axis < axes:
-                raise CaffeError(f"concat_dim: {self.axis} is out of range for a blob of {axes} axes")
-        else:
-            self.axis = canonical_axis(self.p.axis, axes)
+        self.axis = axis_of(self.p, axes, "concat_dim")
         shape = list(bottom[0].shape)
         for index, blob in enumerate(bottom[1:], 1):
             other = list(blob.shape)
@@ -75,21 +68,21 @@ class Concat(Layer):
         if len(bottom) == 1:
             share(bottom[0], top[0])
 
-    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def forward(self, bottom: Blobs, top: Blobs) -> None:
         if len(bottom) == 1:
             share(bottom[0], top[0])
             return
         y = torch.cat([b.t for b in bottom], self.axis)
         for blob, part in zip(bottom, self.parts(y, bottom)):
             if blob.data_memory.owned():
-                blob.t = part  # the same values, which need not be in memory twice
+                blob.t = part  # the same values, so that memory holds them once
         top[0].t = y
 
-    def parts(self, joined: torch.Tensor, bottom: list[Blob]) -> Sequence[torch.Tensor]:
-        """The bottoms' parts of what the top holds."""
+    def parts(self, joined: Tensor, bottom: Blobs) -> Sequence[Tensor]:
+        """Each bottom's part of the top."""
         return joined.split([b.shape[self.axis] for b in bottom], self.axis)
 
-    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
         if len(bottom) == 1:
             return
         for blob, part, down in zip(bottom, self.parts(top[0].g, bottom), propagate_down):
@@ -99,20 +92,11 @@ class Concat(Layer):
 
 @layer(bottoms=1, tops=(1, None))
 class Slice(Layer):
-    """The bottom cut along `axis` (or slice_dim) at slice_point, or into equal parts."""
+    """The bottom cut along `axis` (or the old field slice_dim) at slice_point, or into equal parts."""
 
-    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
-        if self.p.HasField("axis") and self.p.HasField("slice_dim"):
-            raise CaffeError("axis: give either axis or slice_dim, not both")
-
-    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def reshape(self, bottom: Blobs, top: Blobs) -> None:
         shape, points = list(bottom[0].shape), list(self.p.slice_point)
-        if self.p.HasField("slice_dim"):
-            self.axis = self.p.slice_dim
-            if not 0 <= self.axis < len(shape):
-                raise CaffeError(f"slice_dim: {self.axis} is out of range for a blob of {len(shape)} axes")
-        else:
-            self.axis = canonical_axis(self.p.axis, len(shape))
+        self.axis = axis_of(self.p, len(shape), "slice_dim")
         size = shape[self.axis]
         if points:
             if len(points) != len(top) - 1:
@@ -132,66 +116,60 @@ class Slice(Layer):
         if len(top) == 1:
             share(bottom[0], top[0])
 
-    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def forward(self, bottom: Blobs, top: Blobs) -> None:
         if len(top) > 1:
             for blob, part in zip(top, bottom[0].t.split(self.sizes, self.axis)):
                 blob.t = part.clone()
         else:
             share(bottom[0], top[0])
 
-    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
         if propagate_down[0] and len(top) > 1:
             bottom[0].g = torch.cat([b.g for b in top], self.axis)
 
 
 @layer(bottoms=1, tops=1)
 class Flatten(Layer):
-    """Axes `axis` to `end_axis` as one: the same memory.
+    """Axes `axis` to `end_axis` as one, in the same memory.
 
-    The diff's is the top's, and the bottom's only from backward on, as in BVLC: so a Parameter layer below, whose top
-    has the parameter's own diff, gets no gradient."""
+    As in BVLC, the bottom takes over the top's diff only in backward; so a Parameter layer below, whose top has the
+    parameter's own diff, gets no gradient."""
 
     allows_in_place = False
 
-    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def reshape(self, bottom: Blobs, top: Blobs) -> None:
         shape = bottom[0].shape
         first = canonical_axis(self.p.axis, len(shape))
         last = canonical_axis(self.p.end_axis, len(shape), "end_axis")
-        if first > last + 1:  # one apart makes an axis of size 1
+        if first > last + 1:  # first == last + 1 inserts an axis of size 1
             raise CaffeError(f"end_axis: {self.p.end_axis} is before axis {self.p.axis}")
         flat = math.prod(shape[first : last + 1])
         top[0].reshape(*shape[:first], flat, *shape[last + 1 :])
         top[0].share_data(bottom[0])
 
-    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def forward(self, bottom: Blobs, top: Blobs) -> None:
         top[0].share_data(bottom[0])
 
-    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
         bottom[0].share_diff(top[0])
 
 
 @layer(bottoms=1, tops=1)
 class Reshape(Layer):
-    """The axes from `axis` on (num_axes of them) replaced by `shape`: 0 keeps a size, one -1 is worked out.
+    """The num_axes axes from `axis` on, replaced by `shape`: 0 keeps a size, one -1 is inferred.
 
-    Top and bottom are one memory, data and diff: nothing to do at run time."""
+    Top and bottom share their memory, data and diff."""
 
     allows_in_place = False
 
-    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
-        if list(self.p.shape.dim).count(-1) > 1:
-            raise CaffeError("shape: dim -1 is given more than once")
-
-    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def reshape(self, bottom: Blobs, top: Blobs) -> None:
         shape, dims = bottom[0].shape, list(self.p.shape.dim)
+        if dims.count(-1) > 1:
+            raise CaffeError("shape: dim -1 is given more than once")
         start = self.p.axis if self.p.axis >= 0 else len(shape) + self.p.axis + 1
         if not 0 <= start <= len(shape):
             raise CaffeError(f"axis: {self.p.axis} is out of range for a blob of {len(shape)} axes")
-        if self.p.num_axes < -1:
-            raise CaffeError(f"num_axes: {self.p.num_axes} must be -1 or more")
-        end = len(shape) if self.p.num_axes == -1 else start + self.p.num_axes
-        if end > len(shape):
-            raise CaffeError(f"num_axes: {self.p.num_axes} from axis {start} is past the {len(shape)} axes of bottom 0")
+        end = end_axis(self.p, start, len(shape))
         new = []
         for index, dim in enumerate(dims):
             if dim == 0 and start + index >= len(shape):
@@ -209,10 +187,10 @@ class Reshape(Layer):
         top[0].reshape(*result)
         share(bottom[0], top[0])
 
-    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def forward(self, bottom: Blobs, top: Blobs) -> None:
         share(bottom[0], top[0])
 
-    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
         pass
 
 
@@ -220,7 +198,7 @@ class Reshape(Layer):
 class Eltwise(TorchLayer):
     """PROD, SUM (with coeff) or MAX of the bottoms, element by element."""
 
-    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def setup(self, bottom: Blobs, top: Blobs) -> None:
         p = self.p
         self.operation = p.operation
         if p.coeff and len(p.coeff) != len(bottom):
@@ -229,16 +207,16 @@ class Eltwise(TorchLayer):
             raise CaffeError("coeff: only for SUM")
         self.coeff = list(p.coeff) or [1.0] * len(bottom)
 
-    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def reshape(self, bottom: Blobs, top: Blobs) -> None:
         for index, blob in enumerate(bottom):
             if blob.shape != bottom[0].shape:
                 raise CaffeError(f"bottom {index}: shape {blob.shape} differs from bottom 0's {bottom[0].shape}")
         top[0].reshape(*bottom[0].shape)
 
-    def compute(self, *xs: torch.Tensor) -> torch.Tensor:
+    def compute(self, *xs: Tensor) -> Tensor:
         y = xs[0]
         if self.operation == SUM:
-            # BLAS does not look at what it multiplies by 0, which may be NaN or infinite.
+            # In BLAS, NaN and infinity times 0 are 0.
             y = torch.zeros_like(y) if not self.coeff[0] else y * self.coeff[0] if self.coeff[0] != 1 else y
             for x, coeff in zip(xs[1:], self.coeff[1:]):
                 y = torch.add(y, x, alpha=coeff) if coeff else y
@@ -251,51 +229,51 @@ class Eltwise(TorchLayer):
                 y = torch.where(x > y, x, y)
         return y
 
-    def operands(self, bottom: list[Blob], top: list[Blob]) -> list[torch.Tensor]:
-        """The bottoms' values. In place, BVLC first overwrites bottom 0 with SUM's 0 or MAX's least number."""
+    def operands(self, bottom: Blobs, top: Blobs) -> list[Tensor]:
+        """The bottoms' values. In place, BVLC first overwrites bottom 0 with 0 (SUM) or the least number (MAX)."""
         xs = [b.t for b in bottom]
         if top[0] is bottom[0] and self.operation != PROD:
             xs[0] = torch.full_like(xs[0], 0.0 if self.operation == SUM else -FLT_MAX)
         return xs
 
-    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def forward(self, bottom: Blobs, top: Blobs) -> None:
         top[0].t = self.compute(*self.operands(bottom, top))
 
-    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
         xs = self.operands(bottom, top) if self.operation != SUM else []
         if self.operation == MAX:
-            # The gradient goes to one bottom alone: of equals to the second of the first two, then to the earlier.
+            # One bottom gets the gradient: of equals, the second of the first two, else the earlier one.
             owner, best = (~(xs[0] > xs[1])).long(), torch.maximum(xs[0], xs[1])
             for index, x in enumerate(xs[2:], 2):
                 owner, best = owner.masked_fill(x > best, index), torch.maximum(best, x)
         for index, (blob, down) in enumerate(zip(bottom, propagate_down)):
             if not down:
                 continue
-            g = top[0].g  # read anew each time: in place it is bottom 0's diff from the second round on
+            g = top[0].g  # read in each round: in place, round 0 overwrites it
             if self.operation == SUM:
                 coeff = self.coeff[index]
                 blob.g = g * coeff if coeff != 1 else g.clone()
             elif self.operation == MAX:
                 blob.g = g * (owner == index)
             else:
-                # Without stable_prod_grad BVLC divides the product by x: the same, unless x is 0, where it gives NaN.
+                # Without stable_prod_grad, BVLC divides the product by x, which gives NaN where x is 0.
                 others = [x for i, x in enumerate(xs) if i != index]
                 rest = math.prod(others[1:], start=others[0]) if self.p.stable_prod_grad else top[0].t / xs[index]
-                # In place, the product of the others is formed in the diff, over g.
+                # In place, BVLC writes the product of the others over g.
                 blob.g = rest * (rest if blob is top[0] else g)
 
 
 @layer(bottoms=(1, None), tops=0)
 class Silence(Layer):
-    """Takes blobs so that they are no outputs of the net; their gradient is zero."""
+    """Takes blobs so that they do not become outputs of the net; their gradient is zero."""
 
-    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def reshape(self, bottom: Blobs, top: Blobs) -> None:
         pass
 
-    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def forward(self, bottom: Blobs, top: Blobs) -> None:
         pass
 
-    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
         for blob, down in zip(bottom, propagate_down):
             if down:
                 blob.g = torch.zeros(blob.shape, device=self.device)
@@ -303,91 +281,86 @@ class Silence(Layer):
 
 @layer(bottoms=1, tops=1)
 class Tile(TorchLayer):
-    """The bottom `tiles` times after itself along `axis`."""
+    """The bottom repeated `tiles` times along `axis`."""
 
-    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def setup(self, bottom: Blobs, top: Blobs) -> None:
         if not self.p.HasField("tiles"):
             raise CaffeError("tiles: missing")
         if self.p.tiles < 1:
             raise CaffeError(f"tiles: {self.p.tiles} must be 1 or more")
 
-    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def reshape(self, bottom: Blobs, top: Blobs) -> None:
         shape = list(bottom[0].shape)
         self.axis = canonical_axis(self.p.axis, len(shape))
         shape[self.axis] *= self.p.tiles
         self.check_in_place(bottom[0], top[0], shape)
         top[0].reshape(*shape)
 
-    def compute(self, x: torch.Tensor) -> torch.Tensor:
+    def compute(self, x: Tensor) -> Tensor:
         return torch.cat([x] * self.p.tiles, self.axis)
 
 
 @layer(bottoms=2, tops=1)
 class Crop(Layer):
-    """Bottom 0 cut to the sizes of bottom 1 from `axis` on, starting at `offset`: one for all, or one an axis.
+    """Bottom 0 cropped to bottom 1's sizes from `axis` on, starting at `offset`: one for all axes, or one for each.
 
-    In place (where nothing is cut) no gradient comes through: BVLC clears the bottom's diff, the top's, first."""
+    In place (where nothing is cropped) the gradient is 0: BVLC first clears the bottom's diff, which is the top's."""
 
-    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def setup(self, bottom: Blobs, top: Blobs) -> None:
         axes = len(bottom[0].shape)
         start = canonical_axis(self.p.axis, axes)
         if len(self.p.offset) > 1 and len(self.p.offset) != axes - start:
             raise CaffeError(f"offset: {len(self.p.offset)} given for {axes - start} axes: give one, or one an axis")
 
-    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def reshape(self, bottom: Blobs, top: Blobs) -> None:
         shape, sizes = bottom[0].shape, bottom[1].shape
         start = canonical_axis(self.p.axis, len(shape))
         if len(sizes) < len(shape):
             raise CaffeError(f"bottom 1: shape {sizes} has fewer axes than bottom 0's {shape}")
         offsets = list(self.p.offset) or [0]
-        self.cut = [slice(None)] * start
+        cut = [slice(None)] * start
         for i in range(start, len(shape)):
             offset = offsets[i - start] if len(offsets) > 1 else offsets[0]
             if shape[i] - offset < sizes[i]:
                 raise CaffeError(
                     f"offset: {sizes[i]} values from {offset} on are more than axis {i} of bottom 0 {shape} has"
                 )
-            self.cut.append(slice(offset, offset + sizes[i]))
+            cut.append(slice(offset, offset + sizes[i]))
+        self.cut = tuple(cut)
         cropped = (*shape[:start], *sizes[start : len(shape)])
         self.check_in_place(bottom[0], top[0], cropped)
         top[0].reshape(*cropped)
 
-    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
-        top[0].t = bottom[0].t[tuple(self.cut)].clone()
+    def forward(self, bottom: Blobs, top: Blobs) -> None:
+        top[0].t = bottom[0].t[self.cut].clone()
 
-    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
         if propagate_down[0]:
             gradient = torch.zeros_like(bottom[0].t)
             if top[0] is not bottom[0]:
-                gradient[tuple(self.cut)] = top[0].g
+                gradient[self.cut] = top[0].g
             bottom[0].g = gradient
 
 
 @layer(bottoms=2, tops=1)
 class BatchReindex(Layer):
-    """Items of bottom 0 in the order that the indices in bottom 1 say; an index may come often, or never."""
+    """The items of bottom 0 at the indices in bottom 1."""
 
     allows_in_place = False
 
-    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def reshape(self, bottom: Blobs, top: Blobs) -> None:
         if len(bottom[1].shape) != 1:
             raise CaffeError(f"bottom 1: shape {bottom[1].shape}, one axis (of indices) expected")
         top[0].reshape(*bottom[1].shape, *bottom[0].shape[1:])
 
-    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
-        index, items = bottom[1].t.to(torch.int64), bottom[0].shape[0]
-        if index.device.type != "cpu":
-            index = index.clamp(0, items - 1)  # looking would cost a synchronisation
-        elif index.numel():
-            least, most = (float(value) for value in torch.aminmax(bottom[1].t))  # before they are cut to integers
-            if not (least >= 0 and most < items):
-                bad = most if least >= 0 else least
-                raise CaffeError(f"bottom 1: index {bad:g} is out of range for bottom 0's {items} items")
-        top[0].t = bottom[0].t[index]
+    def forward(self, bottom: Blobs, top: Blobs) -> None:
+        items = bottom[0].shape[0]
+        # The values are checked before the cast to integers, as in BVLC.
+        index = in_range(bottom[1].t, items, "bottom 1: index", f"bottom 0's {items} items")
+        top[0].t = bottom[0].t[index.to(torch.int64)]
 
-    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
-        if propagate_down[1]:
-            raise CaffeError("propagate_down: bottom 1 holds indices, which have no gradient")
+    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
+        refuse_gradient(propagate_down, 1, "holds indices")
         if propagate_down[0]:
             index = bottom[1].t.to(torch.int64).clamp(0, bottom[0].shape[0] - 1)
             bottom[0].g = torch.zeros_like(bottom[0].t).index_add_(0, index, top[0].g)
@@ -395,20 +368,20 @@ class BatchReindex(Layer):
 
 @layer(bottoms=(2, None), tops=(1, None))
 class Filter(Layer):
-    """The items for which the last bottom, the selector, is not 0, of each of the others.
+    """The items of each bottom for which the last bottom, the selector, is not 0.
 
-    Shapes follow the selector's values; at set-up, which knows none, every item counts."""
+    The shapes depend on the selector's values; at set-up, before there are any, every item counts."""
 
     allows_in_place = False
     reshape_always = True
     recordable = False
 
-    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def setup(self, bottom: Blobs, top: Blobs) -> None:
         if len(top) != len(bottom) - 1:
             raise CaffeError(f"{len(top)} tops given for {len(bottom) - 1} bottoms and a selector")
-        self.chosen: torch.Tensor | None = None
+        self.chosen: Any = None
 
-    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def reshape(self, bottom: Blobs, top: Blobs) -> None:
         selector = bottom[-1]
         if any(size != 1 for size in selector.shape[1:]):
             raise CaffeError(f"bottom {len(bottom) - 1}: shape {selector.shape}: a selector has one value an item")
@@ -423,13 +396,12 @@ class Filter(Layer):
         for blob, source in zip(top, bottom):
             blob.reshape(count, *source.shape[1:])
 
-    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def forward(self, bottom: Blobs, top: Blobs) -> None:
         for blob, source in zip(top, bottom):
             blob.t = source.t[self.chosen]
 
-    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
-        if propagate_down[-1]:
-            raise CaffeError(f"propagate_down: bottom {len(bottom) - 1} is the selector, which has no gradient")
+    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
+        refuse_gradient(propagate_down, len(bottom) - 1, "is the selector")
         for blob, target, down in zip(top, bottom, propagate_down):
             if down:
                 target.g = torch.zeros_like(target.t).index_copy_(0, self.chosen, blob.g)

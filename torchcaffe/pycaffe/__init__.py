@@ -1,6 +1,6 @@
-"""What else pycaffe has at its top level: Timer, NCCL, the log, and this process's place among several.
+"""pycaffe's modules, and the rest of its top level: Timer, NCCL, logging, and this process's place among several.
 
-Also `caffe.pycaffe` and `caffe._caffe`, for scripts that import from there: every other name is torchcaffe's."""
+This is also `caffe.pycaffe` and `caffe._caffe`; all other names in there are torchcaffe's."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __version__ = "1.0.0"
 
 
 def _whole(what: str, value: Any) -> int:
-    """The value, which must be an int (or a bool, which counts as one)."""
+    """The value as an int. Raises TypeError for other types (but bool)."""
     if not isinstance(value, int):
-        raise TypeError(f"{what}: {value!r} is no whole number")
+        raise TypeError(f"{what}: {value!r} is not a whole number")
     return int(value)
 
 
 def init_log(level: int | None = None, stderr: bool = False) -> None:
-    """Log nothing below `level` from now on (0 INFO, 1 WARNING, 2 ERROR). Lines go to stderr in any case."""
+    """Log nothing below `level` (0 INFO, 1 WARNING, 2 ERROR). Lines always go to stderr."""
     if level is not None:
         log.set_level(_whole("init_log", level))
 
@@ -34,40 +34,41 @@ def set_random_seed(seed: int) -> None:
 
 
 def solver_count() -> int:
-    """How many solvers train together."""
+    """The number of solvers that train together."""
     return context.solver_count
 
 
 def solver_rank() -> int:
-    """Which of them this is, from 0."""
+    """This solver's number among them, from 0."""
     return context.solver_rank
 
 
 def set_solver_count(count: int) -> None:
-    """Say how many solvers train together."""
+    """Set the number of solvers that train together."""
     context.solver_count = _whole("set_solver_count", count)
 
 
 def set_solver_rank(rank: int) -> None:
-    """Say which of them this is."""
+    """Set this solver's number among them."""
     context.solver_rank = _whole("set_solver_rank", rank)
 
 
 def set_multiprocess(multiprocess: bool) -> None:
-    """Say whether the solvers are processes of their own (torchcaffe's always are)."""
+    """Set whether each solver is a process of its own (torchcaffe's always are)."""
     if not isinstance(multiprocess, (int, type(None))):
         raise TypeError(f"set_multiprocess: {multiprocess!r} is neither True nor False")
     context.multiprocess = bool(multiprocess)
 
 
 def has_nccl() -> bool:
-    """Whether pycaffe's NCCL class works: never, as in a CPU build of BVLC."""
+    """False, as in a CPU build of BVLC: the NCCL class does nothing."""
     return False
 
 
 class NCCL:
-    """pycaffe's class for several GPUs. As in BVLC's CPU build it can be made and does nothing: it has no bcast and no
-    new_uid, and has_nccl() is False. Raises TypeError for other arguments than a solver (or None) and a uid."""
+    """pycaffe's class for several GPUs, which as in BVLC's CPU build has no methods.
+
+    Raises TypeError unless it is given a solver (or None) and a uid."""
 
     def __init__(self, solver: Any, uid: str | bytes):
         from torchcaffe.solvers.solver import Solver
@@ -77,18 +78,18 @@ class NCCL:
 
 
 class Timer:
-    """start(), stop(), and `ms` between them."""
+    """A stopwatch: start(), stop(), and `ms` between the two."""
 
     def __init__(self) -> None:
         self._begin: float | None = None
         self._ms = 0.0
 
     def start(self) -> None:
-        """Begin to measure."""
+        """Start the clock."""
         self._begin = time.perf_counter()
 
     def stop(self) -> None:
-        """End; `ms` keeps what was measured."""
+        """Stop the clock."""
         if self._begin is not None:
             if context.gpu:
                 import torch
@@ -99,7 +100,7 @@ class Timer:
 
     @property
     def ms(self) -> float:
-        """Milliseconds between start and stop (or now, which stops it)."""
+        """Milliseconds from start to stop. Stops a running clock."""
         self.stop()
         return self._ms
 
@@ -107,7 +108,7 @@ class Timer:
 def __getattr__(name: str) -> Any:
     import torchcaffe
 
-    if name.startswith("__"):  # what Python asks every module for: torchcaffe's __all__ and __path__ are its own
+    if name.startswith("__"):  # a module's own __all__, __path__ and the like are not torchcaffe's
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     if name in ("Blob", "BlobVec"):
         from torchcaffe.core import blob

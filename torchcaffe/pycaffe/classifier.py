@@ -18,7 +18,7 @@ def preprocessing(
     raw_scale: float | None,
     channel_swap: Sequence[int] | None,
 ) -> io.Transformer:
-    """A Transformer for the net's first input: H x W x K to K x H x W, and whatever else is given."""
+    """A Transformer for the net's first input: H x W x K to K x H x W, and the settings that are given."""
     name = net.inputs[0]
     transformer = io.Transformer({name: net.blobs[name].data.shape})
     transformer.set_transpose(name, (2, 0, 1))
@@ -34,9 +34,9 @@ def preprocessing(
 
 
 class Classifier(Net):
-    """Net(model_file, pretrained_file) in TEST, with its preprocessing; see caffe.io.Transformer for the settings.
+    """Net(model_file, pretrained_file) in TEST, with preprocessing; caffe.io.Transformer describes its settings.
 
-    image_dims: (height, width) that images are warped to before cropping; the net's own size when not given."""
+    image_dims: (height, width) that images are warped to before cropping; by default the net's own size."""
 
     def __init__(
         self,
@@ -54,23 +54,19 @@ class Classifier(Net):
         self.image_dims = image_dims if image_dims else self.crop_dims
 
     def predict(self, inputs: Iterable[np.ndarray], oversample: bool = True) -> np.ndarray:
-        """Scores (N, classes) of N images (H x W x K): the mean over ten crops each, or of the centre crop alone."""
+        """Scores (N, classes) of N images (H x W x K): the mean over ten crops, or those of the centre crop."""
         images = [np.asarray(image) for image in inputs]
-        size = tuple(int(n) for n in self.image_dims)
-        resized = np.zeros((len(images), *size, images[0].shape[2]), np.float32)
-        for index, image in enumerate(images):
-            resized[index] = io.resize_image(image, size)
+        size = [int(n) for n in self.image_dims]
+        resized = np.stack([io.resize_image(image, size) for image in images])
         crops = io.oversample(resized, self.crop_dims) if oversample else _centre(resized, self.crop_dims)
         name = self.inputs[0]
-        batch = np.zeros((len(crops), crops.shape[3], *crops.shape[1:3]), np.float32)
-        for index, crop in enumerate(crops):
-            batch[index] = self.transformer.preprocess(name, crop)
-        scores = self.forward_all(**{name: batch})[self.outputs[0]]
+        batch = np.stack([self.transformer.preprocess(name, crop) for crop in crops])
+        scores = self.forward_all(None, **{name: batch})[self.outputs[0]]
         return scores.reshape(len(images), 10, -1).mean(axis=1) if oversample else scores
 
 
-def _centre(images: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """The middle of each image; half a pixel is rounded up and to the left, as pycaffe does."""
+def _centre(images: np.ndarray, size: Iterable[int]) -> np.ndarray:
+    """The middle of each image; half pixels are rounded up and to the left, as in pycaffe."""
     (top, left), (bottom, right) = (
         [int(whole / 2.0 + sign * part / 2.0) for whole, part in zip(images.shape[1:3], size)] for sign in (-1, 1)
     )

@@ -1,7 +1,7 @@
-"""Where a layer's outputs lie in its input's coordinates, so that feature maps can be cropped to one another.
+"""Maps between layers' coordinates, by which feature maps can be cropped to one another.
 
-A map (axis, scale, shift) says that output i lies at input scale * i + shift on the spatial axes from `axis` + 1 on;
-axis None means any. Pointwise layers are (None, 1, 0); maps compose, and Deconvolution's undoes Convolution's.
+In a map (axis, scale, shift), output i lies at input scale * i + shift, on the spatial axes from `axis` + 1 on (None:
+any). Pointwise layers are (None, 1, 0); maps compose, and Deconvolution's is the inverse of Convolution's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torchcaffe.pycaffe.net_spec import layers as L
 
 CoordMap = tuple[int | None, Any, Any]
 
-# A list, as pycaffe's: scripts append their own types. (Clip and Swish are not in pycaffe's.)
+# A list, to which scripts append their own types, as in pycaffe. (Clip and Swish are not in pycaffe's.)
 PASS_THROUGH_LAYERS = (
     "AbsVal BNLL BatchNorm Bias Clip Dropout ELU Eltwise Exp LRN Log MVN PReLU Power ReLU Scale Sigmoid Split Swish"
     " TanH Threshold".split()
@@ -25,11 +25,11 @@ _WINDOW_LAYERS = ("Convolution", "Deconvolution", "Im2col", "Pooling")
 
 
 class UndefinedMapException(Exception):
-    """The layer's outputs have no place in its input's coordinates."""
+    """The layer has no coordinate map."""
 
 
 class AxisMismatchException(Exception):
-    """Two maps along a path concern different axes."""
+    """Two maps along a path are for different axes."""
 
 
 def conv_params(fn: Any) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
@@ -68,7 +68,7 @@ def coord_map(fn: Any) -> CoordMap:
 
 
 def compose(base_map: CoordMap, next_map: CoordMap) -> CoordMap:
-    """Take next_map first, then base_map: scales multiply, and the base scales the next one's shift."""
+    """The map that applies next_map, then base_map."""
     (base_axis, base_scale, base_shift), (axis, scale, shift) = base_map, next_map
     if base_axis is not None and axis is not None and base_axis != axis:
         raise AxisMismatchException(f"axes {base_axis} and {axis}")
@@ -76,13 +76,13 @@ def compose(base_map: CoordMap, next_map: CoordMap) -> CoordMap:
 
 
 def inverse(coord_map: CoordMap) -> CoordMap:
-    """The map the other way."""
+    """The map in the opposite direction."""
     axis, scale, shift = coord_map
     return axis, 1 / scale, -shift / scale
 
 
 def _ancestors(top: Top) -> dict[Top, CoordMap]:
-    """Each top that `top` comes from by mapped layers, nearest first, with the map from it to `top`."""
+    """The map to `top` from each top that it depends on through mapped layers, nearest first."""
     maps: dict[Top, CoordMap] = {top: (None, 1, 0)}
     queue = deque([top])
     while queue:
@@ -91,7 +91,7 @@ def _ancestors(top: Top) -> dict[Top, CoordMap]:
             step = coord_map(current.fn)
         except UndefinedMapException:
             continue
-        # A crop's second bottom only lends its size.
+        # A crop's second bottom only gives the size.
         for bottom in current.fn.inputs[: 1 if current.fn.type_name == "Crop" else None]:
             if bottom not in maps:
                 maps[bottom] = compose(maps[current], step)
@@ -100,9 +100,9 @@ def _ancestors(top: Top) -> dict[Top, CoordMap]:
 
 
 def coord_map_from_to(top_from: Top, top_to: Top) -> CoordMap:
-    """The map from one top's coordinates to another's, through the nearest top both come from.
+    """The map from one top's coordinates to another's, through the nearest common ancestor.
 
-    Where several paths lead there their maps are taken to be equal. Raises RuntimeError when nothing connects the two.
+    If several paths lead there, their maps are assumed to be equal. Raises RuntimeError if nothing connects the two.
     """
     from_maps = _ancestors(top_from)
     for common, to_map in _ancestors(top_to).items():
@@ -112,9 +112,9 @@ def coord_map_from_to(top_from: Top, top_to: Top) -> CoordMap:
 
 
 def crop(top_from: Top, top_to: Top) -> Top:
-    """A Crop layer that crops `top_from` to `top_to` where their coordinates say.
+    """A Crop layer that crops `top_from` to `top_to`, at the offset between their coordinates.
 
-    Raises AssertionError unless they are of one scale, a whole number of pixels apart, top_to inside.
+    Raises AssertionError unless their scales are equal, the offset is a whole number of pixels, and top_to is inside.
     """
     axis, scale, shift = coord_map_from_to(top_from, top_to)
     for wrong, message in (

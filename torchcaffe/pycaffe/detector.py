@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 
@@ -13,15 +13,15 @@ from torchcaffe.nets.net import TEST, Net
 from torchcaffe.pycaffe import io
 from torchcaffe.pycaffe.classifier import preprocessing
 
-PathLike = Union[str, Path]
+PathLike = str | Path
 Windows = Sequence[Sequence[int]]  # (ymin, xmin, ymax, xmax) each
 
 
 class Detector(Net):
-    """Net(model_file, pretrained_file) in TEST, with its preprocessing; see caffe.io.Transformer for the settings.
+    """Net(model_file, pretrained_file) in TEST, with preprocessing; caffe.io.Transformer describes its settings.
 
-    context_pad: pixels of the net's input that surround the window itself, filled from the image (or, outside of it,
-    with the mean)."""
+    context_pad: how many pixels of the net's input surround the window. They come from the image, or outside of it from
+    the mean."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Detector(Net):
         self.configure_crop(context_pad)
 
     def configure_crop(self, context_pad: int | None) -> None:
-        """Set the context and what fills a crop outside the image: the mean, in the layout of images (H x W x K)."""
+        """Set context_pad, and crop_mean, which fills a crop outside the image: the mean as H x W x K."""
         name = self.inputs[0]
         self.context_pad = context_pad
         channels, height, width = self.blobs[name].data.shape[1:]
@@ -49,14 +49,14 @@ class Detector(Net):
         if mean is None:
             self.crop_mean = np.zeros((height, width, channels), np.float32)
             return
-        # Back from the net's layout to the image's: the inverse of transpose, swap and raw scale.
+        # The inverse of transpose, channel swap and raw scale.
         fill = np.broadcast_to(mean, (channels, height, width)).transpose(np.argsort(transformer.transpose[name]))
         if name in transformer.channel_swap:
             fill = fill[:, :, np.argsort(transformer.channel_swap[name])]
         self.crop_mean = np.array(fill, np.float32) / transformer.raw_scale.get(name, 1.0)
 
     def crop(self, im: np.ndarray, window: Sequence[int]) -> np.ndarray:
-        """The window (ymin, xmin, ymax, xmax) of an image; with context, warped to the net's (square) input size."""
+        """The window (ymin, xmin, ymax, xmax) of an image; with context_pad, warped to the net's (square) input."""
         top, left, bottom, right = (int(n) for n in window)
         if not self.context_pad:
             return im[top:bottom, left:right]
@@ -65,7 +65,7 @@ class Detector(Net):
         half = np.array([bottom - top + 1, right - left + 1]) / 2.0
         centre = np.array([top, left]) + half
         low, high = np.round(centre - scale * half), np.round(centre + scale * half)
-        factor = size / (high - low + 1)  # pixels of the input a pixel of the image
+        factor = size / (high - low + 1)  # pixels of the input per pixel of the image
         pad = [round(max(0.0, -edge) * f) for edge, f in zip(low, factor)]
         limit = np.array(im.shape[:2], float)
         low, high = np.clip(low, 0, limit), np.clip(high, 0, limit)
@@ -78,7 +78,7 @@ class Detector(Net):
         return crop
 
     def detect_windows(self, images_windows: Iterable[tuple[PathLike, Windows]]) -> list[dict[str, Any]]:
-        """Scores of windows: one dict each, with window, prediction and filename."""
+        """The scores of windows: for each a dict of window, prediction and filename."""
         found: list[dict[str, Any]] = []
         inputs = []
         name = self.inputs[0]
@@ -89,20 +89,11 @@ class Detector(Net):
                 found.append({"window": window, "prediction": None, "filename": filename})
         if not found:
             return []
-        scores = self.forward_all(**{name: np.array(inputs)})[self.outputs[0]]
+        scores = self.forward_all(None, **{name: np.array(inputs)})[self.outputs[0]]
         for record, score in zip(found, scores):
             record["prediction"] = score
         return found
 
     def detect_selective_search(self, image_fnames: Iterable[PathLike]) -> list[dict[str, Any]]:
-        """Scores of the windows that selective search proposes. Needs the module selective_search_ijcv_with_python."""
-        try:
-            import selective_search_ijcv_with_python as selective_search
-        except ImportError:
-            raise CaffeError(
-                "selective search needs the module selective_search_ijcv_with_python (and MATLAB), which is not "
-                "installed; give windows of your own to detect_windows"
-            ) from None
-        names = [str(name) for name in image_fnames]
-        windows = selective_search.get_windows(names, cmd="selective_search_rcnn")
-        return self.detect_windows(zip(names, windows))
+        """pycaffe's way to propose windows, by MATLAB code: not supported, raises CaffeError."""
+        raise CaffeError("selective search needs MATLAB, which is not supported: give windows to detect_windows")

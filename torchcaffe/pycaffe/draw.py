@@ -1,6 +1,6 @@
-"""Pictures of nets, as pycaffe's draw: layers are boxes, blobs are octagons, in-place layers are green.
+"""Drawings of nets, as pycaffe's draw: layers are boxes, blobs are octagons, in-place layers are green.
 
-The graph is written in Graphviz's language here; pictures need its program `dot`, and only get_pydot_graph needs pydot.
+Pictures need Graphviz's program `dot`; only get_pydot_graph needs pydot.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torchcaffe.proto import caffe_pb2
 
 _LEARNING = ("Convolution", "Deconvolution", "InnerProduct")
 _COLORS = {"Convolution": "#FF5050", "Deconvolution": "#FF5050", "Pooling": "#FF9900", "InnerProduct": "#CC33FF"}
-# Scripts change these to draw otherwise. (pycaffe's layers are records, which look like boxes until a name has a "|".)
+# Scripts may change these. (pycaffe's layers are records, which look the same unless a name has a "|".)
 LAYER_STYLE_DEFAULT = {"shape": "box", "fillcolor": "#6495ED", "style": "filled"}
 NEURON_LAYER_STYLE = {"shape": "box", "fillcolor": "#90EE90", "style": "filled"}
 BLOB_STYLE = {"shape": "octagon", "fillcolor": "#E0E0E0", "style": "filled"}
 
 
 class Graph(NamedTuple):
-    """nodes: name -> attributes; edges: (from, to, label)."""
+    """nodes: attributes by name; edges: (from, to, label)."""
 
     name: str
     rankdir: str
@@ -31,12 +31,12 @@ class Graph(NamedTuple):
 
 
 def get_pooling_types_dict() -> dict[int, str]:
-    """The pooling methods' names by number."""
+    """The names of the pooling methods by number."""
     return {number: name for name, number in caffe_pb2.PoolingParameter.PoolMethod.items()}
 
 
 def get_edge_label(layer: Any) -> str:
-    """What stands at the arrow from a layer to its top: a data layer's batch, or how many channels it makes."""
+    """The label of the arrow from a layer to its top: a data layer's batch size, or the number of outputs."""
     if layer.type == "Data":
         return f"Batch {layer.data_param.batch_size}"
     if layer.type in ("Convolution", "Deconvolution"):
@@ -47,7 +47,7 @@ def get_edge_label(layer: Any) -> str:
 
 
 def get_layer_lr_mult(layer: Any) -> tuple[float, float]:
-    """The learning rate multipliers of a Convolution, Deconvolution or InnerProduct layer's weights and bias."""
+    """The lr_mult of weights and bias of a Convolution, Deconvolution or InnerProduct layer. ValueError for others."""
     if layer.type not in _LEARNING:
         raise ValueError(f"{layer.type} layers do not have a learning rate multiplier")
     if len(layer.param) > 2:
@@ -57,7 +57,7 @@ def get_layer_lr_mult(layer: Any) -> tuple[float, float]:
 
 
 def get_layer_label(layer: Any, rankdir: str, display_lrm: bool = False) -> str:
-    """A layer's text: name, type, window, and multipliers when display_lrm; in lines when the graph runs sideways."""
+    """A layer's label: name, type, window, with display_lrm lr_mult; on several lines if the graph runs sideways."""
     kind = layer.type
     if kind == "Pooling":
         kind += " " + get_pooling_types_dict()[layer.pooling_param.pool]
@@ -89,7 +89,7 @@ def _in_phase(layer: Any, phase: int | None) -> bool:
         return True
     if layer.include and layer.exclude:
         raise ValueError(f"layer {layer.name} has both include and exclude specified.")
-    # As in pycaffe a rule is its phase alone, and one that names none (a stage, say) is the schema's default, TRAIN's.
+    # As in pycaffe, only a rule's phase counts; a rule without one has the schema's default, TRAIN.
     if layer.include:
         return any(rule.phase == phase for rule in layer.include)
     return all(rule.phase != phase for rule in layer.exclude)
@@ -98,7 +98,7 @@ def _in_phase(layer: Any, phase: int | None) -> bool:
 def get_graph(
     caffe_net: Any, rankdir: str, label_edges: bool = True, phase: int | None = None, display_lrm: bool = False
 ) -> Graph:
-    """The nodes and edges of a NetParameter; with a phase, of the layers in that phase."""
+    """The graph of a NetParameter, or of its layers in one phase."""
     graph = Graph(caffe_net.name or "Net", rankdir, {}, [])
     for layer in caffe_net.layer:
         if not _in_phase(layer, phase):
@@ -134,21 +134,13 @@ def to_dot(graph: Graph) -> str:
 def get_pydot_graph(
     caffe_net: Any, rankdir: str, label_edges: bool = True, phase: int | None = None, display_lrm: bool = False
 ) -> Any:
-    """The net as a pydot graph. Raises CaffeError when neither pydot nor pydotplus is installed."""
+    """The net as a pydot graph. Raises CaffeError if pydot is not installed."""
     try:
         import pydot
-    except ImportError:
-        try:
-            import pydotplus as pydot
-        except ImportError as error:
-            raise CaffeError("get_pydot_graph needs the pydot package (pip install pydot)") from error
-    graph = get_graph(caffe_net, rankdir, label_edges, phase, display_lrm)
-    made = pydot.Dot(_quoted(graph.name), graph_type="digraph", rankdir=rankdir)
-    for name, attributes in graph.nodes.items():
-        made.add_node(pydot.Node(_quoted(name), **{key: _quoted(value) for key, value in attributes.items()}))
-    for start, end, label in graph.edges:
-        made.add_edge(pydot.Edge(_quoted(start), _quoted(end), label=_quoted(label)))
-    return made
+    except ImportError as error:
+        raise CaffeError("get_pydot_graph needs the pydot package (pip install pydot)") from error
+    text = to_dot(get_graph(caffe_net, rankdir, label_edges, phase, display_lrm))
+    return next(iter(pydot.graph_from_dot_data(text) or ()))
 
 
 def draw_net(
@@ -156,7 +148,7 @@ def draw_net(
 ) -> bytes:
     """The net's picture in the format `ext`: raw, dot and gv are Graphviz's language, others need Graphviz's `dot`.
 
-    rankdir: LR, TB or BT. Raises CaffeError when `dot` is not installed, or refuses.
+    rankdir: LR, TB or BT. Raises CaffeError if `dot` is not installed or fails.
     """
     text = to_dot(get_graph(caffe_net, rankdir, phase=phase, display_lrm=display_lrm)).encode()
     if ext in ("raw", "dot", "gv"):
@@ -177,6 +169,6 @@ def draw_net_to_file(
     phase: int | None = None,
     display_lrm: bool = False,
 ) -> None:
-    """Draw the net to a file, in the format that the name's ending says."""
+    """Draw the net to a file, whose name's extension says the format."""
     extension = os.fspath(filename).rpartition(".")[2]
     write_bytes(filename, draw_net(caffe_net, rankdir, extension, phase, display_lrm))

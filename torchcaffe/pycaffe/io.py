@@ -1,4 +1,4 @@
-"""pycaffe's caffe.io: blobs and Datums to arrays and back, images, and the Transformer that prepares a net's input."""
+"""pycaffe's caffe.io: arrays of blobs and Datums, images, and the Transformer that prepares a net's input."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from torchcaffe.proto import caffe_pb2
 
 
 def blobproto_to_array(blob: Any, return_diff: bool = False) -> np.ndarray:
-    """A BlobProto's data (or diff) as a float64 array of its shape; legacy sizes give four axes, no shape a scalar.
+    """A BlobProto's data (or diff) as a float64 array; legacy sizes give four axes, no shape gives a scalar.
 
-    Raises ValueError when the number of values is not the shape's.
+    Raises ValueError if the number of values is not the shape's.
     """
     values = np.array(blob.diff if return_diff else blob.data, dtype=np.float64)
     if any(blob.HasField(name) for name in ("num", "channels", "height", "width")):
@@ -27,7 +27,7 @@ def blobproto_to_array(blob: Any, return_diff: bool = False) -> np.ndarray:
 
 
 def array_to_blobproto(arr: np.ndarray, diff: np.ndarray | None = None) -> Any:
-    """A BlobProto of the array's shape and data, with a diff when one is given (its shape is not checked)."""
+    """A BlobProto of the array's shape and data, and of the diff if given (its shape is not checked)."""
     blob = caffe_pb2.BlobProto()
     blob.shape.dim.extend(arr.shape)
     blob.data.extend(np.asarray(arr, np.float64).ravel().tolist())
@@ -48,7 +48,7 @@ def blobprotovector_str_to_arraylist(str: bytes) -> list[np.ndarray]:
 
 
 def array_to_datum(arr: np.ndarray, label: int | None = None) -> Any:
-    """A Datum of a C x H x W array: bytes when it is uint8, else float_data. Raises ValueError for other shapes."""
+    """A Datum of a C x H x W array: bytes if it is uint8, else float_data. Raises ValueError for other shapes."""
     if arr.ndim != 3:
         raise ValueError(f"a datum has C x H x W values, not {arr.ndim} axes")
     datum = caffe_pb2.Datum()
@@ -76,7 +76,7 @@ def datum_to_array(datum: Any) -> np.ndarray:
 class Transformer:
     """Turns images into a net's input and back: resize, transpose, swap channels, scale, subtract a mean, scale.
 
-    inputs: input name -> its blob's shape, (N, C, H, W).
+    inputs: each input's shape (N, C, H, W) by name.
     """
 
     def __init__(self, inputs: Mapping[str, Sequence[int]]):
@@ -93,9 +93,9 @@ class Transformer:
         return tuple(self.inputs[in_])
 
     def preprocess(self, in_: str, data: np.ndarray) -> np.ndarray:
-        """An H' x W' x K image as input `in_` wants it: float32 K x H x W. The steps are the class's, in its order."""
+        """An H' x W' x K image as input `in_` takes it: float32, K x H x W. The steps are in the class's order."""
         size = self._shape(in_)[2:]
-        # pycaffe works in place when it can, and so changes its caller's float32 image; this one copies.
+        # A copy: pycaffe may change its caller's float32 image.
         image = np.array(data, np.float32)
         if image.shape[:2] != size:
             image = resize_image(image, size)
@@ -112,7 +112,7 @@ class Transformer:
         return image
 
     def deprocess(self, in_: str, data: np.ndarray) -> np.ndarray:
-        """The inverse of `preprocess`, but for the size: a K x H x W input as an H x W x K image."""
+        """The inverse of `preprocess`, except for the size: a K x H x W input as an H x W x K image."""
         self._shape(in_)
         image = data.copy().squeeze()
         if in_ in self.input_scale:
@@ -128,25 +128,26 @@ class Transformer:
         return image
 
     def set_transpose(self, in_: str, order: Sequence[int]) -> None:
-        """Reorder the axes: (2, 0, 1) makes K x H x W of H x W x K."""
+        """Reorder the axes: (2, 0, 1) turns H x W x K into K x H x W."""
         if len(order) != len(self._shape(in_)) - 1:
             raise Exception("Transpose order needs to have the same number of dimensions as the input.")
         self.transpose[in_] = order
 
     def set_channel_swap(self, in_: str, order: Sequence[int]) -> None:
-        """Reorder the channels, which come first after the transpose: (2, 1, 0) makes BGR of RGB."""
+        """Reorder the channels, the first axis after the transpose: (2, 1, 0) turns RGB into BGR."""
         if len(order) != self._shape(in_)[1]:
             raise Exception("Channel swap needs to have the same number of dimensions as the input channels.")
         self.channel_swap[in_] = order
 
     def set_raw_scale(self, in_: str, scale: float) -> None:
-        """Multiply before the mean is subtracted: 255 for nets that want bytes' range of an image in [0, 1]."""
+        """Multiply before the mean is subtracted: 255 turns images in [0, 1] into the range of bytes."""
         self._shape(in_)
         self.raw_scale[in_] = scale
 
     def set_mean(self, in_: str, mean: np.ndarray) -> None:
-        """Subtract a mean: one number a channel (C,), or C x H x W, resized when it is of another size. H x W (one
-        channel) stays so, that it also fits an image of two axes."""
+        """Subtract a mean: one number for each channel (C,), or C x H x W, resized if its size differs.
+
+        H x W (one channel) stays so, to fit an image of two axes, too."""
         shape = self._shape(in_)[1:]
         if mean.ndim == 1:
             if mean.shape[0] != shape[0]:
@@ -162,7 +163,7 @@ class Transformer:
         self.mean[in_] = mean
 
     def set_input_scale(self, in_: str, scale: float) -> None:
-        """Multiply after everything else."""
+        """Multiply at the end."""
         self._shape(in_)
         self.input_scale[in_] = scale
 
@@ -171,14 +172,14 @@ class Transformer:
 
 
 def load_image(filename: str | os.PathLike[str], color: bool = True) -> np.ndarray:
-    """Read an image as float32 in [0, 1]: H x W x 3 RGB, or H x W x 1 when `color` is false. Alpha is dropped.
+    """Read an image as float32 in [0, 1]: H x W x 3 RGB, or H x W x 1 if `color` is false. Alpha is dropped.
 
-    As pycaffe's does, it takes no notice of EXIF orientation. Raises CaffeError when it cannot be read.
+    EXIF orientation is ignored, as in pycaffe. Raises CaffeError if the file cannot be read.
     """
     import cv2
 
     try:
-        image = pictures.read(filename, cv2.IMREAD_UNCHANGED)
+        image = pictures.read(os.fspath(filename), cv2.IMREAD_UNCHANGED)
     except CaffeError as error:
         raise CaffeError(f"cannot read {filename}: {error}") from None
     if image.ndim == 3:
@@ -190,7 +191,7 @@ def load_image(filename: str | os.PathLike[str], color: bool = True) -> np.ndarr
     if image.ndim == 3:
         if color:
             return np.ascontiguousarray(image)
-        # scikit-image's weights of luminance (ITU-R BT.709), which are not OpenCV's.
+        # scikit-image's luminance weights (ITU-R BT.709), which differ from OpenCV's.
         return (image.astype(np.float64) @ np.array([0.2125, 0.7154, 0.0721])).astype(np.float32)[:, :, None]
     return np.repeat(image[:, :, None], 3 if color else 1, axis=2)
 
@@ -198,11 +199,11 @@ def load_image(filename: str | os.PathLike[str], color: bool = True) -> np.ndarr
 def resize_image(im: np.ndarray, new_dims: Sequence[int], interp_order: int = 1) -> np.ndarray:
     """Resize an H x W x K image to new_dims = (height, width); float32.
 
-    interp_order: 1 (linear) or 0 (nearest); ValueError otherwise. As pycaffe does with scikit-image from 0.15 on,
-    images of 1 or 3 channels are blurred first where they shrink, samples sit in pixels' centres, and outside is the
-    image's minimum. Other numbers of channels are sampled from corner to corner, without blur.
-    Order 0 takes the later one of two pixels that are equally near. So does pycaffe for float32 images; for others its
-    choice there is the rounding of an SVD, which no other library repeats.
+    interp_order: 1 (linear) or 0 (nearest); ValueError otherwise. As in pycaffe with scikit-image 0.15 and later,
+    images of 1 or 3 channels are blurred before they shrink, samples lie at the pixels' centres, and the image's
+    minimum surrounds it. Other numbers of channels are sampled from corner to corner, without blur.
+    Of two equally near pixels, order 0 takes the later one. So does pycaffe for float32 images; for other types its
+    choice depends on the rounding errors of an SVD.
     """
     if interp_order not in (0, 1):
         raise ValueError(f"interp_order is {interp_order}: 0 (nearest) and 1 (linear) are implemented")
@@ -216,7 +217,7 @@ def resize_image(im: np.ndarray, new_dims: Sequence[int], interp_order: int = 1)
     if image.dtype != np.float32:
         image = image.astype(np.float64, copy=False)
     blurred = _blur(image, (height, width))
-    # The steps in the image's own precision: scikit-image casts its matrix to that, and images differ by 1e-5 if not.
+    # In the image's own precision, since scikit-image casts its matrix to it; otherwise images differ by 1e-5.
     rows, columns = (_steps(old, new, image.dtype) for old, new in zip(image.shape, (height, width)))
     resized = _sample(_sample(blurred, columns, 1, interp_order), rows, 0, interp_order)
     if interp_order:
@@ -229,13 +230,13 @@ def resize_image(im: np.ndarray, new_dims: Sequence[int], interp_order: int = 1)
 
 
 def _steps(old: int, new: int, dtype: Any) -> np.ndarray:
-    """Where each of `new` pixels' centres lies among `old` pixels."""
+    """The positions of `new` pixels' centres among `old` pixels."""
     factor = old / new
     return np.arange(new).astype(dtype) * dtype.type(factor) + dtype.type(factor * 0.5 - 0.5)
 
 
 def _sample(image: np.ndarray, positions: np.ndarray, axis: int, order: int) -> np.ndarray:
-    """Interpolate along one axis; what lies outside counts as zero."""
+    """Interpolate along one axis, with zeros outside."""
     size = image.shape[axis]
     shape = [1] * image.ndim
     shape[axis] = -1
@@ -252,7 +253,7 @@ def _sample(image: np.ndarray, positions: np.ndarray, axis: int, order: int) -> 
 
 
 def _blur(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The Gaussian that scikit-image applies before it shrinks: sigma (factor - 1) / 2, to 4 sigma, zeros around."""
+    """scikit-image's Gaussian before shrinking: sigma = (factor - 1) / 2, truncated at 4 sigma, with zeros outside."""
     import cv2
 
     kernels = []
@@ -276,18 +277,18 @@ def _blur(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _resize_between_corners(im: np.ndarray, size: tuple[int, int], order: int) -> np.ndarray:
-    """scipy.ndimage.zoom's way: the first and last pixels stay the first and last."""
+    """Resize as scipy.ndimage.zoom: the first and last pixels stay the first and last."""
     resized = im.astype(np.float64)
     for axis, new in enumerate(size):
         last = im.shape[axis] - 1
         positions = np.minimum(np.arange(new) * (last / (new - 1) if new > 1 else 1.0), last)
         resized = _sample(resized, positions, axis, order)
-    if im.dtype.kind in "iu":  # zoom gives the type it takes
+    if im.dtype.kind in "iu":  # zoom keeps the type
         resized = np.floor(resized + 0.5)
     return resized.astype(np.float32)
 
 
-def oversample(images: Sequence[np.ndarray], crop_dims: Sequence[int]) -> np.ndarray:
+def oversample(images: Sequence[np.ndarray] | np.ndarray, crop_dims: Iterable[int]) -> np.ndarray:
     """Ten crops of each H x W x K image: four corners and the centre, then those mirrored; float32 10N x h x w x K."""
     height, width, channels = images[0].shape
     h, w = (int(size) for size in crop_dims)

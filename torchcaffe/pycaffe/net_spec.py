@@ -23,12 +23,11 @@ _SUFFIX = "Parameter"
 
 
 def param_name_dict() -> dict[str, str]:
-    """{"Convolution": "convolution", ...}: a type's settings are the field (here without "_param") whose message is
-    called after the type."""
+    """{"Convolution": "convolution", ...}: each type's field for settings, without "_param"."""
     return {
-        field.message_type.name[: -len(_SUFFIX)]: field.name[: -len("_param")]
+        field.message_type.name.removesuffix(_SUFFIX): field.name.removesuffix("_param")
         for field in caffe_pb2.LayerParameter.DESCRIPTOR.fields
-        if field.name.endswith("_param")
+        if field.message_type is not None and field.name.endswith("_param")
     }
 
 
@@ -36,7 +35,7 @@ _PARAM_FIELDS = {type_name: f"{name}_param" for type_name, name in param_name_di
 
 
 class _Missing(AttributeError, KeyError):
-    """pycaffe raises KeyError for a top that was never assigned; hasattr and copy need AttributeError."""
+    """pycaffe raises KeyError for an unknown top; hasattr and copy need AttributeError."""
 
     __str__ = Exception.__str__
 
@@ -49,7 +48,7 @@ class Top:
         self.n = n
 
     def to_proto(self):
-        """The NetParameter with every layer that this top needs."""
+        """The NetParameter of all layers that this top needs."""
         return to_proto(self)
 
 
@@ -70,8 +69,9 @@ class Function:
 
 
 class _Builder:
-    """Collects layers in the order in which they must run. `names` gives a Top (or a Function without tops) its name;
-    what has none is called after its type and counted: Convolution1, Convolution2."""
+    """Collects layers in the order in which they run.
+
+    `names` has the names of Tops (and of Functions without tops); others are named by type and number: Convolution1."""
 
     def __init__(self, names: dict):
         self.names = names
@@ -116,8 +116,8 @@ def _set_param(layer, type_name: str, key: str, value: Any) -> None:
 
 
 def assign_proto(message: Any, name: str, value: Any) -> None:
-    """Set a message's field: a dict (or a message) where it holds a message, a list or one value where it is
-    repeated, which is added to what is there. Raises AttributeError where there is no such field."""
+    """Set a message's field. A message takes a dict (or a message); a list, or one value, is appended to a repeated
+    field. Raises AttributeError for an unknown field."""
     field = message.DESCRIPTOR.fields_by_name.get(name)
     if field is None:
         raise AttributeError(f"{message.DESCRIPTOR.name} has no field {name!r}")
@@ -146,7 +146,7 @@ def _assign_fields(message, value: Any) -> None:
 
 
 def to_proto(*tops: Top):
-    """The NetParameter with every layer that any of the tops needs, all named after their types."""
+    """The NetParameter of all layers that the tops need, named by type and number."""
     builder = _Builder({})
     for index, top in enumerate(tops):
         builder.add(_function(top, f"argument {index}"))
@@ -160,7 +160,7 @@ def _function(top, what: str) -> Function:
 
 
 class NetSpec:
-    """A net whose blobs are named by assignment. A layer's name is that of its first top."""
+    """A net whose blobs are named by assignment. A layer is named after its first top."""
 
     def __init__(self) -> None:
         object.__setattr__(self, "tops", OrderedDict())
@@ -175,11 +175,11 @@ class NetSpec:
             raise _Missing(name) from None
 
     __setitem__ = __setattr__
-    # An item is always a top, so that a blob may be called "tops" or "to_proto".
+    # Items are always tops, so that a blob may be called "tops" or "to_proto".
     __getitem__ = __getattr__
 
     def to_proto(self):
-        """The NetParameter with every assigned top and what it needs, in the order of assignment."""
+        """The NetParameter of all assigned tops and the layers they need, in the order of assignment."""
         builder = _Builder({top: name for name, top in self.tops.items()})
         for name, top in self.tops.items():
             builder.add(_function(top, name))
@@ -190,7 +190,7 @@ class Layers:
     """layers.Convolution(bottom, kernel_size=3) is a Top; with ntop=2 a pair of Tops; with ntop=0 a Function."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        if name.startswith("__"):  # asked for by copy, pickle and doctest, which no layer type is
+        if name.startswith("__"):  # copy, pickle and doctest ask for such names
             raise AttributeError(name)
 
         def layer_fn(*args: Top, **kwargs: Any):

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_proto import messages
+from tests.torchcaffe.proto.test_proto import messages
 
 from tests import GOLDENS
 from torchcaffe.base.errors import CaffeError
+from torchcaffe.cli.programs import PROGRAMS
 from torchcaffe.formats import upgrade
 from torchcaffe.proto import caffe_pb2, format_text, parse_text
 
@@ -42,7 +43,7 @@ def _without_line(text: str) -> str:
 def test_same_file_log_and_exit_status_as_bvlc(name, logged, tmp_path, monkeypatch):
     monkeypatch.chdir(FOLDER)
     monkeypatch.setattr("torchcaffe.formats.files.write_bytes", lambda path, data: (tmp_path / path).write_bytes(data))
-    program = upgrade.upgrade_solver_proto_text if name.startswith("solver_") else upgrade.upgrade_net_proto_text
+    program = PROGRAMS[f"upgrade_{'solver' if name.startswith('solver_') else 'net'}_proto_text"]
     arguments = [f"{name}.in.prototxt", f"{name}.out.prototxt"]
     status, *expected = (FOLDER / f"{name}.log").read_text().splitlines()
     if status in ("exit -6", "exit 2"):  # BVLC aborted, or could not parse
@@ -134,7 +135,7 @@ def test_binary_program(tmp_path, logged):
     layer.blobs.add(num=1, channels=1, height=1, width=2).data[:] = [1, 2]
     source, result = tmp_path / "old.caffemodel", tmp_path / "new.caffemodel"
     source.write_bytes(net.SerializeToString())
-    assert upgrade.upgrade_net_proto_binary([str(source), str(result)]) == 0
+    assert PROGRAMS["upgrade_net_proto_binary"]([str(source), str(result)]) == 0
     upgraded = caffe_pb2.NetParameter.FromString(result.read_bytes())
     assert (upgraded.layer[0].type, list(upgraded.layer[0].blobs[0].data), len(upgraded.layers)) == (
         "Convolution",
@@ -144,11 +145,11 @@ def test_binary_program(tmp_path, logged):
     assert logged[-1] == f"I upgrade_net_proto_binary.cpp:49] Wrote upgraded NetParameter binary proto to {result}"
     source.write_bytes(b"\xff\xff")
     with pytest.raises(CaffeError, match="not a binary NetParameter"):
-        upgrade.upgrade_net_proto_binary([str(source), str(result)])
+        PROGRAMS["upgrade_net_proto_binary"]([str(source), str(result)])
 
 
 def test_usage(capsys):
-    assert upgrade.upgrade_net_proto_text([]) == upgrade.upgrade_solver_proto_text(["a"]) == 1
+    assert PROGRAMS["upgrade_net_proto_text"]([]) == PROGRAMS["upgrade_solver_proto_text"](["a"]) == 1
     assert capsys.readouterr().err == (
         "Usage: upgrade_net_proto_text v0_net_proto_file_in net_proto_file_out\n"
         "Usage: upgrade_solver_proto_text old_solver_proto_file_in solver_proto_file_out\n"
@@ -177,7 +178,7 @@ def test_any_bytes_are_a_net_or_refused(data):
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Path, "read_bytes", lambda self: data)
-            net = upgrade._read_net_binary(path)
+            net = upgrade.read_net_binary(path)
             upgrade.upgrade_net(net, "n")
     except CaffeError as error:
         assert "\n" not in str(error)

@@ -23,9 +23,15 @@ from torchcaffe.base.errors import CaffeError
 from torchcaffe.proto import caffe_pb2, format_text, parse_text
 from torchcaffe.proto.schema import parse_schema
 
+from .make_stub import STUB, stub_text
+
 GOLDEN = json.loads((ROOT / "tests/bvlc/goldens/proto/schema.json").read_text())
 OURS = schema_table(caffe_pb2.DESCRIPTOR.serialized_pb)
 OWN = {"BNParameter", "BNParameter.Engine"}  # of public forks, not in BVLC's
+
+
+def test_the_stub_is_what_the_schema_gives():
+    assert STUB.read_text(encoding="utf-8") == stub_text()  # else: python -m tests.torchcaffe.proto.make_stub
 
 
 def test_same_messages_and_enums_as_bvlc():

@@ -94,7 +94,6 @@ def test_missing_programs_are_named(monkeypatch):
     with pytest.raises(CaffeError, match="needs Graphviz"):
         draw.draw_net(net(), "LR")
     monkeypatch.setitem(__import__("sys").modules, "pydot", None)
-    monkeypatch.setitem(__import__("sys").modules, "pydotplus", None)
     with pytest.raises(CaffeError, match="pydot"):
         draw.get_pydot_graph(net(), "LR")
 
