@@ -1,1 +1,1 @@
-"""Table 4's timings, and the same nets on other engines."""
+"""Benchmarks of the nets beside other engines, and Table 4."""

@@ -1,7 +1,8 @@
-"""Times nets: ours beside everything else a user could take, in one run, interleaved, outputs compared first."""
+"""Benchmarks of the nets on torchcaffe and other engines, interleaved, after a check that the answers are the same."""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import statistics
@@ -9,13 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from ilgnet.bench.worker import ROUND, photos
+from ilgnet.evaluate.results import Timed
 from ilgnet.figures import summary
 from ilgnet.nets import emit
 from ilgnet.photos import decode, preprocess
@@ -24,7 +26,7 @@ from torchcaffe.base.errors import CaffeError
 from torchcaffe.proto import caffe_pb2, format_text
 
 WORKER = Path(__file__).with_name("worker.py")
-PEERS = {  # by task: what else a user could take for it
+PEERS = {  # the other engines for each task
     "train": ("bvlc", "pytorch"),
     "frozen": ("bvlc",),
     "test": ("bvlc", "opencv", "onnxruntime", "pytorch"),
@@ -36,16 +38,16 @@ TASKS = {
     "frozen": "an iteration with a frozen trunk",
     "test": "a batch",
     "test1": "one photo at a time",
-    "load": "reading a caffemodel into a net that is there",
+    "load": "reading a caffemodel into an existing net",
 }
-# Times an iteration reads or writes every weight that learns: forward and backward read it, backward writes its
-# gradient, the update reads weight, gradient and history and writes weight and history.
+# How often an iteration reads or writes each weight or its gradient or history: forward and backward read the weight,
+# backward writes the gradient, the update reads all three and writes weight and history.
 PASSES = 8
 
 
 @dataclass
 class Timing:
-    """Seconds of each round of one contender at one task, its peak memory and how its answer differs from ours."""
+    """Seconds of each round of an engine at a task, its peak memory, and the difference of its answer from ours."""
 
     engine: str
     seconds: list[float] = field(default_factory=list)
@@ -62,29 +64,17 @@ class Timing:
         q1, _, q3 = statistics.quantiles(self.seconds, n=4)
         return (q3 - q1) / 2 / self.median()
 
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "engine": self.engine,
-            "median_s": self.median(),
-            "spread": self.spread(),
-            "rounds_s": self.seconds,
-            "peak_memory_bytes": self.memory,
-            "difference": self.difference,
-        }
-
 
 def fastest_kernel() -> str:
-    """The kernel of BVLC's OpenBLAS that is fastest here. Left to itself, it takes its slowest on CPUs that came out
-    after it."""
-    info = Path("/proc/cpuinfo")
-    flags = set(info.read_text().split("flags", 1)[-1].split("\n", 1)[0].split()) if info.exists() else set()
+    """The fastest kernel of BVLC's OpenBLAS here: on CPUs newer than itself, it selects its slowest."""
+    flags = set(Path("/proc/cpuinfo").read_text().split("flags", 1)[-1].split("\n", 1)[0].split())
     if {"avx512f", "avx512dq", "avx512bw", "avx512vl"} <= flags:
         return "SkylakeX"
     return "Haswell" if "avx2" in flags else "Nehalem"
 
 
 class Worker:
-    """A contender's process (see worker.py)."""
+    """An engine's process (see worker.py)."""
 
     def __init__(self, kind: str, spec: Path, threads: int):
         self.kind = kind
@@ -100,7 +90,7 @@ class Worker:
         self._read("ready")
 
     def _read(self, what: str) -> str:
-        line = self.process.stdout.readline()
+        line = _pipe(self.process.stdout).readline()
         if not line:
             self.process.wait()
             self.log.seek(0)
@@ -108,19 +98,23 @@ class Worker:
         return line
 
     def ask(self, word: str) -> Any:
-        self.process.stdin.write(word + "\n")
-        self.process.stdin.flush()
+        print(word, file=self.process.stdin, flush=True)
         answer = json.loads(self._read(word))
         return np.load(answer) if word == "output" else answer
 
     def close(self) -> None:
-        self.process.stdin.close()
+        _pipe(self.process.stdin).close()
         self.process.wait()
         self.log.close()
 
 
+def _pipe(pipe: IO[str] | None) -> IO[str]:
+    assert pipe is not None
+    return pipe
+
+
 class BvlcWorker:
-    """Real Caffe as a contender. It is timed inside its own process, as the others are."""
+    """Real Caffe, timed inside its own process as the other engines are."""
 
     def __init__(self, spec_path: Path, threads: int):
         spec = json.loads(spec_path.read_text())
@@ -135,9 +129,9 @@ class BvlcWorker:
             self.work = (self.net, "copy_from", spec["weights"]) if spec["task"] == "load" else (self.net, "forward")
         self.net.copy_from(spec["weights"])
         data = self.net.blobs["data"]
-        data.reshape(spec["batch"], 3, spec["size"], spec["size"])
-        data.data[...] = photos(spec["batch"], spec["size"])
-        self.caffe.timed(*self.work, seconds=0)  # makes what is made once
+        data.reshape(spec["batch"], 3, spec["crop"], spec["crop"])
+        data.data[...] = photos(spec["batch"], spec["crop"])
+        self.caffe.timed(*self.work, seconds=0)  # the first run also allocates
 
     def ask(self, word: str) -> Any:
         if word == "run":
@@ -151,7 +145,7 @@ class BvlcWorker:
 
 
 def training_net(choice: emit.Choice) -> caffe_pb2.NetParameter:
-    """The training net with its LMDBs replaced by blobs in memory, so that reading is not in the time."""
+    """The training net with blobs in memory instead of LMDBs, so that reading is not timed."""
     net = emit.train_val(choice)
     made = caffe_pb2.NetParameter(name=net.name)
     data = made.layer.add(name="data", type="DummyData", top=["data", "label"])
@@ -164,10 +158,10 @@ def training_net(choice: emit.Choice) -> caffe_pb2.NetParameter:
 
 
 def initial_weights(net: Path, out: Path, soft: bool) -> None:
-    """A caffemodel of the fillers' weights, BatchNorm's statistics at mean 0 and variance 1.
+    """Write a caffemodel of the fillers' weights, with BatchNorm's mean 0 and variance 1.
 
-    soft: the last layers are so small that the softmax is not sure of itself. If it is, most gradients are below what
-    floats hold in full, and every engine takes up to three times as long."""
+    soft: make the last layers so small that the softmax stays undecided. A certain softmax makes most gradients
+    denormal, which slows every engine down by up to three times."""
     os.environ.setdefault("GLOG_minloglevel", "2")
     import torchcaffe as caffe
 
@@ -182,65 +176,63 @@ def initial_weights(net: Path, out: Path, soft: bool) -> None:
     made.save(out)
 
 
-def prepare(
-    variant: str,
-    task: str,
-    batch: int,
-    crop: int,
-    folder: Path,
-    threads: int,
-    gpu: int | None = None,
-    onnx: bool = False,
-    weights: Path | None = None,
-) -> Path:
-    """Write the files of one task; returns the spec that the workers read. weights: default, the fillers'."""
-    trunk = "frozen" if task == "frozen" else "finetune"
-    choice = emit.Choice(variant=variant, batch_size=batch, crop=crop, trunk=trunk)
-    stem = str(folder / f"{variant}_{trunk}_{batch}")
+@dataclass
+class Job:
+    """A task of TASKS for a net. weights: a caffemodel, by default the fillers' weights."""
+
+    variant: str
+    task: str
+    batch: int
+    crop: int
+    threads: int
+    gpu: int | None = None
+    weights: Path | None = None
+
+    @property
+    def trunk(self) -> str:
+        return "frozen" if self.task == "frozen" else "finetune"
+
+
+def prepare(job: Job, folder: Path, onnx: bool = False) -> Path:
+    """Write a job's files; returns the spec that the workers read."""
+    choice = emit.Choice(variant=job.variant, batch_size=job.batch, crop=job.crop, trunk=job.trunk)
+    stem = str(folder / f"{job.variant}_{job.trunk}_{job.batch}")
     deploy, training, solver = (Path(stem + end) for end in ("_deploy.prototxt", "_train.prototxt", "_solver.prototxt"))
     deploy.write_text(format_text(emit.deploy(choice)))
     training.write_text(format_text(training_net(choice)))
+    weights = job.weights
     if weights is None:
-        soft = task in ("train", "frozen")
-        weights = folder / f"{variant}{'_soft' * soft}.caffemodel"
+        soft = job.task in ("train", "frozen")
+        weights = folder / f"{job.variant}{'_soft' * soft}.caffemodel"
         if not weights.exists():
             initial_weights(training, weights, soft)
     solver.write_text(
         f'net: "{training}"\nbase_lr: 1e-9\nlr_policy: "fixed"\nmomentum: 0.9\nweight_decay: 0.0002\n'
         "max_iter: 1000000\n"
-        f'snapshot_prefix: "{folder}/unused"\nrandom_seed: 1\nsolver_mode: {"CPU" if gpu is None else "GPU"}\n'
+        f'snapshot_prefix: "{folder}/unused"\nrandom_seed: 1\nsolver_mode: {"CPU" if job.gpu is None else "GPU"}\n'
     )
-    spec = {
-        "net": str(deploy),
-        "weights": str(weights),
-        "solver": str(solver),
-        "task": task,
-        "batch": batch,
-        "size": crop,
-        "threads": threads,
-        "gpu": gpu,
-    }
+    spec = {**asdict(job), "net": str(deploy), "weights": str(weights), "solver": str(solver)}
     if onnx:
         from ilgnet.export import onnx_export
 
-        spec["onnx"] = str(folder / f"{variant}.onnx")
-        if not Path(spec["onnx"]).exists():
-            onnx_export.write(onnx_export.export(onnx_export.load(deploy, weights)), Path(spec["onnx"]))
-    path = Path(f"{stem}_{task}.json")
+        model = folder / f"{job.variant}.onnx"
+        spec["onnx"] = str(model)
+        if not model.exists():
+            onnx_export.write(onnx_export.export(onnx_export.load(deploy, weights)), model)
+    path = Path(f"{stem}_{job.task}.json")
     path.write_text(json.dumps(spec))
     return path
 
 
-def compete(spec: Path, engines: Sequence[str], rounds: int, threads: int) -> list[Timing]:
-    """Time the engines at one task, a round each in turn, so that a slow spell of the machine meets them all."""
+def compete(job: Job, spec: Path, engines: Sequence[str], rounds: int) -> list[Timed]:
+    """Time the engines at a job, a round each in turn, so that a slow spell of the machine affects them all."""
     workers: list[Worker | BvlcWorker] = []
     timings = []
-    task = json.loads(spec.read_text())["task"]
     try:
         for kind in engines:
-            workers.append(BvlcWorker(spec, threads) if kind == "bvlc" else Worker(kind, spec, threads))
+            workers.append(BvlcWorker(spec, job.threads) if kind == "bvlc" else Worker(kind, spec, job.threads))
             timings.append(Timing(kind))
-        if task in ("test", "test1"):
+        if job.task in ("test", "test1"):
             answers = [w.ask("output").reshape(-1) for w in workers]
             for timing, answer in zip(timings, answers):
                 if answer.shape != answers[0].shape:
@@ -260,11 +252,34 @@ def compete(spec: Path, engines: Sequence[str], rounds: int, threads: int) -> li
     finally:
         for worker in workers:
             worker.close()
-    return timings
+    return [timed(job, timing) for timing in timings]
+
+
+def timed(job: Job, timing: Timing) -> Timed:
+    """A Timing as a row of the result. For training and testing, with the FLOP/s and the bytes/s of the weights alone:
+    a multiply-add counts as two operations, a backward pass as two forward ones."""
+    row = Timed(
+        variant=job.variant,
+        task=job.task,
+        batch=job.batch,
+        trunk=job.trunk,
+        engine=timing.engine,
+        median_s=timing.median(),
+        spread=timing.spread(),
+        rounds_s=timing.seconds,
+        peak_memory_bytes=timing.memory,
+        difference=timing.difference,
+    )
+    if job.task in ("train", "test", "test1"):
+        multiply_adds, parameters = work(job.variant, job.crop)
+        training = job.task == "train"
+        row.flops = 2 * multiply_adds * job.batch * (3 if training else 1) / row.median_s
+        row.weight_bytes_per_s = 4 * parameters * (PASSES if training else 1) / row.median_s
+    return row
 
 
 def machine_limits(threads: int, gpu: int | None) -> dict[str, float]:
-    """What this machine can do: FLOP/s of an sgemm, bytes/s of a copy (read plus written)."""
+    """This machine's FLOP/s of an sgemm, and bytes/s of a copy (read plus written)."""
     import torch
 
     torch.set_num_threads(threads)
@@ -290,6 +305,7 @@ def machine_limits(threads: int, gpu: int | None) -> dict[str, float]:
     return {"sgemm_flops": 2 * size**3 / gemm, "copy_bytes_per_s": 2 * source.numel() * 4 / copy}
 
 
+@functools.cache
 def work(variant: str, crop: int) -> tuple[int, int]:
     """(multiply-adds of one photo's forward pass, parameters) of a variant's deploy net."""
     import torchcaffe as caffe
@@ -298,18 +314,8 @@ def work(variant: str, crop: int) -> tuple[int, int]:
     return found.multiply_adds, found.parameters
 
 
-def achieved(row: dict[str, Any], multiply_adds: int, parameters: int) -> dict[str, float]:
-    """FLOP/s and bytes/s of a train, test or test1 row: multiply-adds count two, a backward pass twice a forward one;
-    of the bytes only the weights' are counted (PASSES), which everything has to move."""
-    training = row["task"] == "train"
-    return {
-        "flops": 2 * multiply_adds * row["batch"] * (3 if training else 1) / row["median_s"],
-        "weight_bytes_per_s": 4 * parameters * (PASSES if training else 1) / row["median_s"],
-    }
-
-
 def layer_times(spec_path: Path, rounds: int) -> list[dict[str, Any]]:
-    """Every layer of the training net on its own, as `caffe time` has it: median seconds forward and backward."""
+    """Median seconds forward and backward of every layer of the training net, as in `caffe time`."""
     os.environ.setdefault("GLOG_minloglevel", "2")
     import torch
 
@@ -338,7 +344,7 @@ def layer_times(spec_path: Path, rounds: int) -> list[dict[str, Any]]:
             timed(i, "forward", net.run_forward)
         for i in reversed(range(len(names))):
             timed(i, "backward", net.run_backward)
-    # The first round also makes what is made once.
+    # The first round also allocates.
     median = {key: statistics.median(values[1:]) for key, values in seconds.items()}
     return [
         {
@@ -352,7 +358,7 @@ def layer_times(spec_path: Path, rounds: int) -> list[dict[str, Any]]:
 
 
 def photo_times(paths: Sequence[Path], crop: int) -> dict[str, float]:
-    """Median seconds a photo of reading and decoding its file, and of warping it, the mean off, to the net's input."""
+    """Median seconds for reading and decoding a photo, and for warping it and subtracting the mean."""
     prepared = preprocess.make("direct", None, (crop, crop))
     decoding, preparing = [], []
     for path in paths:
@@ -366,7 +372,7 @@ def photo_times(paths: Sequence[Path], crop: int) -> dict[str, float]:
 
 
 def sample_photos(folder: Path, count: int = 16) -> list[Path]:
-    """Made-up photos of AVA's usual size (640 x 480, JPEG): soft noise, which compresses about as scenes do."""
+    """Write made-up photos of AVA's usual size (640 x 480, JPEG): soft noise, which compresses like a scene."""
     import cv2
 
     random = np.random.RandomState(0)
@@ -378,13 +384,13 @@ def sample_photos(folder: Path, count: int = 16) -> list[Path]:
 
 
 def precision_effect(spec: Path, paths: Sequence[Path], precision: str) -> dict[str, float]:
-    """How far rounded weights move P(high) of photos: the greatest and the mean change."""
-    from ilgnet.scoring.scorers import Scorer
+    """The greatest and the mean change of P(high) when weights are rounded."""
+    from ilgnet.scoring.scorers import Scorer, Settings
 
     files = json.loads(spec.read_text())
-    scorer = Scorer(files["weights"], files["net"])
+    scorer = Scorer(Settings(files["weights"], files["net"]))
     photos = [scorer.preprocess.photo(decode.read(path).bgr) for path in paths]
     exact = np.array(list(scorer.stream(photos)))
-    scorer._net.reduce_weights(precision)
+    scorer.reduce_weights(precision)
     moved = np.abs(np.array(list(scorer.stream(photos))) - exact)
     return {"photos": len(paths), "greatest": float(moved.max()), "mean": float(moved.mean())}

@@ -1,8 +1,8 @@
-"""One contender of tools/benchmark.py in a process of its own: `python benchmark_worker.py KIND SPEC.json`.
+"""The process of one engine of a benchmark: `python worker.py KIND SPEC.json`.
 
-It makes its net, prints a line `ready`, then answers each word on stdin with one JSON line: `run` does the work again
-and again for ROUND seconds, once at least, and gives the median of the seconds each took; `output` gives the file its
-answer is in; `memory` gives the process's peak in bytes."""
+It makes its net, prints a line `ready`, then answers each word on stdin with one JSON line: `run` repeats the work for
+ROUND seconds, at least once, and gives the median time; `output` gives the file of the net's answer; `memory` gives the
+peak memory in bytes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ import numpy as np
 
 Run = Callable[[], Any]
 
-# As photos are scored: one after the other, not one after another program has had the cache.
+# Repeated, since photos are scored one after another: no other program has used the cache in between.
 ROUND = 0.25
 
 
 def photos(batch: int, size: int) -> np.ndarray:
-    """The same made-up input for every contender: (batch, 3, size, size) float32, the mean taken off."""
+    """The same made-up input for every engine: (batch, 3, size, size) float32, without the mean."""
     return (np.random.RandomState(0).randint(0, 256, (batch, 3, size, size)) - 117).astype(np.float32)
 
 
@@ -34,7 +34,7 @@ def caffe_forward(caffe: Any, spec: dict[str, Any], precision: str | None = None
     net.copy_from(spec["weights"])
     if precision:
         net.reduce_weights(precision)
-    x = photos(spec["batch"], spec["size"])
+    x = photos(spec["batch"], spec["crop"])
     name = net.inputs[0]
     net.blobs[name].reshape(*x.shape)
     net.reshape()
@@ -50,7 +50,7 @@ def caffe_train(caffe: Any, spec: dict[str, Any]) -> Run:
     """pycaffe's API: one iteration of a solver whose net makes its own data."""
     solver = caffe.get_solver(spec["solver"])
     solver.net.copy_from(spec["weights"])
-    solver.net.blobs["data"].data[...] = photos(spec["batch"], spec["size"])
+    solver.net.blobs["data"].data[...] = photos(spec["batch"], spec["crop"])
 
     def run() -> np.ndarray:
         solver.step(1)
@@ -91,7 +91,7 @@ def opencv(spec: dict[str, Any]) -> Run:
 
     cv2.setNumThreads(spec["threads"])
     net = cv2.dnn.readNetFromCaffe(spec["net"], spec["weights"])
-    x = photos(spec["batch"], spec["size"])
+    x = photos(spec["batch"], spec["crop"])
 
     def run() -> np.ndarray:
         net.setInput(x)
@@ -106,12 +106,12 @@ def onnxruntime(spec: dict[str, Any]) -> Run:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = spec["threads"]
     session = onnxruntime.InferenceSession(spec["onnx"], options, providers=["CPUExecutionProvider"])
-    name, x = session.get_inputs()[0].name, photos(spec["batch"], spec["size"])
+    name, x = session.get_inputs()[0].name, photos(spec["batch"], spec["crop"])
     return lambda: session.run(None, {name: x})[0]
 
 
 def pytorch(spec: dict[str, Any]) -> Run:
-    """What one would write in plain PyTorch: eager, NCHW, torch's own layers, autograd and SGD."""
+    """Plain PyTorch: eager, NCHW, torch's own layers, autograd and SGD."""
     import torch
     import torch.nn.functional as F
 
@@ -120,7 +120,7 @@ def pytorch(spec: dict[str, Any]) -> Run:
     torch.set_num_threads(spec["threads"])
     device = "cpu" if spec["gpu"] is None else f"cuda:{spec['gpu']}"
     model = PlainNet(spec["net"], spec["weights"]).to(device)
-    x = torch.from_numpy(photos(spec["batch"], spec["size"])).to(device)
+    x = torch.from_numpy(photos(spec["batch"], spec["crop"])).to(device)
     if spec["task"] != "train":
         model.eval()
 
@@ -160,7 +160,7 @@ def peak_memory() -> int:
 def main(kind: str, spec_path: str) -> None:
     spec = json.loads(Path(spec_path).read_text())
     run = KINDS[kind](spec)
-    output = run()  # the first run also makes what is made once
+    output = run()  # the first run also allocates
     print("ready", flush=True)
     for line in sys.stdin:
         word = line.strip()

@@ -9,7 +9,6 @@ Example:
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import tempfile
@@ -20,16 +19,16 @@ from typing import Any
 
 from ilgnet.bench import benchmark
 from ilgnet.cli.arguments import make_parser
+from ilgnet.evaluate.results import Benchmark, Machine, Timed, write_json
 from ilgnet.nets.table1 import TABLE1
 from ilgnet.nets.variants import VARIANTS
 from ilgnet.photos import decode
+from ilgnet.report.tables import BATCH, efficiency
 from ilgnet.run import bvlc, outputs
 from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
-from torchcaffe.formats import files
 
 TABLE4 = [name for name, variant in VARIANTS.items() if variant.table4[1] is not None]
-BATCH = 48  # photos an iteration, in the paper
 
 
 def peers(task: str, gpu: int | None) -> list[str]:
@@ -86,63 +85,49 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{limits['copy_bytes_per_s'] / 1e9:.1f} GB/s copy, {args.threads} threads"
         + (f", GPU {args.gpu}" if args.gpu is not None else "")
     )
-    result: dict[str, Any] = {
-        "machine": {"cpu": cpu_name(), "threads": args.threads, "gpu": args.gpu, **limits},
-        "rows": [],
-        "layers": {},
-        "precision": [],
-    }
+    machine = Machine(cpu=cpu_name(), threads=args.threads, gpu=args.gpu, **limits)
+    result = Benchmark(machine=machine, rows=[], layers={}, precision=[])
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         measure(args, Path(folder), result)
-    table4(result["rows"])
-    result["ratios"] = ratios(result["rows"])
+    table4(result.rows)
+    result.ratios = ratios(result.rows)
     if args.out:
-        files.write_bytes(args.out, json.dumps(result, indent=1).encode())
+        write_json(args.out, result)
         print(f"wrote {args.out}")
         print(outputs.plain(f"Next: add it to the report: ilgnet report --benchmark {args.out}"))
     return 0
 
 
-def measure(args: argparse.Namespace, folder: Path, result: dict[str, Any]) -> None:
+def measure(args: argparse.Namespace, folder: Path, result: Benchmark) -> None:
     """Measure what the arguments ask for: into `result`, and a printed line each."""
     photos = photo_paths(args.photos) if args.photos else benchmark.sample_photos(folder)
-    result["photos"] = benchmark.photo_times(photos, args.crop)
+    result.photos = benchmark.photo_times(photos, args.crop)
     print(
         f"a photo, {len(photos)} {'of ' + str(args.photos) if args.photos else 'made up (640 x 480, JPEG)'}: "
-        f"{result['photos']['decode_s'] * 1e3:.2f} ms to read and decode, "
-        f"{result['photos']['prepare_s'] * 1e3:.2f} ms to warp and subtract the mean: not in what follows"
+        f"{result.photos['decode_s'] * 1e3:.2f} ms to read and decode, "
+        f"{result.photos['prepare_s'] * 1e3:.2f} ms to warp and subtract the mean: not in what follows"
     )
     for variant in args.variants:
-        amount = benchmark.work(variant, args.crop)
         for task in args.tasks:
             batch = 1 if task in ("test1", "load") else args.batch
             engines = ["torchcaffe"]
             if task in ("test", "test1"):
                 engines += [f"torchcaffe-{precision}" for precision in args.precision]
             engines += peers(task, args.gpu) if args.peers else []
-            spec = benchmark.prepare(
-                variant, task, batch, args.crop, folder, args.threads, args.gpu, "onnxruntime" in engines, args.weights
-            )
-            for timing in benchmark.compete(spec, engines, args.rounds, args.threads):
-                row = {
-                    "variant": variant,
-                    "task": task,
-                    "batch": batch,
-                    "trunk": "frozen" if task == "frozen" else "finetune",
-                    **timing.as_dict(),
-                }
-                if task in ("train", "test", "test1"):
-                    row.update(benchmark.achieved(row, *amount))
-                result["rows"].append(row)
-                show(result["rows"], result["machine"])
+            job = benchmark.Job(variant, task, batch, args.crop, args.threads, args.gpu, args.weights)
+            spec = benchmark.prepare(job, folder, "onnxruntime" in engines)
+            for row in benchmark.compete(job, spec, engines, args.rounds):
+                result.rows.append(row)
+                show(result.rows, result.machine)
         if args.layers:
-            spec = benchmark.prepare(variant, "train", args.batch, args.crop, folder, args.threads, args.gpu)
-            result["layers"][variant] = benchmark.layer_times(spec, args.rounds)
-            show_layers(variant, result["layers"][variant])
+            job = benchmark.Job(variant, "train", args.batch, args.crop, args.threads, args.gpu)
+            result.layers[variant] = benchmark.layer_times(benchmark.prepare(job, folder), args.rounds)
+            show_layers(variant, result.layers[variant])
         for precision in args.precision:
-            spec = benchmark.prepare(variant, "test1", 1, args.crop, folder, args.threads, weights=args.weights)
+            job = benchmark.Job(variant, "test1", 1, args.crop, args.threads, weights=args.weights)
+            spec = benchmark.prepare(job, folder)
             effect = benchmark.precision_effect(spec, photos, precision)
-            result["precision"].append({"variant": variant, "precision": precision, **effect})
+            result.precision.append({"variant": variant, "precision": precision, **effect})
             print(
                 f"{VARIANTS[variant].title}, {precision}: P(high) of {effect['photos']} photos moves by at most "
                 f"{effect['greatest']:.1e}, {effect['mean']:.1e} in the mean"
@@ -165,23 +150,23 @@ def cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def show(rows: list[dict], limits: dict[str, float]) -> None:
+def show(rows: list[Timed], limits: Machine) -> None:
     """Print the newest row, with its ratio to torchcaffe's."""
     row = rows[-1]
-    ours = next(r for r in reversed(rows) if r["engine"] == "torchcaffe")
-    difference = "" if row["difference"] is None else f", differs by {row['difference']:.1e}"
+    ours = next(r for r in reversed(rows) if r.engine == "torchcaffe")
+    difference = "" if row.difference is None else f", differs by {row.difference:.1e}"
     share = ""
-    if "flops" in row:
+    if row.flops:
         share = (
-            f", {row['flops'] / 1e9:.0f} GFLOP/s ({row['flops'] / limits['sgemm_flops']:.0%} of sgemm), "
-            f"weights at {row['weight_bytes_per_s'] / 1e9:.1f} GB/s "
-            f"({row['weight_bytes_per_s'] / limits['copy_bytes_per_s']:.0%} of copy)"
+            f", {row.flops / 1e9:.0f} GFLOP/s ({row.flops / limits.sgemm_flops:.0%} of sgemm), "
+            f"weights at {row.weight_bytes_per_s / 1e9:.1f} GB/s "
+            f"({row.weight_bytes_per_s / limits.copy_bytes_per_s:.0%} of copy)"
         )
     print(
-        f"{VARIANTS[row['variant']].title:24} {row['task']:6} batch {row['batch']:3} {row['engine']:15} "
-        f"{row['median_s'] * 1e3:9.1f} ms +-{row['spread'] * 100:3.0f}%  "
-        f"ours/it {ours['median_s'] / row['median_s']:.2f}  "
-        f"{row['peak_memory_bytes'] / 1e6:6.0f} MB{share}{difference}",
+        f"{VARIANTS[row.variant].title:24} {row.task:6} batch {row.batch:3} {row.engine:15} "
+        f"{row.median_s * 1e3:9.1f} ms +-{row.spread * 100:3.0f}%  "
+        f"ours/it {ours.median_s / row.median_s:.2f}  "
+        f"{row.peak_memory_bytes / 1e6:6.0f} MB{share}{difference}",
         flush=True,
     )
 
@@ -204,25 +189,22 @@ def show_layers(variant: str, layers: list[dict]) -> None:
         print(f"  {'all':30} {kind:15} {forward * 1e3:9.2f} {backward * 1e3:9.2f}")
 
 
-def table4(rows: list[dict]) -> None:
+def table4(rows: list[Timed]) -> None:
     """Print Table 4, the paper's columns beside ours."""
-    found = {(r["variant"], r["task"]): r for r in rows if r["engine"] == "torchcaffe"}
     iterations = TABLE1["ava1"].max_iter
     print(
         f"\nTable 4{'':18} paper: training, test a photo | here: {iterations:,} iterations of {BATCH}; a photo; in "
         "batches; memory of training"
     )
-    for variant in dict.fromkeys(r["variant"] for r in rows):
+    for variant, found in efficiency(rows).items():
         _, days, seconds = VARIANTS[variant].table4
-        train, one, many = (found.get((variant, task)) for task in ("train", "test1", "test"))
         here = ["not run"] * 4
-        if train:
-            here[0] = f"{train['median_s'] * BATCH / train['batch'] * iterations / 86400:.1f} days"
-            here[3] = f"{train['peak_memory_bytes'] / 1e6:,.0f} MB at {train['batch']}"
-        if one:
-            here[1] = f"{one['median_s'] * 1e3:.1f} ms"
-        if many:
-            here[2] = f"{many['median_s'] / many['batch'] * 1e3:.1f} ms"
+        if found.train:
+            here[0] = f"{found.days:.1f} days"
+            here[3] = f"{found.train.peak_memory_bytes / 1e6:,.0f} MB at {found.train.batch}"
+        for i, value in ((1, found.one), (2, found.many)):
+            if value is not None:
+                here[i] = f"{value * 1e3:.1f} ms"
         paper = "-" if days is None else f"{days} days, {seconds} s"
         print(f"{VARIANTS[variant].title:24} {paper:>20} | {', '.join(here)}")
     for line in ratios(rows):
@@ -233,9 +215,9 @@ def table4(rows: list[dict]) -> None:
         )
 
 
-def ratios(rows: list[dict]) -> list[dict[str, Any]]:
+def ratios(rows: list[Timed]) -> list[dict[str, Any]]:
     """The paper's claim: ILGNet costs about as much as 1/3 GoogLeNet, and at test time 0.37 of the full one."""
-    found = {(r["variant"], r["task"]): r["median_s"] for r in rows if r["engine"] == "torchcaffe"}
+    found = {(r.variant, r.task): r.median_s for r in rows if r.engine == "torchcaffe"}
     made = []
     for of in ("third", "full"):
         for task, column in (("train", 1), ("test1", 2), ("test", 2)):

@@ -65,8 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     for version, share in found.items():
         print(
-            f"{version:18s} {100 * share['value']:6.2f}% of {share['n']} copies rank below their originals "
-            f"(95% interval {100 * share['low']:.2f} to {100 * share['high']:.2f})"
+            f"{version:18s} {100 * share.value:6.2f}% of {share.n} copies rank below their originals "
+            f"(95% interval {100 * share.low:.2f} to {100 * share.high:.2f})"
         )
     judged = [found[f"blurred-{args.blur[0]:g}"], found[f"over-exposed-{args.burnt[0]:g}"]]
-    return 0 if all(share["value"] >= args.least for share in judged) else 1
+    return 0 if all(share.value >= args.least for share in judged) else 1

@@ -16,25 +16,26 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ilgnet.cli.arguments import add_net, make_parser
 from ilgnet.evaluate import protocol, votes
+from ilgnet.evaluate.results import Evaluation
 from ilgnet.nets.datasets import DATASETS
 from ilgnet.run import engine, outputs, processes
 from ilgnet.scoring import tta
+from ilgnet.scoring.scorers import Scorer, Settings
 from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
 
 
-def from_weights(args: argparse.Namespace, weights: str, out: Path | None) -> dict[str, Any]:
-    """Score the LMDB. Writes the CSV if `out` is given."""
-    from ilgnet.scoring.scorers import Scorer
+def make_scorer(args: argparse.Namespace, weights: str) -> Scorer:
+    return Scorer(Settings(weights, args.net, args.preset, args.mean, args.batch, args.engine, args.gpu, args.rounded))
 
+
+def from_weights(args: argparse.Namespace, weights: str, out: Path | None) -> Evaluation:
+    """Score the LMDB; with `out`, write the CSV beside it."""
     show = sys.stderr.isatty() and processes.root()
-    scorer = Scorer(
-        weights, args.net, args.preset, args.mean, args.batch, args.engine, args.gpu, precision=args.rounded
-    )
+    scorer = make_scorer(args, weights)
     if args.cut_on and scorer.target.name != "ranking":
         raise CaffeError(f"--cut-on: {scorer.net_path} answers {scorer.target.answer}, and brings its cut")
     if args.test_batch and scorer.target.label:
@@ -49,42 +50,41 @@ def from_weights(args: argparse.Namespace, weights: str, out: Path | None) -> di
     except CaffeError as error:
         raise CaffeError(f"{weights} on {args.lmdb}: {error}") from None
     title = scorer.title
-    result = {
-        "dataset": dataset,
-        "synthetic": synthetic,
-        "lmdb": str(Path(args.lmdb).resolve()),
-        "weights": weights,
-        "net": scorer.net_path,
-        "title": title,
-        "variant": protocol.variant_of(title),
-        "target": scorer.target.name,
-        "engine": args.engine,
-        "precision": args.precision,
-        "preprocess": scorer.preprocess.describe(),
-        "tta": args.tta,
-        "result": figures,
-    }
+    result = Evaluation(
+        dataset=dataset,
+        synthetic=synthetic,
+        lmdb=str(Path(args.lmdb).resolve()),
+        weights=weights,
+        net=scorer.net_path,
+        title=title,
+        variant=protocol.variant_of(title),
+        target=scorer.target.name,
+        engine=args.engine,
+        precision=args.precision,
+        preprocess=scorer.preprocess.describe(),
+        tta=args.tta,
+        result=figures,
+    )
     if out is not None:
         csv = out.with_suffix(".csv")
         if scorer.target.label:
             votes.write_csv(csv, scorer, answers, args.lmdb)
         else:
             protocol.write_csv(csv, answers.predictions())
-            result["predictions"] = csv.name
+            result.predictions = csv.name
     return result
 
 
-def from_picks(args: argparse.Namespace, weights: str, out: Path | None) -> dict[str, Any]:
+def from_picks(args: argparse.Namespace, weights: str, out: Path | None) -> Evaluation:
     """Score the photos of --picks. Writes the CSV if `out` is given."""
     from ilgnet.rank import picks
-    from ilgnet.scoring.scorers import Scorer
 
-    scorer = Scorer(
-        weights, args.net, args.preset, args.mean, args.batch, args.engine, args.gpu, precision=args.rounded
-    )
+    scorer = make_scorer(args, weights)
     if scorer.target.label:
         raise CaffeError(f"--picks: {scorer.net_path} answers {scorer.target.answer}; expected a two-class net")
-    return dict(picks.measure(scorer, args.picks, args.photos, out), engine=args.engine, precision=args.precision)
+    result = picks.measure(scorer, args.picks, args.photos, out)
+    result.engine, result.precision = args.engine, args.precision
+    return result
 
 
 # Options that --log, --picks and --lmdb do not use.
@@ -184,11 +184,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         measure = from_picks if args.picks else from_weights
         result = measure(args, weights, out) if weights else protocol.from_log(args.log, args.dataset)
         name = stem if several else args.name or stem
-        group = args.group or (args.name or result["title"] if several else None)
-        result = {"kind": "evaluation", "name": name, "group": group, **result}
+        group = args.group or (args.name or result.title if several else None)
+        result = Evaluation(kind="evaluation", name=name, group=group, **vars(result))
         found.append(result)
         if processes.root():
-            print("\n".join([outputs.plain(name) + ":"] * several + protocol.lines(result["result"])))
+            print("\n".join([outputs.plain(name) + ":"] * several + protocol.lines(result)))
         if out is not None:
             protocol.write_json(out, result)
             print(outputs.plain(f"wrote {out}"))

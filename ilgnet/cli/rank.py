@@ -69,7 +69,7 @@ def report(args: argparse.Namespace, made: ranking.Ranking) -> None:
         print(outputs.plain(f"not read: {len(made.unread) - 20} more, all in {text}"), file=sys.stderr)
     print(
         f"{len(made.photos)} photos ({made.from_cache} known already), {len(made.unread)} not read; "
-        f"{made.about['title']}, preset {made.about['preprocess']['preset']}; {made.about['meaning']}"
+        f"{made.about.title}, preset {made.about.preprocess.preset}; {made.about.meaning}"
     )
     for photo in made.top(args.top or 0):
         print(f"{photo.rank:5d}  {photo.p_high:.4f}  {photo.percentile:6.2f}%  {outputs.plain(photo.name)}")

@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         page.Report(
             args.title,
             page.read_runs(args.run),
-            page.read_evaluations(args.eval),
+            [page.read_evaluation(path) for path in args.eval],
             [page.read_features(path) for path in args.features],
             page.read_benchmark(args.benchmark) if args.benchmark else None,
             args.synthetic,

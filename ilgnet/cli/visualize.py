@@ -49,9 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.mean = protocol.mean_beside(args.lmdb)
     outputs.check(args.out, ".json")
     log.set_level(2)
-    from ilgnet.scoring.scorers import Scorer
+    from ilgnet.scoring.scorers import Scorer, Settings
 
-    scorer = Scorer(args.weights, args.net, args.preset, args.mean, args.batch, args.engine, args.gpu)
+    scorer = Scorer(Settings(args.weights, args.net, args.preset, args.mean, args.batch, args.engine, args.gpu))
     stages = feature_maps.stages(scorer, args.blobs)
     source = args.lmdb or args.photos
     found = feature_maps.extract(scorer, source, stages, args.shown, progress=sys.stderr.isatty())
@@ -74,14 +74,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         },
     )
     print("active features        high photos   low photos    d      p")
-    for stage in result["stages"]:
-        c = stage["comparison"]
+    for stage in result.stages:
+        c = stage.comparison
         figures = (
-            f"{100 * c['high']['mean']:10.2f}% {100 * c['low']['mean']:11.2f}% {c['cohens_d']:6.2f} {c['p_value']:.4f}"
+            f"{100 * c.high.mean:10.2f}% {100 * c.low.mean:11.2f}% {c.cohens_d:6.2f} {c.p_value:.4f}"
             if c
             else "no labels of both classes"
         )
-        print(f"{(stage['mark'] + ' ' + stage['what']).strip()[:24]:24} {figures}")
-    print(f"{result['claim']}\nwrote {args.out}")
+        print(f"{f'{stage.mark} {stage.what}'.strip()[:24]:24} {figures}")
+    print(f"{result.claim}\nwrote {args.out}")
     print(outputs.plain(f"Next: add it to the report: ilgnet report --features {args.out}"))
     return 0

@@ -1,1 +1,1 @@
-"""The paper's test protocol: metrics, votes, feature maps, Caffe's logs."""
+"""The test of a net: metrics, votes, feature maps, Caffe's logs, and the results that programs exchange."""

@@ -1,4 +1,4 @@
-"""Read Caffe's logs, BVLC's and ours: training (`caffe train`), testing (`caffe test`), resumed and cut-off ones."""
+"""Read Caffe's logs, BVLC's and ours, of `caffe train` and `caffe test`; a run may be resumed or cut off."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import io
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 from ilgnet.evaluate import metrics
+from ilgnet.evaluate.results import Proportion
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import files
 
@@ -30,7 +31,7 @@ _FLOATS = {"1.#qnan": "nan", "1.#ind": "nan", "1.#inf": "inf", "-1.#inf": "-inf"
 
 
 def _number(text: str) -> float:
-    """A float as glog printed it, -nan and Windows' spellings too."""
+    """A float as glog printed it, including -nan and Windows' spellings; NaN for anything else."""
     text = text.rstrip(",").lower()
     try:
         return float(_FLOATS.get(text, text))
@@ -41,8 +42,8 @@ def _number(text: str) -> float:
 class Series:
     """Values by iteration: `.iterations` (n,) int64, `.values` (n,) float64.
 
-    A point at an iteration not after the last one means that the run was resumed there (or begun again): what came
-    after that iteration is replaced.
+    A point that is not after the last one means that the run was resumed or restarted there: it replaces the points
+    from that iteration on.
     """
 
     def __init__(self) -> None:
@@ -67,23 +68,20 @@ class Series:
 
 @dataclass
 class TestRun:
-    """What `caffe test` logged: each output's value per batch and on average, and the loss."""
+    """A log of `caffe test`: each output's value per batch and on average, and the loss."""
 
-    __test__ = False  # not a test class, whatever pytest thinks of its name
+    __test__ = False  # pytest takes it for a test class
 
     batches: dict[str, list[float]] = field(default_factory=dict)
     outputs: dict[str, float] = field(default_factory=dict)
     loss: float = float("nan")
 
-    @property
-    def iterations(self) -> int:
-        return max((len(v) for v in self.batches.values()), default=0)
-
 
 @dataclass
 class CaffeLog:
-    """One log file. `tests` maps a test net's number to its outputs' series; `nets`, `solver`: as printed. `speed`:
-    iterations and seconds between the lines of loss, less what lies between a run and the one that resumes it."""
+    """One log file. `tests` maps a test net's number to its outputs' series. `nets` and `solver` are prototxts, as
+    printed. `speed`: iterations and seconds between the lines of loss, without the time between a run and the one that
+    resumes it."""
 
     path: str
     loss: Series = field(default_factory=Series)
@@ -98,19 +96,22 @@ class CaffeLog:
     snapshots: list[str] = field(default_factory=list)
 
     def test_series(self, kind: str, net: int = 0) -> Series | None:
-        """The accuracy's or the loss's series (kind "accuracy" or "loss") of a test net; None when not logged."""
+        """The series of a test net's "accuracy" or "loss"; None when it is not logged."""
         name = main_output(list(self.tests.get(net, {})), kind)
         return self.tests[net][name] if name else None
 
+    def printed(self, pattern: str) -> str | None:
+        """A field, as the first group of a pattern, of the last net that the log prints and that has it."""
+        found = (re.search(pattern, net, re.M) for net in reversed(self.nets))
+        return next((match.group(1) for match in found if match), None)
+
 
 def main_output(names: list[str], kind: str) -> str | None:
-    """Which output is the net's accuracy (or loss): top-1 before others, the last head before auxiliary ones."""
-    if kind == "loss":
-        found = [n for n in names if "loss" in n.lower() and not _is_accuracy(n)]
-        return sorted(found)[-1] if found else None
+    """The output that is the net's accuracy (or loss): top-1 before others, the last head before auxiliary ones."""
     found = [n for n in names if _is_accuracy(n)]
-    best = [n for n in found if not re.search(r"top-?[2-9]", n)]
-    return sorted(best or found)[-1] if found else None
+    if kind == "loss":
+        found = [n for n in names if "loss" in n.lower() and n not in found]
+    return max([n for n in found if not re.search(r"top-?[2-9]", n)] or found, default=None)
 
 
 def _is_accuracy(name: str) -> bool:
@@ -118,7 +119,7 @@ def _is_accuracy(name: str) -> bool:
 
 
 def read_log(path: str | Path) -> CaffeLog:
-    """Parse a log; lines that say nothing known are passed over. CaffeError when it holds no result at all."""
+    """Parse a log; unknown lines are ignored. CaffeError when it holds no result."""
     log = CaffeLog(str(path))
     with io.TextIOWrapper(files.open_file(path), encoding="utf-8", errors="replace") as file:
         _parse(log, file)
@@ -127,11 +128,11 @@ def read_log(path: str | Path) -> CaffeLog:
     return log
 
 
-def _parse(log: CaffeLog, lines: Any) -> None:
+def _parse(log: CaffeLog, lines: io.TextIOWrapper) -> None:
     iteration = test_net = 0
     first_time: datetime.datetime | None = None
     last: tuple[int, datetime.datetime] | None = None  # of this run: iteration and time of its last line of loss
-    printing = ""  # "net" or "solver": inside a prototxt that the log prints, whose lines have no glog prefix
+    printing = ""  # "net" or "solver" inside a prototxt that the log prints, whose lines have no glog prefix
     for line in lines:
         prefix = _GLOG.search(line)
         if prefix is None and printing:
@@ -141,118 +142,82 @@ def _parse(log: CaffeLog, lines: Any) -> None:
                 log.solver += line
             continue
         text = line[prefix.end() :] if prefix else line
-        match = _PRINTED.search(text)
-        printing = match.group(1) if match else ""
-        if match:
+        printing = ""
+        if match := _PRINTED.search(text):
+            printing = match.group(1)
             if printing == "net":
                 log.nets.append("")
             else:
                 log.solver = ""
                 last = None  # another run begins
-            continue
-        match = _TESTING.search(text)
-        if match:
+        elif match := _TESTING.search(text):
             iteration, test_net = int(match.group(1)), int(match.group(2))
             log.tests.setdefault(test_net, {})
-            continue
-        match = _LOSS.search(text)
-        if match:
+        elif match := _LOSS.search(text):
             iteration = int(match.group(1))
             log.loss.add(iteration, _number(match.group(2)))
             now = _time(prefix) if prefix else None
             if now is not None:
                 first_time = first_time or now
                 log.seconds.add(iteration, (now - first_time).total_seconds())
-                # a step back in iterations is another run's, in time a new year's
+                # A step back in iterations is another run, a step back in time a new year.
                 if last and last[0] < iteration and last[1] <= now:
                     log.speed = (log.speed[0] + iteration - last[0], log.speed[1] + (now - last[1]).total_seconds())
                 last = iteration, now
-            continue
-        match = _LR.search(text)
-        if match:
+        elif match := _LR.search(text):
             log.lr.add(int(match.group(1)), _number(match.group(2)))
-            continue
-        match = _OUTPUT.search(text)
-        if match:
+        elif match := _OUTPUT.search(text):
             where = log.train if match.group(1) == "Train" else log.tests.setdefault(test_net, {})
             where.setdefault(match.group(2), Series()).add(iteration, _number(match.group(3)))
-            continue
-        match = _SNAPSHOT.search(text)
-        if match:
+        elif match := _SNAPSHOT.search(text):
             log.snapshots.append(match.group(1))
-            continue
-        _parse_test_run(log, text)
+        else:
+            _parse_test_run(log, text)
 
 
 def _parse_test_run(log: CaffeLog, text: str) -> None:
-    match = _BATCH.search(text)
-    if match:
-        if log.test_run is None or (int(match.group(1)) == 0 and match.group(2) in log.test_run.batches):
-            log.test_run = TestRun()  # a second test in the same file replaces the first
-        log.test_run.batches.setdefault(match.group(2), []).append(_number(match.group(3)))
-        return
-    if log.test_run is None:
-        return
-    match = _TEST_LOSS.search(text)
-    if match:
-        log.test_run.loss = _number(match.group(1))
-        return
-    match = _TEST_OUTPUT.search(text)
-    if match and match.group(1) in log.test_run.batches:
-        log.test_run.outputs[match.group(1)] = _number(match.group(2))
+    run = log.test_run
+    if match := _BATCH.search(text):
+        if run is None or (int(match.group(1)) == 0 and match.group(2) in run.batches):
+            log.test_run = run = TestRun()  # a second test in the same file replaces the first
+        run.batches.setdefault(match.group(2), []).append(_number(match.group(3)))
+    elif run and (match := _TEST_LOSS.search(text)):
+        run.loss = _number(match.group(1))
+    elif run and (match := _TEST_OUTPUT.search(text)) and match.group(1) in run.batches:
+        run.outputs[match.group(1)] = _number(match.group(2))
 
 
 def _time(prefix: re.Match[str]) -> datetime.datetime | None:
-    """The line's time. glog prints no year: a leap year keeps 29 February valid."""
-    month, day, hour, minute, second = (int(prefix.group(i)) for i in range(1, 6))
+    """The line's time. glog prints no year; in a leap year, 29 February is valid."""
     try:
         micro = int((prefix.group(6) or "0")[:6].ljust(6, "0"))
+        month, day, hour, minute, second = (int(prefix.group(i)) for i in range(1, 6))
         return datetime.datetime(2020, month, day, hour, minute, second, micro)
     except ValueError:
         return None
 
 
-def batch_size(log: CaffeLog) -> int | None:
-    """The data layer's batch_size in the last net that the log prints; None when it prints none."""
-    for net in reversed(log.nets):
-        found = re.search(r"\bbatch_size:\s*(\d+)", net)
-        if found:
-            return int(found.group(1))
-    return None
+class LastTest(NamedTuple):
+    """The last test of a log: the accuracy of what it tested, and the data layer's source and net's name as printed."""
+
+    accuracy: Proportion  # with batch and batches
+    loss: float
+    source: str | None
+    title: str | None
 
 
-def source(log: CaffeLog) -> str | None:
-    """The data layer's source in the last net that the log prints."""
-    for net in reversed(log.nets):
-        found = re.search(r"\bsource:\s*[\"']([^\"']*)[\"']", net)
-        if found:
-            return found.group(1)
-    return None
+def last_test(log: CaffeLog) -> LastTest:
+    """The test that a log of `caffe test` has, or the last one of a training log.
 
-
-def title(log: CaffeLog) -> str | None:
-    """The name of the last net that the log prints; its layers' names are indented."""
-    for net in reversed(log.nets):
-        found = re.search(r"^name:\s*[\"']([^\"']*)[\"']", net, re.M)
-        if found:
-            return found.group(1)
-    return None
-
-
-def test_result(log: CaffeLog) -> dict[str, Any]:
-    """A log of `caffe test`, or the last test in a training log, as a result with the interval of what it tested.
-
-    Returns {"accuracy": metrics.proportion(...) with "batch" and "batches", "loss", "output", "source", "title"}.
-    CaffeError when the log has no test, no accuracy among its outputs, or does not show the batch size.
-    """
+    CaffeError when the log has no test, no accuracy among its outputs, or does not show the batch size."""
     run = log.test_run
-    names = list(run.batches) if run else list(log.tests.get(0, {}))
+    names = list(run.batches if run else log.tests.get(0, {}))
     if not names:
         raise CaffeError(f"{log.path}: no test in it (no line 'Batch 0, ...' or 'Test net output')")
     name = main_output(names, "accuracy")
     if name is None:
         raise CaffeError(f"{log.path}: no accuracy among the outputs {', '.join(names)}")
-    batch = batch_size(log)
+    batch = log.printed(r"\bbatch_size:\s*(\d+)")
     if batch is None:
         raise CaffeError(f"{log.path}: the log does not print the net, so its batch_size is unknown")
     if run:
@@ -264,10 +229,11 @@ def test_result(log: CaffeLog) -> dict[str, Any]:
             raise CaffeError(f"{log.path}: the log does not print the solver, so its test_iter is unknown")
         batches, value = int(found.group(1)), float(log.tests[0][name].values[-1])
         losses = log.test_series("loss")
-        loss = float(losses.values[-1]) if losses is not None and len(losses) else float("nan")
+        loss = float(losses.values[-1]) if losses else float("nan")
     if not 0 <= value <= 1:
-        raise CaffeError(f"{log.path}: {name} = {value} is no accuracy")
-    n = batch * batches
-    accuracy = metrics.proportion(int(round(value * n)), n)
-    accuracy.update(value=value, batch=batch, batches=batches)
-    return {"accuracy": accuracy, "loss": loss, "output": name, "source": source(log), "title": title(log)}
+        raise CaffeError(f"{log.path}: {name} = {value} is not an accuracy")
+    n = int(batch) * batches
+    accuracy = metrics.proportion(round(value * n), n)
+    accuracy.value, accuracy.batch, accuracy.batches = value, int(batch), batches
+    source, title = (log.printed(rf"{field}:\s*[\"']([^\"']*)[\"']") for field in (r"\bsource", "^name"))
+    return LastTest(accuracy, loss, source, title)

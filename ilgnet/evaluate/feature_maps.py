@@ -1,10 +1,9 @@
-"""Fig. 5: what a net computes at the paper's labels (1) to (7) for good and bad photos, and whether what the paper
-observes there, denser active features in the last layer for good photos, holds over a whole test set."""
+"""Fig. 5: the feature maps of good and bad photos at the paper's labels (1) to (7), and a test of the paper's
+observation that good photos have denser active features in the last layer."""
 
 from __future__ import annotations
 
 import csv
-import io
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,21 +12,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ilgnet.ava.labels import safe_cell
-from ilgnet.evaluate import metrics, protocol
-from ilgnet.figures import plots
+from ilgnet.evaluate import metrics, protocol, results
+from ilgnet.figures import pictures, plots
 from ilgnet.nets import paper
 from ilgnet.photos import preprocess, records
-from ilgnet.scoring.scorers import Scorer
+from ilgnet.scoring.scorers import Scorer, batched
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.data.pictures import inside
 from torchcaffe.formats import files
 
-TILES = 36  # channels shown of a blob with maps: the most active ones
-SIDE = 192  # pixels: a picture of a blob, and of a photo
+TILES = 36  # the most active channels of a blob with maps are shown
+SIDE = 192  # pixels of a picture
 
 
 class Shown(NamedTuple):
-    """A photo of the figure: `maps` is a picture, (H, W, 3) uint8 BGR, a stage."""
+    """A photo of the figure. `maps`: a picture of each stage, (H, W, 3) uint8 BGR."""
 
     key: str
     label: int | None
@@ -37,8 +36,8 @@ class Shown(NamedTuple):
 
 
 class Features(NamedTuple):
-    """`density`: (photos, stages), the share of each stage's values above 0, for every photo; `labels` (photos,), -1
-    where a photo has none."""
+    """`density`: (photos, stages), the share of a stage's values that are above 0; `labels`: (photos,), -1 for a photo
+    without a label."""
 
     stages: list[paper.Label]
     shapes: list[list[tuple[int, ...]]]
@@ -50,14 +49,14 @@ class Features(NamedTuple):
 
 
 def stages(scorer: Scorer, blobs: list[str] | None = None) -> list[paper.Label]:
-    """The paper's labels in the scorer's net, or one a given blob. CaffeError when the net has none of the labels."""
+    """The paper's labels in the scorer's net, or the given blobs. CaffeError for a net without the labels."""
     if blobs:
         return [paper.Label("", name, (name,)) for name in blobs]
-    # of a net that differs from the paper's, too: gen_net says how in brackets behind the name
+    # gen_net adds options to the name, in brackets.
     variant = protocol.variant_of(scorer.title.partition(" (")[0])
     found = []
     for label in paper.labels(variant) if variant else []:
-        # behind spatial pyramids the layers have names of their own (gen_net --spp)
+        # Layers after spatial pyramids have their own names (gen_net --spp).
         names = tuple(b if scorer.has_blob(b) else f"{b}_spp" for b in label.blobs)
         found.append(label._replace(blobs=names))
     if not found:
@@ -71,8 +70,8 @@ def stages(scorer: Scorer, blobs: list[str] | None = None) -> list[paper.Label]:
 def extract(
     scorer: Scorer, source: Path | str, stages: list[paper.Label], shown: int = 3, progress: bool = False
 ) -> Features:
-    """Run every photo of an LMDB or folder through the net. The first `shown` photos of each class become pictures:
-    by their labels, and in a folder by the net's answer. So nobody chose them."""
+    """Run every photo of an LMDB or folder through the net, and make pictures of the first `shown` photos of each
+    class. In a folder, the net's answer is the class."""
     from tqdm import tqdm
 
     names = [name for stage in stages for name in stage.blobs]
@@ -80,10 +79,10 @@ def extract(
     labels: list[int | None] = []
     p_high: list[float] = []
     density: list[list[float]] = []
-    pictures: dict[int, list[Shown]] = {0: [], 1: []}
+    chosen: dict[int, list[Shown]] = {0: [], 1: []}
     shapes: list[list[tuple[int, ...]]] = []
     with tqdm(unit="photo", disable=not progress) as bar:
-        for group in _batches(records.stream(source, scorer.preprocess), scorer.batch):
+        for group in batched(records.stream(source, scorer.preprocess), scorer.batch):
             answers = scorer.inputs(np.stack([image for _, _, image in group]))
             values = scorer.features(names)
             shapes = [[values[name].shape[1:] for name in stage.blobs] for stage in stages]
@@ -96,11 +95,11 @@ def extract(
                     [float(np.mean(np.concatenate([v.reshape(-1) for v in stage]) > 0)) for stage in per_stage]
                 )
                 group_of = int(answers[i] > 0.5) if label is None else label
-                if group_of in pictures and len(pictures[group_of]) < shown:
+                if group_of in chosen and len(chosen[group_of]) < shown:
                     maps = [picture(stage) for stage in per_stage]
-                    pictures[group_of].append(Shown(key, label, float(answers[i]), np.zeros(0), maps))
+                    chosen[group_of].append(Shown(key, label, float(answers[i]), np.zeros(0), maps))
             bar.update(len(group))
-    chosen = [s._replace(photo=image) for s, image in _photos_of(source, pictures[1] + pictures[0])]
+    with_photos = [s._replace(photo=image) for s, image in _photos_of(source, chosen[1] + chosen[0])]
     return Features(
         stages,
         shapes,
@@ -108,19 +107,8 @@ def extract(
         np.array([-1 if x is None else x for x in labels]),
         np.array(p_high),
         np.array(density),
-        chosen,
+        with_photos,
     )
-
-
-def _batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    batch: list[Any] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _photos_of(source: Path | str, shown: list[Shown]) -> Iterator[tuple[Shown, np.ndarray]]:
@@ -135,12 +123,12 @@ def _photos_of(source: Path | str, shown: list[Shown]) -> Iterator[tuple[Shown, 
 
 
 def picture(blobs: list[np.ndarray]) -> np.ndarray:
-    """Blobs of one photo as one picture, (H, W, 3) uint8 BGR: maps (C, H, W) as the grid of their TILES most active
-    channels, vectors as one grid of all their values. Black is 0 (or below), bright the 99.5th percentile and above."""
+    """A photo's blobs as one picture, (H, W, 3) uint8 BGR: of maps (C, H, W) a grid of the TILES most active channels,
+    of vectors a grid of all values. Black is 0 or below, the brightest colour the 99.5th percentile or above."""
     import cv2
 
     if all(b.ndim == 3 and b.shape[1] * b.shape[2] > 1 for b in blobs):
-        channels = np.concatenate([b for b in blobs]) if len({b.shape[1:] for b in blobs}) == 1 else blobs[0]
+        channels = np.concatenate(blobs) if len({b.shape[1:] for b in blobs}) == 1 else blobs[0]
         order = np.argsort(-channels.mean(axis=(1, 2)), kind="stable")[:TILES]
         grid = montage(channels[order])
     else:
@@ -154,7 +142,7 @@ def picture(blobs: list[np.ndarray]) -> np.ndarray:
 
 
 def montage(tiles: np.ndarray, gap: int = 1) -> np.ndarray:
-    """(n, h, w) in a grid as square as can be, with `gap` zeros between."""
+    """(n, h, w) tiles in a grid that is nearly square, with `gap` zeros between them."""
     n, h, w = tiles.shape
     columns = math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
@@ -168,119 +156,111 @@ def montage(tiles: np.ndarray, gap: int = 1) -> np.ndarray:
 # --- the claim -------------------------------------------------------------------------------------------------------
 
 
-def compare(found: Features, rounds: int = 9999) -> list[dict[str, Any] | None]:
-    """metrics.compare_groups of the density of each stage, high photos against low ones; None without both labels."""
+def compare(found: Features) -> list[results.Comparison] | list[None]:
+    """metrics.compare_groups of the density of each stage; None without photos of both classes."""
     high, low = found.labels == 1, found.labels == 0
     if not high.any() or not low.any():
         return [None] * len(found.stages)
-    return [metrics.compare_groups(column[high], column[low], rounds) for column in found.density.T]
+    return [metrics.compare_groups(column[high], column[low]) for column in found.density.T]
 
 
-def verdict(comparison: dict[str, Any] | None, synthetic: Any = None) -> str:
+def verdict(c: results.Comparison | None, synthetic: Any = None) -> str:
     """Whether the paper's observation under Fig. 5 holds here, in one sentence."""
-    if comparison is None:
+    if c is None:
         return "Not tested: the photos have no labels of both classes."
-    c = comparison
-    where = f"on these {c['high']['n'] + c['low']['n']} photos" + (" (with synthetic labels)" if synthetic else "")
-    figures = (
-        f"{100 * c['high']['mean']:.2f} % of the last layer's features are active in high photos, "
-        f"{100 * c['low']['mean']:.2f} % in low ones (p = {c['p_value']:.2g}, permutation test; "
-        f"Cohen's d {c['cohens_d']:.2f})"
+    holds = "Not shown" if c.p_value >= 0.05 else "It holds" if c.difference > 0 else "The opposite holds"
+    return (
+        f"{holds} on these {c.high.n + c.low.n} photos{' (with synthetic labels)' if synthetic else ''}: "
+        f"{100 * c.high.mean:.2f} % of the last layer's features are active in high photos, "
+        f"{100 * c.low.mean:.2f} % in low ones (p = {c.p_value:.2g}, permutation test; Cohen's d {c.cohens_d:.2f})."
     )
-    if c["p_value"] >= 0.05:
-        return f"Not shown {where}: {figures}."
-    return f"{'It holds' if c['difference'] > 0 else 'The opposite holds'} {where}: {figures}."
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def write(out: Path, found: Features, facts: dict[str, Any]) -> dict[str, Any]:
-    """OUT (JSON), the densities beside it as CSV, Fig. 5 as one PNG and its pictures in a folder."""
-    import cv2
-
+def write(out: Path, found: Features, facts: dict[str, Any]) -> results.FeatureMaps:
+    """Write OUT (JSON), and beside it the densities as CSV, Fig. 5 as one PNG and its pictures in a folder. facts: more
+    fields of the result."""
     comparisons = compare(found)
     folder = out.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
 
     def save(name: str, image: np.ndarray) -> str:
-        files.write_bytes(folder / name, cv2.imencode(".png", image)[1].tobytes())
+        files.write_bytes(folder / name, pictures.png(image))
         return f"{folder.name}/{name}"
 
     shown = []
     for i, s in enumerate(found.shown, 1):
-        photo = thumbnail(s.photo)
         shown.append(
-            {
-                "key": s.key,
-                "label": s.label,
-                "p_high": s.p_high,
-                "photo": save(f"{i}_photo.png", photo),
-                "maps": [save(f"{i}_{k}.png", m) for k, m in enumerate(s.maps, 1)],
-            }
+            results.ShownPhoto(
+                key=s.key,
+                label=s.label,
+                p_high=s.p_high,
+                photo=save(f"{i}_photo.png", pictures.scaled(s.photo, SIDE)),
+                maps=[save(f"{i}_{k}.png", m) for k, m in enumerate(s.maps, 1)],
+            )
         )
     if found.shown:
-        files.write_bytes(f"{folder}.png", cv2.imencode(".png", figure5(found))[1].tobytes())
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["key", "label", "p_high", *(safe_cell("+".join(stage.blobs)) for stage in found.stages)])
+        files.write_bytes(f"{folder}.png", pictures.png(figure5(found)))
+    table = out.with_suffix(".csv")
+    rows: list[list] = [["key", "label", "p_high", *(safe_cell("+".join(stage.blobs)) for stage in found.stages)]]
     for key, label, p, row in zip(found.keys, found.labels, found.p_high, found.density):
-        writer.writerow([safe_cell(key), "" if label < 0 else label, f"{p:.9g}", *(f"{d:.6g}" for d in row)])
-    files.write_bytes(out.with_suffix(".csv"), text.getvalue().encode())
-    result = {
-        "kind": "features",
+        rows.append([safe_cell(key), "" if label < 0 else label, f"{p:.9g}", *(f"{d:.6g}" for d in row)])
+    results.write_csv(table, rows)
+    result = results.FeatureMaps(
+        kind="features",
         **facts,
-        "photos": len(found.keys),
-        "densities": out.with_suffix(".csv").name,
-        "figure": f"{folder.name}.png" if shown else None,
-        "claim": verdict(comparisons[-1], facts.get("synthetic")),
-        "shown": shown,
-        "stages": [
-            {"mark": s.mark, "what": s.what, "blobs": list(s.blobs), "shapes": shapes, "comparison": c}
+        photos=len(found.keys),
+        densities=table.name,
+        figure=f"{folder.name}.png" if shown else None,
+        claim=verdict(comparisons[-1], facts.get("synthetic")),
+        shown=shown,
+        stages=[
+            results.Stage(mark=s.mark, what=s.what, blobs=list(s.blobs), shapes=shapes, comparison=c)
             for s, shapes, c in zip(found.stages, found.shapes, comparisons)
         ],
-    }
-    protocol.write_json(out, result)
+    )
+    results.write_json(out, result)
     return result
 
 
-def thumbnail(bgr: np.ndarray, side: int = SIDE) -> np.ndarray:
-    """A photo scaled to at most side x side."""
-    import cv2
-
-    scale = side / max(bgr.shape[:2])
-    size = tuple(max(1, round(scale * n)) for n in bgr.shape[1::-1])
-    return cv2.resize(bgr, size, interpolation=cv2.INTER_AREA)
-
-
 def figure5(found: Features) -> np.ndarray:
-    """All shown photos and their maps in one picture, a row a photo, high ones first; (H, W, 3) uint8 BGR, on white."""
+    """The photos and their maps in one picture, a row each, high photos first; (H, W, 3) uint8 BGR, on white."""
     import cv2
 
     gap, head = 8, 26
     columns = 1 + len(found.stages)
     sheet = np.full((head + len(found.shown) * (SIDE + gap), columns * (SIDE + gap) + gap, 3), 255, np.uint8)
 
-    def write_text(text: str, x: int, y: int) -> None:
-        cv2.putText(sheet, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (40, 35, 31), 1, cv2.LINE_AA)
-
     for k, mark in enumerate(["photo", *(s.mark or s.what for s in found.stages)]):
-        write_text(mark, gap + k * (SIDE + gap), head - 9)
+        pictures.write_text(sheet, mark, gap + k * (SIDE + gap), head - 9)
     for row, s in enumerate(found.shown):
         y = head + row * (SIDE + gap)
         for k, image in enumerate([s.photo, *s.maps]):
-            image = thumbnail(image)
+            image = pictures.scaled(image, SIDE)
             x = gap + k * (SIDE + gap)
             sheet[y : y + image.shape[0], x : x + image.shape[1]] = image
         answer = "high" if s.p_high > 0.5 else "low"
         names = {0: "low photo", 1: "high photo", None: f"called {answer}"}
         cv2.rectangle(sheet, (gap, y), (gap + 84, y + 16), (255, 255, 255), -1)
-        write_text(names.get(s.label, ""), gap + 2, y + 12)
+        pictures.write_text(sheet, names.get(s.label, ""), gap + 2, y + 12)
     return sheet
 
 
-def density_plot(labels: np.ndarray, density: np.ndarray) -> plots.Plot:
-    """The last stage's density, (photos,), in high and in low photos, as two histograms."""
+def density_plot(result: results.FeatureMaps) -> plots.Plot | None:
+    """Histograms of the last stage's density in high and in low photos; None without photos of both classes.
+
+    CaffeError for a broken CSV."""
+    if result.stages[-1].comparison is None:
+        return None
+    path = inside(result.path.resolve().parent, result.densities)
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = list(csv.reader(file))[1:]
+        labels, density = np.array([int(row[1]) for row in rows]), np.array([float(row[-1]) for row in rows])
+    except (OSError, ValueError, IndexError) as error:
+        raise CaffeError(f"{path}: not the densities of {result.name}: {error}") from None
     return plots.histograms(
         [
             ("high photos", 100 * density[labels == 1], plots.COLOURS[2]),
@@ -289,25 +269,3 @@ def density_plot(labels: np.ndarray, density: np.ndarray) -> plots.Plot:
         "active features in the last layer (%)",
         "share of photos (%)",
     )
-
-
-def read_density(result: dict[str, Any]) -> plots.Plot | None:
-    """density_plot of what `read` found; None without labels of both classes. CaffeError for a broken CSV."""
-    if result["stages"][-1]["comparison"] is None:
-        return None
-    path = inside(result["folder"], result["densities"])
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            rows = list(csv.reader(file))[1:]
-        labels, density = np.array([int(row[1]) for row in rows]), np.array([float(row[-1]) for row in rows])
-    except (OSError, ValueError, IndexError) as error:
-        raise CaffeError(f"{path}: not the densities of {result['name']}: {error}") from None
-    return density_plot(labels, density)
-
-
-def read(path: Path | str) -> dict[str, Any]:
-    """What `write` wrote; "folder" is added, where its pictures lie."""
-    result = protocol.read_json(path)
-    if not isinstance(result, dict) or result.get("kind") != "features":
-        raise CaffeError(f"{path}: not a result of tools/visualize.py")
-    return dict(result, folder=str(Path(path).resolve().parent))

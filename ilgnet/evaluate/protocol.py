@@ -1,4 +1,4 @@
-"""A test as a result: every photo's P(high), the figures, and the files that reports read."""
+"""The test of a net: P(high) of every photo, the figures, and the files that reports read."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import csv
 import io
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ilgnet.ava.labels import plain_cell, safe_cell
-from ilgnet.evaluate import caffe_log, metrics
+from ilgnet.evaluate import caffe_log, metrics, results
+from ilgnet.evaluate.results import VOTES, Calibration, Evaluation, Figures, Group, Proportion, Spread
+from ilgnet.evaluate.results import read_json as read_json
+from ilgnet.evaluate.results import write_json as write_json
 from ilgnet.nets import paper
 from ilgnet.nets.variants import VARIANTS
 from ilgnet.photos import records
@@ -37,36 +41,35 @@ class Predictions(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """What a net said of every record of a test set, in the LMDB's order."""
+    """A net's answers to every record of a test set, in the LMDB's order."""
 
     keys: list[str]
     labels: np.ndarray
     rows: np.ndarray  # (n, outputs) float64
 
     def predictions(self) -> Predictions:
-        """What a two-class net's answers say."""
+        """The answers of a two-class net."""
         high, low = self.rows[:, HIGH], self.rows[:, LOW]
         return Predictions(self.keys, self.labels, high, metrics.margins(high, low))
 
 
 def predict(scorer: Scorer, lmdb: Path | str, progress: bool = False, augment: str | None = None) -> Predictions:
-    """P(high) of every record of the LMDB, once each; with `augment` (see tta.KINDS) the mean of its views'.
+    """P(high) of every record of the LMDB; with `augment` (see tta.KINDS) the mean over its views.
 
-    CaffeError naming the record whose label is not 0 or 1, and for a net that knows no two classes."""
+    CaffeError naming the record whose label is not 0 or 1, and for a net that is not a two-class net."""
     if scorer.target.label:
         raise CaffeError(f"{scorer.net_path}: answers {scorer.target.answer}; expected a two-class net")
     return ask(scorer, lmdb, progress, augment).predictions()
 
 
 def ask(scorer: Scorer, lmdb: Path | str, progress: bool = False, augment: str | None = None) -> Answers:
-    """The net's answers to every record of the LMDB, as `predict`, for nets of any target.
-
-    Several processes (see processes.py) answer for a share each, and all get everyone's."""
+    """As `predict`, for nets of any target. Of several processes (see processes.py) each answers for a share, and all
+    return the whole."""
     from tqdm import tqdm
 
     from torchcaffe.data.lmdb_reader import LmdbReader
 
-    spec = scorer.preprocess if augment is None else tta.Views(scorer.preprocess, augment)
+    spec: Any = scorer.preprocess if augment is None else tta.Views(scorer.preprocess, augment)
     views = 1 if augment is None else tta.KINDS[augment]
 
     with LmdbReader(lmdb) as reader:
@@ -74,7 +77,7 @@ def ask(scorer: Scorer, lmdb: Path | str, progress: bool = False, augment: str |
     keys: list[str] = []
     labels: list[int] = []
 
-    def inputs():
+    def inputs() -> Iterator[np.ndarray]:
         for key, label, image in records.stream(lmdb, spec, processes.mine()):
             if label not in (0, 1):
                 raise CaffeError(f"{lmdb}: record '{key}': label {label}; expected 0 (low) or 1 (high)")
@@ -82,103 +85,86 @@ def ask(scorer: Scorer, lmdb: Path | str, progress: bool = False, augment: str |
             labels.append(label)
             yield from image[None] if augment is None else image
 
-    rows = list(
-        tqdm(
-            scorer.stream_rows(inputs()), total=count * views, unit="view" if augment else "photo", disable=not progress
-        )
-    )
+    unit = "view" if augment else "photo"
+    rows = list(tqdm(scorer.stream_rows(inputs()), total=count * views, unit=unit, disable=not progress))
     means = np.array(rows, dtype=np.float64).reshape(count, views, -1).mean(axis=1) if count else []
-    keys, labels, means = map(list, zip(*processes.everyones(list(zip(keys, labels, means)))))
-    return Answers(keys, np.array(labels), np.array(means))
+    everyones = processes.everyones(list(zip(keys, labels, means)))
+    all_keys, all_labels, all_means = map(list, zip(*everyones))
+    return Answers(all_keys, np.array(all_labels), np.array(all_means))
 
 
 def variant_of(title: str | None) -> str | None:
-    """The variant that a net's name says it is."""
+    """The variant with this title as the net's name."""
     return next((v.name for v in VARIANTS.values() if v.title == title), None)
 
 
 def dataset_of(source: str | None) -> str | None:
-    """The data set that a folder's name says it is: .../ava1/val_lmdb."""
-    parts = [part.lower() for part in str(source or "").replace("\\", "/").split("/")]
+    """The data set that a folder is named after: .../ava1/val_lmdb."""
+    parts = str(source or "").lower().replace("\\", "/").split("/")
     return next((name for name in ("ava1_delta1", "ava1", "ava2") if name in parts), None)
 
 
 def about(lmdb: Path | str) -> tuple[str | None, Any]:
-    """(data set, what is synthetic about it or None) from the manifest that data_prep writes beside an LMDB."""
+    """(data set, what is synthetic about it or None), from the manifest beside an LMDB or the folder's name."""
     folder = Path(lmdb).resolve().parent
-    if (folder / "manifest.json").is_file():
-        manifest = read_json(folder / "manifest.json")
-        if not isinstance(manifest, dict):
-            raise CaffeError(f"{folder / 'manifest.json'}: not a manifest of data_prep/prepare.py: no object")
-        if manifest.get("synthetic"):
-            return "demo", manifest["synthetic"]
-        return manifest.get("dataset"), None
-    return dataset_of(str(folder)), None
+    if not (folder / "manifest.json").is_file():
+        return dataset_of(str(folder)), None
+    manifest = results.read(folder / "manifest.json", results.Manifest)
+    return ("demo", manifest.synthetic) if manifest.synthetic else (manifest.dataset, None)
 
 
 def mean_beside(lmdb: Path | str) -> str | None:
-    """The mean.binaryproto that data_prep writes beside an LMDB, if it is there."""
+    """The mean.binaryproto beside an LMDB, if there is one."""
     beside = Path(lmdb).resolve().parent / "mean.binaryproto"
     return str(beside) if beside.is_file() else None
 
 
-def from_log(path: Path | str, dataset: str | None = None) -> dict[str, Any]:
-    """The figures that a log of `caffe test`, or the last test in a training log, gives.
+def from_log(path: Path | str, dataset: str | None = None) -> Evaluation:
+    """The last test in a log, without kind, name and group.
 
-    A log does not say how many photos the test set has: what it tested is the first batches' figure, and the whole
-    set's only where the released list's size is known."""
-    result = caffe_log.test_result(caffe_log.read_log(path))
-    source = result["source"]
-    # the manifest, where the LMDB is still there, knows more than its folder's name
+    A log does not tell the test set's size: the photos that it tested are the first batches, and the whole set only
+    where the size of the released list is known."""
+    test = caffe_log.last_test(caffe_log.read_log(path))
+    # The manifest, where the LMDB still exists, knows more than the folder's name.
+    source = test.source
     found, synthetic = about(source) if source and Path(source).is_dir() else (dataset_of(source), None)
     dataset = dataset or found
-    accuracy = result["accuracy"]
-    figures: dict[str, Any] = {
-        "accuracy": None,
-        "first_batches": accuracy,
-        "loss": result["loss"],
-        "n": accuracy["n"],
-        "whole": None,
-    }
+    accuracy = test.accuracy
+    figures = Figures(accuracy=None, first_batches=accuracy, loss=test.loss, n=accuracy.n, whole=None)
     if dataset in paper.RELEASED_TEST:
         low, high = paper.RELEASED_TEST[dataset]
-        figures["whole"] = whole = low + high
-        if accuracy["n"] > whole:  # the batches went round: photos met again add no evidence
-            figures.update(n=whole, tested=accuracy["n"])
-            accuracy.update(metrics.proportion(round(accuracy["value"] * whole), whole), value=accuracy["value"])
-        if accuracy["n"] == whole:
-            figures.update(accuracy=accuracy, first_batches=None)
-        figures["majority_baseline"] = dict(
-            metrics.proportion(max(low, high), low + high),
-            answer="high" if high > low else "low",
-            of="the released test list",
-        )
-    return {
-        "dataset": dataset,
-        "synthetic": synthetic,
-        "log": str(path),
-        "source": source,
-        "title": result["title"],
-        "variant": variant_of(result["title"]),
-        "result": figures,
-    }
+        figures.whole = whole = low + high
+        if accuracy.n > whole:  # the batches started again: a photo met again adds no evidence
+            figures.n, figures.tested = whole, accuracy.n
+            once = metrics.proportion(round(accuracy.value * whole), whole)
+            accuracy.low, accuracy.high, accuracy.correct, accuracy.n = once.low, once.high, once.correct, whole
+        if accuracy.n == whole:
+            figures.accuracy, figures.first_batches = accuracy, None
+        figures.majority_baseline = baseline = metrics.proportion(max(low, high), whole)
+        baseline.answer, baseline.of = "high" if high > low else "low", "the released test list"
+    return Evaluation(
+        dataset=dataset,
+        synthetic=synthetic,
+        log=str(path),
+        source=test.source,
+        title=test.title,
+        variant=variant_of(test.title),
+        result=figures,
+    )
 
 
 COLUMNS = ["key", "label", "p_high", "margin"]  # of the photos' CSV
 
 
 def write_csv(path: Path | str, predictions: Predictions) -> None:
-    """key, label, p_high, margin a photo."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for key, label, p, m in zip(*predictions[:3], predictions.margins()):
-        writer.writerow([safe_cell(key), label, f"{p:.9g}", f"{m:.9g}"])
-    files.write_bytes(path, text.getvalue().encode())
+    """key, label, p_high, margin of every photo."""
+    found = zip(*predictions[:3], predictions.margins())
+    rows = [[safe_cell(key), label, f"{p:.9g}", f"{m:.9g}"] for key, label, p, m in found]
+    results.write_csv(path, [COLUMNS, *rows])
 
 
 def read_csv(path: Path | str) -> Predictions:
-    """What write_csv wrote, or wrote before it knew of margins. CaffeError naming file and line."""
+    """Read what write_csv wrote; older files lack the margin. CaffeError naming file and line."""
     keys, labels, numbers = [], [], []
     with io.TextIOWrapper(files.open_file(path), "utf-8", newline="") as file:
         reader = csv.reader(file)
@@ -190,114 +176,86 @@ def read_csv(path: Path | str) -> Predictions:
                 keys.append(plain_cell(key))
                 labels.append(int(label))
                 numbers.append([float(p), *map(float, margin)])
-                if len(numbers[-1]) != len(columns) - 2:
+                if len(margin) != len(columns) - 3:
                     raise ValueError
             found = np.array(numbers).reshape(len(keys), len(columns) - 2).T
             return Predictions(keys, np.array(labels, np.int64), *found)
-        except (ValueError, OverflowError, csv.Error):  # of what is no text, too
+        except (ValueError, OverflowError, csv.Error):
             raise CaffeError(f"{path}: line {reader.line_num}: expected {','.join(COLUMNS)}") from None
 
 
-def write_json(path: Path | str, value: Any) -> None:
-    """Strict JSON: what is not a number becomes null."""
-    text = json.dumps(_plain(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    # Of a file's name that is no text, backslashreplace makes the escape that JSON has for it.
-    files.write_bytes(path, text.encode("utf-8", "backslashreplace"))
+def lines(test: Evaluation) -> list[str]:
+    """The figures as text."""
 
+    def share(p: Proportion) -> str:
+        return f"{100 * p.value:6.2f}%  (95% interval {100 * p.low:.2f} to {100 * p.high:.2f}, {p.n} photos)"
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return [_plain(v) for v in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def read_json(path: Path | str) -> Any:
-    """CaffeError when it is not JSON."""
-    try:
-        return json.loads(files.read_text(path, "utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CaffeError(f"{path}: not JSON: {error}") from None
-
-
-def lines(figures: dict[str, Any]) -> list[str]:
-    """The figures for a person to read."""
-
-    def share(p: dict[str, Any]) -> str:
-        value, low, high = (100 * p[key] for key in ("value", "low", "high"))
-        return f"{value:6.2f}%  (95% interval {low:.2f} to {high:.2f}, {p['n']} photos)"
-
-    a, f = figures["accuracy"], figures.get("first_batches")
-    if a:
-        out = [f"whole test set     {share(a)}"]
-        if "tested" in figures:
-            out.append(f"                   of {figures['tested']} in the log, which counts some photos more than once")
-    elif "whole" in figures and figures["whole"] is None:
-        out = [f"whole test set     unknown: {f['n']} photos were tested; the set's size is unknown (--dataset)"]
-    elif "whole" in figures:
-        out = [f"whole test set     not in this log: {f['n']} of {figures['whole']} photos were tested"]
-    else:
+    f = test.result
+    if f.accuracy:
+        out = [f"whole test set     {share(f.accuracy)}"]
+        if f.tested:
+            out.append(f"                   of {f.tested} in the log, which counts some photos more than once")
+    elif not test.log:
         out = ["whole test set     no accuracy: a ranking has no threshold; --cut-on TRAIN_LMDB finds one"]
-    if f:
-        usual = "`caffe test`'s default, " if f["batches"] == paper.DEFAULT_TEST_BATCHES else ""
-        out.append(f"{'first ' + str(f['batches']) + ' batches':18} {share(f)}: {usual}in batches of {f['batch']}")
-    base = figures.get("majority_baseline")
+    elif f.whole:
+        out = [f"whole test set     not in this log: {f.n} of {f.whole} photos were tested"]
+    else:
+        out = [f"whole test set     unknown: {f.n} photos were tested; the set's size is unknown (--dataset)"]
+    first, base = f.first_batches, f.majority_baseline
+    if first:
+        usual = "`caffe test`'s default, " if first.batches == paper.DEFAULT_TEST_BATCHES else ""
+        out.append(f"{f'first {first.batches} batches':18} {share(first)}: {usual}in batches of {first.batch}")
     if base:
-        of = f" of {base['of']}" if base.get("of") else ""
-        out.append(f'majority baseline  {100 * base["value"]:6.2f}%  (always answering "{base["answer"]}"{of})')
-    if "balanced_accuracy" in figures:
-        out.append(f"balanced accuracy  {100 * figures['balanced_accuracy']:6.2f}%")
-    named = {"auc": "AUC", "average_precision": "average precision", "loss": "loss", **VOTES}
-    out += [
-        f"{title:18} {figures[name]:.4f}"
-        for name, title in named.items()
-        if not math.isnan(figures.get(name, math.nan))
-    ]
-    if "calibration" in figures:
-        out.append(f"calibration error  {figures['calibration']['ece']:.4f}")
-    if "confusion" in figures:
-        (ll, lh), (hl, hh) = figures["confusion"]
+        of = f" of {base.of}" if base.of else ""
+        out.append(f'majority baseline  {100 * base.value:6.2f}%  (always answering "{base.answer}"{of})')
+    if f.balanced_accuracy is not None:
+        out.append(f"balanced accuracy  {100 * f.balanced_accuracy:6.2f}%")
+    named = {"auc": "AUC", "average_precision": "average precision", "loss": "loss"}
+    named.update({name: short for name, (short, _) in VOTES.items()})
+    for name, title in named.items():
+        value = getattr(f, name)
+        if value is not None and not math.isnan(value):
+            out.append(f"{title:18} {value:.4f}")
+    if f.calibration:
+        out.append(f"calibration error  {f.calibration.ece:.4f}")
+    if f.confusion:
+        (ll, lh), (hl, hh) = f.confusion
         out.append(
             f"confusion          low photos: {ll} called low, {lh} high; high photos: {hl} called low, {hh} high"
         )
     return out
 
 
-# figures that take what people voted (see votes.py), where it is known
-VOTES = {"spearman": "Spearman, votes", "pearson": "Pearson, votes", "emd": "EMD, votes"}
-
-
 # --- several runs of one net (seeds) ---------------------------------------------------------------------------------
 
 SPREAD = ("accuracy", "first_batches", "balanced_accuracy", "auc", "average_precision", "loss", "calibration", *VOTES)
+PERCENT = SPREAD[:3]  # the others are numbers
 
 
-def spread(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and spread over several evaluations' results of each figure that all of them have: {figure: spread}."""
+def spread(tests: list[Evaluation]) -> dict[str, Spread]:
+    """The Spread of each figure that all of the evaluations have."""
     found = {}
     for name in SPREAD:
-        values = [r["result"].get(name) for r in results]
-        values = [v.get("value", v.get("ece")) if isinstance(v, dict) else v for v in values]
+        values = [getattr(test.result, name) for test in tests]
+        if name == "calibration":
+            values = [v.ece if isinstance(v, Calibration) else v for v in values]
+        values = [v.value if isinstance(v, Proportion) else v for v in values]
         if all(v is not None and math.isfinite(v) for v in values):
             found[name] = metrics.spread(values)
     return found
 
 
-def groups(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Evaluations of one group and test set together, in the order of their first: {"name", "dataset", "variant",
-    "members", "spread"}. CaffeError when one group holds different nets, tests that were not made alike, or tests of
-    different photos."""
-    found: dict[tuple, list[dict[str, Any]]] = {}
-    for result in results:
-        if result.get("group"):
-            found.setdefault((result["group"], result.get("dataset")), []).append(result)
+def groups(tests: list[Evaluation]) -> list[Group]:
+    """The evaluations with a group, by group and test set. CaffeError when a group holds different nets, differently
+    made tests, or tests of different photos."""
+    found: dict[tuple, list[Evaluation]] = {}
+    for test in tests:
+        if test.group:
+            found.setdefault((test.group, test.dataset), []).append(test)
     made = []
     for (name, dataset), members in found.items():
         for what, usual in (("title", None), ("tta", None), ("preprocess", None), ("precision", "fp32")):
-            kinds = {json.dumps(m.get(what) or usual, sort_keys=True) for m in members}
+            kinds = {json.dumps(results.plain(getattr(m, what) or usual), sort_keys=True) for m in members}
             if len(kinds) > 1:
                 raise CaffeError(
                     f"group '{name}': its evaluations differ in {what} ({' and '.join(sorted(kinds))}): "
@@ -311,44 +269,38 @@ def groups(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
                     f"{tested(other)}: their mean would be of different photos"
                 )
         made.append(
-            {
-                "name": name,
-                "dataset": dataset,
-                "variant": members[0].get("variant"),
-                "members": [m["name"] for m in members],
-                "spread": spread(members),
-            }
+            Group(
+                name=name,
+                dataset=dataset,
+                variant=first.variant,
+                members=[m.name for m in members],
+                spread=spread(members),
+            )
         )
     return made
 
 
-def tested(result: dict[str, Any]) -> str:
+def tested(test: Evaluation) -> str:
     """The photos that an evaluation's figures are of."""
-    figures = result["result"]
-    first = figures.get("first_batches")
-    some = f", of them {first['n']} in the first batches" if first else ""
-    of = next((result[key] for key in ("lmdb", "picks", "source") if result.get(key)), "an unknown set")
-    return f"{figures['n']} photos of {of}{some}"
+    first = test.result.first_batches
+    some = f", of them {first.n} in the first batches" if first else ""
+    return f"{test.result.n} photos of {test.lmdb or test.picks or test.source or 'an unknown set'}{some}"
 
 
-def whose(result: dict[str, Any]) -> str:
-    """Which evaluation it is: its file, or before it has one, its name."""
-    return result.get("file") or result["name"]
+def whose(test: Evaluation) -> str:
+    """An evaluation's file, or its name before it has one."""
+    return str(test.path) if test.path.name else test.name
 
 
-def group_lines(group: dict[str, Any]) -> list[str]:
-    """A group for a person to read."""
+def group_lines(group: Group) -> list[str]:
+    """A group as text."""
     titles = {"accuracy": "whole test set", "first_batches": "first 50 batches", "calibration": "calibration error"}
-    runs = len(group["members"])
-    out = [
-        f"{group['name']}: {runs} runs, mean ± standard deviation (smallest to largest)"
-        if runs > 1
-        else f"{group['name']}: 1 run"
-    ]
-    for name, s in group["spread"].items():
-        percent = name in ("accuracy", "first_batches", "balanced_accuracy")
-        mean, sd, low, high = ((100 if percent else 1) * s[key] for key in ("mean", "sd", "min", "max"))
-        digits, unit = (2, "%") if percent else (4, "")
-        around = f" ± {sd:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})" if runs > 1 else ""
-        out.append(f"{titles.get(name, name.replace('_', ' ')):18} {mean:.{digits}f}{unit}{around}")
+    runs = len(group.members)
+    several = f"{runs} runs, mean ± standard deviation (smallest to largest)"
+    out = [f"{group.name}: {several if runs > 1 else '1 run'}"]
+    for name, s in group.spread.items():
+        scale, digits, unit = (100, 2, "%") if name in PERCENT else (1, 4, "")
+        mean, sd, low, high = (f"{scale * value:.{digits}f}" for value in (s.mean, s.sd, s.min, s.max))
+        around = f" ± {sd} ({low} to {high})" if runs > 1 else ""
+        out.append(f"{titles.get(name, name.replace('_', ' ')):18} {mean}{unit}{around}")
     return out

@@ -1,1 +1,1 @@
-"""Plots, drawings of nets, net summaries, HTML."""
+"""Plots, drawings and summaries of nets, and HTML pages."""

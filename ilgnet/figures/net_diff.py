@@ -1,34 +1,34 @@
-"""How two nets differ, layer by layer: what is in one of them only, and what is in both but not the same."""
+"""The differences of two nets, layer by layer: layers in one net only, and layers that differ."""
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torchcaffe.proto import caffe_pb2, format_text
 
 
 class NetDiff(NamedTuple):
-    """Layers by name; those of one phase alone carry it in their key."""
+    """Layers by key (see `keyed`). changed: (lines of the first's text only, lines of the second's only)."""
 
     same: list[str]
-    only_first: dict  # key: LayerParameter, in the net's order
-    only_second: dict
-    changed: dict  # key: (lines only in the first's text, lines only in the second's)
+    only_first: dict[str, Any]  # LayerParameter, in the net's order
+    only_second: dict[str, Any]
+    changed: dict[str, tuple[list[str], list[str]]]
 
 
-def keyed(net) -> dict:
-    """A NetParameter's layers by name, and phase where they have one (a net reads its data with two of one name)."""
+def keyed(net: Any) -> dict[str, Any]:
+    """A NetParameter's layers by name, with the phase if they have one, since a net has two data layers of one name."""
     phases = [" ".join(caffe_pb2.Phase.Name(rule.phase) for rule in layer.include) for layer in net.layer]
     return {f"{layer.name} {phase}".strip(): layer for layer, phase in zip(net.layer, phases)}
 
 
-def fields(layer) -> Counter:
-    """The lines of a layer's text, as often as they come; a message inside it by its name."""
+def fields(layer: Any) -> Counter[str]:
+    """The lines of a layer's text; a message in it by its name."""
     return Counter(line.strip(" {") for line in format_text(layer).splitlines() if line.strip() != "}")
 
 
-def diff(first, second) -> NetDiff:
+def diff(first: Any, second: Any) -> NetDiff:
     """Compare two NetParameters."""
     a, b = keyed(first), keyed(second)
     changed = {}
@@ -48,15 +48,15 @@ def block_of(key: str) -> str:
     return key.split("/")[0] if "/" in key else key.split("_")[0]
 
 
-def lines(first, second, titles: tuple[str, str]) -> list[str]:
-    """For a person to read: a line a block that one net alone has, and a line a layer that is not the same."""
+def lines(first: Any, second: Any, titles: tuple[str, str]) -> list[str]:
+    """The differences as text: a line for each block in one net only, and for each layer that differs."""
     found = diff(first, second)
     out = [
         f"{titles[0]}: {len(first.layer)} layers, {titles[1]}: {len(second.layer)} layers, "
         f"{len(found.same)} of them the same"
     ]
     for title, only in zip(titles, (found.only_first, found.only_second)):
-        blocks: dict = {}
+        blocks: dict[str, Counter[str]] = {}
         for key, layer in only.items():
             blocks.setdefault(block_of(key), Counter())[layer.type] += 1
         out += [

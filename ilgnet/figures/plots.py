@@ -1,4 +1,4 @@
-"""Plots as SVG (light and dark) and PNG, by matplotlib without a display."""
+"""Plots as SVG (light and dark) and PNG, by matplotlib."""
 
 from __future__ import annotations
 
@@ -10,30 +10,31 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ilgnet.figures import html
 from torchcaffe.formats.files import write_bytes
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by the colour-blind too
-SIZE = (5.2, 3.3)  # inches: its letters stay readable in 350 pixels
-INK, GRID = "#1f2328", "#d0d7de"
-DARK = {INK: "#e6edf3", GRID: "#3d444d"}  # the same on a dark page
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # distinct for the colour-blind, too
+SIZE = (5.2, 3.3)  # inches; text stays readable at 350 pixels
+INK, GRID, GREY = "#1f2328", "#d0d7de", "#8c959f"
+DARK = {INK: "#e6edf3", GRID: "#3d444d"}  # their colours on a dark page
 
 
 class Plot(NamedTuple):
-    """One drawing: the SVG for light and for dark pages, and a PNG on white."""
+    """A drawing as SVG for light and for dark pages, and as PNG on white."""
 
     light: bytes
     dark: bytes
     png: bytes
 
     def write(self, path: Path | str) -> None:
-        """PATH.svg and PATH.png."""
+        """Write PATH.svg and PATH.png."""
         write_bytes(f"{path}.svg", self.light)
         write_bytes(f"{path}.png", self.png)
 
 
 @dataclass
 class Curve:
-    """A line of a plot; `faint`: the unsmoothed data behind it; `dashed`: a test's values."""
+    """A line of a plot. `smooth`: show the mean of so many values, with the data faint behind it."""
 
     label: str
     x: np.ndarray
@@ -44,38 +45,17 @@ class Curve:
 
 
 def plain(text: str) -> str:
-    """A name from outside, to matplotlib, which would set what is between dollars as a formula."""
+    """A name for matplotlib, which would set text between dollars as a formula."""
     return text.replace("$", r"\$")
 
 
 def draw(paint: Callable[[Any], None], size: tuple[float, float] = SIZE) -> Plot:
     """Call paint(axes) on an empty plot. The same input gives the same bytes."""
-    import matplotlib
-
-    matplotlib.use("Agg", force=False)
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    style = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "ilgnet",
-        "font.family": "sans-serif",
-        "font.size": 10,
-        "text.color": INK,
-        "axes.labelcolor": INK,
-        "xtick.color": INK,
-        "ytick.color": INK,
-        "grid.color": GRID,
-        "axes.edgecolor": GRID,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.linewidth": 0.6,
-        "legend.frameon": False,
-        "legend.fontsize": 9,
-        "axes.titlesize": 10,
-    }
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=size, layout="constrained") if _has_layout() else Figure(size, tight_layout=True)
+    with rc_context(fname=html.TEMPLATES / "plots.mplstyle"):
+        figure = Figure(figsize=size, layout="constrained")
         paint(figure.add_subplot())
         svg, png = io.BytesIO(), io.BytesIO()
         figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
@@ -86,14 +66,8 @@ def draw(paint: Callable[[Any], None], size: tuple[float, float] = SIZE) -> Plot
     return Plot(svg.getvalue(), dark, png.getvalue())
 
 
-def _has_layout() -> bool:
-    import matplotlib
-
-    return tuple(int(part) for part in matplotlib.__version__.split(".")[:2]) >= (3, 5)
-
-
 def smoothed(values: np.ndarray, window: int) -> np.ndarray:
-    """The mean of the last `window` values; values that are not finite are left out of it."""
+    """The mean of the last `window` values without those that are not finite."""
     good = np.isfinite(values)
     total = np.cumsum(np.where(good, values, 0.0))
     count = np.cumsum(good)
@@ -104,29 +78,20 @@ def smoothed(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def curves(found: list[Curve], ylabel: str, level: tuple[float, str] | None = None, percent: bool = False) -> Plot:
-    """Lines over iterations. `level` is a horizontal line with its name (a baseline)."""
+    """Lines over iterations. `level`: the height and name of a horizontal line."""
 
     def paint(axes: Any) -> None:
         scale = 100 if percent else 1
         for curve in found:
-            style = "--" if curve.dashed else "-"
             marker = "o" if curve.dashed and len(curve.x) < 40 or len(curve.x) == 1 else ""
             y = curve.y * scale
             if curve.smooth > 1 and len(y) > 2 * curve.smooth:
                 axes.plot(curve.x, y, color=curve.colour, linewidth=0.8, alpha=0.3)
                 y = smoothed(y, curve.smooth)
-            axes.plot(
-                curve.x,
-                y,
-                style,
-                marker=marker,
-                markersize=3,
-                color=curve.colour,
-                linewidth=1.6,
-                label=plain(curve.label),
-            )
+            style = {"linestyle": "--" if curve.dashed else "-", "linewidth": 1.6, "marker": marker, "markersize": 3}
+            axes.plot(curve.x, y, color=curve.colour, label=plain(curve.label), **style)
         if level is not None:
-            axes.axhline(level[0] * scale, color="#8c959f", linewidth=1.2, linestyle=":", label=level[1])
+            axes.axhline(level[0] * scale, color=GREY, linewidth=1.2, linestyle=":", label=level[1])
         finite = np.concatenate([c.y[np.isfinite(c.y)] * scale for c in found] or [np.zeros(0)])
         if len(finite):
             high = np.percentile(finite, 99.5) if not percent else max(finite.max(), (level or (0,))[0] * scale)
@@ -143,7 +108,7 @@ def curves(found: list[Curve], ylabel: str, level: tuple[float, str] | None = No
 
 
 def histograms(groups: list[tuple[str, np.ndarray, str]], xlabel: str, ylabel: str, bins: int = 30) -> Plot:
-    """(name, values, colour) each as a histogram in per cent of its own values, on common bins."""
+    """Histograms of (name, values, colour), each in per cent of its own values, on common bins."""
 
     def paint(axes: Any) -> None:
         everything = np.concatenate([values for _, values, _ in groups])
@@ -160,21 +125,14 @@ def histograms(groups: list[tuple[str, np.ndarray, str]], xlabel: str, ylabel: s
     return draw(paint)
 
 
-def calibration(bins: list[dict[str, float]]) -> Plot:
-    """Observed share of "high" over the mean probability, a point a bin, its area growing with the bin's photos."""
+def calibration(p_high: list[float], observed: list[float], counts: list[int]) -> Plot:
+    """The observed share of high photos over the mean probability: a point for each bin, larger for more photos."""
 
     def paint(axes: Any) -> None:
-        n = np.array([b["n"] for b in bins], dtype=float)
-        axes.plot([0, 1], [0, 1], ":", color="#8c959f", linewidth=1.2, label="perfect")
-        axes.plot([b["p_high"] for b in bins], [b["observed"] for b in bins], "-", color=COLOURS[0], linewidth=1)
-        axes.scatter(
-            [b["p_high"] for b in bins],
-            [b["observed"] for b in bins],
-            s=12 + 120 * n / n.max(),
-            color=COLOURS[0],
-            zorder=3,
-            label="this net",
-        )
+        area = 12 + 120 * np.array(counts, dtype=float) / max(counts)
+        axes.plot([0, 1], [0, 1], ":", color=GREY, linewidth=1.2, label="perfect")
+        axes.plot(p_high, observed, "-", color=COLOURS[0], linewidth=1)
+        axes.scatter(p_high, observed, s=area, color=COLOURS[0], zorder=3, label="this net")
         axes.set_xlim(-0.03, 1.03)
         axes.set_ylim(-0.03, 1.03)
         axes.set_xlabel("mean P(high) in the bin")

@@ -1,4 +1,4 @@
-"""What a net is made of: shapes, parameters, multiply-adds and receptive fields, layer by layer, and its depth."""
+"""Summaries of nets: shapes, parameters, multiply-adds and receptive fields of each layer, and the depth."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 from ilgnet.run import engine
 from torchcaffe.proto.geometry import Sizes, read_window
 
-# Layers that depth is counted in. Others with parameters (BatchNorm, Scale, PReLU, ...) belong to the one before them.
+# Depth counts these layers. Others with parameters (BatchNorm, Scale, PReLU, ...) belong to the layer before them.
 WEIGHTED = ("Convolution", "Deconvolution", "InnerProduct", "Embed", "LSTM", "RNN")
 POOLINGS = ("Pooling", "SPP")
 WINDOWS = ("Convolution", "Deconvolution", "Pooling", "Im2col")  # layers with kernel and stride
-WHOLE = ("InnerProduct", "SPP", "Softmax", "SoftmaxWithLoss", "LSTM", "RNN")  # layers that see everything at once
+WHOLE = ("InnerProduct", "SPP", "Softmax", "SoftmaxWithLoss", "LSTM", "RNN")  # layers that see the whole photo
 
 
 @dataclass(frozen=True)
 class Field:
-    """The part of the photo that one value of a blob can depend on, and the step from one value to the next, in pixels
-    as (height, width). None: all of the photo."""
+    """A receptive field: the part of the photo that a value of a blob depends on (None: all of it), and the step to the
+    next value, in pixels as (height, width)."""
 
     size: Sizes | None = (1, 1)
     step: Sizes = (1, 1)
@@ -32,7 +32,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Row:
-    """One layer. Shapes are of one photo: without the batch axis."""
+    """One layer. Shapes lack the batch axis."""
 
     name: str
     type: str
@@ -42,7 +42,7 @@ class Row:
     parameters: int
     multiply_adds: int
     field: Field
-    window: str = ""  # "3x3/2": kernel and stride, where there are any
+    window: str = ""  # "3x3/2": kernel and stride
 
 
 @dataclass(frozen=True)
@@ -63,19 +63,20 @@ class Summary:
 
 
 def summarize(caffe: Any, net: Any, phase: int, source: str = "net") -> Summary:
-    """The Summary of an upgraded NetParameter in one phase (its data layers need no data), by an engine's shapes.
+    """The Summary of an upgraded NetParameter in one phase, with an engine's shapes. Data layers need no data.
 
-    Multiply-adds are those of convolutions and inner products for one photo, which is how papers count them.
-    Parameters are all learned or estimated values: BatchNorm's statistics, too."""
+    As in papers, multiply-adds are those of convolutions and inner products for one photo. Parameters include
+    estimated values, such as BatchNorm's statistics."""
     param = engine.without_data(net, phase, source=source)
-    for layer in param.layer:  # only shapes are wanted: a net with 150 million random weights takes seconds to fill
+    for layer in param.layer:  # only shapes are needed, and filling 150 million weights takes seconds
         layer.convolution_param.ClearField("weight_filler")
         layer.inner_product_param.ClearField("weight_filler")
     made = engine.make_net(caffe, param, phase, source)
     shapes = {name: tuple(blob.data.shape) for name, blob in made.blobs.items()}
     blobs = {name: [tuple(blob.data.shape) for blob in found] for name, found in made.params.items()}
     fields: dict[str, Field] = {}
-    rows, counted = [], set()
+    rows = []
+    counted: set[str] = set()
     for layer in param.layer:
         weights = blobs.get(layer.name, [])
         shared = {i for i, p in enumerate(layer.param) if p.name and p.name in counted}
@@ -101,7 +102,7 @@ def summarize(caffe: Any, net: Any, phase: int, source: str = "net") -> Summary:
 
 
 def geometry(layer: Any, shapes: dict) -> tuple[Sizes, Sizes]:
-    """(kernel, stride) of a layer of WINDOWS, each as (height, width); dilation included in the kernel."""
+    """(kernel, stride) of a layer of WINDOWS, each as (height, width); the kernel includes dilation."""
     image = shapes[layer.bottom[0]][2:]
     pooling = layer.type == "Pooling"
     sizes = read_window(layer.pooling_param if pooling else layer.convolution_param, max(2, len(image)))
@@ -109,11 +110,12 @@ def geometry(layer: Any, shapes: dict) -> tuple[Sizes, Sizes]:
 
 
 def receptive_field(layer: Any, below: list[Field], shapes: dict) -> Field:
-    """The Field of a layer's tops: each window of k values, `step` pixels apart, adds (k - 1) * step pixels."""
-    sizes = [f.size for f in below]
+    """The Field of a layer's tops: a window of k values, `step` pixels apart, adds (k - 1) * step pixels."""
+    sizes = [f.size for f in below if f.size is not None]
     step = below[0].step if below else (1, 1)
     size: Sizes | None = (1, 1)
-    if layer.type in WHOLE or None in sizes or (layer.type == "Pooling" and layer.pooling_param.global_pooling):
+    pools_all = layer.type == "Pooling" and layer.pooling_param.global_pooling
+    if layer.type in WHOLE or len(sizes) < len(below) or pools_all:
         size = None
     elif sizes:
         size = (max(s[0] for s in sizes), max(s[1] for s in sizes))
@@ -123,15 +125,16 @@ def receptive_field(layer: Any, below: list[Field], shapes: dict) -> Field:
         kernel, stride = (layer.lrn_param.local_size,) * 2, (1, 1)
     else:
         kernel, stride = (1, 1), (1, 1)
-    if layer.type == "Deconvolution":  # `stride` values of the top stand where one of the bottom does
-        step = tuple(max(1, s // t) for s, t in zip(step, stride))
+    if layer.type == "Deconvolution":  # `stride` values of the top take the place of one of the bottom
+        step = (max(1, step[0] // stride[0]), max(1, step[1] // stride[1]))
         stride = (1, 1)
-    grown = None if size is None else tuple(s + (k - 1) * t for s, k, t in zip(size, kernel, step))
-    return Field(grown, tuple(s * t for s, t in zip(step, stride)))
+    if size is not None:
+        size = (size[0] + (kernel[0] - 1) * step[0], size[1] + (kernel[1] - 1) * step[1])
+    return Field(size, (step[0] * stride[0], step[1] * stride[1]))
 
 
 def multiply_adds(layer: Any, shapes: dict, weights: list) -> int:
-    """Multiplications (each with an addition) for one photo: every weight once for each position it is used at."""
+    """Multiply-adds for one photo: one for each weight and each position where it is used."""
     if not weights:
         return 0
     if layer.type == "InnerProduct":
@@ -164,7 +167,7 @@ def longest_path(rows: list[Row]) -> tuple[int, int, list[str]]:
 
 
 def table(summary: Summary) -> str:
-    """The summary as text: a line a layer, the totals, and the net's depth."""
+    """The summary as text: a line for each layer, the totals, and the net's depth."""
     heads = ("layer", "type", "output", "parameters", "multiply-adds", "sees")
     lines = [heads]
     for row in summary.rows:

@@ -1,1 +1,1 @@
-"""A folder of photos: ranking, cache, picks, sidecars, gallery."""
+"""Ranking of a folder of photos, with its cache, gallery, picks and rating sidecars."""

@@ -1,6 +1,6 @@
-"""What to do with picked photos: copies, links, rating sidecars. Nothing is ever deleted or overwritten.
+"""Picked photos: copies, links, rating sidecars, and a test of a net on them. Photos are never changed or overwritten.
 
-Each function returns what it did, or would do (dry_run), as lines for a person to read.
+The functions that write return what they did, or with dry_run would do, as lines of text.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import os
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ilgnet.ava.labels import Label, read_labels
 from ilgnet.evaluate import metrics, protocol
+from ilgnet.evaluate.results import Evaluation
 from ilgnet.photos import decode
 from ilgnet.photos.preprocess import read_photo
 from ilgnet.rank import xmp
@@ -29,21 +30,21 @@ Choices = dict[str, Label]
 
 
 class Rating(NamedTuple):
-    """XMP's rating of a photo, and whether a person chose it."""
+    """A photo's XMP rating, and whether a person chose it."""
 
     value: int
     by_person: bool
 
 
 def read_choices(path: Path | str) -> Choices:
-    """What the gallery exported, or any CSV of labels, by file as a ranking shows it."""
+    """The rows of the gallery's export, or of any CSV of labels, by file as a ranking names it."""
     return {row.photo: row for row in read_labels(path, only_names=True)}
 
 
 def missing(choices: Choices, names: Iterable[str], folder: Path | str) -> list[str]:
-    """The files in `choices` that are not among the photos: deleted since, or they cannot be read.
+    """The files in `choices` that are not among the photos: deleted or unreadable ones.
 
-    CaffeError where that is all of them: they were chosen below another folder."""
+    CaffeError if that is all of them, since they were picked in another folder."""
     found = sorted(set(choices) - set(names))
     if found and len(found) == len(choices):
         raise CaffeError(
@@ -54,9 +55,7 @@ def missing(choices: Choices, names: Iterable[str], folder: Path | str) -> list[
 
 
 def predict(scorer: Scorer, decided: Sequence[Label], folder: Path | str) -> protocol.Predictions:
-    """The score of every photo that a person decided on, to be measured against the decision.
-
-    CaffeError for one that leads out of the folder."""
+    """The scores of the photos that a person decided on. CaffeError for a path out of the folder."""
     paths = []
     for row in decided:
         try:
@@ -69,12 +68,9 @@ def predict(scorer: Scorer, decided: Sequence[Label], folder: Path | str) -> pro
     ).predictions()
 
 
-def measure(
-    scorer: Scorer, path: Path | str, folder: Path | str | None = None, out: Path | None = None
-) -> dict[str, Any]:
-    """A net against the choices in a CSV (photos below `folder`, else beside it), as a result of tools/evaluate.py.
-
-    out: the result's JSON; the photos' scores are written beside it."""
+def measure(scorer: Scorer, path: Path | str, folder: Path | str | None = None, out: Path | None = None) -> Evaluation:
+    """Test a net on the choices in a CSV, whose photos are below `folder` or beside it. The result lacks kind, name,
+    group, engine and precision. out: the result's JSON, beside which the photos' scores are written."""
     folder = Path(path).parent if folder is None else Path(folder)
     predictions = predict(scorer, read_labels(path), folder)
     try:
@@ -84,40 +80,40 @@ def measure(
     title = scorer.title
     if out is not None:
         protocol.write_csv(out.with_suffix(".csv"), predictions)
-    return {
-        "dataset": "own",
-        "synthetic": None,
-        "picks": str(path),
-        "photos": str(folder.resolve()),
-        "weights": scorer.weights,
-        "net": scorer.net_path,
-        "title": title,
-        "variant": protocol.variant_of(title),
-        "preprocess": scorer.preprocess.describe(),
-        "result": figures,
-    }
+    return Evaluation(
+        dataset="own",
+        synthetic=None,
+        picks=str(path),
+        photos=str(folder.resolve()),
+        weights=scorer.weights,
+        net=scorer.net_path,
+        title=title,
+        variant=protocol.variant_of(title),
+        preprocess=scorer.preprocess.describe(),
+        result=figures,
+    )
 
 
 def chosen(ranking: Ranking, choices: Choices | None, top: int | None) -> list[Ranked]:
-    """The picks: those kept in `choices`, else the top ones, else the best of each group."""
+    """The picks: the photos kept in `choices`, or else the top ones, or else the best of each group."""
     if choices is None:
         return ranking.top(len(ranking.photos) if top is None else top)
     return [photo for photo in ranking.photos if photo.name in choices and choices[photo.name].label == 1]
 
 
 def check_place(to: Path, folder: Path) -> None:
-    """CaffeError when `to` is inside `folder`: the next ranking would take the copies for photos; or no folder."""
+    """CaffeError when `to` is not a folder, or inside `folder`, where the next ranking would include the copies."""
     inside, target = folder.resolve(), to.resolve()
     if inside == target or inside in target.parents:
         raise CaffeError(f"{to}: is inside {folder}; choose a folder elsewhere for the picks")
     if to.exists() and not to.is_dir():
-        raise CaffeError(f"{to}: is no folder")
+        raise CaffeError(f"{to}: is not a folder")
 
 
 def transfer(picks: Sequence[Ranked], folder: Path, to: Path, link: bool = False, dry_run: bool = False) -> list[str]:
-    """Copy the photos into `to`, or link to them, under their names below `folder`; a name that is taken is left alone.
+    """Copy the photos into `to`, or link to them, under their names below `folder`; existing files are left alone.
 
-    CaffeError as check_place."""
+    CaffeError as in check_place."""
     check_place(to, folder)
     done = []
     for photo in picks:
@@ -129,26 +125,25 @@ def transfer(picks: Sequence[Ranked], folder: Path, to: Path, link: bool = False
         if not dry_run:
             place.parent.mkdir(parents=True, exist_ok=True)
             try:
-                _link(photo.path, place) if link else _copy(photo.path, place)
+                if link:
+                    place.symlink_to(photo.path.resolve())
+                else:
+                    _copy(photo.path, place)
             except FileExistsError:
                 done[-1] = f"left alone, already there: {place}"
     return done
 
 
-def _link(source: Path, place: Path) -> None:
-    os.symlink(source.resolve(), place)
-
-
 def _copy(source: Path, place: Path) -> None:
     with open(source, "rb") as read, atomic(place, replace=False) as temporary, open(temporary, "wb") as made:
         shutil.copyfileobj(read, made, 1 << 20)
-    with contextlib.suppress(OSError):  # a time that cannot be set is no reason to lose the copy
+    with contextlib.suppress(OSError):  # keep the copy even if its times cannot be set
         shutil.copystat(source, place)
 
 
 def ratings(ranking: Ranking, choices: Choices | None, reject_below: float = 0.0) -> dict[str, Rating]:
-    """The rating of each photo: the person's stars, or those of its percentile; -1 where the person rejected it, or
-    chose nothing and its percentile is below `reject_below`."""
+    """The rating of each photo: the person's stars or those of its percentile; -1 if the person rejected it, or did not
+    decide and its percentile is below `reject_below`."""
     result = {}
     for photo in ranking.photos:
         choice = (choices or {}).get(photo.name) or Label(photo.name, None)
@@ -159,9 +154,9 @@ def ratings(ranking: Ranking, choices: Choices | None, reject_below: float = 0.0
 
 
 def write_sidecars(ranking: Ranking, given: dict[str, Rating], style: str, dry_run: bool = False) -> list[str]:
-    """Write a rating sidecar beside each photo that nobody has rated yet: not in the photo, not in a sidecar of either
-    style. A sidecar that this program wrote and nobody has touched since gives way to a new rating, unless it holds a
-    person's choice and the new rating is the net's."""
+    """Write a rating sidecar beside each photo that nobody has rated, neither in the photo nor in a sidecar of either
+    style. An unchanged sidecar of this program is replaced, unless it holds a person's choice and the new rating is the
+    net's."""
     done, owners = [], {}
     for folder in {photo.path.parent for photo in ranking.photos}:
         owners.update(_owners(folder, style))
@@ -186,10 +181,10 @@ def write_sidecars(ranking: Ranking, given: dict[str, Rating], style: str, dry_r
 
 
 def _owners(folder: Path, style: str) -> dict[Path, Path]:
-    """Whose each sidecar in a folder is. Two photos may share one (IMG_1.CR2 and IMG_1.JPG): it is the RAW's, even
-    where that could not be read, and so is not ranked."""
+    """The photo of each sidecar in a folder. If two photos share one (IMG_1.CR2 and IMG_1.JPG), it is the RAW's, even
+    if that cannot be read and so is not ranked."""
     owners: dict[Path, Path] = {}
     photos = [path for path in folder.iterdir() if path.suffix.lower() in decode.SUFFIXES]
-    for path in sorted(photos, key=lambda path: (xmp.is_plain(path), path.name)):
+    for path in sorted(photos, key=lambda path: (path.suffix.lower() not in decode.RAW, path.name)):
         owners.setdefault(xmp.sidecar(path, style), path)
     return owners

@@ -1,14 +1,10 @@
-"""A folder of photos, ranked: each with its score, its percentile in the set, its stars, its checks and its group.
+"""The ranking of a folder of photos: each with its score, percentile, stars, checks and group of near-duplicates.
 
-Photos are only ever read. They are decoded and measured in threads while the net scores those before them.
+Photos are only read. Threads decode and measure photos while the net scores earlier ones.
 """
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
-import json
 import os
 import re
 import stat
@@ -17,13 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from ilgnet.ava import labels
-from ilgnet.evaluate import metrics, protocol
-from ilgnet.figures import html
+from ilgnet.evaluate import metrics, results
+from ilgnet.figures import pictures
 from ilgnet.photos import checks as photo_checks
 from ilgnet.photos import decode
 from ilgnet.rank import cache as photo_cache
@@ -32,12 +28,11 @@ from ilgnet.scoring import scorers
 from torchcaffe.base import context
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.data.imageset import in_order
-from torchcaffe.formats.files import read_bytes, write_bytes
+from torchcaffe.formats.files import sha256
 from torchcaffe.proto import format_text
 
-# Percentile from which on a photo gets so many stars.
+# (lowest percentile, stars)
 STARS = ((90, 5), (70, 4), (35, 3), (10, 2), (0, 1))
-KIND = "ranking"  # of the JSON
 THUMBNAIL = 256  # pixels on its longer side
 COLUMNS = (
     "rank",
@@ -61,38 +56,20 @@ _ESCAPE = re.compile(r"\\x[0-9a-f]{2}")
 
 
 @dataclass
-class Spec:
-    """What scores: as `scoring.Scorer` takes it. The net is loaded when the first photo needs it."""
+class Spec(scorers.Settings):
+    """A scorer that is loaded when the first photo needs it."""
 
-    weights: Path | str
-    net: Path | str | None = None
-    preset: str | None = None
-    mean: Path | str | None = None
-    batch: int = 16
-    engine: str = "torch"
-    gpu: int | None = None
-    precision: str | None = None
     _scorer: scorers.Scorer | None = field(default=None, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def scorer(self) -> scorers.Scorer:
-        with self._lock:  # the threads that decode ask for it, too
+        with self._lock:  # the decoding threads use it, too
             if self._scorer is None:
-                self._scorer = scorers.Scorer(
-                    self.weights,
-                    self.net,
-                    self.preset,
-                    self.mean,
-                    self.batch,
-                    self.engine,
-                    self.gpu,
-                    heat=True,
-                    precision=self.precision,
-                )
+                self._scorer = scorers.Scorer(self, heat=True)
             return self._scorer
 
     def key(self, cache: photo_cache.Cache) -> bytes:
-        """A digest of all that a score depends on, from the files' contents, without loading them."""
+        """A digest of everything that a score depends on; of files, their contents."""
         from ilgnet.nets.variants import VARIANTS
 
         nets = VARIANTS if self.net is None else [self.net]
@@ -110,21 +87,20 @@ class Spec:
             )
         )
 
-    def about(self) -> dict[str, Any]:
-        """For reports."""
+    def about(self) -> photo_cache.About:
         scorer = self.scorer()
-        return {
-            "net": Path(scorer.net_path).name,
-            "title": scorer.title,
-            "meaning": scorer.meaning,
-            "heat_of": scorer.module,
-            "preprocess": scorer.preprocess.describe(),
-            "engine": self.engine,
-        }
+        return photo_cache.About(
+            net=Path(scorer.net_path).name,
+            title=scorer.title,
+            meaning=scorer.meaning,
+            heat_of=scorer.module,
+            preprocess=results.Preprocessing(**scorer.preprocess.describe()),
+            engine=self.engine,
+        )
 
 
 class Found(NamedTuple):
-    """A photo's file: its name below the folder, with slashes, in text that can be shown; where it is; its stat."""
+    """A photo's file: its name below the folder as text with slashes, its path and its stat."""
 
     name: str
     path: Path
@@ -133,8 +109,7 @@ class Found(NamedTuple):
 
 @dataclass
 class Ranked:
-    """A scored photo. digest: its content's. group: the name of the best photo that it nearly equals (its own where it
-    stands alone)."""
+    """A scored photo. digest: of its content. group: the name of its best near-duplicate, which may be itself."""
 
     name: str
     path: Path
@@ -143,10 +118,7 @@ class Ranked:
     margin: float
     heat: np.ndarray | None
     thumbnail: bytes
-    width: int
-    height: int
-    taken: float | None
-    checks: photo_checks.Checks
+    facts: photo_cache.Facts
     rank: int = 0
     percentile: float = 0.0
     stars: int = 0
@@ -154,30 +126,30 @@ class Ranked:
 
     @property
     def is_best(self) -> bool:
-        """Whether no photo that it nearly equals scores higher."""
+        """Whether no near-duplicate has a higher score."""
         return self.group == self.name
 
 
 @dataclass
 class Ranking:
-    """All photos of a folder, best first; those that could not be read, with the reason; what scored them."""
+    """All photos of a folder, best first; the unreadable ones, with the reason; and what scored them."""
 
     folder: str
     photos: list[Ranked]
     unread: list[tuple[str, str]]
-    about: dict[str, Any]
+    about: photo_cache.About
     from_cache: int = 0
 
     def top(self, count: int) -> list[Ranked]:
-        """The best `count` photos of which no two are near-duplicates."""
+        """The best `count` photos, without near-duplicates."""
         return [photo for photo in self.photos if photo.is_best][:count]
 
 
 def shown(path: Path, folder: Path) -> str:
-    """A path below a folder as text: with slashes, and what is no text in it written as escapes.
+    """A path below a folder as text with slashes; bytes that are not text become escapes.
 
-    No two paths have one text, as results are filed under it: where there is an escape, or what would pass for one,
-    backslashes are doubled."""
+    Different paths have different texts, since results are filed under them: a text with an escape, or with something
+    that looks like one, has its backslashes doubled."""
     name = os.fsencode(path.relative_to(folder).as_posix())
     text = name.decode("utf-8", "backslashreplace")
     return name.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace") if _ESCAPE.search(text) else text
@@ -223,41 +195,35 @@ def find(folder: Path | str) -> tuple[list[Found], list[tuple[str, str]]]:
 
 
 class _Read(NamedTuple):
-    """What a thread made of a file. array is None where the cache knows the content already."""
+    """A photo that a thread has read, or only the digest if the cache knows it."""
 
     digest: bytes
-    facts: dict[str, Any]
-    thumbnail: bytes
-    array: np.ndarray | None
+    photo: tuple[photo_cache.Facts, bytes, np.ndarray] | None  # facts, thumbnail, input of the net
 
 
 def _read(found: Found, spec: Spec, known: set[bytes]) -> _Read | str:
-    """A file's content, or the reason why it cannot be read. What is wrong with the net is raised."""
+    """A file's content, or the reason why it cannot be read. Errors of the net are raised."""
     try:
         data = decode.read_bytes(found.path)
         name = photo_cache.digest(data, "raw" if found.path.suffix.lower() in decode.RAW else "")
         if name in known:
-            return _Read(name, {}, b"", None)
+            return _Read(name, None)
         photo = decode.decode(data, found.path)
     except CaffeError as error:
         return str(error).replace(f"{outputs.plain(found.path)}: ", "", 1)
     except MemoryError:
         return "not enough memory"
-    facts = {
-        "width": photo.width,
-        "height": photo.height,
-        "taken": photo.taken,
-        "checks": photo_checks.measure(photo.bgr).as_dict(),
-    }
-    return _Read(name, facts, html.small_jpeg(photo.bgr, THUMBNAIL), spec.scorer().preprocess.photo(photo.bgr))
+    facts = photo_cache.Facts(photo.width, photo.height, photo.taken, photo_checks.measure(photo.bgr))
+    thumbnail = pictures.small_jpeg(photo.bgr, THUMBNAIL)
+    return _Read(name, (facts, thumbnail, spec.scorer().preprocess.photo(photo.bgr)))
 
 
 def rank(
     folder: Path | str, spec: Spec, cache: photo_cache.Cache, workers: int | None = None, progress: bool = False
 ) -> Ranking:
-    """Score and rank the photos below a folder. What cannot be read is listed, and stops nothing.
+    """Score and rank the photos below a folder. Unreadable ones are listed.
 
-    Several processes (see processes.py) score a share each, into one cache, and all get the whole ranking."""
+    Of several processes (see processes.py) each scores a share into one cache, and all return the whole ranking."""
     from tqdm import tqdm
 
     folder = Path(folder)
@@ -269,19 +235,19 @@ def rank(
     todo = [item for item in share if digests[item.name] not in known]
     about = cache.about(key)
     if about is None:
-        about = spec.about()  # loads the net, so that one that is no good is told at once
+        about = spec.about()  # loads the net, so that errors in it come first
         cache.set_about(key, about)
-    cache.commit()  # as others may be waiting to write
+    cache.commit()  # other processes may be waiting to write
     workers = workers or min(os.cpu_count() or 1, 8)
-    # What became of each: its digest, or why it cannot be read; and whether the net was asked.
+    # By name: the photo's digest, or why it cannot be read; and whether the net was asked.
     outcomes: dict[str, tuple[bytes | str | None, bool]] = {name: (digest, False) for name, digest in digests.items()}
     read_files: list[tuple[Found, bytes]] = []
-    batch: list[_Read] = []
+    batch: list[tuple[bytes, photo_cache.Facts, bytes, np.ndarray]] = []
 
     def score_batch() -> None:
-        answers = spec.scorer().answers(np.stack([read.array for read in batch]), heat=True) if batch else []
-        for read, answer in zip(batch, answers):
-            cache.put(read.digest, version, key, photo_cache.Known(read.facts, read.thumbnail, answer))
+        answers = spec.scorer().answers(np.stack([array for *_, array in batch]), heat=True) if batch else []
+        for (digest, facts, thumbnail, _), answer in zip(batch, answers):
+            cache.put(digest, version, key, photo_cache.Known(facts, thumbnail, answer))
         for item, digest in read_files:
             cache.remember_file(item.path, item.stat, digest)
         cache.commit()
@@ -296,37 +262,36 @@ def rank(
             if isinstance(read, str):
                 outcomes[item.name] = read, False
                 continue
-            outcomes[item.name] = read.digest, read.array is not None
+            outcomes[item.name] = read.digest, read.photo is not None
             read_files.append((item, read.digest))
-            if read.array is not None:
-                batch.append(read)
+            if read.photo is not None:
+                batch.append((read.digest, *read.photo))
                 if len(batch) == spec.batch:
                     score_batch()
         score_batch()
     outcomes = dict(processes.everyones(list(outcomes.items())))
     photos, scored = [], 0
     for item in found:
-        digest, asked = outcomes[item.name]
-        if isinstance(digest, str):
-            unread.append((item.name, digest))
+        outcome, asked = outcomes[item.name]
+        if not isinstance(outcome, bytes):
+            unread.append((item.name, str(outcome)))
             continue
         scored += asked
-        facts, thumbnail, answer = cache.get(digest, version, key)
-        checks = photo_checks.Checks(**facts.pop("checks"))
-        photos.append(Ranked(item.name, item.path, digest, *answer, thumbnail, checks=checks, **facts))
+        entry = cache.get(outcome, version, key)
+        assert entry is not None  # it was known, or has just been put
+        photos.append(Ranked(item.name, item.path, outcome, *entry.answer, entry.thumbnail, entry.facts))
     set_order(photos)
     return Ranking(folder.resolve().name, photos, sorted(unread), about, len(photos) - scored)
 
 
 def set_order(photos: list[Ranked]) -> None:
-    """Sort photos best first; give each its rank, percentile, stars and group. Equal photos go by name."""
+    """Sort photos best first, equal ones by name; set each one's rank, percentile, stars and group."""
     if not photos:
         return
     photos.sort(key=lambda photo: (-photo.margin, photo.name))
     places = metrics.ranks(np.array([photo.margin for photo in photos]))
-    best = photo_checks.group(
-        [photo.checks.phash for photo in photos], [photo.taken for photo in photos], range(len(photos))
-    )
+    facts = [photo.facts for photo in photos]
+    best = photo_checks.group([f.checks.phash for f in facts], [f.taken for f in facts], range(len(photos)))
     for i, photo in enumerate(photos):
         photo.rank = i + 1
         photo.percentile = float(100 * (places[i] - 0.5) / len(photos))
@@ -339,27 +304,29 @@ def set_order(photos: list[Ranked]) -> None:
 
 def rows(ranking: Ranking) -> list[dict[str, Any]]:
     """A dictionary of COLUMNS for each photo. taken: the camera's clock, ISO 8601 without a zone."""
-    return [
-        {
-            "rank": photo.rank,
-            "file": photo.name,
-            "p_high": round(photo.p_high, 6),
-            "margin": round(photo.margin, 4),
-            "percentile": round(photo.percentile, 2),
-            "stars": photo.stars,
-            "group": photo.group,
-            "best_of_group": int(photo.is_best),
-            "sharpness": photo.checks.sharpness,
-            "brightness": photo.checks.brightness,
-            "burnt": photo.checks.burnt,
-            "crushed": photo.checks.crushed,
-            "faults": " ".join(photo.checks.faults),
-            "width": photo.width,
-            "height": photo.height,
-            "taken": clock(photo.taken),
-        }
-        for photo in ranking.photos
-    ]
+    made = []
+    for photo in ranking.photos:
+        facts, checks = photo.facts, photo.facts.checks
+        values = (
+            photo.rank,
+            photo.name,
+            round(photo.p_high, 6),
+            round(photo.margin, 4),
+            round(photo.percentile, 2),
+            photo.stars,
+            photo.group,
+            int(photo.is_best),
+            checks.sharpness,
+            checks.brightness,
+            checks.burnt,
+            checks.crushed,
+            " ".join(checks.faults),
+            facts.width,
+            facts.height,
+            clock(facts.taken),
+        )
+        made.append(dict(zip(COLUMNS, values)))
+    return made
 
 
 def clock(taken: float | None) -> str:
@@ -370,49 +337,52 @@ def clock(taken: float | None) -> str:
 
 
 def write_csv(path: Path | str, ranking: Ranking) -> None:
-    """COLUMNS of every photo, best first. Text that a spreadsheet would take for a formula is kept from it by a '."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for row in rows(ranking):
-        writer.writerow(
-            {key: labels.safe_cell(value) if isinstance(value, str) else value for key, value in row.items()}
-        )
-    write_bytes(path, text.getvalue().encode("utf-8", "backslashreplace"))
+    """COLUMNS of every photo, best first. A "'" keeps a spreadsheet from taking text for a formula."""
+    made = ([labels.safe_cell(v) if isinstance(v, str) else v for v in row.values()] for row in rows(ranking))
+    results.write_csv(path, [COLUMNS, *made])
+
+
+@dataclass(init=False)
+class Written(results.Result):
+    """A ranking's JSON. sha256: digests of the files that were written beside it."""
+
+    made_by = "ilgnet rank"
+
+    kind: Literal["ranking"]
+    folder: str
+    scored_by: Any
+    photos: Any
+    unread: Any
+    sha256: dict[str, str]
 
 
 def write_json(path: Path | str, ranking: Ranking, beside: Sequence[Path] = ()) -> None:
-    """All of the ranking, and the digests of the files `beside`, which are written already: see refuse_changed."""
-    protocol.write_json(
-        path,
-        {
-            "kind": KIND,
-            "folder": ranking.folder,
-            "scored_by": ranking.about,
-            "photos": rows(ranking),
-            "unread": [{"file": name, "reason": reason} for name, reason in ranking.unread],
-            "sha256": {other.name: _sha256(other) for other in beside},
-        },
+    """Write the ranking, and the digests of the files `beside`, which exist already: see refuse_changed."""
+    made = Written(
+        kind="ranking",
+        folder=ranking.folder,
+        scored_by=ranking.about,
+        photos=rows(ranking),
+        unread=[{"file": name, "reason": reason} for name, reason in ranking.unread],
+        sha256={other.name: sha256(other) for other in beside},
     )
+    results.write_json(path, made)
 
 
 def refuse_changed(path: Path, beside: Sequence[Path]) -> None:
-    """CaffeError unless a ranking may be written to the JSON `path` and the files `beside`: what is there must be a
-    ranking's JSON, and what it says was written beside it, byte for byte. A person may have added a column."""
-    written = {}
-    if path.exists():
-        try:
-            found = json.loads(read_bytes(path))
-            written = dict(found["sha256"]) if found["kind"] == KIND else None
-        except (ValueError, TypeError, KeyError, RecursionError):
-            written = None
-    for other in [path] * (written is None) + [other for other in beside if other.exists()]:
-        if not written or written.get(other.name) != _sha256(other):
+    """CaffeError unless a ranking may be written to the JSON `path` and the files `beside`. Existing files must be a
+    ranking's JSON and, unchanged, what it says was written beside it: a person may have added a column."""
+    existing = [other for other in (path, *beside) if other.exists()]
+    if not existing:
+        return
+    try:
+        written = results.read(path, Written).sha256
+        existing.remove(path)
+    except (OSError, CaffeError):
+        written = {}
+    for other in existing:
+        if written.get(other.name) != sha256(other):
             raise CaffeError(
-                f"{other}: is there, and this program did not write it, or was stopped before it had "
-                "written all, or somebody has changed it since; remove it, or choose another --out"
+                f"{other}: exists, and was not written by this program, is incomplete, or has been changed since; "
+                "remove it, or choose another --out"
             )
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(read_bytes(path)).hexdigest()

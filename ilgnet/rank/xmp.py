@@ -1,7 +1,7 @@
-"""XMP rating sidecars, as exiftool, darktable, digiKam and Adobe's programs read them: xmp:Rating, -1 (reject), 0 to 5.
+"""XMP rating sidecars for exiftool, darktable, digiKam and Adobe's programs: xmp:Rating from -1 (reject) to 5.
 
-A person's rating is never overwritten: one in the photo itself, or any sidecar that is not, byte for byte, what this
-program writes of the net's score. One that a person gave by --picks is written here, too, and marked as theirs.
+A person's rating is never overwritten: a rating in the photo itself, or a sidecar that differs in any byte from what
+this program writes. A rating that a person gave by --picks is marked as theirs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from ilgnet.photos import decode
 
 STYLES = ("full", "base")  # photo.jpg.xmp (darktable, digiKam) and photo.xmp (Adobe's)
-NAMESPACE = "https://arxiv.org/abs/1610.02256#"  # of the score: the paper's name, and no page of ours
+NAMESPACE = "https://arxiv.org/abs/1610.02256#"  # of the score: the paper
 _TEMPLATE = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/">
  <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
@@ -36,22 +36,17 @@ _OURS = re.compile(
 )
 # A rating in a photo: XMP's, as an attribute or an element, under Adobe's usual prefixes. Cameras write 0: not rated.
 _EMBEDDED = re.compile(rb'(?:xmp|xap):Rating\s*(?:=\s*["\']|>)\s*(-?\d{1,9})')
-# What a PNG's rating stands in, if not plainly: Pillow looks behind the picture, and decodes all of it for that.
+# Chunks that may hold a PNG's rating. Without them, Pillow need not decode the picture to look behind it.
 _PNG_EXTRAS = re.compile(rb"eXIf|XML:com\.adobe\.xmp|Raw profile type")
 
 
 def sidecar(photo: Path, style: str) -> Path:
-    """Where a photo's sidecar lies."""
+    """The path of a photo's sidecar."""
     return photo.with_name(photo.name + ".xmp") if style == "full" else photo.with_suffix(".xmp")
 
 
-def is_plain(photo: Path) -> bool:
-    """Whether a photo is no RAW file."""
-    return photo.suffix.lower() not in decode.RAW
-
-
 def render(rating: int, p_high: float, percentile: float, by_person: bool) -> bytes:
-    """A sidecar's content. by_person: the rating is a person's choice."""
+    """A sidecar's content. by_person: whether the rating is a person's choice."""
     return _rendered(rating, f"{p_high:.6f}", f"{percentile:.2f}", _PICKED if by_person else "")
 
 
@@ -60,8 +55,8 @@ def _rendered(rating: int, p_high: str, percentile: str, by: str) -> bytes:
 
 
 def gives_way(path: Path, by_person: bool) -> bool:
-    """Whether a sidecar is what `render` makes of the figures in it: written here, and changed by nobody since. One of
-    a person's choice gives way to another choice only (by_person)."""
+    """Whether a sidecar may be replaced: it is unchanged since `render` made it, and if it holds a person's choice, the
+    new rating is one, too (by_person)."""
     data = path.read_bytes()
     found = _OURS.search(data.decode("utf-8", "replace"))
     return (
@@ -72,8 +67,8 @@ def gives_way(path: Path, by_person: bool) -> bool:
 
 
 def rated_by_hand(photo: Path, by_person: bool) -> str | None:
-    """Why a photo's rating is a person's, or may be; None where nobody rated it. by_person: it is to be rated by a
-    person's choice, which may follow an earlier one."""
+    """Why a photo's rating is, or may be, a person's; None if nobody rated it. by_person: the new rating is a person's
+    choice, which may replace an earlier one."""
     for style in STYLES:
         for place in (sidecar(photo, style), sidecar(photo, style).with_suffix(".XMP")):
             if os.path.lexists(place) and not (place.is_file() and gives_way(place, by_person)):
@@ -84,13 +79,13 @@ def rated_by_hand(photo: Path, by_person: bool) -> str | None:
 
 
 def _embedded_rating(data: bytes | mmap.mmap) -> int:
-    """The first rating in XMP that is none of 0, or 0."""
+    """The first rating in XMP that is not 0, or 0."""
     return next(filter(None, (int(match[1]) for match in _EMBEDDED.finditer(data))), 0)
 
 
 def _header_rating(photo: Path, data: mmap.mmap) -> int:
-    """The rating in EXIF (tag 0x4746, Windows') or in a PNG's compressed XMP; 0 where there is none, or the file is a
-    RAW of a kind that Pillow cannot open."""
+    """The rating in EXIF (tag 0x4746, by Windows) or in a PNG's compressed XMP; 0 without one, and for files that
+    Pillow cannot open, such as some RAW files."""
     from PIL import Image
 
     is_png = data[:4] == b"\x89PNG"
@@ -103,5 +98,5 @@ def _header_rating(photo: Path, data: mmap.mmap) -> int:
             rating = int(header.getexif().get(_RATING) or 0)
             text = header.info.get("XML:com.adobe.xmp", "") if is_png else ""
         return rating or _embedded_rating(text.encode())
-    except Exception:  # Pillow's readers raise all sorts of things over broken files
+    except Exception:  # Pillow's readers raise many exceptions for broken files
         return 0

@@ -1,1 +1,1 @@
-"""The report, its tables, TensorBoard."""
+"""The report page with its tables, and TensorBoard's event files."""

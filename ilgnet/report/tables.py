@@ -1,33 +1,27 @@
-"""The report's tables, once for HTML, Markdown and CSV: the paper's Tables 1 to 4 beside ours, results and runs.
-
-What was not run says so; nothing is guessed."""
+"""The report's tables for HTML, Markdown and CSV: the paper's Tables 1 to 4 beside ours, results and runs. A cell of a
+net that was not tested says "not run"."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ilgnet.ava.labels import safe_cell
+from ilgnet.evaluate import protocol
+from ilgnet.evaluate.results import VOTES, Benchmark, Evaluation, FeatureMaps, Group, Proportion, Spread, Timed
 from ilgnet.figures import html
 from ilgnet.nets import paper, table1
 from ilgnet.nets.datasets import DATASETS
 from ilgnet.nets.variants import VARIANTS
 
 NOT_RUN = "not run"
-# against what people voted, where it is known
-VOTES = {
-    "spearman": "Spearman's correlation with the votes",
-    "pearson": "Pearson's correlation with the votes",
-    "emd": "earth mover's distance from the votes",
-}
 PARAMETERS = ("base_lr", "lr_policy", "stepsize", "gamma", "max_iter", "momentum", "weight_decay")  # Table 1's rows
+BATCH = 48  # photos an iteration of the released training
 
 
 class Cell(NamedTuple):
-    """One cell. `small`: a second line; `numbers`: (value, from, to) in the unit of `text`, for the CSV."""
+    """A cell. `small`: a second line; `numbers`: (value, from, to) in the unit of `text`, for the CSV."""
 
     text: str
     small: str = ""
@@ -37,49 +31,36 @@ class Cell(NamedTuple):
     def missing(self) -> bool:
         return self.text == NOT_RUN
 
+    @property
+    def line(self) -> str:
+        return self.text + (f" ({self.small})" if self.small else "")
+
 
 @dataclass
 class Table:
-    """`name` is that of the CSV file. `rows`: a cell a column each; `ours`: the rows of our nets."""
+    """`name` is that of the CSV file. `rows`: a cell for each column; `ours`: the rows of our nets."""
 
     name: str
     title: str
     columns: list[str]
-    rows: list[list[Cell]]
+    rows: list[list[Cell]] = field(default_factory=list)
     note: str = ""
     ours: set[int] = field(default_factory=set)
 
-    def markdown(self) -> str:
-        def line(cells: Iterable[str]) -> str:
-            return "| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
-
-        def text(cell: Cell) -> str:
-            return cell.text + (f" ({cell.small})" if cell.small else "")
-
-        out = [f"**{self.title}**", "", line(self.columns), "|" + "---|" * len(self.columns)]
-        out += [line(map(text, row)) for row in self.rows]
-        return "\n".join(out + (["", self.note] if self.note else [])) + "\n"
-
-    def csv(self) -> str:
-        """Numbers where cells have them; a column with intervals becomes three."""
+    def csv(self) -> list[list[str]]:
+        """The rows of the CSV file: numbers where cells have them; a column with intervals becomes three."""
         triple = [any(len(row[i].numbers) == 3 for row in self.rows) for i in range(len(self.columns))]
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(
-            [
-                safe_cell(name)
-                for column, three in zip(self.columns, triple)
-                for name in ([column, f"{column}, from", f"{column}, to"] if three else [column])
-            ]
-        )
+        made: list[list[str]] = [[]]
+        for column, three in zip(self.columns, triple):
+            names = [column, f"{column}, from", f"{column}, to"] if three else [column]
+            made[0] += map(safe_cell, names)
         for row in self.rows:
             values: list[str] = []
             for cell, three in zip(row, triple):
-                numbers = [f"{n:.6g}" for n in cell.numbers]
-                given = numbers or [safe_cell(cell.text + (f" ({cell.small})" if cell.small else ""))]
+                given = [f"{n:.6g}" for n in cell.numbers] or [safe_cell(cell.line)]
                 values += (given + ["", ""])[:3] if three else given[:1]
-            writer.writerow(values)
-        return text.getvalue()
+            made.append(values)
+        return made
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -103,42 +84,41 @@ def number(value: float | None, digits: int = 4) -> Cell:
     return EMPTY if value is None or value != value else Cell(html.number(value, digits), numbers=(value,))
 
 
-def interval(p: dict[str, Any] | None) -> Cell:
+def interval(p: Proportion | None) -> Cell:
     """A proportion and its 95% interval."""
     if not p:
         return EMPTY
     return Cell(
-        html.percent(p["value"]),
-        f"{html.percent(p['low'], 1)} – {html.percent(p['high'], 1)}",
-        (100 * p["value"], 100 * p["low"], 100 * p["high"]),
+        html.percent(p.value),
+        f"{html.percent(p.low, 1)} – {html.percent(p.high, 1)}",
+        (100 * p.value, 100 * p.low, 100 * p.high),
     )
 
 
-def batches(first: dict[str, Any] | None) -> Cell:
-    """The first batches' accuracy: 50 of them, or a log's number."""
-    count = (first or {}).get("batches", paper.DEFAULT_TEST_BATCHES)
-    return _marked(interval(first), f"{count} batches" if count != paper.DEFAULT_TEST_BATCHES else "")
+def batches(first: Proportion | None) -> Cell:
+    """The accuracy of the first batches, with their number unless it is 50."""
+    count = first.batches if first else None
+    return _marked(interval(first), f"{count} batches" if count not in (None, paper.DEFAULT_TEST_BATCHES) else "")
 
 
-def runs_of(spread: dict[str, float] | None, percent: bool = True) -> Cell:
+def runs_of(s: Spread | None, percent: bool = True) -> Cell:
     """Mean, standard deviation and range over runs."""
-    if not spread:
+    if not s:
         return EMPTY
-    mean, low, high = ((100 if percent else 1) * spread[key] for key in ("mean", "min", "max"))
-    digits, unit = (2, " %") if percent else (4, "")
-    if spread["runs"] == 1:
+    scale, digits, unit = (100, 2, " %") if percent else (1, 4, "")
+    mean, sd, low, high = (scale * value for value in (s.mean, s.sd, s.min, s.max))
+    if s.runs == 1:
         return Cell(f"{mean:.{digits}f}{unit}", "1 run", (mean,))
-    sd = (100 if percent else 1) * spread["sd"]
     return Cell(
         f"{mean:.{digits}f} ± {sd:.{digits}f}{unit}",
-        f"{spread['runs']} runs, {low:.{digits}f} – {high:.{digits}f}{unit}",
+        f"{s.runs} runs, {low:.{digits}f} – {high:.{digits}f}{unit}",
         (mean, low, high),
     )
 
 
-def printed(value: float | None) -> Cell:
-    """The paper's figure, in per cent."""
-    return EMPTY if value is None else Cell(f"{value:.2f} %", numbers=(value,))
+def printed(value: float | None, form: str = "{:.2f} %") -> Cell:
+    """The paper's figure, by default in per cent."""
+    return EMPTY if value is None else Cell(form.format(value), numbers=(value,))
 
 
 # --- the paper's -----------------------------------------------------------------------------------------------------
@@ -156,30 +136,29 @@ def parameters_table(solvers: list[tuple[str, Any]], variant: str = "v1bn") -> T
         value = getattr(solver, name)
         return Cell(value) if isinstance(value, str) else Cell(f"{value:.7g}", numbers=(float(f"{value:.7g}"),))
 
-    rows = [[Cell(name), *(cell(solver, name) for _, solver in columns)] for name in PARAMETERS]
     return Table(
         "table1",
         "Table 1: training parameters, as configured",
         ["parameter", *(c for c, _ in columns)],
-        rows,
+        [[Cell(name), *(cell(solver, name) for _, solver in columns)] for name in PARAMETERS],
         "The first three columns are the paper's, as printed, and those of the committed solvers.",
     )
 
 
-def accuracy_tables(evaluations: list[dict[str, Any]], groups: list[dict[str, Any]]) -> list[Table]:
-    """Tables 2 and 3, every published row, and ours where a net was tested on that data set."""
+def accuracy_tables(tests: list[Evaluation], groups: list[Group]) -> list[Table]:
+    """Tables 2 and 3: every published row, and our figures for the nets that were tested on that data set."""
     made = []
     for i, (title, columns, rows) in enumerate(paper.tables()):
-        table = Table(f"table{i + 2}", title + ", as printed and here", ["method"], [])
+        table = Table(f"table{i + 2}", title + ", as printed and here", ["method"])
         baseline = [Cell("always the commoner class")]
         for dataset, heading in columns:
             table.columns += [f"{heading}: paper", "here, whole test set", "here, first 50 batches"]
-            baseline += [EMPTY, _baseline(dataset, evaluations), EMPTY]
+            baseline += [EMPTY, _baseline(dataset, tests), EMPTY]
         table.rows.append(baseline)
         for row in rows:
             cells = [Cell(row.method)]
             for (dataset, _), figure in zip(columns, row.printed):
-                cells += [printed(figure), *_ours(row.variant, dataset, evaluations, groups)]
+                cells += [printed(figure), *_ours(row.variant, dataset, tests, groups)]
             if row.variant:
                 table.ours.add(len(table.rows))
             table.rows.append(cells)
@@ -191,16 +170,10 @@ def accuracy_tables(evaluations: list[dict[str, Any]], groups: list[dict[str, An
     return made
 
 
-def _baseline(dataset: str, evaluations: list[dict[str, Any]]) -> Cell:
-    """The commoner class's share in the test sets that were used here (a split of one's own has its own), else in the
-    released list."""
-    own = sorted(
-        {
-            e["result"]["majority_baseline"]["value"]
-            for e in evaluations
-            if e.get("dataset") == dataset and e["result"].get("majority_baseline")
-        }
-    )
+def _baseline(dataset: str, tests: list[Evaluation]) -> Cell:
+    """The share of the commoner class in the test sets used here, or else in the released list."""
+    used = (t.result.majority_baseline for t in tests if t.dataset == dataset)
+    own = sorted({baseline.value for baseline in used if baseline})
     if not own:
         low, high = paper.RELEASED_TEST[dataset]
         return share(max(low, high) / (low + high))._replace(small="of the released list")
@@ -209,15 +182,14 @@ def _baseline(dataset: str, evaluations: list[dict[str, Any]]) -> Cell:
     return Cell(f"{html.percent(own[0])} – {html.percent(own[-1])}", "of different test sets")
 
 
-def how_tested(evaluation: dict[str, Any]) -> str:
-    """What of a test is not as the authors tested (in full precision, the centre of a photo warped to 256 x 256), and
-    whether only a log tells of it."""
-    found = ["from a log"] if evaluation.get("log") else []
-    if evaluation.get("tta"):
-        found.append(f"views: {evaluation['tta']}")
-    if evaluation.get("precision") not in (None, "fp32"):
-        found.append(evaluation["precision"])
-    if (evaluation.get("preprocess") or {}).get("preset") == "direct":
+def how_tested(test: Evaluation) -> str:
+    """The differences from the authors' test: full precision, the centre of a photo warped to 256 x 256."""
+    found = ["from a log"] if test.log else []
+    if test.tta:
+        found.append(f"views: {test.tta}")
+    if test.precision not in (None, "fp32"):
+        found.append(test.precision)
+    if test.preprocess and test.preprocess.preset == "direct":
         found.append("preset direct")
     return ", ".join(found)
 
@@ -226,37 +198,50 @@ def _marked(cell: Cell, how: str) -> Cell:
     return cell._replace(small="; ".join(filter(None, (cell.small, how)))) if cell.numbers else cell
 
 
-def _ours(
-    variant: str | None, dataset: str, evaluations: list[dict[str, Any]], groups: list[dict[str, Any]]
-) -> tuple[Cell, Cell]:
-    """(whole test set, first 50 batches) of the last group of runs that was given, or else each of the last single one
-    that has it: a log has one of the two."""
+def _ours(variant: str | None, dataset: str, tests: list[Evaluation], groups: list[Group]) -> list[Cell]:
+    """[whole test set, first 50 batches] of the last group of runs, or else of the last test that has the figure (a log
+    has one of the two)."""
     if variant is None:
-        return Cell(""), Cell("")
-    tests = [e for e in evaluations if (e.get("variant"), e.get("dataset")) == (variant, dataset)]
+        return [Cell("")] * 2
+    tests = [t for t in tests if (t.variant, t.dataset) == (variant, dataset)]
     if not tests:
-        return Cell(NOT_RUN), Cell(NOT_RUN)
-    group = [g for g in groups if (g["variant"], g["dataset"]) == (variant, dataset)]
+        return [Cell(NOT_RUN)] * 2
+    group = [g for g in groups if (g.variant, g.dataset) == (variant, dataset)]
     if group:
-        how = next(how_tested(e) for e in tests if e.get("group") == group[-1]["name"])
-        whole, first = (runs_of(group[-1]["spread"].get(name)) for name in ("accuracy", "first_batches"))
-        return _marked(whole, how), _marked(first, how)
-    whole, first = (
-        next((e for e in reversed(tests) if e["result"].get(name)), tests[-1]) for name in ("accuracy", "first_batches")
-    )
-    return (
-        _marked(interval(whole["result"].get("accuracy")), how_tested(whole)),
-        _marked(batches(first["result"].get("first_batches")), how_tested(first)),
-    )
+        how = next(how_tested(t) for t in tests if t.group == group[-1].name)
+        return [_marked(runs_of(group[-1].spread.get(name)), how) for name in ("accuracy", "first_batches")]
+    cells = []
+    for name, cell in (("accuracy", interval), ("first_batches", batches)):
+        test = next((t for t in reversed(tests) if getattr(t.result, name)), tests[-1])
+        cells.append(_marked(cell(getattr(test.result, name)), how_tested(test)))
+    return cells
 
 
-def efficiency_table(
-    benchmark: dict[str, Any] | None, evaluations: list[dict[str, Any]], groups: list[dict[str, Any]]
-) -> Table:
-    """Table 4 from what tools/benchmark.py --out wrote, or without it."""
-    rows = [r for r in (benchmark or {}).get("rows", []) if r["engine"] == "torchcaffe"]
-    found = {(r["variant"], r["task"]): r for r in rows}
-    iterations, batch = table1.TABLE1["ava1"].max_iter, 48
+class Efficiency(NamedTuple):
+    """Table 4 for a net, as timed here; None for what was not timed. `days` of training on AVA1 by Table 1's schedule;
+    `train`: what they are computed from; seconds a photo when tested one at a time, and in batches."""
+
+    days: float | None
+    one: float | None
+    many: float | None
+    train: Timed | None
+
+
+def efficiency(rows: Sequence[Timed]) -> dict[str, Efficiency]:
+    """Table 4's figures of each variant that torchcaffe was timed on."""
+    ours = {(row.variant, row.task): row for row in rows if row.engine == "torchcaffe"}
+    found = {}
+    for variant, _ in ours:
+        train, one, many = (ours.get((variant, task)) for task in ("train", "test1", "test"))
+        days = train.median_s * BATCH / train.batch * table1.TABLE1["ava1"].max_iter / 86400 if train else None
+        single, several = (row.median_s / row.batch if row else None for row in (one, many))
+        found[variant] = Efficiency(days, single, several, train)
+    return found
+
+
+def efficiency_table(benchmark: Benchmark | None, tests: list[Evaluation], groups: list[Group]) -> Table:
+    """Table 4, with our times if there is a benchmark."""
+    found = efficiency(benchmark.rows if benchmark else [])
     table = Table(
         "table4",
         "Table 4: efficiency, as printed and here",
@@ -270,42 +255,37 @@ def efficiency_table(
             "here, one at a time",
             "here, in batches",
         ],
-        [],
     )
     listed = [v for v in VARIANTS.values() if v.table4[1] is not None]
-    listed.sort(key=lambda v: -v.table4[2])  # the paper's order: slowest first
-    extra = [VARIANTS[name] for name in dict.fromkeys(r["variant"] for r in rows) if VARIANTS[name] not in listed]
-    for v in listed + extra:
+    listed.sort(key=lambda v: v.table4[2] or 0, reverse=True)  # the paper's order: slowest first
+    listed += [VARIANTS[name] for name in found if VARIANTS[name] not in listed]
+    for v in listed:
         accuracy, days, seconds = v.table4
-        train, one, many = (found.get((v.name, task)) for task in ("train", "test1", "test"))
-        here = [Cell(NOT_RUN)] * 3
-        if train:
-            value = train["median_s"] * batch / train["batch"] * iterations / 86400
-            here[0] = Cell(f"{value:.1f} days", numbers=(value,))
-        for k, row in ((1, one), (2, many)):
-            if row:
-                value = row["median_s"] / row["batch"]
-                here[k] = Cell(f"{value * 1000:.1f} ms", numbers=(value,))
+        here = found.get(v.name, Efficiency(None, None, None, None))
+        one, many = (
+            Cell(NOT_RUN) if value is None else Cell(f"{value * 1000:.1f} ms", numbers=(value,))
+            for value in (here.one, here.many)
+        )
         table.ours.add(len(table.rows))
         table.rows.append(
             [
                 Cell(v.title),
                 printed(accuracy),
-                _ours(v.name, "ava1", evaluations, groups)[0],
-                Cell(f"{days:g} days", numbers=(days,)) if days else EMPTY,
-                here[0],
-                Cell(f"{seconds:g} s", numbers=(seconds,)) if seconds else EMPTY,
-                here[1],
-                here[2],
+                _ours(v.name, "ava1", tests, groups)[0],
+                printed(days, "{:g} days"),
+                Cell(NOT_RUN) if here.days is None else printed(here.days, "{:.1f} days"),
+                printed(seconds, "{:g} s"),
+                one,
+                many,
             ]
         )
-    machine = (benchmark or {}).get("machine")
-    where = "Not timed here: tools/benchmark.py does that."
-    if machine:
-        device = f"GPU {machine['gpu']}" if machine["gpu"] is not None else f"{machine['threads']} threads"
+    where = "Not timed here: ilgnet benchmark does that."
+    if benchmark and benchmark.machine:
+        m = benchmark.machine
+        device = f"GPU {m.gpu}" if m.gpu is not None else f"{m.threads} threads"
         where = (
-            f"Here: {machine['cpu']}, {device}, {machine['sgemm_flops'] / 1e9:,.0f} GFLOP/s in a matrix product; "
-            f"training is {iterations:,} iterations of {batch} photos at the speed of those that were timed."
+            f"Here: {m.cpu}, {device}, {m.sgemm_flops / 1e9:,.0f} GFLOP/s in a matrix product; training is "
+            f"{table1.TABLE1['ava1'].max_iter:,} iterations of {BATCH} photos at the speed of those that were timed."
         )
     table.note = f"The paper's times are of a GTX 980 Ti. {where}"
     return table
@@ -314,58 +294,61 @@ def efficiency_table(
 # --- ours ------------------------------------------------------------------------------------------------------------
 
 
-def results_table(evaluations: list[dict[str, Any]]) -> Table:
-    """A column an evaluation."""
+def results_table(tests: list[Evaluation]) -> Table:
+    """A column for each evaluation."""
 
-    def row(name: str, cell: Any) -> list[Cell]:
-        return [Cell(name), *(cell(e, e["result"]) for e in evaluations)]
+    def paper_figure(t: Evaluation) -> Cell:
+        if t.variant not in VARIANTS or t.dataset not in paper.RELEASED_TEST:
+            return EMPTY
+        v = VARIANTS[t.variant]
+        return printed(dict(zip(paper.RELEASED_TEST, (*v.table2, v.table3)))[t.dataset])
 
-    def paper_figure(e: dict[str, Any], r: dict[str, Any]) -> Cell:
-        variant = VARIANTS.get(e.get("variant") or "")
-        figures = {} if variant is None else dict(zip(paper.RELEASED_TEST, (*variant.table2, variant.table3)))
-        return printed(figures.get(e.get("dataset")))
+    def whole(t: Evaluation) -> Cell:
+        if t.result.accuracy:
+            return interval(t.result.accuracy)
+        return Cell(NOT_RUN, "the set's size is unknown" if t.log and not t.result.whole else "")
 
-    def whole(e: dict[str, Any], r: dict[str, Any]) -> Cell:
-        if r.get("accuracy"):
-            return interval(r["accuracy"])
-        return Cell(NOT_RUN, "the set's size is unknown" if e.get("log") and not r.get("whole") else "")
+    def photos(t: Evaluation) -> Cell:
+        r = t.result
+        cell = number((r.accuracy or r.first_batches or r).n, 0)
+        return _marked(cell, f"{r.tested} in the log: some more than once" if r.tested else "")
 
-    def photos(e: dict[str, Any], r: dict[str, Any]) -> Cell:
-        cell = number((r.get("accuracy") or r.get("first_batches") or r)["n"], 0)
-        return _marked(cell, f"{r['tested']} in the log: some more than once" if r.get("tested") else "")
+    def text(value: str | None) -> Cell:
+        return Cell(value) if value else EMPTY
 
-    rows = [
-        row("test set", lambda e, r: Cell((e.get("dataset") or "own") + (", from a log" if e.get("log") else ""))),
-        row("net", lambda e, r: Cell(str(e["title"])) if e.get("title") else EMPTY),
-        row("photos tested", photos),
-        row("whole test set", whole),
-        row("first 50 batches, as the authors tested", lambda e, r: batches(r.get("first_batches"))),
-        row("always the commoner class", lambda e, r: share((r.get("majority_baseline") or {}).get("value"))),
-        row("balanced accuracy", lambda e, r: share(r.get("balanced_accuracy"))),
-        row("AUC", lambda e, r: number(r.get("auc"))),
-        row("average precision", lambda e, r: number(r.get("average_precision"))),
-        row("loss", lambda e, r: number(r.get("loss"))),
-        row("calibration error", lambda e, r: number((r.get("calibration") or {}).get("ece"))),
-        *(
-            row(title, lambda e, r, name=name: number(r.get(name)))
-            for name, title in VOTES.items()
-            if any(e["result"].get(name) is not None for e in evaluations)
-        ),
-        row("views a photo", lambda e, r: Cell(e.get("tta") or "1")),
-        row("precision", lambda e, r: Cell(e["precision"]) if e.get("precision") else EMPTY),
-        row("the paper's figure", paper_figure),
-    ]
+    rows: dict[str, list[Cell]] = {
+        "test set": [Cell((t.dataset or "own") + (", from a log" if t.log else "")) for t in tests],
+        "net": [text(t.title) for t in tests],
+        "photos tested": list(map(photos, tests)),
+        "whole test set": list(map(whole, tests)),
+        "first 50 batches, as the authors tested": [batches(t.result.first_batches) for t in tests],
+        "always the commoner class": [
+            share(t.result.majority_baseline.value if t.result.majority_baseline else None) for t in tests
+        ],
+        "balanced accuracy": [share(t.result.balanced_accuracy) for t in tests],
+        "AUC": [number(t.result.auc) for t in tests],
+        "average precision": [number(t.result.average_precision) for t in tests],
+        "loss": [number(t.result.loss) for t in tests],
+        "calibration error": [number(t.result.calibration.ece if t.result.calibration else None) for t in tests],
+    }
+    for name, (_, title) in VOTES.items():
+        cells = [number(getattr(t.result, name)) for t in tests]
+        if any(cell.numbers for cell in cells):
+            rows[title] = cells
+    rows["views a photo"] = [Cell(t.tta or "1") for t in tests]
+    rows["precision"] = [text(t.precision) for t in tests]
+    rows["the paper's figure"] = list(map(paper_figure, tests))
     return Table(
         "results",
         "Accuracy, with 95% intervals",
-        ["", *(e["name"] for e in evaluations)],
-        rows,
+        ["", *(t.name for t in tests)],
+        [[Cell(name), *cells] for name, cells in rows.items()],
         "Intervals are Wilson's. The released accuracies, 81.68 % and 85.50 %, are those of 50 batches.",
     )
 
 
-def groups_table(groups: list[dict[str, Any]]) -> Table:
-    """A column a group of runs."""
+def groups_table(groups: list[Group]) -> Table:
+    """A column for each group of runs."""
     names = {
         "accuracy": "whole test set",
         "first_batches": "first 50 batches",
@@ -375,72 +358,45 @@ def groups_table(groups: list[dict[str, Any]]) -> Table:
         "loss": "loss",
         "calibration": "calibration error",
     }
-    rows = [[Cell("test set"), *(Cell(g["dataset"] or "own") for g in groups)]]
+    rows = [[Cell("test set"), *(Cell(g.dataset or "own") for g in groups)]]
     for name, title in names.items():
-        percent = name in ("accuracy", "first_batches", "balanced_accuracy")
-        rows.append([Cell(title), *(runs_of(g["spread"].get(name), percent) for g in groups)])
-    return Table(
-        "groups", "Several runs of one net: mean ± standard deviation", ["", *(g["name"] for g in groups)], rows
-    )
+        rows.append([Cell(title), *(runs_of(g.spread.get(name), name in protocol.PERCENT) for g in groups)])
+    title = "Several runs of one net: mean ± standard deviation"
+    return Table("groups", title, ["", *(g.name for g in groups)], rows)
 
 
 def runs_table(facts: list[dict[str, Any]]) -> Table:
-    """A row a training log."""
-
-    def rate(value: float | None) -> Cell:
-        return EMPTY if value is None else Cell(f"{value:g}", numbers=(value,))
-
-    rows = [
-        [
-            Cell(f["name"]),
-            number(f["iterations"], 0),
-            rate(f["first_lr"]),
-            number(f["first_loss"]),
-            number(f["last_loss"]),
-            share(f["last_accuracy"]),
-            share(f["best_accuracy"]),
-            number(f["iterations_per_second"], 2),
-        ]
-        for f in facts
-    ]
-    return Table(
-        "runs",
-        "Training runs",
-        [
-            "run",
-            "last iteration",
-            "first rate",
-            "first loss",
-            "last loss",
-            "last accuracy",
-            "best accuracy",
-            "iterations/s",
-        ],
-        rows,
-    )
+    """A row for each training log (see page.run_facts)."""
+    columns = {
+        "last iteration": lambda f: number(f["iterations"], 0),
+        "first rate": lambda f: printed(f["first_lr"], "{:g}"),
+        "first loss": lambda f: number(f["first_loss"]),
+        "last loss": lambda f: number(f["last_loss"]),
+        "last accuracy": lambda f: share(f["last_accuracy"]),
+        "best accuracy": lambda f: share(f["best_accuracy"]),
+        "iterations/s": lambda f: number(f["iterations_per_second"], 2),
+    }
+    rows = [[Cell(f["name"]), *(cell(f) for cell in columns.values())] for f in facts]
+    return Table("runs", "Training runs", ["run", *columns], rows)
 
 
-def density_table(features: dict[str, Any]) -> Table:
+def density_table(features: FeatureMaps) -> Table:
     """Density of active features at each label, high photos against low ones."""
     table = Table(
         "density",
-        f"Share of active features (above 0), {features['name']}",
+        f"Share of active features (above 0), {features.name}",
         ["layer", "in high photos", "in low photos", "difference", "Cohen's d", "P(high above low)", "p"],
-        [],
     )
-    for stage in features["stages"]:
-        c = stage.get("comparison")
-        cells = (
-            [EMPTY] * 6
-            if not c
-            else [
-                share(c["high"]["mean"]),
-                share(c["low"]["mean"]),
-                Cell(f"{100 * c['difference']:+.2f} points", numbers=(100 * c["difference"],)),
-                number(c["cohens_d"], 2),
-                number(c["p_superior"], 3),
-                Cell(f"{c['p_value']:.4f}" if c["p_value"] >= 1e-4 else f"{c['p_value']:.1e}", numbers=(c["p_value"],)),
+    for stage in features.stages:
+        c, cells = stage.comparison, [EMPTY] * 6
+        if c:
+            cells = [
+                share(c.high.mean),
+                share(c.low.mean),
+                printed(100 * c.difference, "{:+.2f} points"),
+                number(c.cohens_d, 2),
+                number(c.p_superior, 3),
+                printed(c.p_value, "{:.4f}" if c.p_value >= 1e-4 else "{:.1e}"),
             ]
-        )
-        table.rows.append([Cell(f"{stage['mark']} {stage['what']}".strip(), " + ".join(stage["blobs"])), *cells])
+        table.rows.append([Cell(f"{stage.mark} {stage.what}".strip(), " + ".join(stage.blobs)), *cells])
     return table

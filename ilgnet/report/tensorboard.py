@@ -1,4 +1,4 @@
-"""A run as TensorBoard's event files, made from its log and snapshots, whichever Caffe wrote them."""
+"""A run as TensorBoard's event files, made from the log and snapshots of any Caffe."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from ilgnet.weights import surgery
 from torchcaffe.base.errors import CaffeError
 
 BINS = 30  # of a histogram of weights
-PIECE = 1 << 22  # values
-SUFFIX = ".ilgnet"  # of our event files' names: only those are ever replaced
+SUFFIX = ".ilgnet"  # of our event files' names; no others are replaced
 HOW = "TensorBoard is not installed: pip install 'ilgnet-toolkit[tensorboard]' (in a checkout: '.[tensorboard]')"
 
 
@@ -30,8 +29,8 @@ def scalars(log: caffe_log.CaffeLog) -> Iterator[tuple[str, int, float]]:
 
 
 def snapshots(log: caffe_log.CaffeLog, log_path: Path) -> list[tuple[int, Path]]:
-    """(iteration, caffemodel) of the log's snapshots that are still there: where the log names them, or beside it. As
-    in caffe_log.Series a run that went back to an earlier iteration replaces what came after it."""
+    """(iteration, caffemodel) of the log's snapshots that still exist, where the log names them or beside it. As in
+    caffe_log.Series, a run resumed at an earlier iteration replaces the later ones."""
     found: list[tuple[int, Path]] = []
     for name in log.snapshots:
         if not name.endswith((".caffemodel", ".caffemodel.h5")):
@@ -43,36 +42,20 @@ def snapshots(log: caffe_log.CaffeLog, log_path: Path) -> list[tuple[int, Path]]
     return found
 
 
-def histogram(values: np.ndarray, bins: int = BINS) -> Any:
-    """A HistogramProto of all values that are finite, on `bins` equal bins from the smallest to the largest. In pieces:
-    ILGNet's largest layer has 96 million weights."""
+def histogram(values: np.ndarray) -> Any:
+    """A HistogramProto of all finite values, with BINS equal bins from the smallest to the largest value."""
     from tensorboard.compat.proto.summary_pb2 import HistogramProto
 
-    flat = np.asarray(values).reshape(-1)
-
-    def pieces() -> Iterator[np.ndarray]:
-        for start in range(0, flat.size, PIECE):
-            piece = flat[start : start + PIECE].astype(np.float64)
-            piece = piece[np.isfinite(piece)]
-            if piece.size:
-                yield piece
-
-    low = min((p.min() for p in pieces()), default=None)
-    if low is None:
+    flat = np.asarray(values)[np.isfinite(values)].astype(np.float64)
+    if not flat.size:
         return HistogramProto(bucket_limit=[0.0], bucket=[0.0])
-    high = max(p.max() for p in pieces())
-    counts, edges = np.zeros(bins), np.histogram_bin_edges([low, high], bins)
-    total = squares = 0.0
-    for piece in pieces():
-        counts += np.histogram(piece, edges)[0]
-        total += float(piece.sum())
-        squares += float(piece @ piece)
+    counts, edges = np.histogram(flat, BINS)
     return HistogramProto(
-        min=low,
-        max=high,
-        num=counts.sum(),
-        sum=total,
-        sum_squares=squares,
+        min=flat.min(),
+        max=flat.max(),
+        num=flat.size,
+        sum=flat.sum(),
+        sum_squares=flat @ flat,
         bucket_limit=edges[1:].tolist(),
         bucket=counts.tolist(),
     )
@@ -87,10 +70,10 @@ def require() -> None:
 
 
 class EventLog:
-    """An event file in the folder `out`, in place of one that an earlier EventLog left there, that takes over what is
-    new in the log at each update(): its scalars and, with `weights`, a histogram of each parameter of each snapshot.
+    """An event file in the folder `out`, which replaces that of an earlier EventLog. Each update() adds what is new in
+    the log: scalars and, with `weights`, a histogram of each parameter of each snapshot.
 
-    Times are the log's, which names no year: its last line is taken to be as old as the file. CaffeError without
+    Times are those of the log, which has no year: its last line is taken to be as old as the file. CaffeError without
     TensorBoard."""
 
     def __init__(self, log_path: Path | str, out: Path | str, weights: bool = True):
@@ -98,7 +81,7 @@ class EventLog:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         self.log_path, self.out, self.weights = Path(log_path), Path(out), weights
-        caffe_log.read_log(self.log_path)  # refuses what is no log, before a file is made
+        caffe_log.read_log(self.log_path)  # raises before a file is made
         self.out.mkdir(parents=True, exist_ok=True)
         old = list(self.out.glob("events.out.tfevents.*" + SUFFIX))
         self._writer = EventFileWriter(str(self.out), filename_suffix=SUFFIX)
@@ -108,7 +91,7 @@ class EventLog:
         self.scalars = self.histograms = 0
 
     def update(self) -> None:
-        """Write what the log and its snapshots have beyond the last update. CaffeError for a broken snapshot."""
+        """Write what is new since the last update. CaffeError for a broken snapshot."""
         log = caffe_log.read_log(self.log_path)
         seconds, ended = log.seconds, self.log_path.stat().st_mtime
         times, values = seconds.iterations, seconds.values
@@ -116,7 +99,7 @@ class EventLog:
         def when(iteration: int) -> float:
             return ended - float(values[-1] - np.interp(iteration, times, values)) if len(values) else ended
 
-        # an order in iterations, which TensorBoard takes for granted: a step back hides what came before it
+        # In order of iterations: to TensorBoard, a step back hides what came before it.
         new = sorted(
             (iteration, tag, value) for tag, iteration, value in scalars(log) if iteration > self._last.get(tag, -1)
         )
@@ -145,7 +128,7 @@ class EventLog:
 
 
 def write(log_path: Path | str, out: Path | str, weights: bool = True) -> EventLog:
-    """A log, and its snapshots' weights, as an event file in the folder `out`; returns the closed EventLog."""
+    """Write a log, and its snapshots' weights, to an event file in the folder `out`; returns the closed EventLog."""
     made = EventLog(log_path, out, weights)
     try:
         made.update()

@@ -1,1 +1,1 @@
-"""Scorers, and averaging over views."""
+"""Scoring photos with a net, and averaging over several views of each."""

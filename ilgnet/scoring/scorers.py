@@ -1,11 +1,13 @@
-"""P(high), or what another target's net says, of photos and of an LMDB's records, with either engine."""
+"""Scores of photos, with either engine: P(high), or the answer of a net with another target."""
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -18,13 +20,14 @@ from ilgnet.weights import surgery
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import upgrade
 
-LOW, HIGH = 0, 1  # what the Softmax's indices mean
-VERSION = 1  # of what becomes of a net's answer; raise it when that changes, so that caches forget
+T = TypeVar("T")
+LOW, HIGH = 0, 1  # indices of the Softmax
+VERSION = 1  # raise it when scores or heat maps change, so that caches forget the old ones
 
 
 class Answer(NamedTuple):
-    """A net's answer to one photo. margin: log(P(high) / P(low)), which goes on telling photos apart where P(high)
-    rounds to 0 or 1. heat: (h, w) float32 in -1 to 1, or None: where the last module saw what raised (> 0) or lowered
+    """A net's answer to one photo. margin: log(P(high) / P(low)), which orders photos even where P(high) rounds to 0
+    or 1. heat: (h, w) float32 from -1 to 1, or None: where the last module saw something that raised (> 0) or lowered
     (< 0) the margin."""
 
     p_high: float
@@ -32,37 +35,40 @@ class Answer(NamedTuple):
     heat: np.ndarray | None
 
 
+@dataclass
+class Settings:
+    """What to score with. net: a deploy.prototxt or a variant's name; by default the variant that the weights are of.
+    preset, mean: see preprocess.make. precision: on a CPU, "bf16" or "int8" rounds the weights of large inner
+    products."""
+
+    weights: Path | str
+    net: Path | str | None = None
+    preset: str | None = None
+    mean: Path | str | None = None
+    batch: int = 16
+    engine: str = "torch"
+    gpu: int | None = None
+    precision: str | None = None
+
+
 class Scorer:
-    """A deploy net with its weights and preprocessing.
+    """A deploy net with its weights and preprocessing. heat: prepare for `answers(..., heat=True)`.
 
-    `net`: a deploy.prototxt, or the name of a variant; None: the variant that the weights are of. CaffeError unless
-    every layer of the net that has parameters gets them from `weights`. heat: prepare for `answers(..., heat=True)`.
-    precision: "bf16" or "int8" to round large inner products' weights to, on a CPU; what that does to the first photos'
-    scores is printed.
-    """
+    With a precision, the change of the first photos' scores is printed. CaffeError unless the weights hold the
+    parameters of every layer."""
 
-    def __init__(
-        self,
-        weights: Path | str,
-        net: Path | str | None = None,
-        preset: str | None = None,
-        mean: Path | str | None = None,
-        batch: int = 16,
-        engine: str = "torch",
-        gpu: int | None = None,
-        heat: bool = False,
-        precision: str | None = None,
-    ):
+    def __init__(self, settings: Settings, heat: bool = False):
+        weights = self.weights = str(settings.weights)
         source = surgery.read_weights(weights)
-        self.net_path = net_for(source, weights) if net is None else str(net)  # or a variant's name
+        # a prototxt, or a variant's name
+        self.net_path = net_for(source, weights) if settings.net is None else str(settings.net)
         param = deploy_net(self.net_path)
         self.title = param.name
-        self.weights = str(weights)
-        caffe = engines.load_engine(engine, gpu)
-        param.force_backward = heat  # without a loss, Caffe's backward pass does nothing unless it is forced to
+        caffe = engines.load_engine(settings.engine, settings.gpu)
+        param.force_backward = heat  # without a loss, Caffe's backward pass does nothing unless it is forced
         self._net = engines.make_net(caffe, param, caffe.TEST, self.net_path)
         surgery.refuse_unloaded(engines.arrays(self._net), source, weights, self.net_path)
-        self._net.copy_from(str(weights))
+        self._net.copy_from(weights)
         if len(self._net.inputs) != 1 or len(self._net.outputs) != 1:
             raise CaffeError(
                 f"{self.net_path}: {len(self._net.inputs)} inputs and {len(self._net.outputs)} outputs; "
@@ -72,25 +78,25 @@ class Scorer:
         shape = tuple(self._net.blobs[self._input].data.shape)
         if len(shape) != 4 or shape[1] != 3:
             raise CaffeError(f"{self.net_path}: input '{self._input}' has shape {shape}; expected N x 3 x H x W")
-        self.preprocess = preprocess.make(preset, mean, shape[2:])
-        self.batch, self._shape, self._precision = batch, shape[1:], precision
+        self.preprocess = preprocess.make(settings.preset, settings.mean, shape[2:])
+        self.batch, self._shape, self._precision = settings.batch, shape[1:], settings.precision
         self._names = list(self._net.top_names)
         self._logits, self.target = self._learned()
         self.module = self._last_module()
 
     @property
     def meaning(self) -> str:
-        """Which number of the net's answer means what."""
+        """What the numbers of the net's answer mean."""
         if self.target.label:
             return f"'{self._output}': {self.target.answer}"
         return f"'{self._output}': index {LOW} means low, index {HIGH} means high aesthetic quality"
 
     def _producer(self, blob: str) -> int:
-        """The number of the last layer that writes a blob (behind its in-place layers)."""
+        """The number of the last layer that writes a blob, after its in-place layers."""
         return max(i for i, name in enumerate(self._names) if blob in self._net.top_names[name])
 
     def _learned(self) -> tuple[str, Target]:
-        """(the blob of the last layer with weights, what the net has learned, by that layer's name)."""
+        """(blob of the last layer with weights, the net's target, by that layer's name)."""
         last = self._producer(self._output)
         kind, target = self._net.layers[last].type, target_of(self._names[last])
         if kind == "InnerProduct" and target is not None and target.outputs == 1:
@@ -101,12 +107,12 @@ class Scorer:
         return logits, target_of(self._names[self._producer(logits)]) or TARGETS["classes"]
 
     def _last_module(self) -> str | None:
-        """The blob that the last pooling reads: the last module's output, the last that knows of places."""
+        """The blob that the last pooling reads: the last module's output, and the last with positions."""
         pools = [name for i, name in enumerate(self._names) if self._net.layers[i].type == "Pooling"]
         return self._net.bottom_names[pools[-1]][0] if pools else None
 
     def rows(self, arrays: np.ndarray) -> np.ndarray:
-        """The net's answers, (n, target.outputs) float32, to preprocessed photos (n, 3, H, W)."""
+        """The net's answers, (n, target.outputs) float32, for preprocessed photos (n, 3, H, W)."""
         blob = self._net.blobs[self._input]
         if blob.data.shape[0] != len(arrays):
             blob.reshape(len(arrays), *self._shape)
@@ -127,29 +133,33 @@ class Scorer:
         return np.array(self._net.blobs[self._output].data, dtype=np.float32).reshape(count, -1)
 
     def _round(self, exact: np.ndarray) -> np.ndarray:
-        """The answers, and all later ones, with rounded weights instead of exact ones."""
+        """Round the weights, and answer again."""
         precision, self._precision = self._precision, None
-        layers = self._net.reduce_weights(precision)
+        layers = self.reduce_weights(precision)
         rows = self._forward(len(exact))
         moved = max(abs(self.number(a) - self.number(b)) for a, b in zip(rows, exact))
         effect = f"{', '.join(layers)}: the scores of the first {len(rows)} photo(s) move by at most {moved:.2g}"
         print(f"{precision} weights in {effect if layers else 'no layer (none is large)'}", file=sys.stderr)
         return rows
 
+    def reduce_weights(self, precision: str | None) -> list[str]:
+        """Round the weights of large inner products; returns their layers' names."""
+        return self._net.reduce_weights(precision)
+
     def number(self, row: np.ndarray) -> float:
-        """One answer as one number, higher for better photos: P(high), the (expected) mean vote, or a rank."""
+        """An answer as one number, higher for better photos: P(high), the (expected) mean vote, or a rank."""
         if self.target.outputs == SCORES:
             return float(np.dot(np.arange(1, SCORES + 1), row.astype(np.float64)))
         return float(row[0 if self.target.outputs == 1 else HIGH])
 
     def inputs(self, arrays: np.ndarray) -> np.ndarray:
-        """P(high), (n,) float32, of preprocessed photos (n, 3, H, W). CaffeError for a net of another target."""
+        """P(high), (n,) float32, of preprocessed photos (n, 3, H, W). CaffeError for a net with another target."""
         if self.target.label:
             raise CaffeError(f"{self.net_path}: answers {self.target.answer}; P(high) is what a two-class net says")
         return self.rows(arrays)[:, HIGH]
 
     def features(self, blobs: Iterable[str]) -> dict[str, np.ndarray]:
-        """A copy of each blob, (n, ...) float32, of the photos that the net has just seen. CaffeError for no blob."""
+        """A copy of each blob, (n, ...) float32, for the last photos. CaffeError for an unknown blob."""
         for name in blobs:
             if name not in self._net.blobs:
                 raise CaffeError(f"{self.net_path}: no blob '{name}' in it")
@@ -159,20 +169,20 @@ class Scorer:
         return name in self._net.blobs
 
     def answers(self, arrays: np.ndarray, heat: bool = False) -> list[Answer]:
-        """All that the net says of preprocessed photos (n, 3, H, W)."""
+        """The Answers to preprocessed photos (n, 3, H, W)."""
         p_high = self.inputs(arrays)
         logits = self._net.blobs[self._logits].data.reshape(len(arrays), 2).astype(np.float64)
-        maps = self._heat() if heat and self.module else [None] * len(arrays)
+        maps = self._heat(self.module) if heat and self.module else [None] * len(arrays)
         return [Answer(float(p), float(z[HIGH] - z[LOW]), m) for p, z, m in zip(p_high, logits, maps)]
 
-    def _heat(self) -> np.ndarray:
-        """(n, h, w): Grad-CAM (Selvaraju et al., ICCV 2017, eq. 1 and 2) of the margin on the last module, of the
-        photos that the net has just seen. Without the paper's ReLU: what lowered the margin is worth seeing, too."""
-        blob, top = self._net.blobs[self.module], self._net.blobs[self._logits]
+    def _heat(self, module: str) -> np.ndarray:
+        """(n, h, w): Grad-CAM (Selvaraju et al., ICCV 2017, eq. 1 and 2) of the margin on a module, for the last
+        photos. Without the paper's ReLU, so that it also shows what lowered the margin."""
+        blob, top = self._net.blobs[module], self._net.blobs[self._logits]
         diff = np.zeros(top.data.shape, np.float32)
         diff.reshape(-1, 2)[:, LOW], diff.reshape(-1, 2)[:, HIGH] = -1, 1
         top.diff[...] = diff
-        behind = self._names[self._producer(self.module) + 1]
+        behind = self._names[self._producer(module) + 1]
         self._net.backward(start=self._names[self._producer(self._logits)], end=behind)
         weights = blob.diff.mean(axis=(2, 3), keepdims=True)
         maps = (weights * blob.data).sum(axis=1)
@@ -180,19 +190,20 @@ class Scorer:
         return (maps / np.where(peak > 0, peak, 1)).astype(np.float32)
 
     def stream_rows(self, photos: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """The net's answer to each preprocessed photo, whatever their number: the last batch is just smaller."""
-        batch: list[np.ndarray] = []
-        for photo in photos:
-            batch.append(photo)
-            if len(batch) == self.batch:
-                yield from self.rows(np.stack(batch))
-                batch = []
-        if batch:
+        """The net's answer to each preprocessed photo."""
+        for batch in batched(photos, self.batch):
             yield from self.rows(np.stack(batch))
 
     def stream(self, photos: Iterable[np.ndarray]) -> Iterator[float]:
         """The answer to each preprocessed photo as one number (see `number`): P(high) of a two-class net."""
         return map(self.number, self.stream_rows(photos))
+
+
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of `size` items; the last one may be shorter."""
+    rest = iter(items)
+    while batch := list(itertools.islice(rest, size)):
+        yield batch
 
 
 def score(
@@ -205,15 +216,15 @@ def score(
     engine: str = "torch",
     gpu: int | None = None,
 ) -> list[float]:
-    """P(high aesthetic quality) of each photo, in [0, 1]; of a net for the distribution or the mean of votes the mean,
-    1 to 10; of a ranking net a number that only orders.
+    """P(high aesthetic quality) of each photo, in [0, 1]. A net for the distribution or the mean of votes gives the
+    mean, 1 to 10, and a ranking net a number that only orders.
 
-    net: a deploy.prototxt or a variant's name (default: the one the weights are of). preset: "lmdb" (needs mean) or
-    "direct"; by default lmdb where a mean file is given. CaffeError for a photo that cannot be read.
+    net: a deploy.prototxt or a variant's name (default: the variant that the weights are of). preset: "lmdb" (needs
+    mean) or "direct"; by default lmdb if there is a mean. CaffeError for a photo that cannot be read.
     """
     if isinstance(paths, (str, Path)):
         paths = [paths]
-    scorer = Scorer(weights, net, preset, mean, batch, engine, gpu)
+    scorer = Scorer(Settings(weights, net, preset, mean, batch, engine, gpu))
     return list(scorer.stream(scorer.preprocess.photo(preprocess.read_photo(path)) for path in paths))
 
 

@@ -1,4 +1,4 @@
-"""Test-time augmentation: several views of each photo, whose probabilities are averaged."""
+"""Test-time augmentation: the mean probability over several views of each photo."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ KINDS = {"mirror": 2, "crops": 5, "both": 10}  # --tta: how many views a photo
 
 
 class Views:
-    """A Preprocess that gives all views of a photo, (views, 3, h, w): the centre first, then the corners (as AlexNet's
-    authors tested), mirrored ones last. As in Caffe's transformer the mean stays where it is when a photo is mirrored.
+    """A Preprocess that gives all views of a photo, (views, 3, h, w): the centre, then the corners (as AlexNet's
+    authors tested), then all of them mirrored. As in Caffe's transformer, mirroring leaves the mean in place.
 
-    CaffeError for crops of a preset that warps to the net's input, where nothing is left to crop.
-    """
+    CaffeError for crops with a preset that warps to the net's input."""
 
     def __init__(self, spec: Preprocess, kind: str):
         if kind not in KINDS:
@@ -32,9 +31,9 @@ class Views:
             self._offsets += [(0, 0), (0, width), (height, 0), (height, width)]
 
     def warped(self, chw: np.ndarray) -> np.ndarray:
-        """An LMDB's record, (3, warp), as its views."""
+        """The views of an LMDB's record, (3, warp)."""
         if chw.shape != (3,) + self.spec.warp:
-            return np.stack(self._mirrored([self.spec.warped(chw)]))  # refuses, or warps (preset direct)
+            return np.stack(self._mirrored([self.spec.warped(chw)]))  # raises, or warps (preset direct)
         views = []
         for top, left in self._offsets:
             cut = (slice(None), slice(top, top + self.spec.size[0]), slice(left, left + self.spec.size[1]))
@@ -43,7 +42,7 @@ class Views:
         return np.stack(self._mirrored(views))
 
     def photo(self, bgr: np.ndarray) -> np.ndarray:
-        """(H, W, 3) uint8, BGR, as its views."""
+        """The views of a photo, (H, W, 3) uint8 BGR."""
         import cv2
 
         if bgr.shape[:2] != self.spec.warp:

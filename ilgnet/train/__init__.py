@@ -1,1 +1,1 @@
-"""Training runs, estimates of their time, their log."""
+"""Training runs, with their time estimates and logs."""

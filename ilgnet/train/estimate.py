@@ -1,8 +1,7 @@
-"""How long a solver's whole schedule will take on this machine, by a few of its own iterations and test batches.
+"""An estimate of a solver's training time on this machine, from a few of its iterations and test batches.
 
-They run in a process of their own, which trains a copy and writes nothing: the training that follows is what it would
-have been without. `python -m ilgnet.train.estimate SOLVER ENGINE GPU PRECISION` is that process (GPU: a number, or
-"" for the CPU).
+These run in a separate process, `python -m ilgnet.train.estimate SOLVER ENGINE GPU PRECISION` (GPU: a number, or "" for
+the CPU), so that the estimate does not affect the training that follows.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import upgrade
 from torchcaffe.proto import format_text
 
-ROUNDS = 5  # of which the median counts
-LEAST = 0.1  # seconds that a round takes
+ROUNDS = 5  # the median of so many is taken
+LEAST = 0.1  # seconds a round
 
 
 def measure(path: Path | str, engine: str, gpu: int | None) -> dict[str, Any]:
-    """{"iteration_s": seconds, "test_batch_s": [seconds a batch, a test net each]} of a solver, at this process's
-    precision. CaffeError, one line, where it does not run."""
+    """{"iteration_s": seconds, "test_batch_s": [seconds a batch of each test net]} of a solver, at this process's
+    precision. CaffeError if it does not run."""
     words = [str(path), engine, "" if gpu is None else str(gpu), context.precision]
     command = [sys.executable, "-m", "ilgnet.train.estimate", *words]
     path_to_us = os.pathsep.join([str(engines.ROOT), os.environ.get("PYTHONPATH", "")])
@@ -42,13 +41,13 @@ def measure(path: Path | str, engine: str, gpu: int | None) -> dict[str, Any]:
 
 
 def lines(settings: Any, measured: dict[str, Any], done: int = 0) -> list[str]:
-    """The estimate for a person to read. settings: the SolverParameter; done: iterations that are behind."""
+    """The estimate as text. settings: the SolverParameter; done: iterations already made."""
     left = max(settings.max_iter - done, 0)
     each = measured["iteration_s"]
     out, total = [f"{left} iterations of {each:.3g} s"], left * each
     if settings.test_interval:
         every = settings.test_interval
-        tests = settings.max_iter // every - done // every  # behind `done`
+        tests = settings.max_iter // every - done // every  # after `done`
         tests += done % every == 0 and (done > 0 or settings.test_initialization)
         for batches, seconds in zip(settings.test_iter, measured["test_batch_s"]):
             out.append(f"{tests} tests of {batches} batches of {seconds:.3g} s")
@@ -57,7 +56,7 @@ def lines(settings: Any, measured: dict[str, Any], done: int = 0) -> list[str]:
 
 
 def span(seconds: float) -> str:
-    """A time as a person would say it."""
+    """A time in words: days and hours, hours and minutes, minutes, or seconds."""
     minutes = round(seconds / 60)
     days, hours, minutes = minutes // 1440, minutes // 60 % 24, minutes % 60
     if days:
@@ -66,9 +65,10 @@ def span(seconds: float) -> str:
 
 
 def timed(work: Callable[[int], None]) -> float:
-    """Seconds of one of work(n)'s n: the median of ROUNDS rounds, each of so many that it takes LEAST or longer."""
-    work(3)  # makes what is made once
-    count, times = 1, []
+    """Seconds for one unit of work(n): the median of ROUNDS rounds with n so large that one takes at least LEAST."""
+    work(3)  # the first iterations allocate
+    count = 1
+    times: list[float] = []
     while len(times) < ROUNDS:
         start = time.perf_counter()
         work(count)
@@ -80,7 +80,7 @@ def timed(work: Callable[[int], None]) -> float:
     return statistics.median(times)
 
 
-@context.denormals_flushed()  # as tools/train.py trains
+@context.denormals_flushed()  # as in training
 def main(path: str, engine: str, gpu: str, precision: str) -> None:
     log.set_level(2)
     context.set_precision(precision)
@@ -112,7 +112,7 @@ def main(path: str, engine: str, gpu: str, precision: str) -> None:
 
 
 def finish(net: Any) -> None:
-    """Wait until a GPU has done what it was told: somebody looks at what comes out."""
+    """Wait for a GPU by reading the net's outputs."""
     for name in net.outputs:
         net.blobs[name].data.sum()
 

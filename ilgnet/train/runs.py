@@ -1,4 +1,4 @@
-"""What tools/train.py does: check every input first, then let the engine's solver run with a bar beside it."""
+"""Training runs: checks of every input, then the engine's solver with a progress bar, and its snapshots."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from torchcaffe.nets import plan
 from torchcaffe.proto import caffe_pb2
 from torchcaffe.solvers import snapshots as resume
 
-AUTO = "auto"  # --snapshot: the newest that is whole
+AUTO = "auto"  # --snapshot: the newest complete one
 
 
 def check_inputs(solver: Any, solver_path: str, weights: str | None, snapshot: str | None) -> None:
-    """CaffeError, naming file and field, unless everything the run reads is there. Makes the snapshots' folder."""
+    """CaffeError naming file and field, unless all of the run's input exists. Makes the snapshots' folder."""
     if weights and snapshot and snapshot != AUTO:
         raise CaffeError("--weights and --snapshot: give one; a snapshot brings its own weights")
     if solver.max_iter <= 0:
@@ -40,7 +40,7 @@ def check_inputs(solver: Any, solver_path: str, weights: str | None, snapshot: s
     for path in [None if earlier and snapshot == AUTO else weights, None if snapshot == AUTO else snapshot]:
         if path and not Path(path).is_file():
             raise CaffeError(f"{path}: no such file")
-    if earlier and not snapshot:  # --snapshot auto could not tell the two runs' apart, and would go on with the other's
+    if earlier and not snapshot:  # --snapshot auto could not tell the snapshots of the two runs apart
         raise CaffeError(
             f"{earlier[0]}: an earlier run's; go on with it by --snapshot auto, remove its snapshots, or "
             f"choose another snapshot_prefix in {solver_path}"
@@ -68,7 +68,7 @@ def check_sources(path: str, net: Any) -> None:
 
 
 def load_weights(net: Any, weights: str) -> int:
-    """copy_from, after a check that it can be done: BVLC would abort. Returns how many layers take their weights."""
+    """copy_from after a check of the shapes, where BVLC would abort. Returns the number of layers that match."""
     source = {layer.name: layer for layer in surgery.read_weights(weights) if layer.blobs}
     common = [name for name in net.params if name in source]
     if not common:
@@ -79,7 +79,7 @@ def load_weights(net: Any, weights: str) -> int:
         if len(have) != len(want) or not all(map(surgery.same_shape, have, want)):
             raise CaffeError(
                 f"{weights}: layer '{name}': shapes {have} do not fit the net's {want}; "
-                "make fitting weights with tools/surgery.py"
+                "make fitting weights with ilgnet surgery"
             )
     net.copy_from(weights)
     return len(common)
@@ -90,13 +90,13 @@ _EXTRA = re.compile(r"(.*)_iter_([0-9]+)\.resume(\.rank[0-9]+)?\.npz")
 
 
 def snapshots(prefix: str) -> list[Path]:
-    """The solverstates of a snapshot_prefix, the newest (by iteration) first."""
+    """The solverstates of a snapshot_prefix, newest first."""
     return [path for _, path in _numbered(prefix)]
 
 
 def _numbered(prefix: str) -> list[tuple[int, Path]]:
     folder, name = Path(prefix).parent, Path(prefix).name
-    if not folder.is_dir():  # it has vanished: who writes there next says so
+    if not folder.is_dir():
         return []
     found = [
         (int(match.group(2)), path)
@@ -107,14 +107,14 @@ def _numbered(prefix: str) -> list[tuple[int, Path]]:
 
 
 def iteration_of(snapshot: str, prefix: str) -> int:
-    """The iteration that a solverstate's name says, AUTO's being the newest; 0 where there is none."""
+    """The iteration in a solverstate's name (AUTO: the newest one's); 0 without one."""
     newest = snapshots(prefix)[:1] if snapshot == AUTO else [Path(snapshot)]
     match = _STATE.fullmatch(newest[0].name) if newest else None
     return int(match.group(2)) if match else 0
 
 
 def newest_snapshot(prefix: str, terminal: IO[str]) -> str | None:
-    """The newest snapshot that is whole; says which are not, and why. None where there is none."""
+    """The newest complete snapshot, or None. Prints which ones are incomplete, and why."""
     for path in snapshots(prefix):
         why = resume.whole(path)
         if not why:
@@ -125,15 +125,14 @@ def newest_snapshot(prefix: str, terminal: IO[str]) -> str | None:
 
 
 def remove_old_snapshots(prefix: str, keep: int, done: int) -> None:
-    """Leave the newest `keep` snapshots up to iteration `done`: solverstate, caffemodel and extra states (of several
-    processes each has one) of those before go. Those after it are not of this run, which fell back behind them."""
+    """Remove all but the newest `keep` snapshots up to iteration `done`: solverstate, caffemodel and each process's
+    extra state. Later ones are from an earlier run, which this one was resumed behind."""
     for number, path in _numbered(prefix):
         if number > done:
             continue
         keep -= 1
-        if keep >= 0:
-            continue
-        path.unlink(missing_ok=True)  # what says that the others are there goes first
+        if keep < 0:
+            path.unlink(missing_ok=True)  # first, so that no solverstate lacks its other files
     folder, name = Path(prefix).parent, Path(prefix).name
     for extra in folder.iterdir() if folder.is_dir() else ():
         match = _EXTRA.fullmatch(extra.name)
@@ -141,7 +140,7 @@ def remove_old_snapshots(prefix: str, keep: int, done: int) -> None:
             continue
         stem = f"{name}_iter_{match[2]}"
         if not list(folder.glob(glob.escape(stem) + ".solverstate*")):
-            # Also those that a kill has left half written, or half removed: so the extra state goes last.
+            # The extra state goes last, so that another run finds what a kill left half written or half removed.
             for model in (f"{stem}.caffemodel", f"{stem}.caffemodel.h5"):
                 (folder / model).unlink(missing_ok=True)
             extra.unlink(missing_ok=True)
@@ -155,11 +154,10 @@ _ACTIONS = (None, "snapshot", "stop")
 
 
 class Watcher:
-    """The solver's callback before each iteration: the bar, signals, and a loss that is no number any more.
+    """The solver's callback before each iteration: the progress bar, signals, and a check that the loss is finite.
 
-    keep: after each snapshot only so many of the newest stay (None: all). agreed: of several processes, the greatest
-    value that any gives. look_every: iterations from one look at the loss, for which a GPU must have got so far, to the
-    next. Raises Stopped where a signal says so."""
+    keep: how many snapshots to keep (None: all). agreed: gives the greatest value of all processes. look_every:
+    iterations between looks at the loss, each of which waits for the GPU. Raises Stopped when a signal asks for it."""
 
     def __init__(
         self,
@@ -181,7 +179,7 @@ class Watcher:
         from tqdm import tqdm
 
         done = int(self.solver.iter)
-        if self.bar is None:  # now a resumed run knows where it goes on
+        if self.bar is None:  # only now is a resumed run's iteration known
             self.bar = tqdm(
                 total=self.max_iter,
                 initial=done,
@@ -204,8 +202,8 @@ class Watcher:
             raise Stopped
 
     def check_loss(self, done: int) -> None:
-        """Diverged when the last iteration's loss is not finite: BVLC would go on and damage its memory. (torchcaffe's
-        solver has looked before its update.)"""
+        """Diverged when the last iteration's loss is not finite, where BVLC would go on and damage its memory;
+        torchcaffe's solver checks before its update."""
         net = self.solver.net
         weights = net.blob_loss_weights
         loss = sum(weights[name] * float(net.blobs[name].data.sum()) for name in net.outputs if weights[name])

@@ -8,6 +8,7 @@ import pytest
 
 from ilgnet.bench import benchmark
 from ilgnet.cli import benchmark as tool
+from ilgnet.evaluate.results import Timed
 from ilgnet.run import bvlc
 from torchcaffe.base.errors import CaffeError
 
@@ -65,7 +66,7 @@ def test_peers_compute_the_same_and_are_timed(tmp_path, capsys, monkeypatch):
 
 def test_ratios_of_table_4():
     rows = [
-        {"variant": v, "task": t, "engine": "torchcaffe", "median_s": s}
+        Timed(variant=v, task=t, engine="torchcaffe", median_s=s)
         for v, t, s in (("v1bn", "test1", 3.0), ("full", "test1", 6.0), ("third", "test", 1.0))
     ]
     (found,) = tool.ratios(rows)

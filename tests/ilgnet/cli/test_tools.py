@@ -33,7 +33,7 @@ from ilgnet.cli import (
 )
 from ilgnet.evaluate import caffe_log, protocol
 from ilgnet.run import bvlc, processes
-from ilgnet.scoring.scorers import Scorer
+from ilgnet.scoring.scorers import Scorer, Settings
 from tests import ROOT, chromium
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import blobproto, caffemodel, solverstate, upgrade
@@ -139,12 +139,12 @@ def test_evaluate_takes_every_record_once(trained, folder, capsys):
         np.testing.assert_allclose(other.p_high, found[0].p_high, rtol=1e-5)
     assert np.sum((found[0].p_high > 0.5) == (found[0].labels == 1)) >= 14
     # the log's last test is the net's own data layer: 3 batches of 8 of the same records, wrapping round
-    logged = protocol.from_log(folder / "first.log")["result"]["first_batches"]
+    logged = protocol.from_log(folder / "first.log").result.first_batches
     right = (found[0].p_high > 0.5) == (found[0].labels == 1)
-    assert logged["n"] == 24
+    assert logged.n == 24
     # the solver tests one batch group after another, so the last test starts where the one before it stopped
     starts = [np.mean(right[(np.arange(24) + 24 * k) % 21]) for k in range(4)]
-    assert min(abs(logged["value"] - s) for s in starts) < 1e-5
+    assert min(abs(logged.value - s) for s in starts) < 1e-5
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +244,7 @@ def test_evaluate_checks_its_outputs_before_it_scores(trained, folder, tmp_path,
 
 def test_a_process_without_a_photo_waits_for_the_others(trained, folder, monkeypatch):
     """As with more processes than photos."""
-    scorer = Scorer(trained, folder / "plain_deploy.prototxt", mean=folder / "mean.binaryproto")
+    scorer = Scorer(Settings(trained, folder / "plain_deploy.prototxt", mean=folder / "mean.binaryproto"))
     others = [("a", 1, np.array([0.25, 0.75]))]
     monkeypatch.setattr(processes, "mine", lambda: slice(30, None, 31))
     monkeypatch.setattr(processes, "everyones", lambda items: items + others)

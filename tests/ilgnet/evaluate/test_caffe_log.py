@@ -110,13 +110,13 @@ def test_caffe_test_log(tmp_path):
         "I0105 11:14:28.2  1 caffe.cpp:326] loss1/top-1 = 0.875\n"
     )
     log = caffe_log.read_log(write(tmp_path, text))
-    result = caffe_log.test_result(log)
-    assert result["accuracy"]["value"] == 0.875
-    assert (result["accuracy"]["correct"], result["accuracy"]["n"], result["accuracy"]["batch"]) == (7, 8, 4)
-    assert result["loss"] == 0.375 and result["source"] == "val_lmdb"
+    result = caffe_log.last_test(log)
+    assert result.accuracy.value == 0.875
+    assert (result.accuracy.correct, result.accuracy.n, result.accuracy.batch) == (7, 8, 4)
+    assert result.loss == 0.375 and result.source == "val_lmdb"
     log.nets.clear()
     with pytest.raises(CaffeError, match="batch_size is unknown"):
-        caffe_log.test_result(log)
+        caffe_log.last_test(log)
 
 
 def test_last_test_of_a_training_log(tmp_path):
@@ -127,22 +127,22 @@ def test_last_test_of_a_training_log(tmp_path):
     )
     log = caffe_log.read_log(write(tmp_path, text))
     assert log.solver == "test_iter: 10\nbase_lr: 0.1\n"
-    result = caffe_log.test_result(log)
-    assert (result["accuracy"]["value"], result["accuracy"]["correct"], result["accuracy"]["n"]) == (0.45, 36, 80)
-    assert result["loss"] == 0.9 and result["source"] == "/data/ava2/val_lmdb"
+    result = caffe_log.last_test(log)
+    assert (result.accuracy.value, result.accuracy.correct, result.accuracy.n) == (0.45, 36, 80)
+    assert result.loss == 0.9 and result.source == "/data/ava2/val_lmdb"
     with pytest.raises(CaffeError, match="batch_size is unknown"):
-        caffe_log.test_result(caffe_log.read_log(write(tmp_path, OLD)))
+        caffe_log.last_test(caffe_log.read_log(write(tmp_path, OLD)))
 
 
 @pytest.mark.parametrize(
     "name, accuracy, n, batch", [("AVA1_result.txt", 0.8168, 2500, 50), ("AVA2_result.txt", 0.855, 2400, 48)]
 )
 def test_released_logs(shared, name, accuracy, n, batch):
-    result = caffe_log.test_result(caffe_log.read_log(shared / "ava" / "results" / name))
-    assert result["accuracy"]["value"] == accuracy
-    assert (result["accuracy"]["n"], result["accuracy"]["batch"]) == (n, batch)
-    assert result["accuracy"]["low"] < accuracy < result["accuracy"]["high"]
-    assert result["accuracy"]["high"] - result["accuracy"]["low"] == pytest.approx(0.03, abs=0.003)
+    result = caffe_log.last_test(caffe_log.read_log(shared / "ava" / "results" / name))
+    assert result.accuracy.value == accuracy
+    assert (result.accuracy.n, result.accuracy.batch) == (n, batch)
+    assert result.accuracy.low < accuracy < result.accuracy.high
+    assert result.accuracy.high - result.accuracy.low == pytest.approx(0.03, abs=0.003)
 
 
 def test_main_output_prefers_the_last_head():

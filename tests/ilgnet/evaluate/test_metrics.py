@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ilgnet.evaluate import metrics as m
+from ilgnet.evaluate import results
 from torchcaffe.base.errors import CaffeError
 
 
@@ -63,18 +64,18 @@ def test_against_brute_force(rows):
     labels, p = np.array([r[0] for r in rows]), np.array([r[1] for r in rows]) / 10.0
     right = sum((a > 0.5 and b == 1) or (a < 0.5 and b == 0) for b, a in zip(labels, p))
     s = m.summary(labels, p)
-    assert s["accuracy"]["correct"] == right and s["n"] == len(rows)
-    assert np.sum(s["confusion"]) == len(rows) and np.trace(s["confusion"]) == right
-    low, high = s["accuracy"]["low"], s["accuracy"]["high"]
+    assert s.accuracy.correct == right and s.n == len(rows)
+    assert np.sum(s.confusion) == len(rows) and np.trace(s.confusion) == right
+    low, high = s.accuracy.low, s.accuracy.high
     assert 0 <= low <= right / len(rows) <= high <= 1
-    assert s["majority_baseline"]["value"] == pytest.approx(max(labels.mean(), 1 - labels.mean()))
+    assert s.majority_baseline.value == pytest.approx(max(labels.mean(), 1 - labels.mean()))
     pos, neg = p[labels == 1], p[labels == 0]
     if len(pos) and len(neg):
         wins = (pos[:, None] > neg).sum() + 0.5 * (pos[:, None] == neg).sum()
-        assert s["auc"] == pytest.approx(wins / (len(pos) * len(neg)))
-        assert s["balanced_accuracy"] == pytest.approx(((pos > 0.5).mean() + (neg < 0.5).mean()) / 2)
+        assert s.auc == pytest.approx(wins / (len(pos) * len(neg)))
+        assert s.balanced_accuracy == pytest.approx(((pos > 0.5).mean() + (neg < 0.5).mean()) / 2)
     else:
-        assert np.isnan(s["auc"]) and np.isnan(s["balanced_accuracy"])
+        assert np.isnan(s.auc) and np.isnan(s.balanced_accuracy)
     if len(pos):
         recall, expected = 0.0, 0.0
         for threshold in sorted(set(p), reverse=True):
@@ -82,9 +83,9 @@ def test_against_brute_force(rows):
             now = (chosen & (labels == 1)).sum() / len(pos)
             expected += (now - recall) * labels[chosen].mean()
             recall = now
-        assert s["average_precision"] == pytest.approx(expected)
-    assert sum(b["n"] for b in s["calibration"]["bins"]) == len(rows)
-    assert 0 <= s["calibration"]["ece"] <= 1
+        assert s.average_precision == pytest.approx(expected)
+    assert sum(b.n for b in s.calibration.bins) == len(rows)
+    assert 0 <= s.calibration.ece <= 1
 
 
 @given(st.lists(st.integers(-5, 5), min_size=1, max_size=30))
@@ -104,15 +105,15 @@ def test_calibration_by_hand():
 def test_first_batches_wraps_and_counts_photos_once():
     labels, p = np.array([1, 1, 0]), np.array([0.9, 0.1, 0.1])  # right, wrong, right
     r = m.first_batches(labels, p, batch=2, batches=2)  # photos 0 1 2 0
-    assert r["value"] == 0.75 and r["n"] == 3 and r["correct"] == 2
+    assert r.value == 0.75 and r.n == 3 and r.correct == 2
     released = m.proportion(2042, 2500)  # the released AVA1 log: 0.8168 of 50 x 50 photos
-    assert released["value"] == pytest.approx(0.8168)
-    assert released["high"] - released["low"] == pytest.approx(0.0303, abs=2e-4)  # about +-1.5 points
+    assert released.value == pytest.approx(0.8168)
+    assert released.high - released.low == pytest.approx(0.0303, abs=2e-4)  # about +-1.5 points
 
 
 def test_ties_are_wrong_and_log_loss_is_finite():
     s = m.summary([0, 1], [0.5, 0.5])
-    assert s["accuracy"]["value"] == 0 and s["loss"] == pytest.approx(np.log(2))
+    assert s.accuracy.value == 0 and s.loss == pytest.approx(np.log(2))
     assert m.log_loss(np.array([1]), m.margins(np.array([0.0]))) == pytest.approx(-np.log(np.finfo(np.float32).tiny))
 
 
@@ -124,9 +125,9 @@ def test_a_confident_net_is_told_by_its_margin():
     labels = np.array([0, 0, 1, 1])
     assert p.dtype == np.float32 and (p[:, 1] == 1).all()
     found = m.summary(labels, p[:, 1], m.margins(p[:, 1], p[:, 0]))
-    assert found["loss"] == pytest.approx(9.5) and found["auc"] == found["average_precision"] == 1
+    assert found.loss == pytest.approx(9.5) and found.auc == found.average_precision == 1
     np.testing.assert_allclose(m.margins(p[:, 1], p[:, 0]), z[:, 1], rtol=1e-6)
-    assert m.summary(labels, p[:, 1])["auc"] == 0.5  # all that P(high) alone says
+    assert m.summary(labels, p[:, 1]).auc == 0.5  # all that P(high) alone says
 
 
 @pytest.mark.parametrize(
@@ -166,20 +167,20 @@ def test_groups_compared_as_scipy_does():
     high, low = np.array(TREATED, dtype=float), np.array(CONTROL, dtype=float)
     found = m.compare_groups(high, low)
     u = stats.mannwhitneyu(high, low).statistic
-    assert found["p_superior"] == pytest.approx(u / (len(high) * len(low)))
+    assert found.p_superior == pytest.approx(u / (len(high) * len(low)))
     t = stats.ttest_ind(high, low).statistic  # = d / sqrt(1/n + 1/m)
-    assert found["cohens_d"] == pytest.approx(t * np.sqrt(1 / len(high) + 1 / len(low)))
+    assert found.cohens_d == pytest.approx(t * np.sqrt(1 / len(high) + 1 / len(low)))
 
 
 def test_group_figures_by_hand():
     found = m.compare_groups(np.array([3.0, 5]), np.array([1.0, 2, 3]), rounds=9)
-    assert (found["difference"], found["high"], found["low"]["n"]) == (2, {"mean": 4, "n": 2}, 3)
-    assert found["cohens_d"] == pytest.approx(2 / np.sqrt((2 + 2) / 3)) and found["p_superior"] == 5.5 / 6
+    assert (found.difference, found.high, found.low.n) == (2, results.Mean(mean=4, n=2), 3)
+    assert found.cohens_d == pytest.approx(2 / np.sqrt((2 + 2) / 3)) and found.p_superior == 5.5 / 6
     assert np.isnan(m.cohens_d(np.ones(3), np.ones(3)))
     with pytest.raises(CaffeError, match="0 high and 2 low photos"):
         m.compare_groups(np.zeros(0), np.ones(2))
 
 
 def test_spread():
-    assert m.spread([1, 2, 3, 4]) == {"mean": 2.5, "sd": pytest.approx(1.2909944), "min": 1, "max": 4, "runs": 4}
-    assert np.isnan(m.spread([0.5])["sd"])
+    assert vars(m.spread([1, 2, 3, 4])) == {"mean": 2.5, "sd": pytest.approx(1.2909944), "min": 1, "max": 4, "runs": 4}
+    assert np.isnan(m.spread([0.5]).sd)

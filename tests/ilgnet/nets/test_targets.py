@@ -322,7 +322,7 @@ def weights_for(folder: Path, name: str) -> Path:
 
 @pytest.mark.parametrize("name", LEARNED)
 def test_score_and_evaluate(name, tmp_path, capsys):
-    from ilgnet.scoring.scorers import Scorer
+    from ilgnet.scoring.scorers import Scorer, Settings
 
     target_nets.write_data(tmp_path, 256)
     weights = weights_for(tmp_path, name)
@@ -336,7 +336,7 @@ def test_score_and_evaluate(name, tmp_path, capsys):
     figures = result["result"]
     assert result["target"] == name and "predictions" not in result and result["variant"] is None
 
-    scorer = Scorer(weights, tmp_path / "deploy.prototxt", mean=tmp_path / "mean.binaryproto", batch=3)
+    scorer = Scorer(Settings(weights, tmp_path / "deploy.prototxt", mean=tmp_path / "mean.binaryproto", batch=3))
     rows = protocol.ask(scorer, lmdb).rows
     scores = rows @ np.arange(1, 11) if name == "distribution" else rows[:, 0]
     means = np.array([row.mean for row in target_nets.ratings("val")])

@@ -42,7 +42,7 @@ def made(tmp_path_factory):
         picture = cv2.resize(rng.randint(0, 256, (6, 8, 3)).astype(np.uint8), SIZES.get(i, (640, 480)))
         checks = photo_checks.measure(picture)
         if i == 2:
-            checks = photos[1].checks
+            checks = photos[1].facts.checks
         name = {5: EVIL, 6: "=cmd.jpg"}.get(i, f"{i}.jpg")
         margin = 8.0 - 1.5 * i
         photos.append(

@@ -111,7 +111,7 @@ def cache(tmp_path):
 
 
 def test_margin_and_heat_map(model):
-    scorer = scorers.Scorer(model / "tiny.caffemodel", model / "deploy.prototxt", heat=True)
+    scorer = scorers.Scorer(scorers.Settings(model / "tiny.caffemodel", model / "deploy.prototxt"), heat=True)
     arrays = np.random.RandomState(0).randn(3, 3, 32, 32).astype(np.float32) * 50
     found = scorer.answers(arrays, heat=True)
     assert scorer.module == "conv" and "index 1 means high" in scorer.meaning
@@ -218,7 +218,7 @@ def test_ranking(folder, spec, cache):
     assert by_name["same.jpg"].group == by_name["1.jpg"].group and sum(not p.is_best for p in made.photos) == 1
     top = made.top(20)
     assert len(top) == 7 and len({photo.group for photo in top}) == 7
-    assert made.about["preprocess"]["preset"] == "direct" and made.about["heat_of"] == "conv"
+    assert made.about.preprocess.preset == "direct" and made.about.heat_of == "conv"
 
 
 def test_second_run_loads_no_net(folder, spec, cache, model, monkeypatch):
@@ -405,7 +405,9 @@ def test_tool_writes_csv_json_and_page(folder, spec, tmp_path, capsys):
     ):
         changed = tmp_path / "out" / name
         changed.unlink() if content is None else changed.write_bytes(content)
-        with pytest.raises(CaffeError, match=f"{name if content else 'g.html'}: is there, and this program did not"):
+        with pytest.raises(
+            CaffeError, match=f"{name if content else 'g.html'}: exists, and was not written by this program"
+        ):
             rank_photos.main(arguments(folder, spec, tmp_path))
         assert content is None or changed.read_bytes() == content
         changed.write_bytes(made[name])
@@ -420,7 +422,7 @@ def test_what_is_edited_while_photos_are_scored_stays(folder, spec, tmp_path, mo
         return rank(*given)
 
     monkeypatch.setattr(ranking, "rank", edited_meanwhile)
-    with pytest.raises(CaffeError, match="g.csv: is there, and this program did not write it"):
+    with pytest.raises(CaffeError, match="g.csv: exists, and was not written by this program"):
         rank_photos.main(arguments(folder, spec, tmp_path))
     assert table.read_text() == "mine\n"
 
@@ -444,7 +446,7 @@ def test_all_is_checked_before_a_photo_is_scored(folder, spec, tmp_path, monkeyp
         (["--xmp", "--picks", tmp_path / "none.csv"], "none.csv"),
         (["--xmp", "--picks", tmp_path / "broken.csv"], "broken.csv: line 1: expected the column"),
         (["--copy-picks", folder / "best"], "choose a folder elsewhere"),
-        (["--link-picks", tmp_path / "broken.csv"], "broken.csv: is no folder"),
+        (["--link-picks", tmp_path / "broken.csv"], "broken.csv: is not a folder"),
     ):
         with pytest.raises((CaffeError, FileNotFoundError), match=message):
             rank_photos.main(arguments(folder, spec, tmp_path, *more))

@@ -47,7 +47,7 @@ def write_result(folder, name="a<b>", **more):
     labels, p = np.array([0, 1, 0, 1]), np.array([0.99, 0.9, 0.2, 0.6])
     protocol.write_csv(folder / "r.csv", protocol.Predictions([f"{i:08d}_p{i}.jpg" for i in range(4)], labels, p))
     figures = metrics.summary(labels, p)
-    figures["first_batches"] = metrics.first_batches(labels, p, 2, 1)
+    figures.first_batches = metrics.first_batches(labels, p, 2, 1)
     result = {
         "kind": "evaluation",
         "name": name,
@@ -216,7 +216,7 @@ def test_table_4_from_a_benchmark(tmp_path):
     # 475,000 iterations of 48 photos at 0.2 s for 16
     assert "Full GoogLeNetV1-BN,82.36,not run,16,3.29861,0.84,0.02,0.01" in (tmp_path / "r_table4.csv").read_text()
     (tmp_path / "b.json").write_text("[]")
-    with pytest.raises(CaffeError, match="not a result of tools/benchmark.py"):
+    with pytest.raises(CaffeError, match="not a result of ilgnet benchmark"):
         report_tool.main(["--benchmark", str(tmp_path / "b.json")])
 
 
@@ -240,7 +240,7 @@ def test_runs_of_one_group_give_mean_and_spread(tmp_path):
     assert "82.00 ± 2.65 % (3 runs, 80.00 – 85.00 %)" in (tmp_path / "r.md").read_text()
     assert report_tool.main([*paths[:2], "--out", str(tmp_path / "one.html")]) == 0
     assert "80.00 % (1 run)" in (tmp_path / "one.md").read_text() and "nan" not in (tmp_path / "one.md").read_text()
-    one = protocol.groups([protocol.read_json(paths[1])])[0]
+    one = protocol.groups([report.read_evaluation(paths[1])])[0]
     assert protocol.group_lines(one) == ["v1bn: 1 run", "whole test set     80.00%"]
     protocol.write_json(tmp_path / "2.json", dict(result, precision="int8"))
     with pytest.raises(CaffeError, match="group 'v1bn': its evaluations differ in precision"):
@@ -262,7 +262,7 @@ def test_runs_of_one_group_test_the_same_photos(tmp_path):
         "result": {"n": 100, "accuracy": metrics.proportion(80, 100)},
     }
     protocol.write_json(paths[0], result)
-    first = dict(metrics.proportion(40, 50), batch=1, batches=50)
+    first = dict(vars(metrics.proportion(40, 50)), batch=1, batches=50)
     for other, said in [
         (dict(result, lmdb="/y/val_lmdb"), "100 photos of /y/val_lmdb: "),
         (dict(result, result={"n": 90, "accuracy": metrics.proportion(80, 90)}), "90 photos of /x/val_lmdb: "),
@@ -275,7 +275,7 @@ def test_runs_of_one_group_test_the_same_photos(tmp_path):
         assert str(error.value).startswith(start) and said in str(error.value)
     protocol.write_json(paths[1], result)
     assert report_tool.main(["--eval", str(paths[0]), "--eval", str(paths[1]), "--out", str(tmp_path / "r.html")]) == 0
-    assert '"file"' not in (tmp_path / "r.json").read_text()
+    assert '"path"' not in (tmp_path / "r.json").read_text()
 
 
 def test_tables_say_how_a_net_was_tested_and_what_its_own_set_s_baseline_is(tmp_path):
@@ -367,9 +367,9 @@ def test_a_result_with_a_field_of_another_kind(field, value, tmp_path):
         at = at[key]
     at[name] = value
     path.write_text(json.dumps(result))
-    name = {"bins": "p_high"}.get(name, name)
-    with pytest.raises(CaffeError, match=rf"r\.json: not a result of tools/evaluate.py: .*'{name}'"):
-        report.read_evaluations([str(path)])
+    field = {"result.calibration.bins": "result.calibration.bins[0].p_high"}.get(field, field)
+    with pytest.raises(CaffeError, match=rf"r\.json: not a result of ilgnet evaluate: '{re.escape(field)}"):
+        report.read_evaluation(path)
 
 
 def test_photos_only_of_a_test_set_that_a_result_may_name(tmp_path, monkeypatch, capsys):
@@ -405,15 +405,15 @@ def test_refusals(tmp_path):
     with pytest.raises(CaffeError, match="nothing to report"):
         report_tool.main([])
     for option, text, message in (
-        ("--eval", "{}", "not a result of tools/evaluate.py"),
+        ("--eval", "{}", "not a result of ilgnet evaluate"),
         ("--eval", "{", "not JSON"),
         ("--eval", "[" * 100_000, "not JSON"),
-        ("--eval", '{"kind":"evaluation"}', r"x\.json: .*tools/evaluate.py: 'name' is missing"),
+        ("--eval", '{"kind":"evaluation"}', r"x\.json: .*ilgnet evaluate: 'name' is missing"),
         ("--eval", '{"kind":"evaluation","name":"x"}', "'result' is missing"),
-        ("--eval", '{"kind":"evaluation","name":"x","result":{"n":1,"accuracy":2}}', "result.accuracy.'value' is"),
-        ("--features", '{"kind":"features"}', r"x\.json: .*tools/visualize.py: 'name' is missing"),
-        ("--benchmark", '{"machine":null,"rows":[{"engine":"torchcaffe"}]}', r"rows\[0\]\.'variant' is missing"),
-        ("--benchmark", '{"machine":{"cpu":"x"},"rows":[]}', r"machine\.'gpu' is missing"),
+        ("--eval", '{"kind":"evaluation","name":"x","result":{"n":1,"accuracy":2}}', "'result.accuracy' is"),
+        ("--features", '{"kind":"features"}', r"x\.json: .*ilgnet visualize: 'name' is missing"),
+        ("--benchmark", '{"machine":null,"rows":[{"engine":"torchcaffe"}]}', r"'rows\[0\]\.variant' is missing"),
+        ("--benchmark", '{"machine":{"cpu":"x"},"rows":[]}', "'machine.threads' is missing"),
     ):
         (tmp_path / "x.json").write_text(text)
         with pytest.raises(CaffeError, match=message):
@@ -450,14 +450,14 @@ def test_outputs_are_checked_before_the_work(tmp_path):
 
 def test_released_logs_beside_their_baseline(shared, tmp_path):
     found = [protocol.from_log(shared / "ava" / "results" / f"{name}_result.txt") for name in ("AVA1", "AVA2")]
-    text = ["\n".join(protocol.lines(f["result"])) for f in found]
+    text = ["\n".join(protocol.lines(f)) for f in found]
     # they print a net without batch normalisation, of another name: no row of the tables is theirs
-    assert [(f["title"], f["variant"]) for f in found] == [("GoogleNet", None)] * 2
+    assert [(f.title, f.variant) for f in found] == [("GoogleNet", None)] * 2
     assert "81.68%  (95% interval 80.12 to 83.15, 2500 photos)" in text[0] and "80.00%" in text[0]
     assert "whole test set     not in this log: 2500 of 20000 photos were tested" in text[0]
     assert "85.50%  (95% interval 84.03 to 86.85, 2400 photos)" in text[1] and "50.21%" in text[1]
     for name, f in zip(("a1", "a2"), found):
-        protocol.write_json(tmp_path / f"{name}.json", {"kind": "evaluation", "name": name, **f})
+        protocol.write_json(tmp_path / f"{name}.json", {"kind": "evaluation", "name": name, **vars(f)})
     assert (
         report_tool.main(
             [
@@ -500,9 +500,9 @@ def write_test_log(path, batches, batch, source="data/ava1/val_lmdb", accuracy=0
 def test_a_log_that_meets_photos_again_has_the_interval_of_the_set(batches, batch, source, interval, n, tmp_path):
     log = write_test_log(tmp_path / "x.log", batches, batch, source)
     assert evaluate.main(["--log", str(log), "--out", str(tmp_path / "e.json")]) == 0
-    figures = protocol.from_log(log)["result"]
-    text = protocol.lines(figures)
-    assert text[0] == f"whole test set      82.00%  (95% interval {interval}, {n} photos)" and figures["n"] == n
+    found = protocol.from_log(log)
+    text = protocol.lines(found)
+    assert text[0] == f"whole test set      82.00%  (95% interval {interval}, {n} photos)" and found.result.n == n
     assert ("more than once" in text[1]) == (batches * batch > n)
     assert report_tool.main(["--eval", str(tmp_path / "e.json"), "--out", str(tmp_path / "r.html")]) == 0
     again = f" ({batches * batch} in the log: some more than once)" if batches * batch > n else ""
@@ -535,10 +535,10 @@ def test_a_log_of_the_set_of_a_manifest(tmp_path):
     """What the manifest says, as for weights; without it, the folder's name."""
     (tmp_path / "ava2" / "val_lmdb").mkdir(parents=True)
     log = write_test_log(tmp_path / "x.log", 533, 48, str(tmp_path / "ava2" / "val_lmdb"))
-    assert protocol.from_log(log)["dataset"] == "ava2"
+    assert protocol.from_log(log).dataset == "ava2"
     (tmp_path / "ava2" / "manifest.json").write_text('{"dataset": "ava2, fraction 0.4"}')
     found = protocol.from_log(log)
-    assert found["dataset"] == "ava2, fraction 0.4" and found["result"]["accuracy"] is None
+    assert found.dataset == "ava2, fraction 0.4" and found.result.accuracy is None
 
 
 def test_a_log_s_data_set_and_batches(tmp_path, capsys):
@@ -557,9 +557,9 @@ def test_a_log_of_a_set_of_unknown_size_says_nothing_of_the_whole(shared, tmp_pa
     log = tmp_path / "x.log"
     log.write_text((shared / "ava" / "results" / "AVA1_result.txt").read_text(errors="replace").replace("AVA1", "mine"))
     assert evaluate.main(["--log", str(log), "--out", str(tmp_path / "e.json")]) == 0
-    found = json.loads((tmp_path / "e.json").read_text())
-    assert found["dataset"] is None and found["result"]["accuracy"] is None
-    text = "\n".join(protocol.lines(found["result"]))
+    found = report.read_evaluation(tmp_path / "e.json")
+    assert found.dataset is None and found.result.accuracy is None
+    text = "\n".join(protocol.lines(found))
     assert "whole test set     unknown: 2500 photos were tested; the set's size is unknown" in text
     assert "first 50 batches    81.68%" in text
     assert report_tool.main(["--eval", str(tmp_path / "e.json"), "--out", str(tmp_path / "r.html")]) == 0

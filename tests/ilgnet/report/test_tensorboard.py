@@ -58,8 +58,7 @@ def test_histogram_of_nothing_and_of_one_value():
     assert one.num == sum(one.bucket) == 7 and one.sum_squares == 28
 
 
-def test_histogram_in_pieces_is_numpys(monkeypatch):
-    monkeypatch.setattr(tensorboard, "PIECE", 100)
+def test_histogram_is_numpys():
     values = np.random.RandomState(0).randn(25, 41).astype(np.float32)
     found = tensorboard.histogram(values)
     counts, edges = np.histogram(values.astype(np.float64), tensorboard.BINS)

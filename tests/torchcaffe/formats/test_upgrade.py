@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.torchcaffe.proto.test_proto import messages
 
 from tests import GOLDENS
+from tests.torchcaffe.proto.test_proto import messages
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.cli.programs import PROGRAMS
 from torchcaffe.formats import upgrade
