@@ -27,7 +27,7 @@ from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.data import pictures
 from torchcaffe.data.lmdb_reader import LmdbReader
-from torchcaffe.data.lmdb_writer import BATCH, LmdbWriter, check_ours, records, restore_unused_bytes
+from torchcaffe.data.lmdb_writer import BATCH, LmdbWriter, check_ours, records
 from torchcaffe.data.transform import datum_image, parse_datum
 from torchcaffe.formats.blobproto import write_blobproto
 from torchcaffe.formats.files import atomic, open_file, publish, read_bytes, read_text, sha256, write_bytes
@@ -61,7 +61,6 @@ class Imageset:
     damaged: list[Unread] = field(default_factory=list)  # stored as far as they decode, as BVLC does
     size: int = 0  # of data.mdb, in bytes
     sha256: str = ""  # of data.mdb
-    note: str = ""
 
     def count(self, photo: Photo) -> None:
         """Count a photo that is in the LMDB."""
@@ -316,11 +315,6 @@ def _convert(
             progress(1)
         commit()
     writer.close()
-    if there:
-        with progress_of(result.records, f"{name}: checking") as progress:
-            why = restore_unused_bytes(partial, progress)
-        if why:
-            result.note = f"resumed; the records are those of one run, but unused bytes may not be: {why}"
     return result
 
 
@@ -358,6 +352,7 @@ def _finished(out: Path, job: dict) -> Imageset:
     made = _read_json(out / JOB)
     if made.get("job") != job or "result" not in made:
         raise CaffeError(f"{out}: is there already, and not made from this list with these options; remove it first")
+    made["result"].pop("note", None)  # of earlier versions
     result = Imageset(**made["result"])
     result.skipped = [Unread(*item) for item in result.skipped]
     result.damaged = [Unread(*item) for item in result.damaged]
