@@ -13,8 +13,6 @@ from __future__ import annotations
 import calendar
 import importlib
 import io
-import os
-import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +23,7 @@ import numpy as np
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.data import pictures
 from torchcaffe.data.imageset import is_cut_short
+from torchcaffe.formats import files
 
 PLAIN = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp")
 HEIF = (".heic", ".heif", ".hif")  # .hif: Canon's and Sony's
@@ -85,14 +84,7 @@ def read(path: Path | str) -> Photo:
 def read_bytes(path: Path | str) -> bytes:
     """A file's content. CaffeError when it is no regular file, empty or larger than MAX_BYTES."""
     try:
-        # Not blocking: opening a pipe that nobody writes to would wait for ever.
-        with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb") as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise CaffeError(f"{path}: not a regular file")
-            if found.st_size > MAX_BYTES:
-                raise CaffeError(f"{path}: {found.st_size} bytes; at most {MAX_BYTES} are read")
-            data = file.read(MAX_BYTES + 1)
+        data = files.read_bytes(path, MAX_BYTES)
     except OSError as error:
         raise CaffeError(f"{path}: {error.strerror or error}") from None
     if not data:
@@ -149,27 +141,19 @@ def taken_at(exif: Any) -> float | None:
 def _plain(data: bytes, path: Path | str, flip: int = 1) -> Photo:
     """JPEG, PNG, ...: `flip` is the orientation where the file itself names none."""
     import cv2
-    from PIL import Image
 
     if is_cut_short(data):
         raise CaffeError(f"{path}: cut short: the end is missing")
     try:
-        size = pictures.size(data)
-    except CaffeError as error:
-        raise CaffeError(f"{path}: {error}") from None
-    check_size(*size, path)
-    try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as header:  # reads no pixels
+        with pictures.header(io.BytesIO(data), _FORMATS) as header:
             width, height = header.size
             jpeg = header.format in ("JPEG", "MPO")
             # Not getexif() of a PNG: where there is no EXIF it decodes the whole picture to look behind it.
             exif = header.getexif() if jpeg or header.format == "TIFF" else _exif(header.info.get("exif"))
             orientation, taken = exif.get(_ORIENTATION), taken_at(exif)
-    except CaffeError:
-        raise
-    except Image.DecompressionBombError:
-        raise CaffeError(f"{path}: too many pixels; at most {MAX_PIXELS // 10**6} million are read") from None
-    except Exception:  # Pillow's readers raise all sorts of things over broken files
+    except CaffeError as error:
+        raise CaffeError(f"{path}: {error}") from None
+    except Exception:  # Pillow's readers of EXIF raise many types for broken files
         raise CaffeError(f"{path}: not a picture, or a broken one") from None
     factor = shrink_factor(width, height)
     flags = cv2.IMREAD_COLOR  # OpenCV turns it upright

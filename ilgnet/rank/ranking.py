@@ -6,7 +6,6 @@ Photos are only ever read. They are decoded and measured in threads while the ne
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import os
@@ -33,7 +32,7 @@ from ilgnet.run import outputs, processes
 from ilgnet.scoring import scorers
 from torchcaffe.base import context
 from torchcaffe.base.errors import CaffeError
-from torchcaffe.formats.files import read_bytes, write_bytes
+from torchcaffe.formats.files import read_bytes, sha256, write_bytes
 
 # Percentile from which on a photo gets so many stars.
 STARS = ((90, 5), (70, 4), (35, 3), (10, 2), (0, 1))
@@ -413,7 +412,7 @@ def write_json(path: Path | str, ranking: Ranking, beside: Sequence[Path] = ()) 
             "scored_by": ranking.about,
             "photos": rows(ranking),
             "unread": [{"file": name, "reason": reason} for name, reason in ranking.unread],
-            "sha256": {other.name: _sha256(other) for other in beside},
+            "sha256": {other.name: sha256(other) for other in beside},
         },
     )
 
@@ -429,12 +428,8 @@ def refuse_changed(path: Path, beside: Sequence[Path]) -> None:
         except (ValueError, TypeError, KeyError, RecursionError):
             written = None
     for other in [path] * (written is None) + [other for other in beside if other.exists()]:
-        if not written or written.get(other.name) != _sha256(other):
+        if not written or written.get(other.name) != sha256(other):
             raise CaffeError(
                 f"{other}: is there, and this program did not write it, or was stopped before it had "
                 "written all, or somebody has changed it since; remove it, or choose another --out"
             )
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(read_bytes(path)).hexdigest()

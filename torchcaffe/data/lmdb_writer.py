@@ -90,7 +90,9 @@ def check_ours(path: Path, *more: str) -> None:
     temporary = tuple(f".{name}." for name in ours)  # left by a program killed in `atomic`
     for name in sorted(os.listdir(path)) if path.exists() else ():
         if name not in ours and not (name.startswith(temporary) and name.endswith(".tmp")):
-            raise CaffeError(f"{path}: holds {name}, which this program did not write: move it away, or remove the folder")
+            raise CaffeError(
+                f"{path}: holds {name}, which this program did not write: move it away, or remove the folder"
+            )
 
 
 def remove(path: Path, *more: str) -> None:

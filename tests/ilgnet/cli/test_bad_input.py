@@ -641,9 +641,9 @@ PHOTOS = {
     "text.jpg": (b"no picture", "not a picture"),
     "html.jpg": (b"<html>404</html>", "not a picture"),
     "head_only.jpg": (encoded(PICTURE, ".jpg")[:60], "cut short|broken"),
-    "bomb.png": (bomb(60_000, 60_000), "60000 x 60000 pixels"),
-    "bomb.tif": (tiff_bomb(), "100000 x 100000 pixels"),
-    "bomb.webp": (b"RIFF\x40\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + b"\xff" * 6 + bytes(60), "16777216 x 16777216 pixels"),
+    "bomb.png": (bomb(60_000, 60_000), "too many pixels"),
+    "bomb.tif": (tiff_bomb(), "too many pixels"),
+    "bomb.webp": (b"RIFF\x40\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + b"\xff" * 6 + bytes(60), "not a picture"),
     "0x0.png": (bomb(0, 0), "0 x 0|broken"),
     "1x1.png": (encoded(PICTURE[:1, :1]), None),
     "30000_wide.png": (encoded(np.zeros((2, 30_000, 3), np.uint8)), None),
@@ -719,8 +719,8 @@ def test_an_image_layer_and_load_image_check_sizes(tmp_path, monkeypatch):
         'layer { name: "d" type: "ImageData" top: "x" top: "y" image_data_param { source: "list.txt" batch_size: 1 } }'
     )
     said = run(cli._main, "time", "-model", "net.prototxt")
-    assert "net.prototxt: layer 'd' (ImageData): list.txt: line 1:" in said and "60000 x 60000 pixels" in said
-    with pytest.raises(CaffeError, match="bomb.png: 60000 x 60000 pixels"):
+    assert "net.prototxt: layer 'd' (ImageData): list.txt: line 1:" in said and "too many pixels" in said
+    with pytest.raises(CaffeError, match="bomb.png: too many pixels"):
         caffe_io.load_image("bomb.png")
 
 

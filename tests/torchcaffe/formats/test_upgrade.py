@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_proto import messages
+from tests.torchcaffe.proto.test_proto import messages
 
 from tests import GOLDENS
 from torchcaffe.base.errors import CaffeError
