@@ -12,6 +12,7 @@ import math
 import sys
 from collections.abc import Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,7 +60,7 @@ class Memory:
         if tensor is None:
             tensor = self.tensor = torch.zeros(shape, device=device)
         elif tensor.numel() != math.prod(shape):
-            return self._resized(shape, device)
+            return self._resized(tensor, shape, device)
         elif self.fresh:
             tensor.zero_()
             self._written()
@@ -72,23 +73,23 @@ class Memory:
         self._stand_in = None
         return shaped(tensor, shape)
 
-    def _resized(self, shape: tuple[int, ...], device: str) -> torch.Tensor:
+    def _resized(self, tensor: torch.Tensor, shape: tuple[int, ...], device: str) -> torch.Tensor:
         """A smaller blob keeps its first values. Where somebody has looked, a blob as large as it once was has its
         values back, and views stay live all along, as Caffe keeps the memory; beyond that it is zero."""
-        whole, count = self.get(tuple(self.tensor.shape), device), math.prod(shape)
+        whole, count = self.get(tuple(tensor.shape), device), math.prod(shape)
         seen = self.host is not None and whole.device.type == "cpu"
         self._drop_host()
         self._changes += 1
         if count <= whole.numel():
-            self.tensor = whole.contiguous().view(-1)[:count].view(shape)
+            resized = whole.contiguous().view(-1)[:count].view(shape)
         elif seen and count * whole.element_size() <= whole.untyped_storage().nbytes():
-            self.tensor = whole.view(-1).as_strided((count,), (1,)).view(shape)
+            resized = whole.view(-1).as_strided((count,), (1,)).view(shape)
         else:
-            self.tensor = torch.zeros(shape, device=device)
-            return self.tensor
+            resized, seen = torch.zeros(shape, device=device), False
+        self.tensor = resized
         if seen:
-            self.host = self.tensor.numpy()
-        return self.tensor
+            self.host = resized.numpy()
+        return resized
 
     def set(self, tensor: torch.Tensor) -> None:
         """Adopt a tensor, or copy it where a user holds a view."""
@@ -96,8 +97,8 @@ class Memory:
         self.fresh = False
         self._stand_in = None
         if self.tensor is not None and self.tensor.numel() != tensor.numel() and (self.own or self.host is not None):
-            self._resized(tuple(tensor.shape), str(tensor.device))
-        if self.host is None and not self.own:
+            self._resized(self.tensor, tuple(tensor.shape), str(tensor.device))
+        if self.tensor is None or self.host is None and not self.own:
             self.tensor = tensor
         else:
             if self.tensor is not tensor:
@@ -112,19 +113,21 @@ class Memory:
         if self.host is None:
             # A copy of its own, as the tensor may be another blob's too (a gradient passed through).
             if not self.own:
-                self.tensor = tensor.detach().clone(memory_format=torch.contiguous_format).reshape(shape)
-            self.host = self.tensor.numpy() if self.tensor.device.type == "cpu" else self.tensor.cpu().numpy()
+                tensor = self.tensor = tensor.detach().clone(memory_format=torch.contiguous_format).reshape(shape)
+            self.host = tensor.cpu().numpy()
         elif self._device_newer:
-            np.copyto(self.host.reshape(-1), self.tensor.reshape(-1).cpu().numpy())
+            np.copyto(self.host.reshape(-1), tensor.reshape(-1).cpu().numpy())
         self._device_newer = False
-        self._host_newer = self.tensor.device.type != "cpu"
+        self._host_newer = tensor.device.type != "cpu"
         return self.host if self.host.shape == shape else self.host.reshape(shape)
 
     def stamp(self) -> tuple[int, int, int] | None:
         """Equal stamps mean equal values, so what was made of them still holds.
 
         None while a user holds the array, or a view of it: writing to it leaves no trace."""
-        return None if self._held() else (self._serial, self._changes, self.tensor._version)
+        if self.tensor is None or self._held():
+            return None
+        return self._serial, self._changes, self.tensor._version
 
     def _held(self) -> bool:
         """Whether a user holds the array, or a view of it."""
@@ -155,18 +158,18 @@ class Memory:
 
     def _show(self) -> None:
         """Let a held array have the values that the memory counts as having. (A GPU's is only right when touched.)"""
-        if self._held() and self.tensor.device.type == "cpu":
+        if self.tensor is not None and self._held() and self.tensor.device.type == "cpu":
             self.get(tuple(self.tensor.shape), "cpu")
 
-    def pin(self) -> None:
+    def pin(self, tensor: torch.Tensor) -> None:
         """Make this contiguous tensor the array for life (parameters): no copy on the first touch."""
-        self.own = True
-        if self.tensor.device.type == "cpu":
-            self.host = self.tensor.numpy()
+        self.tensor, self.own = tensor, True
+        if tensor.device.type == "cpu":
+            self.host = tensor.numpy()
 
     def upload(self) -> None:
         """On a GPU: bring there what the user may have written to `host`."""
-        if self._host_newer and not self.fresh and self._stand_in is None:
+        if self.tensor is not None and self._host_newer and not self.fresh and self._stand_in is None:
             self.tensor.copy_(torch.from_numpy(self.host).view(self.tensor.shape))
             self._host_newer = False
 
@@ -190,7 +193,7 @@ class Memory:
     def _written(self) -> None:
         """After every write into the tensor, since not all of torch's ways to write count up its version."""
         self._changes += 1
-        if self.host is not None and self.tensor.device.type != "cpu":
+        if self.host is not None and self.tensor is not None and self.tensor.device.type != "cpu":
             self._device_newer, self._host_newer = True, False
 
     def _drop_host(self) -> None:
@@ -206,7 +209,7 @@ def shaped(tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
 class Blob:
     """pycaffe's Blob. `shape` axes are those of Caffe: num, channels, height, width for images."""
 
-    def __init__(self, *shape: int, device: str | None = None):
+    def __init__(self, *shape: int | Sequence[int], device: str | None = None):
         self._shape: tuple[int, ...] = ()
         self._count = 0
         self.device = context.device() if device is None else device
@@ -245,26 +248,25 @@ class Blob:
     height = property(lambda self: self._legacy(2), doc="size of axis 2 (1 if there is none)")
     width = property(lambda self: self._legacy(3), doc="size of axis 3 (1 if there is none)")
 
-    def reshape(self, *shape: int) -> None:
+    def reshape(self, *shape: int | Sequence[int]) -> None:
         """Change the shape. The values stay, of a smaller blob the first ones, as in BVLC. A larger blob's are
         zero, but where somebody has looked and it has been as large before: then it has those back."""
-        if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
-            shape = tuple(shape[0])
-        if shape == self._shape and self._count:
+        sizes: Sequence[Any] = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
+        if tuple(sizes) == self._shape and self._count:
             return
-        if not all(isinstance(s, (int, np.integer)) for s in shape):
-            raise TypeError(f"blob shape {shape}: sizes are whole numbers")
-        shape = tuple(int(s) for s in shape)
-        if len(shape) > MAX_AXES:
-            raise CaffeError(f"blob of {len(shape)} axes: the most is {MAX_AXES}")
-        if any(s < 0 for s in shape):
-            raise CaffeError(f"blob shape {shape}: a size is negative")
-        count = math.prod(shape)
+        if not all(isinstance(s, (int, np.integer)) for s in sizes):
+            raise TypeError(f"blob shape {tuple(sizes)}: sizes are whole numbers")
+        sizes = tuple(int(s) for s in sizes)
+        if len(sizes) > MAX_AXES:
+            raise CaffeError(f"blob of {len(sizes)} axes: the most is {MAX_AXES}")
+        if any(s < 0 for s in sizes):
+            raise CaffeError(f"blob shape {sizes}: a size is negative")
+        count = math.prod(sizes)
         if count > MAX_COUNT:
-            raise CaffeError(f"blob shape {shape}: more than {MAX_COUNT} values")
+            raise CaffeError(f"blob shape {sizes}: more than {MAX_COUNT} values")
         if self.device == "cpu":
-            check_fits(count, f"blob shape {shape}")
-        self._shape, self._count = shape, count
+            check_fits(count, f"blob shape {sizes}")
+        self._shape, self._count = sizes, count
 
     # -- what layers use ---------------------------------------------------------------------------------------------
 
@@ -304,24 +306,24 @@ class Parameter(Blob):
 
     `set`ting writes into the array; gradients are accumulated, as Caffe does until ClearParamDiffs."""
 
-    def __init__(self, *shape: int, device: str | None = None):
+    def __init__(self, *shape: int | Sequence[int], device: str | None = None):
         super().__init__(*shape, device=device)
         if not shape:
             self.reshape(())
-        self.data_memory.tensor = torch.zeros(self._shape, device=self.device)
-        self.data_memory.pin()
+        self.data_memory.pin(torch.zeros(self._shape, device=self.device))
         self.diff_memory.fresh = True
 
     def grad_buffer(self) -> torch.Tensor:
         """The diff's array, allocated on first use, whatever it holds (see `fresh`)."""
         memory = self.diff_memory
-        if memory.tensor is None:
-            memory.tensor = torch.zeros(self._shape, device=self.device)
-            memory.pin()
+        tensor = memory.tensor
+        if tensor is None:
+            tensor = torch.zeros(self._shape, device=self.device)
+            memory.pin(tensor)
             memory.fresh = True
-        elif memory.tensor.numel() != self._count:
-            memory.get(self._shape, self.device)
-        return memory.tensor.view(self._shape)
+        elif tensor.numel() != self._count:
+            tensor = memory.get(self._shape, self.device)
+        return tensor.view(self._shape)
 
     def accumulate(self, gradient: torch.Tensor) -> None:
         """Add to the diff; overwrite it where it was cleared."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Union
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -20,20 +20,22 @@ from torchcaffe.proto import caffe_pb2
 from torchcaffe.random import streams
 from torchcaffe.random.filler import fill
 
-Count = Union[int, "tuple[int, int | None]", None]  # exactly n, (least, most), or any number
+Count: TypeAlias = int | tuple[int, int | None] | None  # exactly n, (least, most), or any number
 
 registry: dict[str, type[Layer]] = {}
+
+LayerClass = TypeVar("LayerClass", bound="type[Layer]")
 
 
 def layer(
     bottoms: Count = None, tops: Count = None, *, param: str | None = None, name: str | None = None
-) -> Callable[[type], type]:
+) -> Callable[[LayerClass], LayerClass]:
     """Register a layer class under its name, which is Caffe's type name.
 
     bottoms, tops: how many blobs it takes: n, (least, most), or None for any.
     param: the field of LayerParameter that `self.p` is, where it isn't the one of message type <Name>Parameter."""
 
-    def register(cls: type) -> type:
+    def register(cls: LayerClass) -> LayerClass:
         type_name = name or cls.__name__
         if type_name in registry:
             raise ValueError(f"layer type {type_name} is registered twice")
@@ -56,13 +58,14 @@ class Layer(python_layer.Layer):
     Attributes: `p` the type's own parameter message, `layer_param` the whole one, `phase`, `blobs` the parameters,
     `param_propagate_down[i]` whether parameter i wants its gradient."""
 
-    type = ""
+    type: str = ""
     bottom_count: Count = None
     top_count: Count = None
     equal_counts = False  # as many tops as bottoms
     auto_top = False  # missing tops are made (losses)
     is_loss = False  # top 0 has loss_weight 1 where none is given
     param_field: str | None = None
+    p: Any  # the message at layer_param's `param_field`: another type of message in each layer type; None without one
     # Which bottoms force_backward may reach (labels have no gradient); an int lists the ones it may not.
     no_force_backward: Sequence[int] = ()
     # Backward only reads and writes its own bottoms' values through `bottom.t`, so the layer may work in place.

@@ -16,6 +16,9 @@ class Layer:
     """A layer of a net. A Python layer has setup, reshape, forward and backward, each of (bottom, top) but for
     backward(top, propagate_down, bottom), and finds its `param_str` and `phase` from setup on."""
 
+    phase: int
+    param_str: str
+
     def __init__(self, layer_param: caffe_pb2.LayerParameter):
         if not isinstance(layer_param, caffe_pb2.LayerParameter):
             raise TypeError(f"a layer is made from a LayerParameter, not from {layer_param!r}")

@@ -228,8 +228,7 @@ class Net:
         for index, (blob, weight) in enumerate(zip(tops, layer.loss_weights)):
             if weight:
                 # As in BVLC the weight lives in the top's diff, where backward finds it.
-                blob.g = torch.full(blob.shape, weight, device=self.device)
-                blob.diff_memory.pin()
+                blob.diff_memory.pin(torch.full(blob.shape, weight, device=self.device))
                 self._loss_tops[-1].append((blob, index))
 
     def _append_param(self, layer_id: int, index: int, owners: dict[str, tuple[int, int, int]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import Any
 
 import torch
 
@@ -27,7 +28,7 @@ class Python(Layer):
 
     def __init__(self, layer_param: caffe_pb2.LayerParameter, device: str | None = None):
         super().__init__(layer_param, device)
-        self.user = _find(self.p)(layer_param)
+        self.user: Any = _find(self.p)(layer_param)  # with methods of its own
         self.user.param_str = self.p.param_str
         self.user.phase = int(self.phase)
         self._caffe_blobs = self.user._caffe_blobs

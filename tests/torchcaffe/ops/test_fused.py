@@ -168,7 +168,7 @@ def test_not_a_number_stays_one(net):
 
 def test_the_same_memory_is_stamped_anew_by_every_change():
     memory = Memory(torch.zeros(4))
-    memory.pin()
+    memory.pin(memory.tensor)
     stamps = [memory.stamp()]
     assert memory.stamp() == stamps[0]
     memory.tensor.add_(1)
