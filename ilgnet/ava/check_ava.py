@@ -22,7 +22,7 @@ from ilgnet.ava import splits
 from ilgnet.ava.ratings import read_ratings
 from torchcaffe.base.errors import CaffeError, run_main
 from torchcaffe.data import pictures
-from torchcaffe.data.imageset import in_order, is_file_cut_short, progress_of
+from torchcaffe.data.imageset import in_order, is_cut_short, progress_of
 from torchcaffe.formats.files import write_bytes
 
 

@@ -23,7 +23,7 @@ class Signals:
             if effect not in EFFECTS:
                 raise CaffeError(f"-{name}_effect {effect}: give one of {', '.join(EFFECTS)}")
         # SIGHUP first: BVLC checks it before SIGINT.
-        self.effects = {signal.SIGHUP: sighup, signal.SIGINT: sigint, signal.SIGTERM: "stop"}
+        self.effects: dict[int, str] = {signal.SIGHUP: sighup, signal.SIGINT: sigint, signal.SIGTERM: "stop"}
         self.arrived: set[int] = set()
         self.stopped_by = 0
         self.told = told

@@ -732,7 +732,7 @@ def test_what_a_stranger_s_net_may_not_write(tmp_path, monkeypatch):
         SMALL + 'layer { name: "out" type: "HDF5Output" bottom: "data" bottom: "data" '
         'hdf5_output_param { file_name: "precious" } }'
     )
-    assert "precious is there, and no HDF5 file" in run(cli._main, "time", "-model", "net.prototxt")
+    assert "precious exists and is not an HDF5 file" in run(cli._main, "time", "-model", "net.prototxt")
     assert Path("precious").read_text() == "mine"
 
 
@@ -891,7 +891,7 @@ def test_an_hdf5_file_that_libhdf5_cannot_bear_ends_another_process(tmp_path, mo
         file["iter"] = np.int32(1)
     with monkeypatch.context() as patch:
         patch.setattr(h5py, "File", lambda *_: os.kill(os.getpid(), signal.SIGSEGV))
-        with pytest.raises(CaffeError, match="damaged: libhdf5 ends the process by SIGSEGV"):
+        with pytest.raises(CaffeError, match="damaged: libhdf5 crashes with SIGSEGV"):
             solverstate.read_solverstate(path)
     with pytest.raises(CaffeError, match="not a solverstate: it has no learned_net"):
         solverstate.read_solverstate(path)

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.torchcaffe.proto.test_proto import messages
 
 from tests import GOLDENS
+from tests.torchcaffe.proto.test_proto import messages
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import upgrade
 from torchcaffe.proto import caffe_pb2, format_text, parse_text
@@ -78,8 +78,8 @@ def test_upgraded_is_a_fixed_point(name, logged):
 @pytest.mark.parametrize(
     "text, words",
     [
-        ('input: "a" input_dim: 1', "n.prototxt: input 'a': input_dim has 1 numbers, 4 per input needed"),
-        ('input: "a" input: "b" input_shape { }', "n.prototxt: input 'b': there are 1 input_shape for 2"),
+        ('input: "a" input_dim: 1', "n.prototxt: input 'a': input_dim has 1 numbers; expected 4 per input"),
+        ('input: "a" input: "b" input_shape { }', "n.prototxt: input 'b': 1 input_shape for 2 inputs"),
         ('layers { layer { name: "x" type: "y" } }', "n.prototxt: V0 layer 'x': Unknown layer name: y"),
         ('layers { layer { name: "x" } bottom: "b" }', "n.prototxt: V0 layer 'x': Unknown blob input b"),
         (
