@@ -13,7 +13,7 @@ from ilgnet.photos.preprocess import Preprocess, read_photo
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.data import pictures
 from torchcaffe.data.lmdb_reader import LmdbReader
-from torchcaffe.proto import caffe_pb2
+from torchcaffe.data.transform import datum_image, parse_datum
 
 
 def is_lmdb(path: Path | str) -> bool:
@@ -21,24 +21,15 @@ def is_lmdb(path: Path | str) -> bool:
 
 
 def decode(key: str, value: bytes, where: Path | str) -> tuple[int, np.ndarray]:
-    """A record's (label, (3, H, W) uint8 BGR); raw and encoded Datums. CaffeError naming the record."""
-    datum = caffe_pb2.Datum()
+    """A record's (label, (3, H, W) uint8 BGR), from a raw or an encoded Datum. Raises CaffeError with the record."""
     try:
-        datum.ParseFromString(value)
-    except Exception as error:  # protobuf's DecodeError lives elsewhere in each of its versions
-        raise CaffeError(f"{where}: record '{key}': not a Datum: {error}") from None
-    if datum.encoded:
-        import cv2
-
-        try:
-            image = pictures.decode(datum.data, cv2.IMREAD_COLOR)
-        except CaffeError as error:
-            raise CaffeError(f"{where}: record '{key}': its encoded photo is broken: {error}") from None
-        return datum.label, image.transpose(2, 0, 1)
-    shape = (datum.channels, datum.height, datum.width)
-    if min(shape) < 1 or len(datum.data) != shape[0] * shape[1] * shape[2] or datum.channels != 3:
-        raise CaffeError(f"{where}: record '{key}': {len(datum.data)} bytes do not make a 3-channel photo of {shape}")
-    return datum.label, np.frombuffer(datum.data, dtype=np.uint8).reshape(shape)
+        datum = parse_datum(value)
+        image = datum_image(datum, force_color=datum.encoded)
+        if image.dtype != np.uint8 or len(image) != 3 or not image.size:
+            raise CaffeError(f"{image.dtype} values of shape {image.shape}, not a photo with 3 channels")
+    except CaffeError as error:
+        raise CaffeError(f"{where}: record '{key}': {error}") from None
+    return datum.label, image
 
 
 def records(path: Path | str, turns: slice = slice(None)) -> Iterator[tuple[str, int, np.ndarray]]:

@@ -18,7 +18,8 @@ from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import blobproto, files
 from torchcaffe.formats.files import PathLike
-from torchcaffe.proto import caffe_pb2, format_text, parse_text
+from torchcaffe.proto import format_text, parse_text
+from torchcaffe.proto.caffe_pb2 import LayerParameter, NetParameter, SolverParameter, V1LayerParameter
 from torchcaffe.proto.types import V0_TYPES, V1_TYPE_NAMES
 
 _HERE = "upgrade_proto.cpp"
@@ -71,21 +72,21 @@ _SOLVER_TYPES = {
 # ---- Reading ----
 
 
-def read_net(path: PathLike) -> caffe_pb2.NetParameter:
+def read_net(path: PathLike) -> NetParameter:
     """The NetParameter in a prototxt of any age. Raises CaffeError("path:line:column: reason")."""
     return parse_net(_read_text(path), str(path))
 
 
-def parse_net(text: str, source: str) -> caffe_pb2.NetParameter:
+def parse_net(text: str, source: str) -> NetParameter:
     """The NetParameter in a prototxt's text. source: its name in errors and in the log."""
-    return upgrade_net(parse_text(text, caffe_pb2.NetParameter(), source), source)
+    return upgrade_net(parse_text(text, NetParameter(), source), source)
 
 
-def read_solver(path: PathLike) -> caffe_pb2.SolverParameter:
+def read_solver(path: PathLike) -> SolverParameter:
     """The SolverParameter in a prototxt. As in BVLC, a missing snapshot_prefix becomes the prototxt's path without its
     extension, and the prototxt's name is appended to one that is a folder."""
     source = str(path)
-    solver = upgrade_solver(parse_text(_read_text(path), caffe_pb2.SolverParameter(), source), source)
+    solver = upgrade_solver(parse_text(_read_text(path), SolverParameter(), source), source)
     for field, value in solver.ListFields():
         if field.type == field.TYPE_STRING and "\0" in "".join(value):
             raise CaffeError(f"{source}: {field.name}: a file name cannot contain a NUL byte")
@@ -112,12 +113,12 @@ def _read_text(path: PathLike) -> str:
 # ---- Nets ----
 
 
-def net_needs_upgrade(net: caffe_pb2.NetParameter) -> bool:
+def net_needs_upgrade(net: NetParameter) -> bool:
     """Whether BVLC would upgrade the net; upgrade_net may still leave it unchanged."""
     return bool(net.layers or net.input or _old_batch_norms(net))
 
 
-def upgrade_net(net: caffe_pb2.NetParameter, source: str) -> caffe_pb2.NetParameter:
+def upgrade_net(net: NetParameter, source: str) -> NetParameter:
     """Upgrade `net` in place if necessary, and return it. source: its name in errors and in the log.
 
     Raises CaffeError where BVLC aborts: unknown V0 types, `layer` beside `layers`, misused V0 padding layers."""
@@ -125,7 +126,7 @@ def upgrade_net(net: caffe_pb2.NetParameter, source: str) -> caffe_pb2.NetParame
     return net
 
 
-def _upgrade_net(net: caffe_pb2.NetParameter, source: str) -> bool:
+def _upgrade_net(net: NetParameter, source: str) -> bool:
     """Returns False if a V0 layer had settings that its type does not know; they are logged and dropped."""
     compatible = True
     what = "Attempting to upgrade input file specified using deprecated"
@@ -177,9 +178,9 @@ def _copy_field(old: Any, old_name: str, new: Any, new_name: str) -> None:
         setattr(new, new_name, value)
 
 
-def _upgrade_v0(net: caffe_pb2.NetParameter, source: str) -> bool:
+def _upgrade_v0(net: NetParameter, source: str) -> bool:
     """V0 layers to V1 layers. As in BVLC, fields that V0 nets did not have are dropped from the net."""
-    old = caffe_pb2.NetParameter()
+    old = NetParameter()
     old.CopyFrom(net)
     _fold_padding_layers(old, source)
     net.Clear()
@@ -194,9 +195,9 @@ def _upgrade_v0(net: caffe_pb2.NetParameter, source: str) -> bool:
     return compatible
 
 
-def _fold_padding_layers(net: caffe_pb2.NetParameter, source: str) -> None:
+def _fold_padding_layers(net: NetParameter, source: str) -> None:
     """Remove V0's separate padding layers; the convolution or pooling above pads instead."""
-    made_by: dict[str, caffe_pb2.V1LayerParameter | None] = dict.fromkeys(net.input)  # by blob
+    made_by: dict[str, V1LayerParameter | None] = dict.fromkeys(net.input)  # by blob
     kept = []
     for connection in net.layers:
         kind, where = connection.layer.type, f"{source}: V0 layer {connection.layer.name!r}"
@@ -217,12 +218,12 @@ def _fold_padding_layers(net: caffe_pb2.NetParameter, source: str) -> None:
         if kind != "padding":
             kept.append(connection)
         made_by.update((top, connection) for top in connection.top)
-    upgraded = caffe_pb2.NetParameter(layers=kept)
+    upgraded = NetParameter(layers=kept)
     net.ClearField("layers")
     net.MergeFrom(upgraded)
 
 
-def _upgrade_v0_layer(connection: Any, new: caffe_pb2.V1LayerParameter, source: str) -> bool:
+def _upgrade_v0_layer(connection: Any, new: V1LayerParameter, source: str) -> bool:
     new.bottom.extend(connection.bottom)
     new.top.extend(connection.top)
     if not connection.HasField("layer"):
@@ -266,18 +267,18 @@ def _unknown_v0_setting(name: str, type_name: str) -> bool:
     return False
 
 
-def _transform_settings(layer: caffe_pb2.V1LayerParameter) -> Any:
+def _transform_settings(layer: V1LayerParameter) -> Any:
     """The message of a V1 data layer that may have old preprocessing settings, else None."""
     name = _V1_DATA.get(layer.LayerType.Name(layer.type))
     return getattr(layer, name) if name else None
 
 
-def _needs_transform_upgrade(net: caffe_pb2.NetParameter) -> bool:
+def _needs_transform_upgrade(net: NetParameter) -> bool:
     settings = filter(None, map(_transform_settings, net.layers))
     return any(old.HasField(name) for old in settings for name in _OLD_TRANSFORM)
 
 
-def _upgrade_transform(net: caffe_pb2.NetParameter) -> None:
+def _upgrade_transform(net: NetParameter) -> None:
     for layer in net.layers:
         old = _transform_settings(layer)
         if old is None:
@@ -290,7 +291,7 @@ def _upgrade_transform(net: caffe_pb2.NetParameter) -> None:
                 old.ClearField(name)
 
 
-def _upgrade_v1(net: caffe_pb2.NetParameter, source: str) -> None:
+def _upgrade_v1(net: NetParameter, source: str) -> None:
     if net.layer:
         raise CaffeError(
             f"{source}: Refusing to upgrade inconsistent NetParameter input; the definition includes both 'layer' and "
@@ -303,7 +304,7 @@ def _upgrade_v1(net: caffe_pb2.NetParameter, source: str) -> None:
     net.ClearField("layers")
 
 
-def _upgrade_v1_layer(old: caffe_pb2.V1LayerParameter, new: caffe_pb2.LayerParameter) -> None:
+def _upgrade_v1_layer(old: V1LayerParameter, new: LayerParameter) -> None:
     for field, values in old.ListFields():
         name = field.name
         if name == "type":
@@ -326,11 +327,11 @@ _V1_PARAM_LISTS = {
 }
 
 
-def _upgrade_input(net: caffe_pb2.NetParameter, source: str) -> None:
+def _upgrade_input(net: NetParameter, source: str) -> None:
     """Replace the fields input, input_shape and input_dim by an Input layer in front; without any shape by nothing."""
     inputs, shapes, dims = list(net.input), list(net.input_shape), list(net.input_dim)
     if shapes or dims:
-        layer = caffe_pb2.LayerParameter(name="input", type="Input", top=inputs)
+        layer = LayerParameter(name="input", type="Input", top=inputs)
         for index, name in enumerate(inputs):
             shape = layer.input_param.shape.add()
             if shapes:
@@ -348,11 +349,11 @@ def _upgrade_input(net: caffe_pb2.NetParameter, source: str) -> None:
         net.ClearField(name)
 
 
-def _old_batch_norms(net: caffe_pb2.NetParameter) -> list[caffe_pb2.LayerParameter]:
+def _old_batch_norms(net: NetParameter) -> list[LayerParameter]:
     return [layer for layer in net.layer if layer.type == "BatchNorm" and len(layer.param) == 3]
 
 
-def _upgrade_batch_norm(net: caffe_pb2.NetParameter) -> None:
+def _upgrade_batch_norm(net: NetParameter) -> None:
     """Set the rates of BatchNorm's three blobs to 0: they are statistics, which no solver may change."""
     for layer in _old_batch_norms(net):
         for param in layer.param:
@@ -362,7 +363,7 @@ def _upgrade_batch_norm(net: caffe_pb2.NetParameter) -> None:
 # ---- Solvers ----
 
 
-def upgrade_solver(solver: caffe_pb2.SolverParameter, source: str) -> caffe_pb2.SolverParameter:
+def upgrade_solver(solver: SolverParameter, source: str) -> SolverParameter:
     """Upgrade `solver` in place if necessary (the enum solver_type to the string type), and return it."""
     if solver.HasField("solver_type"):
         what = "deprecated 'solver_type' field (enum)"
@@ -392,9 +393,9 @@ def _run(program: str, argv: list[str]) -> int:
         print(f"Usage: {program} {age}_proto_file_in {what}_proto_file_out", file=sys.stderr)
         return 1
     path, result = argv
-    message: Any = caffe_pb2.SolverParameter() if solver else caffe_pb2.NetParameter()
+    message: Any = SolverParameter() if solver else NetParameter()
     if binary:
-        _read_binary(path, message)
+        message = _read_binary(path)
     else:
         parse_text(_read_text(path), message, path)
     compatible = True
@@ -417,12 +418,12 @@ upgrade_net_proto_binary = functools.partial(_run, "upgrade_net_proto_binary")
 upgrade_solver_proto_text = functools.partial(_run, "upgrade_solver_proto_text")
 
 
-def _read_binary(path: str, net: caffe_pb2.NetParameter) -> None:
+def _read_binary(path: PathLike) -> NetParameter:
     with files.map_file(path) as data:
         if len(data) > blobproto.MAX_BYTES:
             raise CaffeError(f"{path}: {len(data)} bytes; a protobuf message has at most {blobproto.MAX_BYTES}")
         content = bytes(data)
     try:
-        net.ParseFromString(content)
+        return NetParameter.FromString(content)
     except Exception as error:  # DecodeError; in old protobuf's Python code also other types
         raise CaffeError(f"{path}: not a binary NetParameter: {error}") from None
