@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -627,7 +628,9 @@ def pillow(mode: str, kind: str, **options) -> bytes:
 
 def bomb(width: int, height: int) -> bytes:
     """A PNG whose head says so; of its pixels there are few."""
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBB", 13, b"IHDR", width, height, 8, 2, 0, 0, 0) + bytes(60)
+    head = struct.pack(">4sIIBBBBB", b"IHDR", width, height, 8, 2, 0, 0, 0)
+    checksum = struct.pack(">I", zlib.crc32(head))
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + checksum + struct.pack(">I4s", 60, b"IDAT") + bytes(60)
 
 
 def tiff_bomb() -> bytes:
