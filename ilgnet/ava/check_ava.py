@@ -45,7 +45,7 @@ def look_at(images: Path, photo: str) -> Seen:
         pictures.inside(images, photo)
         picture = pictures.read(path, cv2.IMREAD_COLOR)
         data = path.read_bytes()
-        cut = is_file_cut_short(path)
+        cut = is_cut_short(data)
     except (OSError, CaffeError) as error:
         return Seen(photo, " ".join(str(error).split()))
     small = cv2.resize(picture, (32, 32), interpolation=cv2.INTER_AREA)
