@@ -17,7 +17,7 @@ import numpy as np
 from ilgnet.ava import splits
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.data import pictures
-from torchcaffe.data.imageset import in_order, is_file_cut_short, progress_of
+from torchcaffe.data.imageset import in_order, is_cut_short, progress_of
 
 # The report's lists of faults, in the order in which they are printed.
 FINDINGS = ("missing", "broken", "damaged", "unlisted", "same_file", "same_picture", "leaks", "contradicting_labels")
@@ -42,7 +42,7 @@ def look_at(images: Path, photo: str) -> Seen:
         pictures.inside(images, photo)
         picture = pictures.read(path, cv2.IMREAD_COLOR)
         data = path.read_bytes()
-        cut = is_file_cut_short(path)
+        cut = is_cut_short(data)
     except (OSError, CaffeError) as error:
         return Seen(photo, " ".join(str(error).split()))
     small = cv2.resize(picture, (32, 32), interpolation=cv2.INTER_AREA)

@@ -157,7 +157,6 @@ def _report(photos: Sequence[splits.Entry], result: Imageset) -> dict:
         "damaged": [{"photo": name, "reason": reason} for name, reason in result.damaged],
         "data_mdb_bytes": result.size,
         "data_mdb_sha256": result.sha256,
-        "note": result.note,
     }
 
 

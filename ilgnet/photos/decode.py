@@ -63,12 +63,9 @@ def read(path: Path | str) -> Photo:
 def read_bytes(path: Path | str) -> bytes:
     """A file's content. CaffeError when it is no regular file, empty or larger than MAX_BYTES."""
     try:
-        with files.open_file(path) as file:
-            data = file.read(MAX_BYTES + 1)
+        data = files.read_bytes(path, MAX_BYTES)
     except OSError as error:
         raise CaffeError(f"{path}: {error.strerror or error}") from None
-    if len(data) > MAX_BYTES:
-        raise CaffeError(f"{path}: too large: at most {MAX_BYTES} bytes are read")
     if not data:
         raise CaffeError(f"{path}: empty file")
     return data
@@ -123,27 +120,19 @@ def taken_at(exif: Any) -> float | None:
 def _plain(data: bytes, path: Path | str, flip: int = 1) -> Photo:
     """JPEG, PNG, ...: `flip` is the orientation where the file itself names none."""
     import cv2
-    from PIL import Image
 
     if is_cut_short(data):
         raise CaffeError(f"{path}: cut short: the end is missing")
     try:
-        size = pictures.size(data)
-    except CaffeError as error:
-        raise CaffeError(f"{path}: {error}") from None
-    check_size(*size, path)
-    try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as header:  # reads no pixels
+        with pictures.header(io.BytesIO(data), _FORMATS) as header:
             width, height = header.size
             jpeg = header.format in ("JPEG", "MPO")
             # Not getexif() of a PNG: where there is no EXIF it decodes the whole picture to look behind it.
             exif = header.getexif() if jpeg or header.format == "TIFF" else _exif(header.info.get("exif"))
             orientation, taken = exif.get(_ORIENTATION), taken_at(exif)
-    except CaffeError:
-        raise
-    except Image.DecompressionBombError:
-        raise CaffeError(f"{path}: too many pixels; at most {MAX_PIXELS // 10**6} million are read") from None
-    except Exception:  # Pillow's readers raise all sorts of things over broken files
+    except CaffeError as error:
+        raise CaffeError(f"{path}: {error}") from None
+    except Exception:  # Pillow's readers of EXIF raise many types for broken files
         raise CaffeError(f"{path}: not a picture, or a broken one") from None
     factor = shrink_factor(width, height)
     flags = cv2.IMREAD_COLOR  # OpenCV turns it upright

@@ -21,14 +21,14 @@ def is_lmdb(path: Path | str) -> bool:
 
 
 def decode(key: str, value: bytes, where: Path | str) -> tuple[int, np.ndarray]:
-    """A record's (label, (3, H, W) uint8 BGR); raw and encoded Datums. CaffeError naming the record."""
+    """A record's (label, (3, H, W) uint8 BGR), from a raw or an encoded Datum. Raises CaffeError with the record."""
     try:
         datum = parse_datum(value)
         image = datum_image(datum, force_color=datum.encoded)
+        if image.dtype != np.uint8 or len(image) != 3 or not image.size:
+            raise CaffeError(f"{image.dtype} values of shape {image.shape}, not a photo with 3 channels")
     except CaffeError as error:
         raise CaffeError(f"{where}: record '{key}': {error}") from None
-    if image.shape[0] != 3 or image.dtype != np.uint8:
-        raise CaffeError(f"{where}: record '{key}': {image.dtype} of shape {image.shape}; expected a 3-channel photo")
     return datum.label, image
 
 

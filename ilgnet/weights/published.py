@@ -5,7 +5,6 @@ its name complete or not at all. Downloads need no torch."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import sys
@@ -75,23 +74,11 @@ MODELS = {
 }
 
 
-def digest(path: Path, kind: str) -> str:
-    """The file's hash in hexadecimal. Raises CaffeError when it can't be read."""
-    found = hashlib.new(kind)
-    try:
-        with files.open_file(path) as file:
-            for chunk in iter(lambda: file.read(CHUNK), b""):
-                found.update(chunk)
-    except OSError as error:
-        raise CaffeError(f"{path}: {error.strerror or error}") from None
-    return found.hexdigest()
-
-
 def is_there(target: Path, sha1: str) -> bool:
     """Whether `target` is the file with this hash. CaffeError when it is another file, which is the user's."""
     if not target.exists():
         return False
-    found = digest(target, "sha1")
+    found = files.digest(target, "sha1")
     if found != sha1:
         raise CaffeError(f"{target} is there, but not the published file (sha1 {found}, not {sha1}): move it away")
     return True
@@ -150,7 +137,7 @@ def download(model: Published, target: Path, url: str | None = None) -> None:
             f"cannot download {url}: {getattr(error, 'reason', None) or error}{kept}; or get {model.file} "
             f"(sha1 {model.sha1}) by hand and put it at {target}, or install it with --file PATH"
         ) from None
-    found = digest(partial, "sha1")
+    found = files.digest(partial, "sha1")
     if found != model.sha1:
         partial.unlink()
         raise CaffeError(f"{url}: this is not {model.file}: sha1 {found}, not {model.sha1}; it was removed")
@@ -237,7 +224,7 @@ def convert(model: Released, source: Path, target: Path, net: Any, name: str) ->
         blobs[layer.name] = [np.reshape(b, p.shape) for b, p in zip(layer.blobs, params[layer.name])]
     definition = upgrade.upgrade_net(caffemodel.read_caffemodel_net(source), str(source))
     caffemodel.write_caffemodel(target, definition, blobs)
-    if digest(source, "sha256") == model.sha256:
+    if files.sha256(source) == model.sha256:
         return f"{source} is the {model.file} that the authors' repository records, byte for byte"
     return f"{source} is not the {model.file} that the authors' repository records (another sha256), but fits the net"
 

@@ -1,10 +1,12 @@
 """Makes goldens/imageset.json with real Caffe (`make bvlc` first): python -m tests.bvlc.make_imageset_goldens
 
-What convert_imageset and compute_image_mean write for the pictures below, as checksums of their files."""
+What convert_imageset and compute_image_mean write for the pictures below: checksums of records and of means."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import struct
 import tempfile
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import cv2
 import numpy as np
 
 from torchcaffe.data.imageset import Options
+from torchcaffe.data.lmdb_writer import records
 from torchcaffe.formats.files import sha256
 
 GOLDENS = Path(__file__).resolve().parent / "goldens" / "imageset.json"
@@ -39,6 +42,14 @@ def make_pictures(folder: Path) -> list[tuple[str, int]]:
     return photos
 
 
+def records_sha256(lmdb: Path) -> str:
+    """Of an LMDB's keys and values, each with its length, in key order."""
+    digest = hashlib.sha256()
+    for key, value in records(lmdb):
+        digest.update(struct.pack("<QQ", len(key), len(value)) + key + value)
+    return digest.hexdigest()
+
+
 def main() -> None:
     from ilgnet.run import bvlc
 
@@ -51,7 +62,7 @@ def main() -> None:
             height, width = options.resize or (0, 0)
             flags = [f"-resize_height={height}", f"-resize_width={width}"] + ["-gray"] * options.gray
             bvlc.bvlc_binary("convert_imageset", *flags, f"{work}/png/", work / "list.txt", work / name)
-            goldens[name] = {"data.mdb": sha256(work / name / "data.mdb")}
+            goldens[name] = {"records": records_sha256(work / name)}
             if options.resize:
                 bvlc.bvlc_binary("compute_image_mean", work / name, work / "mean")
                 goldens[name]["mean"] = sha256(work / "mean")

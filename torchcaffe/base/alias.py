@@ -23,12 +23,12 @@ ALIASES = {
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds a module under its second name: one object, loaded on first use."""
+    """Finds a module under its second name: the same object, loaded on first use."""
 
     as_caffe = False
 
     def real_name(self, name: str) -> str:
-        """The name of the module that `name` means; `name` itself where it is no alias."""
+        """The name of the module that `name` means; `name` itself if it is no alias."""
         if self.as_caffe and (name == "caffe" or name.startswith("caffe.")):
             name = "torchcaffe" + name[5:]
         return ALIASES.get(name, name)
@@ -51,7 +51,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return module
 
     def exec_module(self, module: Any) -> None:
-        """The module is loaded already; the import system has given it the alias's spec."""
+        """Restore the module's own spec, which the import system has just replaced by the alias's."""
         module.__spec__ = self._own_spec
 
 

@@ -1,4 +1,4 @@
-"""What Caffe keeps per process: mode, device, random stream, solver count and rank, permission to run Python layers."""
+"""Caffe's process-wide state: mode, device, precision, solver count and rank, permission for Python layers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def set_mode_cpu() -> None:
 
 
 def set_mode_gpu() -> None:
-    """Compute on the current CUDA device. Raises CaffeError when there is none: nothing falls back to the CPU."""
+    """Compute on the current CUDA device. Raises CaffeError if there is none; nothing falls back to the CPU."""
     global gpu
     check_gpu(device_id)
     _make_current(device_id)
@@ -36,9 +36,8 @@ def set_mode_gpu() -> None:
 
 
 def set_precision(name: str) -> None:
-    """How convolutions and inner products compute: "fp32" (the default) strictly in float32; "tf32", on a GPU, on
-    values rounded to 10 bits behind the point; "bf16" on values rounded to 7, and so is what comes out. CaffeError for
-    other names."""
+    """Set the precision of convolutions and inner products: "fp32" (the default) is float32 throughout; "tf32" rounds
+    inputs to 10 bits of mantissa, on a GPU; "bf16" rounds inputs and outputs to 7. CaffeError for other names."""
     global precision
     if name not in PRECISIONS:
         raise CaffeError(f"precision '{name}': one of {', '.join(PRECISIONS)} expected")
@@ -46,28 +45,28 @@ def set_precision(name: str) -> None:
     if gpu:
         import torch
 
-        # (PyTorch's own default is tf32 for convolutions.)
+        # PyTorch's default is tf32 for convolutions.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name == "tf32"
-        # Shapes stay the same: the fastest algorithm is worth a search. But one found by the clock is not the same in
-        # every process, and at full precision a run goes on to the same bits.
+        # Shapes stay the same, so a search for the fastest algorithm pays. But its result differs between processes,
+        # and at full precision a resumed run must compute the same bits.
         torch.backends.cudnn.benchmark = name != "fp32"
 
 
 @contextlib.contextmanager
 def denormals_flushed() -> Iterator[None]:
-    """Let numbers below 1.2e-38 count as 0 on this thread, and on those that start meanwhile. For programs that train.
+    """Treat denormal numbers (below 1.2e-38) as 0 on this thread and on threads started meanwhile, for training.
 
-    A softmax that is sure of itself gives gradients that small, which CPUs are many times slower with: they made an
-    iteration of ILGNet from random weights 2.6 times as long."""
+    A confident softmax produces gradients that small, and CPUs compute with them many times slower: iterations of
+    ILGNet from random weights took 2.6 times as long."""
     try:
         import torch
-    except ImportError:  # then it is real Caffe that trains
+    except ImportError:  # then real Caffe trains
         yield
         return
     import numpy as np
 
     for kind in (np.float32, np.float64):
-        np.finfo(kind)  # NumPy looks at these numbers once, and warns where there are none
+        np.finfo(kind)  # NumPy examines denormals once, and would warn if they are flushed
     torch.set_flush_denormal(True)
     try:
         yield
@@ -76,7 +75,7 @@ def denormals_flushed() -> Iterator[None]:
 
 
 def set_device(index: int) -> None:
-    """Choose the CUDA device (for nets made from now on)."""
+    """Choose the CUDA device for nets made from now on."""
     global device_id
     check_gpu(index)
     _make_current(index)
@@ -84,14 +83,14 @@ def set_device(index: int) -> None:
 
 
 def _make_current(index: int) -> None:
-    """Let whatever names no device (a synchronisation, a communicator) mean this one."""
+    """Make this PyTorch's default device, which synchronisation and communicators use."""
     import torch
 
     torch.cuda.set_device(index)
 
 
 def check_gpu(index: int) -> None:
-    """Raise CaffeError unless CUDA device `index` is there."""
+    """Raise CaffeError unless CUDA device `index` exists."""
     import torch
 
     if not torch.cuda.is_available():
@@ -106,9 +105,9 @@ def device() -> str:
 
 
 def allow_python_layers(allowed: bool = True) -> None:
-    """Let a prototxt's Python layers import their module. Off by default: a prototxt alone must not start code.
+    """Let a prototxt's Python layers import their module. Off by default: a prototxt alone must not run code.
 
-    Such modules say `import caffe`, so from then on that means this engine (unless a real pycaffe is imported)."""
+    Such modules `import caffe`, which then means this engine, unless a real pycaffe is imported already."""
     global python_layers_allowed
     python_layers_allowed = bool(allowed)
     if allowed and "caffe" not in sys.modules:
@@ -116,8 +115,8 @@ def allow_python_layers(allowed: bool = True) -> None:
 
 
 def world_size() -> int:
-    """How many processes torchrun started. CaffeError where the environment says something else."""
+    """The number of processes that torchrun started. Raises CaffeError for an environment that is not torchrun's."""
     text = os.environ.get("WORLD_SIZE", "1")
     if not text.isdecimal() or int(text) < 1:
-        raise CaffeError(f"WORLD_SIZE={text} in the environment: must be a number of processes, as torchrun sets it")
+        raise CaffeError(f"WORLD_SIZE={text} in the environment: expected the number of processes that torchrun sets")
     return int(text)

@@ -19,28 +19,23 @@ _file: IO[str] | None = None
 def set_level(level: int) -> None:
     """Log nothing below this severity from now on (0 INFO, 1 WARNING, 2 ERROR).
 
-    Kept where glog itself reads it, so that the last word counts and programs started from here, real Caffe's too,
-    inherit it.
-    """
+    The environment keeps the level, as for glog, so that programs started from here, real Caffe's too, inherit it."""
     os.environ["GLOG_minloglevel"] = str(level)
 
 
 def _emit(letter: str, source: str, text: str) -> None:
-    # The level is read at every line: pycaffe users set GLOG_minloglevel in os.environ before (or after) the import.
-    try:
-        least = int(os.environ.get("GLOG_minloglevel", "0"))
-    except ValueError:
-        least = 0
+    # Read the level for every line: pycaffe users set GLOG_minloglevel in os.environ before or after the import.
+    least = int(os.environ.get("GLOG_minloglevel", "0"))
     if _SEVERITY[letter] < least and _file is None:
         return
     now = datetime.datetime.now()
     thread = threading.get_native_id()
     line = f"{letter}{now:%m%d %H:%M:%S.%f} {thread:5d} {source}] {text}"
-    if not line.endswith("\n"):  # glog's way: messages that print a whole prototxt end in a newline of their own
+    if not line.endswith("\n"):  # as glog: a message that prints a whole prototxt has its own final newline
         line += "\n"
     with _lock:
-        if _SEVERITY[letter] >= least and sys.stderr is not None:
-            with contextlib.suppress(OSError):  # as glog: a terminal that was closed does not end a training
+        if _SEVERITY[letter] >= least:
+            with contextlib.suppress(OSError):  # as glog: training survives a closed terminal
                 sys.stderr.write(line)
         if _file is not None:
             _file.write(line)
@@ -48,22 +43,22 @@ def _emit(letter: str, source: str, text: str) -> None:
 
 
 def info(source: str, text: str) -> None:
-    """One line of severity INFO; `source` is the file and line BVLC logs the same thing from, as solver.cpp:239."""
+    """Log one line of severity INFO. source: the file and line where BVLC logs it, such as solver.cpp:239."""
     _emit("I", source, text)
 
 
 def warning(source: str, text: str) -> None:
-    """One line of severity WARNING."""
+    """Log one line of severity WARNING."""
     _emit("W", source, text)
 
 
 def error(source: str, text: str) -> None:
-    """One line of severity ERROR."""
+    """Log one line of severity ERROR."""
     _emit("E", source, text)
 
 
 class _Log(types.ModuleType):
-    """`caffe.log` is a function in pycaffe and this module here: it is both."""
+    """This module, which can be called: `caffe.log` is a function in pycaffe."""
 
     def __call__(self, text: str) -> None:
         info("_caffe.cpp:68", text)
@@ -73,7 +68,7 @@ sys.modules[__name__].__class__ = _Log
 
 
 def to_file(path: Path | str | None) -> None:
-    """Append every line to this file too (all severities, whatever GLOG_minloglevel says); None ends that."""
+    """Append every line of any severity to this file, too, whatever GLOG_minloglevel says; None ends that."""
     global _file
     with _lock:
         if _file is not None:

@@ -1,9 +1,10 @@
-"""What a trainer does at SIGINT, SIGHUP and SIGTERM."""
+"""A trainer's reaction to SIGINT, SIGHUP and SIGTERM."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from typing import Any
 
 from torchcaffe.base.errors import CaffeError
 
@@ -11,18 +12,18 @@ EFFECTS = ("stop", "snapshot", "none")
 
 
 class Signals:
-    """While entered, SIGINT and SIGHUP have the effects given, as with BVLC's flags, and SIGTERM (which ends BVLC at
-    once) stops: called after every iteration, it says "stop" or "snapshot", once each time one comes, or None.
+    """A context manager in which SIGINT and SIGHUP have the given effects, like BVLC's flags, and SIGTERM (which kills
+    BVLC) stops. Call it after every iteration: it returns "stop" or "snapshot" once for each signal, else None.
 
-    A second SIGINT or SIGTERM after one that stops is not waited for: it raises KeyboardInterrupt where the program is.
-    `told` is called from the handler with the effect. `status` is what a program that was stopped exits with."""
+    A second SIGINT or SIGTERM after one that stops raises KeyboardInterrupt at once. `told` is called from the handler
+    with the effect. `status` is the exit status of a program that was stopped."""
 
     def __init__(self, sigint: str, sighup: str, told: Callable[[str], None] = lambda effect: None):
         for name, effect in (("sigint", sigint), ("sighup", sighup)):
             if effect not in EFFECTS:
                 raise CaffeError(f"-{name}_effect {effect}: give one of {', '.join(EFFECTS)}")
-        # SIGHUP (1) before SIGINT (2), as BVLC looks.
-        self.effects = {signal.SIGHUP: sighup, signal.SIGINT: sigint, signal.SIGTERM: "stop"}
+        # SIGHUP first: BVLC checks it before SIGINT.
+        self.effects: dict[int, str] = {signal.SIGHUP: sighup, signal.SIGINT: sigint, signal.SIGTERM: "stop"}
         self.arrived: set[int] = set()
         self.stopped_by = 0
         self.told = told
@@ -32,7 +33,7 @@ class Signals:
         return 128 + self.stopped_by
 
     def __enter__(self) -> Signals:
-        self.before = {number: signal.signal(number, self._handle) for number in self.effects}
+        self.before: dict[int, Any] = {number: signal.signal(number, self._handle) for number in self.effects}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,1 +1,1 @@
-"""LMDBs, datums, image sets, pictures and the transformer between them and a net."""
+"""LMDBs, Datums, image sets, picture files and the DataTransformer."""

@@ -1,10 +1,12 @@
-"""Photos to an LMDB of Datums, and the mean of one: what BVLC's convert_imageset and compute_image_mean do.
+"""Photos to an LMDB of Datums, and an LMDB's mean, as by BVLC's convert_imageset and compute_image_mean.
 
-Byte for byte the same for the same pictures and options; on all cores, resumable, and nothing is dropped unsaid."""
+The same pictures and options give BVLC's records, byte for byte. All cores work, a killed run resumes, and photos that
+are left out are reported."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import hashlib
 import json
@@ -27,14 +29,14 @@ from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.data import pictures
 from torchcaffe.data.lmdb_reader import LmdbReader
-from torchcaffe.data.lmdb_writer import BATCH, LmdbWriter, check_ours, records, restore_unused_bytes
+from torchcaffe.data.lmdb_writer import BATCH, LmdbWriter, check_ours, records
 from torchcaffe.data.transform import datum_image, parse_datum
 from torchcaffe.formats.blobproto import write_blobproto
-from torchcaffe.formats.files import atomic, open_file, publish, read_bytes, read_text, sha256, write_bytes
+from torchcaffe.formats.files import atomic, publish, read_bytes, read_text, sha256, write_bytes
 from torchcaffe.proto import caffe_pb2
 
-JOB = "imageset.json"  # in the LMDB's folder: what was asked, and what came of it
-FAULTS = "faults.jsonl"  # there while it is written: photos left out or damaged so far
+JOB = "imageset.json"  # in the LMDB's folder: the job and its result
+FAULTS = "faults.jsonl"  # there during the job: photos left out or damaged so far
 
 
 class Photo(NamedTuple):
@@ -45,7 +47,7 @@ class Photo(NamedTuple):
 
 
 class Unread(NamedTuple):
-    """A photo that is not in the LMDB (or, under `damaged`, only in part), and why."""
+    """A photo that is not in the LMDB, or (in `damaged`) only in part, and the reason."""
 
     name: str
     reason: str
@@ -53,18 +55,17 @@ class Unread(NamedTuple):
 
 @dataclass
 class Imageset:
-    """What became of a list of photos."""
+    """The result for a list of photos."""
 
     records: int = 0
     labels: dict[str, int] = field(default_factory=dict)  # label -> records
     skipped: list[Unread] = field(default_factory=list)
-    damaged: list[Unread] = field(default_factory=list)  # stored as far as they decode, as BVLC does
+    damaged: list[Unread] = field(default_factory=list)  # stored as far as they decode, as in BVLC
     size: int = 0  # of data.mdb, in bytes
     sha256: str = ""  # of data.mdb
-    note: str = ""
 
     def count(self, photo: Photo) -> None:
-        """Count a photo that is in the LMDB."""
+        """Count a photo in the LMDB."""
         self.records += 1
         self.labels[str(photo.label)] = self.labels.get(str(photo.label), 0) + 1
 
@@ -73,7 +74,7 @@ class Imageset:
 
 
 def encode_datum(picture: np.ndarray, label: int) -> bytes:
-    """A Datum of an H x W or H x W x 3 (BGR) uint8 picture: channels first, `encoded: false` written out."""
+    """A serialized Datum of a uint8 picture, H x W or H x W x 3 (BGR): channels first, `encoded` set to false."""
     planes = picture[None] if picture.ndim == 2 else picture.transpose(2, 0, 1)
     channels, height, width = planes.shape
     datum = caffe_pb2.Datum(channels=channels, height=height, width=width, label=label, encoded=False)
@@ -82,32 +83,20 @@ def encode_datum(picture: np.ndarray, label: int) -> bytes:
 
 
 def is_cut_short(data: bytes) -> bool:
-    """Whether a JPEG file's end marker is missing. OpenCV decodes such a file and leaves the rest grey."""
+    """Whether a JPEG file's end marker is missing. OpenCV decodes such a file, with the rest grey."""
     if data[:2] != b"\xff\xd8":
         return False
-    # Step over the segments before the picture: an embedded thumbnail has an end marker of its own.
+    # Skip the segments before the picture: an embedded thumbnail has its own end marker.
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
         at += 1 if data[at + 1] == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return data.find(b"\xff\xd9", at) < 0
 
 
-def is_file_cut_short(path: Path) -> bool:
-    """is_cut_short for a file, reading no more of it than needed."""
-    with open_file(path) as file:
-        if file.seek(0, os.SEEK_END) < 2:
-            return False
-        file.seek(-2, os.SEEK_END)
-        if file.read() == b"\xff\xd9":  # as nearly all end
-            return False
-        file.seek(0)
-        return is_cut_short(file.read())
-
-
 @dataclass(frozen=True)
 class Options:
-    """convert_imageset's flags. resize: (height, width) or None; encode: "", "jpg", "png", ...; quality: of JPEG, which
-    BVLC leaves at OpenCV's 95."""
+    """convert_imageset's flags. resize: (height, width) or None; encode: "", "jpg", "png", ...; quality: of JPEG (BVLC
+    always uses OpenCV's 95)."""
 
     resize: tuple[int, int] | None = None
     gray: bool = False
@@ -119,15 +108,15 @@ Read = Callable[[Path, Options], tuple[np.ndarray, str]]
 
 
 def read_as_bvlc(path: Path, options: Options) -> tuple[np.ndarray, str]:
-    """A photo as uint8 (H, W, 3) BGR, or (H, W), and what is wrong with it ("": nothing). CaffeError: unusable."""
-    # As BVLC: three channels (or one), turned upright by EXIF's orientation. Not imdecode: of a JPEG that is cut short
-    # it gives nothing, or something else than imread's picture with a grey rest.
+    """A photo as uint8 (H, W, 3) BGR, or (H, W), and its fault or "". Raises CaffeError if it is unusable."""
+    # As in BVLC, three channels or one, turned upright by EXIF. Not imdecode: for a truncated JPEG it returns nothing,
+    # or a picture other than imread's, which has a grey rest.
     picture = pictures.read(path, cv2.IMREAD_GRAYSCALE if options.gray else cv2.IMREAD_COLOR)
-    return picture, "cut short: the end is missing" if is_file_cut_short(path) else ""
+    return picture, "cut short: the end is missing" if is_cut_short(read_bytes(path)) else ""
 
 
 def read_photo(path: Path, label: int, options: Options, read: Read = read_as_bvlc) -> tuple[bytes, str]:
-    """A photo as a serialized Datum, and what is wrong with it ("": nothing). No bytes: it is unusable."""
+    """A photo as a serialized Datum, and its fault or "". An unusable photo has no bytes."""
     try:
         picture, fault = read(path, options)
     except CaffeError as error:
@@ -139,7 +128,7 @@ def read_photo(path: Path, label: int, options: Options, read: Read = read_as_bv
         return encode_datum(picture, label), fault
     suffix = path.suffix.lower()[1:]
     if not options.resize and {"jpeg": "jpg"}.get(suffix, suffix) == options.encode:
-        data = read_bytes(path)  # the file as it is, as BVLC
+        data = read_bytes(path)  # the file unchanged, as in BVLC
     else:
         try:
             data = _encode(picture, options)
@@ -149,24 +138,24 @@ def read_photo(path: Path, label: int, options: Options, read: Read = read_as_bv
 
 
 def _encode(picture: np.ndarray, options: Options) -> bytes:
-    """A picture compressed. CaffeError for a kind that OpenCV does not write, and a size that the kind cannot have."""
+    """A compressed picture. Raises CaffeError for a format that OpenCV cannot write, or not in this size."""
     height, width = picture.shape[:2]
-    quality = [cv2.IMWRITE_JPEG_QUALITY, options.quality] if options.encode == "jpg" else []  # OpenCV warns of others'
+    quality = [cv2.IMWRITE_JPEG_QUALITY, options.quality] if options.encode == "jpg" else []  # else a warning
     with contextlib.suppress(cv2.error):
         done, data = cv2.imencode("." + options.encode, picture, quality)
         if done:
             return data.tobytes()
-    raise CaffeError(f"{width} x {height} pixels: OpenCV does not store them as {options.encode}")
+    raise CaffeError(f"{width} x {height} pixels: OpenCV cannot store them as {options.encode}")
 
 
 def _check_options(options: Options) -> None:
-    """CaffeError for what no photo could be stored with."""
+    """Raise CaffeError for options that no photo can be stored with."""
     if options.resize:
         height, width = options.resize
         try:
             pictures.check_size(width, height)
         except CaffeError as error:
-            raise CaffeError(f"photos are to be warped to {error}") from None
+            raise CaffeError(f"photos would be warped to {error}") from None
     if options.encode:
         _encode(np.zeros((8, 8) if options.gray else (8, 8, 3), np.uint8), options)
 
@@ -175,7 +164,7 @@ def _check_options(options: Options) -> None:
 
 
 def read_list(path: Path | str) -> list[Photo]:
-    """convert_imageset's list: a file name and a label (a whole number) a line, parted by the last space."""
+    """convert_imageset's list: on each line a file name and an integer label, separated by the last space."""
     photos = []
     try:
         lines = read_text(path, "utf-8-sig").splitlines()
@@ -185,7 +174,7 @@ def read_list(path: Path | str) -> list[Photo]:
         name, _, word = line.rstrip().rpartition(" ")
         try:
             photos.append(Photo(name, int(word)))
-            if not -(1 << 31) <= photos[-1].label < 1 << 31:  # a Datum holds no more
+            if not -(1 << 31) <= photos[-1].label < 1 << 31:  # a Datum's range
                 name = ""
         except ValueError:
             name = ""
@@ -202,29 +191,30 @@ def convert_imageset(
     workers: int | None = None,
     read: Read = read_as_bvlc,
 ) -> Imageset:
-    """Write the LMDB folder `out` of photos below `root`, in the order given; key: position (8 digits), _, name.
+    """Write the LMDB folder `out` of photos below `root`, in the given order. A key is position (8 digits), _, name.
 
-    Works in OUT.partial, which gets its name when it is whole; called again after a crash, it goes on behind the last
-    record and comes to the same bytes. If `out` is there and the same job made it, nothing is done. `workers` is the
-    number of threads that decode (default: one a core); it changes nothing but the speed. `read`: how, if not as BVLC.
-    Raises CaffeError when no photo can be read, for an `out` that something else made, and for one that lacks photos
-    which can be read by now."""
+    OUT.partial gets its final name when it is complete. After a crash another call continues behind the last record
+    and produces the same file. If the same job has already made `out`, nothing is done.
+    workers: the number of decoding threads (default: one for each core); the result does not depend on it.
+    read: replaces BVLC's way to read a photo.
+    Raises CaffeError if no photo can be read, if something else made `out`, or if it lacks photos that can now be
+    read."""
     _check_options(options)
     root, out = Path(root), Path(out)
-    photos = [Photo(*photo) for photo in photos]
-    job = {"photos": len(photos), "list_sha256": _digest(photos), **asdict(options)}
+    listed = [Photo(*photo) for photo in photos]
+    job = {"photos": len(listed), "list_sha256": _digest(listed), **asdict(options)}
     job["resize"] = list(options.resize) if options.resize else None
     if read is not read_as_bvlc:
         job["read"] = read.__name__
     one = functools.partial(_read_one, root, options, read)
     if out.exists():
         result = _finished(out, job)
-        label_of = dict(photos)
+        label_of = dict(listed)
         found = [name for name, _ in result.skipped if one(Photo(name, label_of[name]))[0]]
         if found:
             raise CaffeError(
                 f"{out}: was made without {len(result.skipped)} photos that could not be read; "
-                f"{len(found)} can be now, {found[0]} for one: remove {out.name} to have them in it"
+                f"{len(found)} can be read now, for example {found[0]}: remove {out.name} to include them"
             )
         return result
     if not root.is_dir():
@@ -233,16 +223,16 @@ def convert_imageset(
     check_ours(partial, JOB, FAULTS)
     partial.mkdir(parents=True, exist_ok=True)
     with _only_one(partial):
-        if _read_json(partial / JOB).get("job") != job:  # another job's, or none yet: start afresh
+        if _read_json(partial / JOB).get("job") != job:  # another job's, or new: start again
             for path in [*partial.glob("*.mdb"), *partial.glob(FAULTS)]:
                 path.unlink()
             write_bytes(partial / JOB, _json({"job": job}))
         if "result" not in _read_json(partial / JOB):
-            result = _convert(one, photos, partial, options, workers or os.cpu_count() or 1, out.name)
+            result = _convert(one, listed, partial, options, workers or os.cpu_count() or 1, out.name)
             if result.records == 0:
                 first = f"; {result.skipped[0].name}: {result.skipped[0].reason}" if result.skipped else ""
                 shutil.rmtree(partial)
-                raise CaffeError(f"{root}: none of {len(photos)} photos could be read{first}")
+                raise CaffeError(f"{root}: none of {len(listed)} photos could be read{first}")
             result.size, result.sha256 = (partial / "data.mdb").stat().st_size, sha256(partial / "data.mdb")
             write_bytes(partial / JOB, _json({"job": job, "result": asdict(result)}))
         (partial / FAULTS).unlink(missing_ok=True)
@@ -266,12 +256,12 @@ def _convert(
     workers: int,
     name: str,
 ) -> Imageset:
-    """Append to the LMDB in `partial` what it lacks, from its last key on."""
+    """Append the missing records to the LMDB in `partial`."""
     result = Imageset()
     writer = LmdbWriter(partial)
     key = writer.last_key()
     start = int(key[:8]) + 1 if key and key[:8].isdigit() else 0
-    # What was found wrong with photos up to the last record is on file; the later ones are looked at again.
+    # Faults of photos up to the last record are on file; later photos are read again.
     faults = [fault for fault in _read_faults(partial / FAULTS) if fault[0] < start]
     for _, kind, *unread in faults:
         getattr(result, kind).append(Unread(*unread))
@@ -281,21 +271,21 @@ def _convert(
             result.count(photos[number])
     there = result.records
     last = _key(start - 1, photos[start - 1]) if 0 < start <= len(photos) else None
-    if there != writer.entries or key != last:  # some other program has been in the folder
+    if there != writer.entries or key != last:  # another program has written to the folder
         raise CaffeError(f"{partial}: holds {writer.entries} records, not the {there} expected; delete the folder")
     if there:
-        log.info("convert_imageset.cpp:110", f"{partial}: going on behind record {there}")
+        log.info("convert_imageset.cpp:110", f"{partial}: continuing after record {there}")
 
     def read(number: int) -> tuple[int, bytes, str]:
         return (number, *one(photos[number]))
 
-    # Full-size pictures are kept few; small ones as many as are decoded while a transaction is written.
+    # Few full-size pictures; as many small ones as are decoded while a transaction is written.
     ahead = min(32 * workers, 512) if options.resize or options.encode else 2 * workers
     write_bytes(partial / FAULTS, "".join(json.dumps(fault) + "\n" for fault in faults).encode())
     with open(partial / FAULTS, "a") as file, progress_of(len(photos), name, start) as progress, _one_opencv_thread():
 
         def commit() -> None:
-            """The records so far, after the faults found up to the last one."""
+            """Write the faults, then the records."""
             file.flush()
             os.fsync(file.fileno())
             writer.commit()
@@ -306,7 +296,7 @@ def _convert(
                 kind = "damaged" if datum else "skipped"
                 getattr(result, kind).append(Unread(photo.name, fault))
                 file.write(json.dumps([number, kind, photo.name, fault]) + "\n")
-                if len(result.damaged) + len(result.skipped) <= 20:  # the rest are in the report
+                if len(result.damaged) + len(result.skipped) <= 20:  # the report has all
                     log.warning("convert_imageset.cpp:130", f"{kind}: {photo.name}: {fault}")
             if datum:
                 writer.put(_key(number, photo), datum)
@@ -316,16 +306,11 @@ def _convert(
             progress(1)
         commit()
     writer.close()
-    if there:
-        with progress_of(result.records, f"{name}: checking") as progress:
-            why = restore_unused_bytes(partial, progress)
-        if why:
-            result.note = f"resumed; the records are those of one run, but unused bytes may not be: {why}"
     return result
 
 
 def in_order(function: Callable, items: Iterable, workers: int, ahead: int) -> Iterator:
-    """function(item) for each item, in their order, computed in threads; at most `ahead` are begun and not taken."""
+    """function(item) for each item, in order, computed in threads. At most `ahead` are started and not yielded."""
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque = deque()
         try:
@@ -345,7 +330,7 @@ def _key(number: int, photo: Photo) -> bytes:
 
 
 def _read_faults(path: Path) -> list:
-    """The faults on file; a last line that a crash has cut is of no record that is committed."""
+    """The faults on file. A last line cut by a crash belongs to a record that was not committed."""
     faults = []
     with contextlib.suppress(OSError, ValueError):
         for line in read_text(path).splitlines():
@@ -354,10 +339,11 @@ def _read_faults(path: Path) -> list:
 
 
 def _finished(out: Path, job: dict) -> Imageset:
-    """What `out` holds, if the same job made it."""
+    """The result in `out`, if the same job made it."""
     made = _read_json(out / JOB)
     if made.get("job") != job or "result" not in made:
-        raise CaffeError(f"{out}: is there already, and not made from this list with these options; remove it first")
+        raise CaffeError(f"{out}: exists, but was not made from this list with these options; remove it first")
+    made["result"].pop("note", None)  # of earlier versions
     result = Imageset(**made["result"])
     result.skipped = [Unread(*item) for item in result.skipped]
     result.damaged = [Unread(*item) for item in result.damaged]
@@ -368,8 +354,8 @@ def _finished(out: Path, job: dict) -> Imageset:
 
 
 def compute_image_mean(lmdb: Path | str, workers: int | None = None) -> np.ndarray:
-    """The mean of an LMDB's Datums, float32, C x H x W: summed in float32 in key order, as BVLC does (a sum above 2^24,
-    so beyond 65,793 bright pictures, loses digits; so did the released means)."""
+    """The mean of an LMDB's Datums, float32, C x H x W. As in BVLC, the sum is in float32 and in key order: above 2^24,
+    so from 65,794 bright pictures on, it loses digits, as the released means did."""
 
     def read(record: tuple[bytes, bytes]) -> tuple[str, np.ndarray]:
         where = f"{lmdb}: record {record[0].decode(errors='replace')}"
@@ -406,12 +392,12 @@ def _entries(lmdb: Path | str) -> int:
         return len(reader)
 
 
-# -- small things --------------------------------------------------------------------------------------------------
+# -- helpers --------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def progress_of(total: int, what: str, start: int = 0) -> Iterator[Callable[[int], None]]:
-    """Yields a function that takes a number of records done: a bar on a terminal, else a log line every 10,000."""
+def progress_of(total: int, what: str, start: int = 0) -> Iterator[Callable[[int], object]]:
+    """Yield a function that takes a number of finished records: a bar on a terminal, else a log line every 10,000."""
     if sys.stderr.isatty():
         with tqdm(total=total, initial=start, desc=what, unit="rec", smoothing=0.05, file=sys.stderr) as bar:
             yield bar.update
@@ -430,7 +416,7 @@ def progress_of(total: int, what: str, start: int = 0) -> Iterator[Callable[[int
 
 @contextlib.contextmanager
 def _one_opencv_thread() -> Iterator[None]:
-    """The threads are ours: OpenCV shall not start its own in each."""
+    """Keep OpenCV from starting threads in each of ours."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
@@ -441,9 +427,7 @@ def _one_opencv_thread() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
-    """Refuse a folder that another process is writing; the system drops the lock when a process dies."""
-    import fcntl
-
+    """Refuse a folder that another process is writing. The system releases the lock when a process dies."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,7 +1,7 @@
-"""Is an LMDB file what it says? liblmdb believes its file: one that is damaged inside, or made to be, ends the process.
+"""Checks LMDB files. liblmdb trusts its file: a damaged or malicious one crashes the process.
 
-Follows the tree from the newer of the two heads and looks at every node of every page but the pages of large values, of
-which only their bounds matter: of AVA's 50 GB it reads some 20 MB."""
+The check follows the tree from the newer of the two meta pages and examines every node on every page. Of large values,
+which have their own pages, it examines only the bounds: of AVA's 50 GB it reads about 20 MB."""
 
 from __future__ import annotations
 
@@ -16,28 +16,27 @@ from torchcaffe.formats.files import open_file
 
 _MAGIC, _VERSION = 0xBEEFC0DE, 1
 _BRANCH, _LEAF, _META = 0x01, 0x02, 0x08
-_BIG = 0x01  # of a leaf's node: its value has pages of its own
-_HEAD = 16  # of a page: its number (8 bytes), 2 of no use here, flags, lower and upper bound of the free room (2 each)
+_BIG = 0x01  # of a leaf's node: its value has its own pages
+_HEAD = 16  # of a page: number (8 bytes), 2 unused here, flags, lower and upper bound of the free space (2 each)
 _NONE = (1 << 64) - 1
 _DEEPEST = 32  # liblmdb's own limit on the tree
 
 
 class Damaged(ValueError):
-    """The file is no LMDB of plain records, or a damaged one; says where."""
+    """The file is not an LMDB of plain records, or damaged; the text says where."""
 
 
 def check(path: Path) -> None:
-    """Raise Damaged unless the records of the data.mdb at `path` can be read by liblmdb. OSError where it cannot be
-    read."""
+    """Raise Damaged unless liblmdb can safely read the data.mdb at `path`; OSError if the file cannot be read."""
     with open_file(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
             _check(data)
         except (struct.error, IndexError) as error:
-            raise Damaged("cut short") from error
+            raise Damaged("truncated") from error
 
 
 class _Head(NamedTuple):
-    """What one of a file's two heads says; the newer one, by its transaction, counts."""
+    """One of a file's two meta pages. The one with the newer transaction counts."""
 
     size: int  # of a page
     depth: int
@@ -69,7 +68,7 @@ def _check(data: mmap.mmap) -> None:
             below += found
         level = below
     if records != head.records:
-        raise Damaged(f"{records} records, not the {head.records} of its head")
+        raise Damaged(f"{records} records, not the {head.records} of its meta page")
 
 
 def _head(data: mmap.mmap, at: int) -> _Head:
@@ -82,17 +81,17 @@ def _head(data: mmap.mmap, at: int) -> _Head:
     )
     if size < 256 or size > 1 << 16 or size & (size - 1):
         raise Damaged(f"pages of {size} bytes")
-    if tree_flags:  # other orders of keys, several values a key
+    if tree_flags:  # another order of keys, or several values for a key
         raise Damaged("a database of another kind than plain records")
     return _Head(size, depth, entries, root, last, transaction)
 
 
 def _page(page: bytes, number: int, is_leaf: bool, last: int, size: int) -> list[int]:
-    """Look at a page's nodes: the pages below a branch, the lengths of a leaf's values."""
+    """Check a page's nodes. Returns the pages below a branch, or the lengths of a leaf's values."""
     own, flags, lower, upper = struct.unpack_from("<Q2xHHH", page)
     wanted = _LEAF if is_leaf else _BRANCH
     if own != number or flags != wanted:
-        raise Damaged(f"page {number} is no page of the tree")
+        raise Damaged(f"page {number} is not a page of the tree")
     if not _HEAD <= lower <= upper <= size or lower % 2:
         raise Damaged(f"page {number}: its bounds are {lower} and {upper}")
     found = []

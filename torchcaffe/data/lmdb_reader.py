@@ -7,37 +7,36 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
+
+import lmdb
 
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.data import lmdb_check
+from torchcaffe.formats.files import PathLike
 
-PathLike = Union[str, "os.PathLike[str]"]
-
-# A train and a test net may read one database, and python-lmdb refuses to open one twice in one process. By folder and
-# file: a new database may have taken an old one's place.
+# A train and a test net may read one database, but python-lmdb refuses to open one twice in a process. The key has the
+# file's number, too: a new database may have replaced an old one.
 _environments: dict[tuple[str, int, int], _Environment] = {}
-_lock = threading.RLock()  # a reader that is garbage may be let go of at any point of the thread that holds it
+_lock = threading.RLock()  # the garbage collector may release a reader in the thread that holds the lock
 
 
 class _Environment:
-    """An lmdb.Environment and who reads it; it closes with its last reader."""
+    """An lmdb.Environment and its readers. It closes with the last one."""
 
     def __init__(self, key: tuple[str, int, int]):
-        import lmdb
-
-        # No lock file: the folder may be read-only, and a forked worker may go on reading. So nobody may write
-        # to a database that is being read; our writer finishes a database elsewhere before it takes its name.
+        # No lock file: the folder may be read-only, and a forked worker may continue to read. So nobody may write to a
+        # database that is being read. Our writer completes a database before it gets its name.
         try:
             self.lmdb = lmdb.open(key[0], readonly=True, lock=False, create=False)
         except UnicodeEncodeError:
-            raise CaffeError(f"{key[0]}: not UTF-8, and py-lmdb opens no other name") from None
+            raise CaffeError(f"{key[0]}: the name is not UTF-8, which py-lmdb needs") from None
         self.key = key
         self.readers: set[object] = set()
         self.closed = False
 
     def release(self, reader: object) -> None:
-        """Let go of the database on behalf of one reader."""
+        """Remove a reader, and close the database after the last one."""
         with _lock:
             self.readers.discard(reader)
             if not self.readers:
@@ -52,11 +51,7 @@ class _Environment:
 
 
 def _open(path: PathLike, reader: object) -> _Environment:
-    """The environment of a database, to be released on behalf of `reader`."""
-    try:
-        import lmdb
-    except ImportError as error:
-        raise CaffeError(f"{path}: LMDB databases need the lmdb package") from error
+    """The environment of a database. Release it for `reader`."""
     folder = Path(os.path.realpath(path))
     data = folder / "data.mdb"
     if not folder.exists():
@@ -73,15 +68,15 @@ def _open(path: PathLike, reader: object) -> _Environment:
                 key = str(folder), about.st_dev, about.st_ino
                 environment = _environments.get(key) or _checked_environment(path, data, key)
                 environment.readers.add(reader)
-                if not environment.closed:  # by the end of a garbage reader, just now
+                if not environment.closed:  # by the garbage collector, just now
                     return environment
         except (lmdb.Error, OSError) as error:
             raise CaffeError(f"cannot open LMDB {path}: {error}") from error
 
 
 def _checked_environment(path: PathLike, data: Path, key: tuple[str, int, int]) -> _Environment:
-    """A database opened anew, and entered in `_environments`."""
-    # LMDB takes an empty file for a database yet to be made.
+    """Check and open a database, and enter it in `_environments`."""
+    # LMDB takes an empty file for a new database.
     if data.stat().st_size == 0:
         raise CaffeError(f"cannot open LMDB {path}: data.mdb is empty")
     try:
@@ -93,11 +88,10 @@ def _checked_environment(path: PathLike, data: Path, key: tuple[str, int, int]) 
 
 
 class LmdbReader:
-    """A cursor over an LMDB in key order that starts again after the last record, as a Data layer's.
+    """A cyclic cursor over an LMDB in key order, like a Data layer's.
 
-    path: the folder that holds data.mdb. Raises CaffeError when it is missing, empty, truncated or no LMDB.
-    Use one reader in one thread at a time; several readers of one path share one environment.
-    """
+    path: the folder that holds data.mdb. Raises CaffeError if it is missing, empty, truncated or not an LMDB.
+    A reader is not thread-safe. Readers of one path share one environment."""
 
     def __init__(self, path: PathLike):
         self.path = path
@@ -117,7 +111,7 @@ class LmdbReader:
         return self._count
 
     def next(self) -> tuple[bytes, bytes]:
-        """The record under the cursor, (key, value), which then moves on."""
+        """The record (key, value) at the cursor, which then moves on."""
         record = self._go(self._cursor.item)
         self.skip()
         return record
@@ -128,11 +122,11 @@ class LmdbReader:
             self._cursor.first()
 
     def key(self) -> bytes:
-        """The key of the record that `next` will give."""
+        """The key of the next record."""
         return self._cursor.key()
 
     def seek(self, key: bytes) -> None:
-        """Go to the record of that key. CaffeError when there is none."""
+        """Go to the record with that key. Raises CaffeError if there is none."""
         if not self._cursor.set_key(key):
             raise CaffeError(f"LMDB {self.path}: no record '{key.decode(errors='replace')}'")
 
@@ -141,7 +135,7 @@ class LmdbReader:
         self._cursor.first()
 
     def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
-        """Every record once, in key order, wherever the cursor stands."""
+        """Every record once, in key order, independent of the cursor."""
         with self._transaction.cursor() as cursor:
             more = self._go(cursor.first)
             while more:
@@ -149,14 +143,14 @@ class LmdbReader:
                 more = self._go(cursor.next)
 
     def _go(self, step: Callable[[], Any]) -> Any:
-        """A step of a cursor; of what only shows there, a CaffeError."""
+        """Call a cursor's method; its errors become CaffeError."""
         try:
             return step()
-        except Exception as error:  # lmdb.Error, of a package that may be absent
+        except lmdb.Error as error:
             raise CaffeError(f"LMDB {self.path}: {error}") from error
 
     def close(self) -> None:
-        """Let go of the database; the environment closes with its last reader."""
+        """Release the database."""
         self._cursor.close()
         self._transaction.abort()
         self._release()

@@ -18,7 +18,7 @@ from torchcaffe.random.rng import Rng
 
 
 class Placement(NamedTuple):
-    """What chance decides for one image: whether it is mirrored, and the crop's offset."""
+    """The random choices for one image: whether it is mirrored, and the crop's offset."""
 
     mirror: bool
     h_off: int
@@ -26,22 +26,21 @@ class Placement(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """A batch as it was decoded, for a device that crops, mirrors and takes the mean off itself (ops/data.py).
+    """A decoded batch for a device that crops, mirrors and subtracts the mean itself (ops/data.py).
 
-    pixels: (N, C, H, W) uint8; placements: (N, 3) int64, a Placement each."""
+    pixels: (N, C, H, W) uint8; placements: (N, 3) int64, one Placement for each image."""
 
     pixels: np.ndarray
     placements: np.ndarray
 
 
 class DataTransformer:
-    """Makes a layer's input of an image: (pixel - mean) * scale, cropped and mirrored.
+    """Turns an image into a layer's input: (pixel - mean) * scale, cropped and mirrored.
 
-    param: a TransformationParameter; phase: caffe_pb2.TRAIN (random crop) or TEST (centre crop).
-    Raises CaffeError for parameters that contradict each other, or a bad mean_file.
-    """
+    phase: caffe_pb2.TRAIN (random crop) or TEST (centre crop). Raises CaffeError for contradictory parameters and for a
+    bad mean_file."""
 
-    def __init__(self, param: Any, phase: int):
+    def __init__(self, param: caffe_pb2.TransformationParameter, phase: int):
         self.param = param
         self.phase = phase
         self._rng: Rng | None = None
@@ -55,49 +54,47 @@ class DataTransformer:
             log.info("data_transformer.cpp:25", f"Loading mean file from: {param.mean_file}")
             mean = read_blobproto(param.mean_file)
             if mean.ndim > 4 or mean.size == 0:
-                raise CaffeError(f"{param.mean_file}: a mean has C x H x W values, not {_sizes(mean.shape)}")
+                raise CaffeError(f"{param.mean_file}: a mean must have C x H x W values, not {_sizes(mean.shape)}")
             mean = mean.reshape((1,) * (4 - mean.ndim) + mean.shape)[0]
             self._mean = np.ascontiguousarray(mean, np.float32)
             self._mirrored_mean = np.ascontiguousarray(mean[:, :, ::-1])
 
     @property
     def mean(self) -> np.ndarray | None:
-        """What is subtracted, float32: (C, H, W) for the whole image, (C, 1, 1) or (1, 1, 1); None: nothing."""
+        """The mean, float32: (C, H, W) for the whole image, (C, 1, 1) or (1, 1, 1); None without one."""
         if self._mean is None and len(self._mean_values):
             return self._mean_values[:, None, None]
         return self._mean
 
     def init_rand(self, rng: Rng) -> None:
-        """Seed the transformer's own stream with one draw of `rng`; no draw when nothing is left to chance."""
+        """Seed the transformer's own stream with one draw of `rng`. Without random choices, draw nothing."""
         if self.param.mirror or (self.phase == caffe_pb2.TRAIN and self.param.crop_size):
             self._rng = Rng(rng.rand())
-        else:
-            self._rng = None
 
     def state(self) -> dict[str, np.ndarray]:
-        """Where its random stream is, for Layer.state."""
+        """The random stream's position, for Layer.state."""
         return {} if self._rng is None else {"transformer": self._rng.state()}
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
-        """Go to where `state()` was taken."""
+        """Go to a position that `state()` returned."""
         if self._rng is not None:
             self._rng.set_state(state["transformer"])
 
     def _rand(self, n: int) -> int:
         if self._rng is None:
-            raise CaffeError("transform_param: mirror or a random crop, and init_rand was not called")
+            raise CaffeError("transform_param: call init_rand before a mirror or a random crop")
         return self._rng.rand() % n
 
     def image(self, item: Any) -> np.ndarray:
-        """The C x H x W uint8 or float32 array of a Datum (decoded as force_color, force_gray say) or of an array."""
+        """The C x H x W array, uint8 or float32, of a Datum (decoded by force_color and force_gray) or an array."""
         if not isinstance(item, np.ndarray):
             return datum_image(item, self.param.force_color, self.param.force_gray)
         if item.ndim != 3:
-            raise CaffeError(f"an image has C x H x W values, not {_sizes(item.shape)}")
+            raise CaffeError(f"an image must have C x H x W values, not {_sizes(item.shape)}")
         return item if item.dtype == np.uint8 else item.astype(np.float32, copy=False)
 
     def infer_shape(self, item: Any) -> tuple[int, int, int]:
-        """(channels, height, width) of what `transform` will make of a Datum or C x H x W array."""
+        """The shape (channels, height, width) that `transform` makes of a Datum or C x H x W array."""
         channels, height, width = self._check(self.image(item))
         crop = self.param.crop_size
         return (channels, crop, crop) if crop else (channels, height, width)
@@ -114,12 +111,12 @@ class DataTransformer:
             )
         if len(self._mean_values) not in (0, 1, channels):
             raise CaffeError(
-                f"transform_param: {len(self._mean_values)} mean_value for {channels} channels; give one or one each"
+                f"transform_param: {len(self._mean_values)} mean_value for {channels} channels; give one, or one each"
             )
         return image.shape
 
     def draw(self, height: int, width: int) -> Placement:
-        """The next image's placement, drawn as BVLC draws: mirror (in both phases), then h and w offset in TRAIN."""
+        """Draw the next image's placement as BVLC does: mirror (in both phases), then h and w offset in TRAIN."""
         crop = self.param.crop_size
         mirror = bool(self.param.mirror and self._rand(2))
         if not crop:
@@ -129,19 +126,19 @@ class DataTransformer:
         return Placement(mirror, (height - crop) // 2, (width - crop) // 2)
 
     def apply(self, image: np.ndarray, placement: Placement, out: np.ndarray) -> None:
-        """Write one transformed C x H x W image to `out`, float32 of the right shape. Draws nothing: any thread may."""
+        """Write one transformed C x H x W image to `out`, float32 of the right shape. Draws nothing: thread-safe."""
         mirror, top, left = placement
         height, width = out.shape[1:]
         right = image.shape[2] - left - width
         image = image[:, top : top + height, left : left + width]
-        # Bytes are turned round before they become floats, and against a mean turned round beforehand: a quarter of
-        # the memory traffic, and every inner loop runs forward. A channel at a time stays in the cache.
+        # Mirror bytes, not floats, and keep a mirrored mean: a quarter of the memory traffic, and every inner loop runs
+        # forward. One channel at a time stays in the cache.
         if mirror:
             image = _mirrored(image)
+        mean, start = (self._mirrored_mean, right) if mirror else (self._mean, left)
         for channel, (source, target) in enumerate(zip(image, out)):
             target[...] = source
-            if self._mean is not None:
-                mean, start = (self._mirrored_mean, right) if mirror else (self._mean, left)
+            if mean is not None:
                 target -= mean[channel, top : top + height, start : start + width]
             elif len(self._mean_values):
                 target -= self._mean_values[channel % len(self._mean_values)]
@@ -149,28 +146,27 @@ class DataTransformer:
                 target *= self._scale
 
     def transform(self, item: Any, out: np.ndarray | None = None) -> np.ndarray:
-        """One Datum or C x H x W array, transformed: float32 C x H x W (`out`, when given)."""
+        """One Datum or C x H x W array, transformed: float32 C x H x W, in `out` if given."""
         return self.transform_batch([item], None if out is None else out[None])[0]
 
     def transform_batch(
         self, items: Sequence[Any], out: np.ndarray | None = None, pool: Executor | None = None
     ) -> np.ndarray:
-        """Several Datums or arrays into one float32 N x C x H x W batch (`out`, when given), bit for bit as one by one.
+        """Several Datums or arrays as one float32 N x C x H x W batch, in `out` if given; bit for bit as one by one.
 
-        pool: an executor that decodes and computes; the draws stay in order. Raises CaffeError when the shapes differ.
-        """
+        pool: an executor that decodes and computes; draws stay in order. Raises CaffeError if the shapes differ."""
         return self._placed(*self._drawn(items, pool), out, pool)
 
     def pack(self, items: Sequence[Any], pool: Executor | None = None) -> Packed | np.ndarray:
-        """What `transform_batch` takes, with the same draws, left for the device to crop; transformed here (float32)
-        where the images are not all bytes of one shape."""
+        """As `transform_batch`, with the same draws, but left for the device to crop. Images that are not all bytes, or
+        differ in shape, are transformed here (float32)."""
         images, placements = self._drawn(items, pool)
         if any(image.dtype != np.uint8 or image.shape != images[0].shape for image in images):
             return self._placed(images, placements, None, pool)
         return Packed(np.stack(images), np.array(placements, np.int64))
 
     def _drawn(self, items: Sequence[Any], pool: Executor | None) -> tuple[list[np.ndarray], list[Placement]]:
-        """The items' images, checked, and where chance places them."""
+        """The items' images, checked, and their placements."""
         images = list((map if pool is None else pool.map)(self.image, items))
         return images, [self.draw(*self._check(image)[1:]) for image in images]
 
@@ -191,7 +187,7 @@ class DataTransformer:
 
 
 class Datum(NamedTuple):
-    """caffe_pb2.Datum's fields, for reading: five times as fast to parse, and nothing is copied."""
+    """caffe_pb2.Datum's fields, for reading: parsed five times as fast, without a copy."""
 
     channels: int = 0
     height: int = 0
@@ -203,7 +199,7 @@ class Datum(NamedTuple):
 
 
 def parse_datum(value: bytes) -> Datum:
-    """The Datum that `value` is the serialised form of; its data is a view of `value`. Raises CaffeError."""
+    """Parse a serialised Datum; its data is a view of `value`. Raises CaffeError."""
     found: dict[str, Any] = {}
     floats: list[np.ndarray] = []
     position, end = 0, len(value)
@@ -238,7 +234,7 @@ _FLOAT_TAG = 6 << 3 | wire.FIXED32
 
 
 def datum_image(datum: Any, force_color: bool = False, force_gray: bool = False) -> np.ndarray:
-    """A Datum's C x H x W pixels: uint8, or float32 when it holds float_data; an encoded one is decoded (BGR)."""
+    """A Datum's C x H x W pixels: uint8, or float32 from float_data. An encoded Datum is decoded (BGR)."""
     if datum.encoded:
         if force_color and force_gray:
             raise CaffeError("transform_param: force_color and force_gray cannot both be set")
@@ -267,7 +263,7 @@ def _decode(data: bytes, force_color: bool, force_gray: bool) -> np.ndarray:
 
 
 def _mirrored(image: np.ndarray) -> np.ndarray:
-    """The image turned left for right. OpenCV does in a tenth of the time what NumPy's [::-1] does."""
+    """The image, mirrored. OpenCV takes a tenth of the time of NumPy's [::-1]."""
     import cv2
 
     flat = np.ascontiguousarray(image).reshape(-1, image.shape[2])

@@ -1,6 +1,6 @@
 """BlobProto on the wire, and files of one, such as mean.binaryproto.
 
-Arrays are views of the file's map where possible. They are written in pieces: no message of their size is built."""
+Arrays are views of the file's map if possible. They are written in pieces, without a message of their size."""
 
 from __future__ import annotations
 
@@ -25,13 +25,12 @@ MAX_AXES = 32
 _DATA, _DIFF, _SHAPE, _DOUBLE_DATA, _DOUBLE_DIFF = 5, 6, 7, 8, 9
 _LEGACY = (1, 2, 3, 4)  # num, channels, height, width
 _FLOATS = {_DATA: "<f4", _DIFF: "<f4", _DOUBLE_DATA: "<f8", _DOUBLE_DIFF: "<f8"}
-_NAMES = {_DATA: "data", _DIFF: "diff", _DOUBLE_DATA: "double_data", _DOUBLE_DIFF: "double_diff"}
-# The tag bytes of single, unpacked floats.
+# The tags of unpacked floats.
 _UNPACKED = {n << 3 | (wire.FIXED32 if t == "<f4" else wire.FIXED64): n for n, t in _FLOATS.items()}
 
 
 def read_blob(buffer: Any, start: int, end: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """(data, diff or None) of the BlobProto in [start, end): float32, shaped, views of the buffer where possible."""
+    """(data, diff or None) of the BlobProto in [start, end): float32, shaped, views of the buffer if possible."""
     floats: dict[int, list[np.ndarray]] = {number: [] for number in _FLOATS}
     legacy: dict[int, int] = {}
     dims: list[int] = []
@@ -57,21 +56,18 @@ def read_blob(buffer: Any, start: int, end: int) -> tuple[np.ndarray, np.ndarray
                         raise WireError(f"shape has more than {MAX_AXES} axes")
     shape = [legacy.get(number, 0) for number in _LEGACY] if legacy else dims
     count = _count(shape)
-    # BVLC takes the doubles where there are any. Data must be there; a diff need not be.
-    data_field = _DOUBLE_DATA if sum(map(len, floats[_DOUBLE_DATA])) else _DATA
-    diff_field = _DOUBLE_DIFF if sum(map(len, floats[_DOUBLE_DIFF])) else _DIFF
-    arrays = [_join(floats[number]) for number in (data_field, diff_field)]
-    for number, array in zip((data_field, diff_field), arrays):
-        if len(array) != count and (number == data_field or len(array)):
+    # BVLC takes doubles if there are any.
+    data = _join(floats[_DOUBLE_DATA]) if any(map(len, floats[_DOUBLE_DATA])) else _join(floats[_DATA])
+    diff = _join(floats[_DOUBLE_DIFF]) if any(map(len, floats[_DOUBLE_DIFF])) else _join(floats[_DIFF])
+    for name, array in (("data", data), ("diff", diff)):
+        if len(array) != count and (name == "data" or len(array)):
             shown = " x ".join(map(str, shape)) or "one value"
-            raise WireError(f"{_NAMES[number]} holds {len(array)} values, its shape ({shown}) needs {count}")
-    data, diff = (array.reshape(shape) if len(array) == count else None for array in arrays)
-    assert data is not None
-    return data, diff if len(arrays[1]) else None
+            raise WireError(f"{name} holds {len(array)} values, its shape ({shown}) needs {count}")
+    return data.reshape(shape), diff.reshape(shape) if len(diff) else None
 
 
 def _count(shape: Sequence[int]) -> int:
-    """The number of values in a blob; WireError for a shape that BVLC would not take."""
+    """The number of values in a blob. Raises WireError for a shape that BVLC refuses."""
     count = 1
     for dim in shape:
         if dim < 0:
@@ -86,23 +82,24 @@ def _join(chunks: list[np.ndarray]) -> np.ndarray:
     if not chunks:
         return np.empty(0, np.float32)
     joined = chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
-    with np.errstate(over="ignore", invalid="ignore"):  # a double beyond float's range becomes infinite, as in C++
+    with np.errstate(over="ignore", invalid="ignore"):  # as in C++, a double beyond float's range becomes infinite
         return joined if joined.dtype == np.float32 else joined.astype(np.float32)
 
 
 def blob_pieces(data: np.ndarray, diff: np.ndarray | None = None, legacy: bool = False) -> list[Any]:
-    """The bytes of a BlobProto, in order, as BVLC's Blob::ToProto fills and protobuf serialises it."""
+    """The bytes of a BlobProto, in order, as BVLC's Blob::ToProto makes it. legacy: with num, channels, height, width
+    instead of a shape."""
     pieces: list[Any] = []
     data = np.ascontiguousarray(data, "<f4").reshape(np.shape(data))
     if legacy:
-        for number, size in zip(_LEGACY, data.shape):
+        for number, size in zip(_LEGACY, map(int, data.shape)):
             pieces.append(wire.varint(number << 3) + wire.varint(size))
     for number, array in ((_DATA, data), (_DIFF, diff)):
         if array is not None and array.size:
             flat = np.ascontiguousarray(array, "<f4").reshape(-1)
             if flat.size != data.size:
                 raise CaffeError(f"a blob of {data.size} values cannot have a diff of {flat.size}")
-            pieces += [wire.head(number, 4 * flat.size), memoryview(flat).cast("B")]
+            pieces += [wire.head(number, 4 * flat.size), flat.data.cast("B")]
     if not legacy and data.ndim:
         dims = b"".join(map(wire.varint, data.shape))
         shape = wire.head(1, len(dims)) + dims
@@ -111,14 +108,18 @@ def blob_pieces(data: np.ndarray, diff: np.ndarray | None = None, legacy: bool =
 
 
 def nested(number: int, pieces: list[Any]) -> list[Any]:
+    """The pieces as the payload of a field."""
     return [wire.head(number, sum(map(len, pieces)))] + pieces
 
 
 def write_pieces(path: PathLike, pieces: Sequence[Any], before_named: Callable[[Path], None] | None = None) -> None:
+    """Write a message atomically. before_named: called with the finished file before it gets its name.
+
+    Raises CaffeError for more than protobuf's 2 GB."""
     total = sum(map(len, pieces))
     if total > MAX_BYTES:
         raise CaffeError(
-            f"cannot write {path}: it would be {total} bytes and a protobuf message ends at {MAX_BYTES}; "
+            f"cannot write {path}: it would be {total} bytes and a protobuf message has at most {MAX_BYTES}; "
             "use HDF5 (snapshot_format: HDF5, or a name that ends in .h5)"
         )
     with atomic(path) as temporary, open(temporary, "wb") as file:

@@ -1,7 +1,7 @@
 """Caffemodels, binary and HDF5, as BVLC Caffe lays them out.
 
-Weights are read by walking the wire format over a map of the file, so that the arrays are views of the map and 600 MB
-cost no 600 MB; they are written field by field, so that no message of that size is ever built.
+Reading walks the wire format over a map of the file: arrays are views of the map, so 600 MB of weights need no 600 MB
+of memory. Writing goes field by field, so that no message of that size is built.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import wire
@@ -25,12 +26,12 @@ from torchcaffe.proto.types import current_type
 
 @dataclass
 class LayerBlobs:
-    """One layer's parameters as a weights file holds them.
+    """One layer's parameters in a weights file.
 
-    name, type: Caffe's (current names: Convolution, not CONVOLUTION or conv).
-    blobs: float32 arrays; legacy num/channels/height/width stays four axes. Read-only views of the file's map: copy
-        what is to change. None, in HDF5 files only, stands for a parameter that another layer owns.
-    diffs: as blobs, with None where the file has no diff.
+    name, type: Caffe's current names (Convolution, not CONVOLUTION or conv).
+    blobs: float32 arrays; legacy num, channels, height and width stay four axes. They are read-only views of the file's
+        map: copy before you change them. None, in HDF5 files only, is a parameter that another layer owns.
+    diffs: as blobs, or None if the file has no diff.
     """
 
     name: str
@@ -55,13 +56,13 @@ _FORMS = {"V0": _LayerForm(1, 2, 50), "V1": _LayerForm(4, 5, 6), "current": _Lay
 
 
 def _layer_spans(buffer: Any, start: int, end: int) -> Iterator[tuple[str, int, int]]:
-    """(generation, begin, end) of each layer message in a NetParameter, in the file's order."""
+    """(generation, begin, end) of each layer message in a NetParameter, in file order."""
     for number, kind, value, _ in wire.fields(buffer, start, end):
         if number == _NET_LAYER and kind == wire.BYTES:
-            yield ("current",) + value
+            yield "current", *value
         elif number == _NET_V1_LAYER and kind == wire.BYTES:
             nested = [v for n, k, v, _ in wire.fields(buffer, *value) if n == _V1_V0_LAYER and k == wire.BYTES]
-            yield ("V0",) + nested[0] if nested else ("V1",) + value
+            yield ("V0", *nested[0]) if nested else ("V1", *value)
 
 
 def _read_layer(path: PathLike, buffer: Any, generation: str, start: int, end: int) -> LayerBlobs:
@@ -86,11 +87,10 @@ def _read_layer(path: PathLike, buffer: Any, generation: str, start: int, end: i
 
 
 def read_caffemodel(path: PathLike) -> list[LayerBlobs]:
-    """The layers of a caffemodel in the file's order, those without parameters too.
+    """The layers of a caffemodel in file order, including those without parameters.
 
-    Takes the current format, V1 (`layers`, enum types) and V0 (nested `layer`), blob shapes old and new, floats and
-    doubles, and HDF5 weights. Raises CaffeError naming file, layer and blob for anything truncated or malformed.
-    """
+    Reads the current format, V1 (`layers`, enum types) and V0 (nested `layer`), old and new blob shapes, floats and
+    doubles, and HDF5. Raises CaffeError with file, layer and blob for a truncated or malformed file."""
     if is_hdf5(path):
         return _read_caffemodel_hdf5(path)
     buffer = map_file(path)
@@ -104,11 +104,9 @@ def read_caffemodel(path: PathLike) -> list[LayerBlobs]:
 
 
 def read_caffemodel_net(path: PathLike) -> Any:
-    """The NetParameter of a binary caffemodel without its blobs, as stored (not upgraded). Raises CaffeError."""
-    from google.protobuf.message import DecodeError
-
+    """The NetParameter of a binary caffemodel without its blobs, not upgraded. Raises CaffeError."""
     buffer = map_file(path)
-    out = []
+    out: list[Any] = []
     try:
         for number, kind, value, (begin, end) in wire.fields(buffer, 0, len(buffer)):
             if kind == wire.BYTES and number == _NET_LAYER:
@@ -118,7 +116,7 @@ def read_caffemodel_net(path: PathLike) -> Any:
             else:
                 out.append(buffer[begin:end])
         return caffe_pb2.NetParameter.FromString(b"".join(out))
-    except (DecodeError, ValueError, IndexError, struct.error) as error:  # protobuf's pure Python lets others through
+    except (DecodeError, ValueError, IndexError, struct.error) as error:  # the last two from protobuf in pure Python
         raise CaffeError(f"{path}: not a caffemodel, or a damaged one: {error}") from error
 
 
@@ -127,7 +125,7 @@ def _without(buffer: Any, span: tuple[int, int], unwanted: int) -> bytes:
 
 
 def _without_v1(buffer: Any, span: tuple[int, int]) -> bytes:
-    out = []
+    out: list[Any] = []
     for number, kind, value, (begin, end) in wire.fields(buffer, *span):
         if number == _V1_V0_LAYER and kind == wire.BYTES:
             out += nested(number, [_without(buffer, value, _FORMS["V0"].blobs)])
@@ -143,13 +141,12 @@ def write_caffemodel(
     diffs: dict[str, Arrays] | None = None,
     hdf5: bool | None = None,
 ) -> None:
-    """Write weights as BVLC's Net::ToProto does, byte for byte; as Net::ToHDF5 with hdf5=True, or when it isn't given
-    and the name ends in .h5.
+    """Write weights as BVLC's Net::ToProto does, byte for byte; as Net::ToHDF5 does if hdf5 is true, or is None and the
+    name ends in .h5.
 
-    net: a NetParameter of current layers, split layers and all; only its name and layers are written.
-    blobs, diffs: layer name -> its arrays. A None among the blobs (shared, another layer owns it) is left out of HDF5.
-    Raises CaffeError when the file would pass protobuf's 2 GB, naming HDF5 as the way out.
-    """
+    net: a NetParameter with current layers, including split layers; only its name and layers are written.
+    blobs, diffs: layer name -> arrays. None among the blobs (shared, owned by another layer) is left out of HDF5.
+    Raises CaffeError for more than protobuf's 2 GB, and then recommends HDF5."""
     if str(path).endswith(".h5") if hdf5 is None else hdf5:
         _write_caffemodel_hdf5(path, net, blobs, diffs)
         return
@@ -174,7 +171,7 @@ def write_caffemodel(
 
 @tried
 def _read_caffemodel_hdf5(path: PathLike) -> list[LayerBlobs]:
-    """data/<layer>/<i>, diff/<layer>/<i>. Types are not stored. A layer named a/b is a group in a group."""
+    """Datasets data/<layer>/<i> and diff/<layer>/<i>, without layer types. A layer named a/b is a group in a group."""
     import h5py
 
     with hdf5_file(path, "r") as file:
@@ -191,7 +188,7 @@ def _read_caffemodel_hdf5(path: PathLike) -> list[LayerBlobs]:
                 layer = LayerBlobs(name, "", [data.get(i) for i in indices], [diff.get(i) for i in indices])
                 layers.append(layer)
             if depth > 16:
-                raise ValueError(f"groups are nested too deep at data/{name}")
+                raise ValueError(f"groups are nested too deeply at data/{name}")
             for key in inner:
                 visit(group[key], f"{name}/{key}" if name else key, depth + 1)
 
@@ -200,7 +197,7 @@ def _read_caffemodel_hdf5(path: PathLike) -> list[LayerBlobs]:
 
 
 def _indexed(group: Any) -> dict[int, np.ndarray]:
-    """The datasets named 0, 1, ... of a layer's group."""
+    """The datasets named 0, 1, ... in a layer's group."""
     found = {}
     for key in group:
         if key.isdigit() and hasattr(group[key], "dtype"):

@@ -1,4 +1,4 @@
-"""Reading and writing whole files: atomic writes, regular files only, maps."""
+"""Whole files: atomic writes, reads of regular files only, maps, digests."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Union
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from torchcaffe.base.errors import CaffeError, WriteError
 
-PathLike = Union[str, "os.PathLike[str]"]
+PathLike = str | os.PathLike[str]
 
 
 @contextlib.contextmanager
 def atomic(path: PathLike, replace: bool = True) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; when the block ends well it becomes `path`, else it is removed.
+    """Yield a temporary path in the same folder. If the block succeeds it becomes `path`, else it is removed.
 
-    Whoever reads `path` meanwhile, or after a crash, finds the whole old file or the whole new one. What a process that
-    was killed has left of this file is removed. Raises WriteError where it cannot be written; without `replace`
-    FileExistsError where something has that name, be it a link that leads nowhere.
+    Readers of `path`, also after a crash, find the whole old file or the whole new one. Temporary files that a killed
+    process left of this file are removed. Raises WriteError if the file cannot be written; without `replace`
+    FileExistsError if the name is taken, even by a broken link.
     """
-    # through a link: replace the file it names, not the link
+    # Through a link: replace the file it names, not the link.
     target = Path(os.path.realpath(path) if replace else os.path.abspath(path))
     if not target.parent.is_dir():
         raise WriteError(f"cannot write {path}: there is no folder {target.parent}")
@@ -55,7 +55,7 @@ def atomic(path: PathLike, replace: bool = True) -> Iterator[Path]:
 
 
 def _stem(target: Path) -> str:
-    """What temporary files of `target` are called: its name, or a digest of one that leaves no room for more."""
+    """What the names of temporary files of `target` contain: its name, or a digest if that is too long."""
     name = os.fsencode(target.name)
     return target.name if len(name) <= 220 else hashlib.sha256(name).hexdigest()[:32]
 
@@ -64,9 +64,9 @@ _being_written: set[Path] = set()  # temporary files of this process
 
 
 def publish(made: PathLike, target: PathLike, replace: bool = True) -> None:
-    """Give a file, or a folder, that is whole and on the disk its final name, so that a power cut cannot undo it.
+    """Give a complete file or folder that is on the disk its final name, and sync the folder that holds it.
 
-    Without `replace` FileExistsError where that name is taken."""
+    Without `replace` FileExistsError if that name is taken."""
     if replace:
         os.replace(made, target)
     else:
@@ -79,13 +79,13 @@ def publish(made: PathLike, target: PathLike, replace: bool = True) -> None:
 
 
 def _rename_new(made: PathLike, target: PathLike) -> None:
-    """Rename a file, never over another one. A second link refuses a name that is taken, which renaming does not."""
+    """Rename a file, but never over another one: making a link fails if the name is taken; renaming does not."""
     try:
         os.link(made, target)
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
             raise
-        if os.path.lexists(target):  # a memory card's file system has no links
+        if os.path.lexists(target):  # the file system of a memory card has no links
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
         os.rename(made, target)
     else:
@@ -93,7 +93,7 @@ def _rename_new(made: PathLike, target: PathLike) -> None:
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Remove temporary files of `target` whose process is gone: a killed trainer's may have 600 MB each."""
+    """Remove temporary files of `target` whose process is gone: those of a killed trainer may have 600 MB each."""
     pattern = re.compile(re.escape(f".{_stem(target)}.") + r"(\d+)\.[0-9a-f]{8}\.tmp")
     for name in os.listdir(target.parent):
         match = pattern.fullmatch(name)
@@ -103,7 +103,7 @@ def _remove_leftovers(target: Path) -> None:
 
 
 def _is_another(pid: int) -> bool:
-    """Whether a process other than this one runs under that number. (In containers every trainer may have the same.)"""
+    """Whether `pid` is a running process other than this one. (In containers all trainers may have one number.)"""
     try:
         os.kill(pid, 0)
     except PermissionError:
@@ -119,44 +119,56 @@ def write_bytes(path: PathLike, data: bytes, replace: bool = True) -> None:
         temporary.write_bytes(data)
 
 
-def open_file(path: PathLike) -> BinaryIO:
-    """Open a file for reading. Raises CaffeError for a pipe or a device, which may never end, else as `open` does."""
-    # Not blocking: opening a pipe that nobody writes to would wait for ever.
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+def open_file(path: PathLike, limit: int | None = None) -> BinaryIO:
+    """Open a file for reading. Raises CaffeError for a pipe or device, which may never end, and for a file of more than
+    `limit` bytes; OSError as `open` does."""
+    # O_NONBLOCK: opening a pipe without a writer would wait forever.
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+    found = os.fstat(file.fileno())
+    why = "" if stat.S_ISREG(found.st_mode) else "not a regular file"
+    if limit is not None and found.st_size > limit:
+        why = f"{found.st_size} bytes; at most {limit} are read"
+    if why:
         file.close()
-        raise CaffeError(f"{path}: not a regular file")
+        raise CaffeError(f"{path}: {why}")
     return file
 
 
-def read_bytes(path: PathLike) -> bytes:
+@contextlib.contextmanager
+def reading(path: PathLike) -> Iterator[BinaryIO]:
+    """The file, opened for reading. Raises CaffeError if it cannot be read."""
+    try:
+        with open_file(path) as file:
+            yield file
+    except OSError as error:
+        raise CaffeError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def read_bytes(path: PathLike, limit: int | None = None) -> bytes:
     """A whole file. Raises as `open_file` does."""
-    with open_file(path) as file:
+    with open_file(path, limit) as file:
         return file.read()
 
 
 def read_text(path: PathLike, encoding: str | None = None, errors: str = "strict") -> str:
-    """A whole file, as Path.read_text gives it. Raises as `open_file` does, and UnicodeDecodeError."""
+    """A whole file, as Path.read_text returns it. Raises as `open_file` does, and UnicodeDecodeError."""
     with io.TextIOWrapper(open_file(path), encoding, errors) as file:
         return file.read()
 
 
 def map_file(path: PathLike) -> mmap.mmap:
-    """The file's bytes as a read-only map. Raises CaffeError when it is missing, empty or unreadable."""
-    try:
-        with open_file(path) as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                raise CaffeError(f"{path}: the file is empty")
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise CaffeError(f"cannot read {path}: {error.strerror or error}") from error
+    """The file's bytes as a read-only map. Raises CaffeError if it is missing, empty or unreadable."""
+    with reading(path) as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            raise CaffeError(f"{path}: the file is empty")
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def pieces(values: np.ndarray, size: int = 1 << 18) -> Iterator[tuple[int, np.ndarray]]:
-    """(start, values[start : start + size]) of an array seen as flat, of any type.
+    """(start, values[start : start + size]) of an array of any type, flattened.
 
-    Where it is a view of a file's map, the pages that were read are let go: they would count as the process's memory,
-    as much again as the weights they are copied to."""
+    If it is a view of a file's map, pages that were read are released: they would count as the process's memory, as
+    much again as the weights they are copied to."""
     base: Any = values
     while isinstance(base, np.ndarray):
         base = base.base
@@ -165,7 +177,7 @@ def pieces(values: np.ndarray, size: int = 1 << 18) -> Iterator[tuple[int, np.nd
     released = 0
     for start in range(0, flat.size, size):
         yield start, flat[start : start + size]
-        if isinstance(base, mmap.mmap) and hasattr(base, "madvise"):
+        if isinstance(base, mmap.mmap):
             first = flat.__array_interface__["data"][0] - np.frombuffer(base, np.uint8).__array_interface__["data"][0]
             end = (first + min(start + size, flat.size) * flat.itemsize) // mmap.PAGESIZE * mmap.PAGESIZE
             released = max(released, first // mmap.PAGESIZE * mmap.PAGESIZE)
@@ -174,13 +186,15 @@ def pieces(values: np.ndarray, size: int = 1 << 18) -> Iterator[tuple[int, np.nd
                 released = end
 
 
+def digest(path: PathLike, kind: str) -> str:
+    """A file's digest in hexadecimal; kind: hashlib's name of it. Raises CaffeError if it cannot be read."""
+    found = hashlib.new(kind)
+    with reading(path) as file:
+        while piece := file.read(1 << 22):  # models have 600 MB
+            found.update(piece)
+    return found.hexdigest()
+
+
 def sha256(path: PathLike) -> str:
-    """A file's SHA-256; models have 600 MB, so it is read in pieces. CaffeError where it cannot be read."""
-    digest = hashlib.sha256()
-    try:
-        with open_file(path) as file:
-            while piece := file.read(1 << 22):
-                digest.update(piece)
-    except OSError as error:
-        raise CaffeError(f"cannot read {path}: {error.strerror or error}") from error
-    return digest.hexdigest()
+    """A file's SHA-256, as `digest`."""
+    return digest(path, "sha256")

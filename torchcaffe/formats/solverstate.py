@@ -19,7 +19,7 @@ from torchcaffe.formats.wire import WireError
 
 @dataclass
 class SolverState:
-    """A snapshot of the solver: the weights are in the file `learned_net`, history is its buffers in BVLC's order."""
+    """A snapshot of a solver. learned_net: the file with the weights; history: the solver's buffers in BVLC's order."""
 
     iter: int
     learned_net: str
@@ -28,7 +28,7 @@ class SolverState:
 
 
 def read_solverstate(path: PathLike) -> SolverState:
-    """Read a solverstate, binary or HDF5. Raises CaffeError naming file and field."""
+    """Read a solverstate, binary or HDF5. Raises CaffeError with file and field."""
     if is_hdf5(path):
         return _read_solverstate_hdf5(path)
     buffer = map_file(path)
@@ -58,9 +58,9 @@ def read_solverstate(path: PathLike) -> SolverState:
 
 
 def write_solverstate(path: PathLike, state: SolverState, before_named: Callable[[Path], None] | None = None) -> None:
-    """Write a solverstate as BVLC's solvers do; HDF5 when the name ends in .h5.
+    """Write a solverstate as BVLC's solvers do, in HDF5 if the name ends in .h5.
 
-    before_named: called with the file when it is complete, and before it has its name."""
+    before_named: called with the finished file before it gets its name."""
     if str(path).endswith(".h5"):
         _write_solverstate_hdf5(path, state, before_named)
         return
@@ -73,7 +73,7 @@ def write_solverstate(path: PathLike, state: SolverState, before_named: Callable
 
 
 def _only(file: Any, key: str) -> Any:
-    """The one value of a dataset."""
+    """The only value of a dataset."""
     check_held(file[key])
     if file[key].size != 1:
         raise ValueError(f"{file[key].name} holds {file[key].size} values, not 1")
@@ -101,14 +101,14 @@ def _write_solverstate_hdf5(path: PathLike, state: SolverState, before_named: Ca
 
     def fill(file: Any) -> None:
         file.create_dataset("iter", data=np.asarray([state.iter], "<i4"))
-        # A C string with its final NUL, as H5LTmake_dataset_string makes: BVLC reads up to that.
+        # A C string with its final NUL, as from H5LTmake_dataset_string: BVLC reads up to it.
         name = state.learned_net.encode() + b"\0"
         kind = h5py.h5t.C_S1.copy()
         kind.set_size(len(name))
         kind.set_strpad(h5py.h5t.STR_NULLTERM)
         space = h5py.h5s.create(h5py.h5s.SCALAR)
         plain = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-        plain.set_obj_track_times(False)  # the same state has the same bytes, as h5py's own datasets have
+        plain.set_obj_track_times(False)  # as h5py's own datasets: the same state gives the same bytes
         text = h5py.h5d.create(file.id, b"learned_net", kind, space, plain)
         text.write(space, space, np.array(name, f"S{len(name)}"), kind)
         file.create_dataset("current_step", data=np.asarray([state.current_step], "<i4"))

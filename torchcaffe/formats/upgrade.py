@@ -1,28 +1,28 @@
-"""Reads net and solver prototxts of every age: what older Caffes wrote becomes what BVLC Caffe 1.0.0 writes.
+"""Reads net and solver prototxts of any age, and upgrades them to those of BVLC Caffe 1.0.0.
 
-The steps, each taken where the net needs it and logged in BVLC's words: V0 layers (2013, `layers { layer { ... } }`) to
+The steps, each taken if the net needs it and logged in BVLC's words: V0 layers (2013, `layers { layer { ... } }`) to
 V1 (2014, `layers { type: CONVOLUTION }`), preprocessing in a data layer's own message to transform_param, V1 to
 `layer { type: "Convolution" }`, `input` fields to an Input layer, learning rates of BatchNorm's statistics to 0.
-The results equal those of BVLC's upgrade_net_proto_text; where BVLC aborts, a CaffeError says why.
+The results equal those of BVLC's upgrade_net_proto_text. Where BVLC aborts, a CaffeError says why.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Union
+from typing import Any
 
 from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import blobproto, files
-from torchcaffe.proto import caffe_pb2, parse_text
+from torchcaffe.formats.files import PathLike
+from torchcaffe.proto import parse_text
+from torchcaffe.proto.caffe_pb2 import LayerParameter, NetParameter, SolverParameter, V1LayerParameter
 from torchcaffe.proto.types import V0_TYPES, V1_TYPE_NAMES
-
-PathLike = Union[str, "os.PathLike[str]"]
 
 _HERE = "upgrade_proto.cpp"
 
-# V0 field, its name in V1, and the V0 types that have it; in the order in which BVLC looks at them.
+# V0 field, its name in V1, and the V0 types that have it, in BVLC's order.
 _V0_SETTINGS = (
     ("num_output", "num_output", ("conv", "innerproduct")),
     ("biasterm", "bias_term", ("conv", "innerproduct")),
@@ -53,7 +53,7 @@ _V0_SETTINGS = (
 )
 _V0_TRANSFORM = (("scale", "scale"), ("meanfile", "mean_file"), ("cropsize", "crop_size"), ("mirror", "mirror"))
 
-# V1 data layers that once had preprocessing settings of their own.
+# V1 data layers that once had their own preprocessing settings.
 _V1_DATA = {"DATA": "data_param", "IMAGE_DATA": "image_data_param", "WINDOW_DATA": "window_data_param"}
 _OLD_TRANSFORM = ("scale", "mean_file", "crop_size", "mirror")
 
@@ -70,24 +70,24 @@ _SOLVER_TYPES = {
 # ---- Reading ----
 
 
-def read_net(path: PathLike):
+def read_net(path: PathLike) -> NetParameter:
     """The NetParameter in a prototxt of any age. Raises CaffeError("path:line:column: reason")."""
     return parse_net(read_text(path), str(path))
 
 
-def parse_net(text: str, source: str):
-    """The NetParameter in a prototxt's text; `source` names the text in errors and in the log."""
-    return upgrade_net(parse_text(text, caffe_pb2.NetParameter(), source), source)
+def parse_net(text: str, source: str) -> NetParameter:
+    """The NetParameter in a prototxt's text. source: its name in errors and in the log."""
+    return upgrade_net(parse_text(text, NetParameter(), source), source)
 
 
-def read_solver(path: PathLike):
-    """The SolverParameter in a prototxt. As in BVLC, a snapshot_prefix that is missing becomes the prototxt's path less
-    its extension, and one that is a folder gets the prototxt's name appended."""
+def read_solver(path: PathLike) -> SolverParameter:
+    """The SolverParameter in a prototxt. As in BVLC, a missing snapshot_prefix becomes the prototxt's path without its
+    extension, and the prototxt's name is appended to one that is a folder."""
     source = str(path)
-    solver = upgrade_solver(parse_text(read_text(path), caffe_pb2.SolverParameter(), source), source)
+    solver = upgrade_solver(parse_text(read_text(path), SolverParameter(), source), source)
     for field, value in solver.ListFields():
         if field.type == field.TYPE_STRING and "\0" in "".join(value):
-            raise CaffeError(f"{source}: {field.name}: it holds a NUL byte, which no file's name can")
+            raise CaffeError(f"{source}: {field.name}: a file name cannot contain a NUL byte")
     if not solver.HasField("snapshot_prefix"):
         solver.snapshot_prefix = os.path.splitext(source)[0]
         log.info(f"{_HERE}:1108", f"snapshot_prefix was not specified and is set to {solver.snapshot_prefix}")
@@ -104,30 +104,29 @@ def read_text(path: PathLike) -> str:
         raise CaffeError(f"{path}: {error.strerror or error}") from None
     if b"\0" in data[:4096]:
         raise CaffeError(f"{path}: this is a binary file, not a prototxt")
-    # Comments may be in any encoding; a string that is not UTF-8 is refused by parse_text.
+    # Comments may have any encoding; parse_text refuses strings that are not UTF-8.
     return data.decode("utf-8-sig", "surrogateescape")
 
 
 # ---- Nets ----
 
 
-def net_needs_upgrade(net) -> bool:
-    """Whether upgrade_net changes anything (or, as BVLC counts, might)."""
-    return bool(net.layers) or _needs_input_upgrade(net) or _needs_batch_norm_upgrade(net)
+def net_needs_upgrade(net: NetParameter) -> bool:
+    """Whether BVLC would upgrade the net; upgrade_net may still leave it unchanged."""
+    return bool(net.layers or net.input or _old_batch_norms(net))
 
 
-def upgrade_net(net, source: str):
-    """Upgrades `net` in place where it needs it, and returns it. `source` names the net in errors and in the log.
+def upgrade_net(net: NetParameter, source: str) -> NetParameter:
+    """Upgrade `net` in place if necessary, and return it. source: its name in errors and in the log.
 
-    Raises CaffeError where BVLC aborts: unknown V0 types, `layer` beside `layers`, misused V0 padding layers.
-    """
+    Raises CaffeError where BVLC aborts: unknown V0 types, `layer` beside `layers`, misused V0 padding layers."""
     upgrade_in_place(net, source)
     return net
 
 
-def upgrade_in_place(net, source: str) -> bool:
-    """What upgrade_net does. Returns False when a V0 layer had settings that its type does not know; they are logged
-    and dropped."""
+def upgrade_in_place(net: NetParameter, source: str) -> bool:
+    """Upgrade as upgrade_net does. Returns False if a V0 layer had settings that its type does not know; they are
+    logged and dropped."""
     compatible = True
     what = "Attempting to upgrade input file specified using deprecated"
     done = "Successfully upgraded file specified using deprecated"
@@ -154,33 +153,33 @@ def upgrade_in_place(net, source: str) -> bool:
         log.info(f"{_HERE}:55", f"{what} V1LayerParameter: {source}")
         _upgrade_v1(net, source)
         log.info(f"{_HERE}:63", f"{done} V1LayerParameter")
-    if _needs_input_upgrade(net):
+    if net.input:
         log.info(f"{_HERE}:69", f"{what} input fields: {source}")
         _upgrade_input(net, source)
         log.info(f"{_HERE}:72", f"{done} input fields.")
         log.warning(f"{_HERE}:74", f"{future} only support input layers and not input fields.")
-    if _needs_batch_norm_upgrade(net):
+    if _old_batch_norms(net):
         log.info(f"{_HERE}:79", f"Attempting to upgrade batch norm layers using deprecated params: {source}")
         _upgrade_batch_norm(net)
         log.info(f"{_HERE}:82", "Successfully upgraded batch norm layers using deprecated params.")
     return compatible
 
 
-def _copy_field(old, old_name: str, new, new_name: str) -> None:
-    """Copies a field that is set in `old`; one value becomes the first of a repeated field."""
+def _copy_field(old: Any, old_name: str, new: Any, new_name: str) -> None:
+    """Copy a field that is set in `old`. A single value becomes the first of a repeated field."""
     value, target = getattr(old, old_name), getattr(new, new_name)
     if hasattr(target, "extend"):
         target.extend(value if hasattr(value, "extend") else [value])
     elif hasattr(target, "CopyFrom"):
-        target.SetInParent()  # an empty message that is there stays there
+        target.SetInParent()  # an empty message stays set
         target.CopyFrom(value)
     else:
         setattr(new, new_name, value)
 
 
-def _upgrade_v0(net, source: str) -> bool:
-    """V0 layers to V1 layers. As in BVLC, all that V0 nets did not have is dropped from the net."""
-    old = caffe_pb2.NetParameter()
+def _upgrade_v0(net: NetParameter, source: str) -> bool:
+    """V0 layers to V1 layers. As in BVLC, fields that V0 nets did not have are dropped from the net."""
+    old = NetParameter()
     old.CopyFrom(net)
     _fold_padding_layers(old, source)
     net.Clear()
@@ -195,37 +194,35 @@ def _upgrade_v0(net, source: str) -> bool:
     return compatible
 
 
-def _fold_padding_layers(net, source: str) -> None:
-    """V0 padded in a layer of its own. Such layers go, and the convolution or pooling on top pads instead."""
-    made_by = {name: None for name in net.input}  # blob: the layer that last wrote it
+def _fold_padding_layers(net: NetParameter, source: str) -> None:
+    """Remove V0's separate padding layers; the convolution or pooling above pads instead."""
+    made_by: dict[str, V1LayerParameter | None] = dict.fromkeys(net.input)  # by blob
     kept = []
     for connection in net.layers:
         kind, where = connection.layer.type, f"{source}: V0 layer {connection.layer.name!r}"
-        makers = []
         for bottom in connection.bottom:
             if bottom not in made_by:
                 raise CaffeError(f"{where}: Unknown blob input {bottom}")
-            makers.append(made_by[bottom])
-        for index, maker in enumerate(makers):
+        for index, maker in enumerate([made_by[bottom] for bottom in connection.bottom]):
             if maker is None or maker.layer.type != "padding":
                 continue
             if kind not in ("conv", "pool"):
-                raise CaffeError(f"{where}: a padding layer's top can go into a conv or pool layer only, not {kind}")
+                raise CaffeError(f"{where}: a padding layer's top can only go into a conv or pool layer, not {kind}")
             if len(connection.bottom) != 1:
-                raise CaffeError(f"{where}: a layer that takes a padding layer's top has no other bottom")
+                raise CaffeError(f"{where}: a layer above a padding layer must have no other bottom")
             if len(maker.bottom) != 1 or len(maker.top) != 1:
-                raise CaffeError(f"{source}: V0 layer {maker.layer.name!r}: padding has one bottom and one top")
+                raise CaffeError(f"{source}: V0 layer {maker.layer.name!r}: padding must have one bottom and one top")
             connection.layer.pad = maker.layer.pad
             connection.bottom[index] = maker.bottom[0]
         if kind != "padding":
             kept.append(connection)
         made_by.update((top, connection) for top in connection.top)
-    upgraded = caffe_pb2.NetParameter(layers=kept)
+    upgraded = NetParameter(layers=kept)
     net.ClearField("layers")
     net.MergeFrom(upgraded)
 
 
-def _upgrade_v0_layer(connection, new, source: str) -> bool:
+def _upgrade_v0_layer(connection: Any, new: V1LayerParameter, source: str) -> bool:
     new.bottom.extend(connection.bottom)
     new.top.extend(connection.top)
     if not connection.HasField("layer"):
@@ -251,7 +248,7 @@ def _upgrade_v0_layer(connection, new, source: str) -> bool:
         if old.type in types:
             try:
                 _copy_field(old, old_name, getattr(new, own), new_name)
-            except ValueError:  # V0's new_height and new_width have a sign
+            except ValueError:  # V0's new_height and new_width are signed
                 value = getattr(old, old_name)
                 raise CaffeError(f"{source}: V0 layer {old.name!r}: {old_name}: {value}, 0 or more expected") from None
         else:
@@ -269,18 +266,18 @@ def _unknown_v0_setting(name: str, type_name: str) -> bool:
     return False
 
 
-def _transform_settings(layer):
-    """The message of a V1 data layer that may hold old preprocessing settings, else None."""
+def _transform_settings(layer: V1LayerParameter) -> Any:
+    """The message of a V1 data layer that may have old preprocessing settings, else None."""
     name = _V1_DATA.get(layer.LayerType.Name(layer.type))
     return getattr(layer, name) if name else None
 
 
-def _needs_transform_upgrade(net) -> bool:
+def _needs_transform_upgrade(net: NetParameter) -> bool:
     settings = filter(None, map(_transform_settings, net.layers))
     return any(old.HasField(name) for old in settings for name in _OLD_TRANSFORM)
 
 
-def _upgrade_transform(net) -> None:
+def _upgrade_transform(net: NetParameter) -> None:
     for layer in net.layers:
         old = _transform_settings(layer)
         if old is None:
@@ -293,7 +290,7 @@ def _upgrade_transform(net) -> None:
                 old.ClearField(name)
 
 
-def _upgrade_v1(net, source: str) -> None:
+def _upgrade_v1(net: NetParameter, source: str) -> None:
     if net.layer:
         raise CaffeError(
             f"{source}: Refusing to upgrade inconsistent NetParameter input; the definition includes both 'layer' and "
@@ -306,7 +303,7 @@ def _upgrade_v1(net, source: str) -> None:
     net.ClearField("layers")
 
 
-def _upgrade_v1_layer(old, new) -> None:
+def _upgrade_v1_layer(old: V1LayerParameter, new: LayerParameter) -> None:
     for field, values in old.ListFields():
         name = field.name
         if name == "type":
@@ -320,7 +317,7 @@ def _upgrade_v1_layer(old, new) -> None:
             _copy_field(old, name, new, name)
 
 
-# V1's parallel lists, one value per blob, and the fields of `param` that they fill.
+# V1's parallel lists, one value for each blob, and the fields of `param` that they fill.
 _V1_PARAM_LISTS = {
     "param": "name",
     "blob_share_mode": "share_mode",
@@ -329,44 +326,35 @@ _V1_PARAM_LISTS = {
 }
 
 
-def _needs_input_upgrade(net) -> bool:
-    return len(net.input) > 0
-
-
-def _upgrade_input(net, source: str) -> None:
-    """The fields input, input_shape and input_dim to an Input layer in front; without any shape they just go."""
+def _upgrade_input(net: NetParameter, source: str) -> None:
+    """Replace the fields input, input_shape and input_dim by an Input layer in front; without any shape by nothing."""
     inputs, shapes, dims = list(net.input), list(net.input_shape), list(net.input_dim)
     if shapes or dims:
-        layer = caffe_pb2.LayerParameter(name="input", type="Input", top=inputs)
+        layer = LayerParameter(name="input", type="Input", top=inputs)
         for index, name in enumerate(inputs):
             shape = layer.input_param.shape.add()
             if shapes:
                 if index >= len(shapes):
-                    raise CaffeError(f"{source}: input {name!r}: there are {len(shapes)} input_shape for {len(inputs)}")
+                    raise CaffeError(f"{source}: input {name!r}: {len(shapes)} input_shape for {len(inputs)} inputs")
                 shape.CopyFrom(shapes[index])
             else:
                 if 4 * index + 4 > len(dims):
-                    raise CaffeError(f"{source}: input {name!r}: input_dim has {len(dims)} numbers, 4 per input needed")
+                    raise CaffeError(
+                        f"{source}: input {name!r}: input_dim has {len(dims)} numbers; expected 4 per input"
+                    )
                 shape.dim.extend(dims[4 * index : 4 * index + 4])
-        layers = caffe_pb2.NetParameter(layer=[layer])
-        layers.layer.MergeFrom(net.layer)
-        net.ClearField("layer")
-        net.layer.MergeFrom(layers.layer)
+        net.layer.insert(0, layer)
     for name in ("input", "input_shape", "input_dim"):
         net.ClearField(name)
 
 
-def _old_batch_norm(layer) -> bool:
-    return layer.type == "BatchNorm" and len(layer.param) == 3
+def _old_batch_norms(net: NetParameter) -> list[LayerParameter]:
+    return [layer for layer in net.layer if layer.type == "BatchNorm" and len(layer.param) == 3]
 
 
-def _needs_batch_norm_upgrade(net) -> bool:
-    return any(map(_old_batch_norm, net.layer))
-
-
-def _upgrade_batch_norm(net) -> None:
-    """BatchNorm's three blobs are statistics, not weights: no solver may change them."""
-    for layer in filter(_old_batch_norm, net.layer):
+def _upgrade_batch_norm(net: NetParameter) -> None:
+    """Set the rates of BatchNorm's three blobs to 0: they are statistics, which no solver may change."""
+    for layer in _old_batch_norms(net):
         for param in layer.param:
             param.lr_mult = param.decay_mult = 0
 
@@ -374,8 +362,8 @@ def _upgrade_batch_norm(net) -> None:
 # ---- Solvers ----
 
 
-def upgrade_solver(solver, source: str):
-    """Upgrades `solver` in place where it needs it (the enum solver_type to the string type), and returns it."""
+def upgrade_solver(solver: SolverParameter, source: str) -> SolverParameter:
+    """Upgrade `solver` in place if necessary (the enum solver_type to the string type), and return it."""
     if solver.HasField("solver_type"):
         what = "deprecated 'solver_type' field (enum)"
         log.info(f"{_HERE}:1084", f"Attempting to upgrade input file specified using {what}': {source}")
@@ -392,15 +380,13 @@ def upgrade_solver(solver, source: str):
     return solver
 
 
-def read_net_binary(path: PathLike):
-    """The NetParameter in a caffemodel, whatever its age. Raises CaffeError where it is none."""
-    net = caffe_pb2.NetParameter()
+def read_net_binary(path: PathLike) -> NetParameter:
+    """The NetParameter in a caffemodel of any age. Raises CaffeError if there is none."""
     with files.map_file(path) as data:
         if len(data) > blobproto.MAX_BYTES:
             raise CaffeError(f"{path}: {len(data)} bytes; a protobuf message has at most {blobproto.MAX_BYTES}")
         content = bytes(data)
     try:
-        net.ParseFromString(content)
-    except Exception as error:  # DecodeError; other types, too, in older protobuf's Python code
+        return NetParameter.FromString(content)
+    except Exception as error:  # DecodeError; in old protobuf's Python code also other types
         raise CaffeError(f"{path}: not a binary NetParameter: {error}") from None
-    return net

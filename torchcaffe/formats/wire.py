@@ -1,11 +1,12 @@
-"""Protocol buffers' wire format, walked over a buffer: just enough to reach big float fields without copying them.
+"""Protocol buffers' wire format, read from a buffer: enough to reach large float fields without copying them.
 
-protobuf itself needs the whole message in memory and, in Python, one object a float: 600 MB become gigabytes.
+protobuf itself needs the whole message in memory and, in Python, one object for each float: 600 MB become gigabytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -15,10 +16,10 @@ Span = tuple[int, int]
 
 
 class WireError(ValueError):
-    """The bytes are no well-formed message; says where and why."""
+    """The bytes are not a well-formed message; the text says where and why."""
 
 
-def read_varint(buffer, position: int, end: int) -> tuple[int, int]:
+def read_varint(buffer: Any, position: int, end: int) -> tuple[int, int]:
     """The varint at `position` and the position after it."""
     value = shift = 0
     while position < end and shift < 70:
@@ -31,12 +32,11 @@ def read_varint(buffer, position: int, end: int) -> tuple[int, int]:
     raise WireError("truncated in a number" if position >= end else f"not a number at byte {position}")
 
 
-def fields(buffer, start: int, end: int) -> Iterator[tuple[int, int, int | Span, Span]]:
-    """Yield (field number, wire type, value, whole span with its tag) of each field of the message in [start, end).
+def fields(buffer: Any, start: int, end: int) -> Iterator[tuple[int, int, Any, Span]]:
+    """Yield (number, wire type, value, (begin, end) with the tag) for each field of the message in [start, end).
 
-    The value is an int for a varint and the payload's (begin, end) otherwise. Raises WireError for anything that
-    does not fit into [start, end).
-    """
+    The value is an int for a varint, else the payload's (begin, end). Raises WireError for what does not fit into
+    [start, end)."""
     position = start
     while position < end:
         begin = position
@@ -44,7 +44,7 @@ def fields(buffer, start: int, end: int) -> Iterator[tuple[int, int, int | Span,
         number, kind = tag >> 3, tag & 7
         if number == 0 or number >= 1 << 29:
             raise WireError(f"no valid field number at byte {begin}")
-        value: int | Span
+        value: Any
         if kind == VARINT:
             value, position = read_varint(buffer, position, end)
         else:
@@ -63,22 +63,21 @@ def fields(buffer, start: int, end: int) -> Iterator[tuple[int, int, int | Span,
         yield number, kind, value, (begin, position)
 
 
-def float_field(buffer, kind: int, value: Span, dtype: str) -> np.ndarray:
+def float_field(buffer: Any, kind: int, value: Span, dtype: str) -> np.ndarray:
     """The floats of one occurrence of a float ('<f4') or double ('<f8') field, as a read-only view of the buffer."""
     size = np.dtype(dtype).itemsize
     if kind not in (BYTES, FIXED32 if size == 4 else FIXED64):
         raise WireError(f"wire type {kind} where floats belong")
     length = value[1] - value[0]
     if length % size:
-        raise WireError(f"{length} bytes are no whole number of {size}-byte floats")
+        raise WireError(f"{length} bytes are not a whole number of {size}-byte floats")
     return np.frombuffer(buffer, dtype, length // size, value[0])
 
 
-def unpacked_run(buffer, start: int, end: int, dtype: str) -> tuple[np.ndarray, int]:
-    """The floats of a run of unpacked fields that repeat the one-byte tag at `start`, and the position after it.
+def unpacked_run(buffer: Any, start: int, end: int, dtype: str) -> tuple[np.ndarray, int]:
+    """The floats of a run of unpacked fields with the one-byte tag at `start`, and the position after the run.
 
-    A field of a million floats is a million fields on the wire when it is not packed; a Python loop would take minutes.
-    """
+    An unpacked field of a million floats is a million fields on the wire; a Python loop would take minutes."""
     record = np.dtype([("tag", "u1"), ("value", dtype)])
     tag, pieces, count = buffer[start], [], 16
     while True:
@@ -92,8 +91,8 @@ def unpacked_run(buffer, start: int, end: int, dtype: str) -> tuple[np.ndarray, 
             return np.concatenate(pieces), start
 
 
-def integers(buffer, kind: int, value: int | Span, limit: int) -> list[int]:
-    """One occurrence of a repeated int64 field, packed or not, as at most `limit` signed numbers."""
+def integers(buffer: Any, kind: int, value: Any, limit: int) -> list[int]:
+    """One occurrence of a repeated int64 field, packed or not: at most `limit` signed numbers."""
     if kind == VARINT:
         found = [value]
     elif kind == BYTES:
@@ -120,18 +119,18 @@ def varint(value: int) -> bytes:
 
 
 def head(number: int, length: int) -> bytes:
-    """The tag and length that stand before a length-delimited field's payload."""
+    """The tag and length of a length-delimited field, which precede its payload."""
     return varint(number << 3 | BYTES) + varint(length)
 
 
 def by_number(message: bytes) -> dict[int, bytes]:
-    """A serialised message's fields, each number's whole bytes together, in ascending order of number."""
+    """A serialised message's bytes by field number, in ascending order."""
     parts: dict[int, bytes] = {}
     for number, _, _, (begin, end) in fields(message, 0, len(message)):
         parts[number] = parts.get(number, b"") + message[begin:end]
     return {number: parts[number] for number in sorted(parts)}
 
 
-def text(buffer, span: tuple[int, int]) -> str:
-    """The string in [begin, end); what is no UTF-8 becomes replacement characters."""
+def text(buffer: Any, span: Span) -> str:
+    """The string at a span; bytes that are not UTF-8 become replacement characters."""
     return bytes(buffer[span[0] : span[1]]).decode("utf-8", "replace")

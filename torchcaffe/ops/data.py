@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections import deque
@@ -23,31 +24,35 @@ from torchcaffe.random import streams
 from torchcaffe.random.filler import fill
 
 
+def one_per_top(field: str, values: Sequence[Any], tops: int) -> list[Any]:
+    """The values of a repeated field, one for each top: as given, or one for all."""
+    if len(values) not in (1, tops):
+        raise CaffeError(f"{field}: {len(values)} given for {tops} tops: give one, or one for each top")
+    return list(values) if len(values) == tops else [values[0]] * tops
+
+
 class _Kept(Layer):
     """Tops that keep their values from one pass to the next."""
 
     _places: Sequence[int] = ()
 
     def feed(self, top: list[Blob]) -> bool:
-        # A layer that works on them in place binds another tensor in each pass: a recording would read an old one.
+        # An in-place layer binds another tensor in each pass; a recording would read the old one.
         before, self._places = self._places, [blob.t.data_ptr() for blob in top]
         return self._places == before
 
 
 @layer(bottoms=0, tops=(1, None))
 class Input(_Kept):
-    """Blobs that the program fills, of the shape(s) given: one for all, or one a top."""
+    """Blobs that the program fills. shape: one for all tops, one for each, or none."""
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
-        shapes = self.p.shape
-        if len(shapes) not in (0, 1, len(top)):
-            raise CaffeError(f"shape: {len(shapes)} given for {len(top)} tops: give none, one, or one a top")
-        if len(shapes):
-            for index, blob in enumerate(top):
-                blob.reshape(*shapes[index if len(shapes) > 1 else 0].dim)
+        if len(self.p.shape):
+            for blob, shape in zip(top, one_per_top("shape", self.p.shape, len(top))):
+                blob.reshape(*shape.dim)
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
-        """The program may have reshaped the blobs: left as they are."""
+        """Leave the blobs as they are: the program may have reshaped them."""
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         pass
@@ -55,25 +60,19 @@ class Input(_Kept):
 
 @layer(bottoms=0, tops=(1, None))
 class DummyData(_Kept):
-    """Blobs filled by fillers: constants once, random ones again in every forward."""
+    """Blobs filled by fillers: with constants once, with random values in every forward pass."""
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         p, tops = self.p, len(top)
-        fillers = list(p.data_filler) or [caffe_pb2.FillerParameter(type="constant", value=0.0)]
-        if len(fillers) not in (1, tops):
-            raise CaffeError(f"data_filler: {len(fillers)} given for {tops} tops: give none, one, or one a top")
+        fillers = p.data_filler or [caffe_pb2.FillerParameter(type="constant", value=0.0)]
         legacy = [p.num, p.channels, p.height, p.width]
-        if any(len(sizes) for sizes in legacy):
+        if any(map(len, legacy)):
             if len(p.shape):
                 raise CaffeError("shape: give either shape or num, channels, height and width")
-            if any(len(sizes) not in (1, tops) for sizes in legacy):
-                raise CaffeError(f"num, channels, height, width: give one each, or one each a top ({tops})")
-            shapes = [[s[index if len(s) > 1 else 0] for s in legacy] for index in range(tops)]
+            shapes = list(zip(*(one_per_top("num, channels, height, width", sizes, tops) for sizes in legacy)))
         else:
-            if len(p.shape) not in (1, tops):
-                raise CaffeError(f"shape: {len(p.shape)} given for {tops} tops: give one, or one a top")
-            shapes = [list(p.shape[index if len(p.shape) > 1 else 0].dim) for index in range(tops)]
-        self._fillers = [fillers[index if len(fillers) > 1 else 0] for index in range(tops)]
+            shapes = [shape.dim for shape in one_per_top("shape", p.shape, tops)]
+        self._fillers = one_per_top("data_filler", fillers, tops)
         for blob, shape, filler in zip(top, shapes, self._fillers):
             blob.reshape(*shape)
             if filler.type == "constant":
@@ -86,7 +85,7 @@ class DummyData(_Kept):
         blob.t = torch.from_numpy(values).to(self.device)
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
-        """Shapes are fixed at setup."""
+        """Keep the shapes of setup."""
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         for blob, filler in zip(top, self._fillers):
@@ -96,7 +95,7 @@ class DummyData(_Kept):
 
 @layer(bottoms=0, tops=2)
 class MemoryData(Layer):
-    """Batches of arrays that the program gives (Net.set_input_arrays), over and over."""
+    """Batches of the arrays that the program sets (Net.set_input_arrays), cyclically."""
 
     reshape_always = True
     recordable = False
@@ -115,7 +114,7 @@ class MemoryData(Layer):
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         top[0].reshape(self._batch, *self.shape)
-        # BVLC gives the labels one axis at setup, and four in its first forward pass.
+        # As in BVLC, labels have one axis at setup, and four from the first forward pass on.
         top[1].reshape(self._batch, *(() if self._data is None else (1, 1, 1)))
 
     def state(self) -> dict[str, np.ndarray]:
@@ -126,7 +125,7 @@ class MemoryData(Layer):
         self.transformer.set_state(state)
 
     def set_arrays(self, data: np.ndarray, labels: np.ndarray) -> None:
-        """Records (N, C, H, W) and labels (N, ...), N a multiple of the batch size; used as they are (no transform)."""
+        """Set records (N, C, H, W) and labels (N, ...), N a multiple of the batch size. They are not transformed."""
         data, labels = np.asarray(data), np.asarray(labels)
         if data.ndim != 4 or data.dtype != np.float32 or labels.dtype != np.float32:
             raise CaffeError("set_input_arrays: data must be float32 (N, C, H, W), labels float32")
@@ -135,11 +134,11 @@ class MemoryData(Layer):
         if len(labels) != len(data) or labels.size != len(data):
             raise CaffeError(f"set_input_arrays: {len(data)} records and {labels.size} labels")
         if not len(data) or len(data) % self._batch:
-            raise CaffeError(f"set_input_arrays: {len(data)} records are no multiple of the batch size {self._batch}")
+            raise CaffeError(f"set_input_arrays: {len(data)} records: not a multiple of the batch size {self._batch}")
         self._data, self._labels, self._position = data, labels.reshape(-1), 0
 
     def add_images(self, images: list[np.ndarray], labels: list[int]) -> None:
-        """Records as uint8 or float (C, H, W), transformed as transform_param says (BVLC's AddMatVector)."""
+        """Set records from (C, H, W) arrays, uint8 or float, transformed by transform_param (BVLC's AddMatVector)."""
         self.set_arrays(self.transformer.transform_batch(images), np.asarray(labels, np.float32))
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
@@ -152,8 +151,8 @@ class MemoryData(Layer):
 
 
 class Batch(NamedTuple):
-    """A batch on its way into a net: tensors (the records, and labels where there are any) on the net's device; where
-    the layer reads on from behind it; the event after which a GPU has it."""
+    """A batch on its way into a net. tensors: labels and records on the net's device; place: where the layer continues
+    after it; arrived: the event after which a GPU has it."""
 
     tensors: list[torch.Tensor]
     place: dict[str, np.ndarray]
@@ -163,9 +162,9 @@ class Batch(NamedTuple):
 def place_crops(
     pixels: torch.Tensor, placements: torch.Tensor, size: Sequence[int], mean: torch.Tensor | None, scale: float
 ) -> torch.Tensor:
-    """DataTransformer's arithmetic on a Packed batch, where it lies, bit for bit: float32 (N, C, *size).
+    """DataTransformer's arithmetic, bit for bit, on the device of a Packed batch. Returns float32 (N, C, *size).
 
-    mean: (C, H, W), or what can be stretched to it."""
+    mean: (C, H, W), or (C, 1, 1) or (1, 1, 1)."""
     count, channels = pixels.shape[:2]
     mirror, top, left = placements.unbind(1)
     steps = [torch.arange(n, device=pixels.device) for n in (count, channels, *size)]
@@ -179,59 +178,63 @@ def place_crops(
 
 
 class PrefetchingLayer(Layer):
-    """Base of layers that make batches ahead, in a thread of their own, which also starts their way to a GPU.
+    """Base of layers whose thread prepares batches ahead and starts to copy them to a GPU.
 
-    Subclasses give open(top) -> the shape of one item, and load() -> (data, labels), which runs in the thread; and
-    place() and go_to(place), where the next load() begins, for a run that goes on from a snapshot.
-    waited: seconds that passes have waited for batches so far, on a GPU those in which it had nothing else to do."""
+    Subclasses define open(top) and load() -> (data, labels), which runs in the thread; and place() and go_to(place),
+    the position of the next load(), from which a resumed run continues.
+    waited: seconds for which passes have waited for batches; on a GPU only those in which it was idle."""
 
     reshape_always = True
     prefetch = 4
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         self.transformer = DataTransformer(self.layer_param.transform_param, self.phase)
-        # BVLC's order of draws from the process's stream: the transformer's seed, what opening draws, the
-        # transformer's seed again (the one that counts), and one for the thread.
+        if self.p.batch_size < 1:
+            raise CaffeError(f"{self.param_field}.batch_size: {self.p.batch_size} must be 1 or more")
+        # BVLC draws from the process's stream in this order: the transformer's seed, what open() needs, the
+        # transformer's seed again (the one that counts), the thread's seed.
         rng = streams.rng()
         self.transformer.init_rand(rng)
         self.open(top)
         self.transformer.init_rand(rng)
-        self.thread_seed = rng.rand()
+        rng.rand()
         self.packs = False
         self._thread: ThreadPoolExecutor | None = None
         self._workers: ThreadPoolExecutor | None = None
         self._ahead: deque[Future[Batch]] = deque()
-        self._reached = self.place()  # behind the last batch that forward gave; load() is ahead of it
+        self._reached = self.place()  # after the last batch given to forward; load() is ahead of it
         self._held: list[torch.Tensor] = []
+        self._stream: torch.cuda.Stream | None = None
         if self.device != "cpu":
+            self._stream = torch.cuda.Stream(self.device)
             self.pack_for_device()
 
     def pack_for_device(self) -> None:
-        """Let images go to the device as bytes, to be cropped there. Before the first batch."""
+        """Send images to the device as bytes, and crop them there. Call it before the first batch."""
         mean = self.transformer.mean
         self.packs, self._device_mean = True, None if mean is None else to_device(mean.copy(), self.device)
 
     def open(self, top: list[Blob]) -> None:
-        """Open the source and give the tops their shapes."""
-        raise CaffeError(f"layer type {self.type} has no open")
+        """Open the source and set the tops' shapes."""
+        raise NotImplementedError
 
     def load(self) -> tuple[np.ndarray | Packed, np.ndarray]:
-        """The next batch: float32 (N, C, H, W), or what `transformed` gives, and labels."""
-        raise CaffeError(f"layer type {self.type} has no load")
+        """The next batch: float32 (N, C, H, W), or a result of `transformed`; and labels."""
+        raise NotImplementedError
 
     def transformed(self, items: Sequence[Any]) -> np.ndarray | Packed:
-        """A batch of Datums or images through the transformer, in several threads where there are cores for them."""
+        """Transform a batch of Datums or images, in several threads if there are cores for them."""
         workers = min((os.cpu_count() or 1) - 1, 8)
         if self._workers is None and workers > 1:
             self._workers = ThreadPoolExecutor(workers, thread_name_prefix=f"transform-{self.layer_param.name}")
         return (self.transformer.pack if self.packs else self.transformer.transform_batch)(items, pool=self._workers)
 
     def place(self) -> dict[str, np.ndarray]:
-        """Where the next load() begins."""
+        """The position of the next load()."""
         return self.transformer.state()
 
     def go_to(self, place: dict[str, np.ndarray]) -> None:
-        """Let the next load() begin where place() was taken."""
+        """Let the next load() start at a position that place() returned."""
         self.transformer.set_state(place)
 
     def state(self) -> dict[str, np.ndarray]:
@@ -245,23 +248,22 @@ class PrefetchingLayer(Layer):
     def _load(self) -> Batch:
         data, labels = self.load()
         arrays = [labels, *data] if isinstance(data, Packed) else [labels, data]
-        if self.device == "cpu":
+        if self._stream is None:
             return Batch([torch.from_numpy(array) for array in arrays], self.place(), None)
         with torch.cuda.stream(self._stream):  # beside the net's own work
             tensors = [to_device(array, self.device) for array in arrays]
             return Batch(tensors, self.place(), self._stream.record_event())
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
-        """Shapes are the source's."""
+        """Keep the shapes: they are the source's."""
 
     def feed(self, top: list[Blob]) -> bool:
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"prefetch-{self.layer_param.name}")
-            self._stream = torch.cuda.Stream(self.device) if self.device != "cpu" else None
         while len(self._ahead) <= self.prefetch:
             self._ahead.append(self._thread.submit(self._load))
         batch = self._wait(self._ahead[0])
-        self._ahead.popleft()  # (not before: a wait may be interrupted)
+        self._ahead.popleft()  # only now: a signal may interrupt the wait
         if batch.arrived is not None:
             stream = torch.cuda.current_stream(self.device)
             stream.wait_event(batch.arrived)
@@ -280,10 +282,10 @@ class PrefetchingLayer(Layer):
         return stays and shapes == [blob.shape for blob in top]
 
     def _wait(self, future: Future[Batch]) -> Batch:
-        """The next batch, and how long there was nothing to compute before it was there into `waited`."""
+        """The next batch. Adds to `waited` the time without a batch or anything else to compute."""
         if not future.done():
             if self.device != "cpu":
-                torch.cuda.current_stream(self.device).synchronize()  # until then there is something
+                torch.cuda.current_stream(self.device).synchronize()  # until then the GPU is busy
             start = time.perf_counter()
             future.exception()
             self.waited += time.perf_counter() - start
@@ -293,7 +295,7 @@ class PrefetchingLayer(Layer):
         labels, data, *placements = self._held
         if placements:
             scale = self.layer_param.transform_param.scale
-            data = place_crops(data, *placements, top[0].shape[2:], self._device_mean, scale)
+            data = place_crops(data, placements[0], top[0].shape[2:], self._device_mean, scale)
         top[0].t = data
         if len(top) > 1:
             top[1].t = labels
@@ -303,7 +305,7 @@ class PrefetchingLayer(Layer):
             self._thread.shutdown(wait=True, cancel_futures=True)
             self._thread = None
             self._ahead.clear()
-            self.go_to(self._reached)  # what was read ahead is read again
+            self.go_to(self._reached)  # batches read ahead are read again
         if self._workers is not None:
             self._workers.shutdown()
             self._workers = None
@@ -311,7 +313,7 @@ class PrefetchingLayer(Layer):
 
 @layer(bottoms=0, tops=(1, 2))
 class Data(PrefetchingLayer):
-    """Records of an LMDB in key order, over and over; the second top is the label."""
+    """Records of an LMDB in key order, cyclically; the second top is the label."""
 
     def __init__(self, layer_param: caffe_pb2.LayerParameter, device: str | None = None):
         super().__init__(layer_param, device)
@@ -320,8 +322,6 @@ class Data(PrefetchingLayer):
             raise CaffeError(
                 "data_param.backend: LEVELDB (the default) is not read: convert to LMDB and set backend: LMDB"
             )
-        if p.batch_size < 1:
-            raise CaffeError(f"data_param.batch_size: {p.batch_size} must be 1 or more")
         self.prefetch = p.prefetch
         self.reader = LmdbReader(p.source)
         log.info("db_lmdb.cpp:35", f"Opened lmdb {p.source}")
@@ -353,7 +353,7 @@ class Data(PrefetchingLayer):
             raise CaffeError(f"{self.p.source}: record '{key.decode(errors='replace')}': {error}") from None
 
     def _next(self) -> tuple[bytes, bytes]:
-        # With several solvers each takes its turn at the records (test nets read them all).
+        # Several solvers take turns at the records; test nets read all.
         count = 1 if self.phase == caffe_pb2.TEST else context.solver_count
         while self._offset % count != (context.solver_rank if count > 1 else 0):
             self.reader.skip()
@@ -363,7 +363,7 @@ class Data(PrefetchingLayer):
 
     def load(self) -> tuple[np.ndarray | Packed, np.ndarray]:
         records = [self._next() for _ in range(self.p.batch_size)]
-        datums = [self._located(key, lambda value=value: parse_datum(value)) for key, value in records]
+        datums = [self._located(key, functools.partial(parse_datum, value)) for key, value in records]
         where = b"..".join((records[0][0], records[-1][0]))
         data = self._located(where, lambda: self.transformed(datums))
         return data, np.array([d.label for d in datums], np.float32)

@@ -1,4 +1,4 @@
-"""HDF5Data and HDF5Output."""
+"""Layers that read and write HDF5 files: HDF5Data and HDF5Output."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import h5py
 import numpy as np
 import torch
 
@@ -19,7 +20,7 @@ from torchcaffe.proto import caffe_pb2
 
 
 class LibcRand:
-    """The C library's rand(), never seeded, which std::random_shuffle draws from: glibc's additive generator."""
+    """glibc's rand(), never seeded: the additive generator from which std::random_shuffle draws."""
 
     def __init__(self) -> None:
         state = [1]
@@ -35,20 +36,18 @@ class LibcRand:
         return value >> 1
 
     def shuffle(self, items: np.ndarray) -> None:
-        """std::random_shuffle: each item from the second on swapped with one at or before it."""
+        """std::random_shuffle: swap each item from the second on with one at or before it."""
         for i in range(1, len(items)):
             j = self.rand() % (i + 1)
             items[i], items[j] = items[j], items[i]
 
 
-_libc = LibcRand()  # one stream a process, as in C
+_libc = LibcRand()  # one stream for the process, as in C
 
 
 @hdf5.tried
 def read_datasets(path: files.PathLike, tops: Sequence[str]) -> list[np.ndarray]:
-    """The datasets of a file that the tops are named after, as float32."""
-    if not os.path.exists(path):
-        raise CaffeError(f"{path}: no such file")
+    """The datasets of a file with the tops' names, as float32."""
     with hdf5.hdf5_file(path, "r") as file:
         return [_dataset(file, path, top) for top in tops]
 
@@ -66,9 +65,9 @@ def _dataset(file: Any, path: files.PathLike, top: str) -> np.ndarray:
 
 @layer(bottoms=0, tops=(1, None))
 class HDF5Data(Layer):
-    """Rows of the datasets named as the tops, from the files that `source` lists, over and over.
+    """Rows of the datasets with the tops' names, from the files that `source` lists, cyclically.
 
-    shuffle: the files' order and the rows' within each, anew each round (random_seed has no say in it, as in BVLC)."""
+    shuffle: reorder the files, and the rows in each, in every round; as in BVLC, independent of random_seed."""
 
     recordable = False
 
@@ -87,6 +86,7 @@ class HDF5Data(Layer):
             raise CaffeError(f"hdf5_data_param.source: {p.source} lists no file")
         if p.batch_size < 1:
             raise CaffeError(f"hdf5_data_param.batch_size: {p.batch_size} must be 1 or more")
+        self._row_order = np.empty(0, int)
         self._file_order = np.arange(len(self._files))
         if p.shuffle:
             _libc.shuffle(self._file_order)
@@ -100,7 +100,7 @@ class HDF5Data(Layer):
 
     def state(self) -> dict[str, np.ndarray]:
         at = np.array([self._file, self._row, self._offset])
-        order = {"files": self._file_order.copy(), "rows": self._row_order.copy()}  # which are shuffled where they are
+        order = {"files": self._file_order.copy(), "rows": self._row_order.copy()}  # copies: shuffled in place
         return {"at": at, **order, "libc": np.array(_libc._state)}
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
@@ -144,7 +144,7 @@ class HDF5Data(Layer):
         self._offset += 1
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
-        # With several solvers each takes its turn at the rows (test nets read them all).
+        # Several solvers take turns at the rows; test nets read all.
         count = 1 if self.phase == caffe_pb2.TEST else context.solver_count
         rank = context.solver_rank if count > 1 else 0
         batches = [np.empty(blob.shape, np.float32) for blob in top]
@@ -164,44 +164,39 @@ class HDF5Data(Layer):
 
 @layer(bottoms=2, tops=0)
 class HDF5Output(Layer):
-    """Writes its bottoms to file_name as the datasets "data" and "label", with four axes each. The file is made at
-    set-up; it takes one forward pass. A file that is there and none of HDF5's is left alone: the name may be a
-    stranger's."""
+    """Writes its bottoms to file_name as the datasets "data" and "label", with four axes each.
+
+    setup makes the file, which holds one forward pass. It overwrites HDF5 files only: the name may be a stranger's."""
 
     recordable = False
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         name = self.p.file_name
         if os.path.lexists(name) and not (os.path.isfile(name) and hdf5.is_hdf5(name)):
-            raise CaffeError(f"hdf5_output_param.file_name: {name} is there, and no HDF5 file: not overwritten")
+            raise CaffeError(f"hdf5_output_param.file_name: {name} exists and is not an HDF5 file: not overwritten")
         self._access("w")
 
     def _access(self, mode: str, datasets: dict[str, np.ndarray] | None = None) -> None:
-        # Opened and closed each time, so that the file is whole whenever somebody looks.
-        import h5py
-
+        # Opened and closed each time, so that the file is always complete for readers.
         name = self.p.file_name
         try:
             with h5py.File(name, mode) as file:
                 for key, values in (datasets or {}).items():
                     file[key] = values
         except (OSError, ValueError) as error:
-            reason = "there is no such folder"
-            if os.path.isdir(os.path.dirname(name) or "."):
-                reason = str(error)
-            raise CaffeError(f"hdf5_output_param.file_name: cannot write {name}: {reason}") from None
+            raise CaffeError(f"hdf5_output_param.file_name: cannot write {name}: {error}") from None
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
-        """No top, no shape."""
+        """There is no top."""
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         shapes = [(blob.num, blob.channels, blob.height, blob.width) for blob in bottom]
         if shapes[0][0] != shapes[1][0]:
-            raise CaffeError(f"bottoms 0 and 1 have {shapes[0][0]} and {shapes[1][0]} items: they must be as many")
+            raise CaffeError(f"bottoms 0 and 1 have {shapes[0][0]} and {shapes[1][0]} items: expected the same number")
         log.info("hdf5_output_layer.cpp:31", f"Saving HDF5 file {self.p.file_name}")
         arrays = [blob.t.cpu().numpy().reshape(shape) for blob, shape in zip(bottom, shapes)]
         self._access("a", {"data": arrays[0], "label": arrays[1]})
         log.info("hdf5_output_layer.cpp:36", f"Successfully saved {shapes[0][0]} rows")
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
-        """Nothing comes back from a file: the bottoms' diffs stay as they are."""
+        """Leave the bottoms' diffs as they are."""

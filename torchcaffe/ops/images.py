@@ -1,9 +1,10 @@
-"""ImageData and WindowData: pictures from files."""
+"""Layers that read pictures from files: ImageData and WindowData."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import cv2
@@ -16,14 +17,13 @@ from torchcaffe.core.layer import layer
 from torchcaffe.data import pictures
 from torchcaffe.data.transform import Packed
 from torchcaffe.formats import files
-from torchcaffe.formats.blobproto import read_blobproto
 from torchcaffe.ops.data import PrefetchingLayer
 from torchcaffe.random import streams
 from torchcaffe.random.rng import Rng
 
 
 def read_text(path: str, field: str) -> str:
-    """A list's text, or CaffeError naming the field and the file. Names that are no UTF-8 go through unharmed."""
+    """A list's text; names that are not UTF-8 survive. Raises CaffeError with the field's and the file's name."""
     try:
         return files.read_text(path, errors="surrogateescape")
     except OSError as error:
@@ -31,7 +31,7 @@ def read_text(path: str, field: str) -> str:
 
 
 def read_image(path: str, where: str, color: bool = True) -> np.ndarray:
-    """A picture as uint8 (H, W, 3) BGR or (H, W) as OpenCV reads it (turned upright by EXIF). `where` names it in
+    """A picture as OpenCV reads it, turned upright by EXIF: uint8 (H, W, 3) BGR, or (H, W). `where` names it in
     errors."""
     try:
         return pictures.read(path, cv2.IMREAD_COLOR if color else cv2.IMREAD_GRAYSCALE)
@@ -41,10 +41,10 @@ def read_image(path: str, where: str, color: bool = True) -> np.ndarray:
 
 @layer(bottoms=0, tops=2)
 class ImageData(PrefetchingLayer):
-    """The pictures that the file `source` lists ("name label" a line) under root_folder, over and over.
+    """The pictures under root_folder that the file `source` lists ("name label" on each line), cyclically.
 
-    new_height and new_width resize them; else the pictures of one batch must be of one size. shuffle: anew each round;
-    rand_skip: start at a random one of the first rand_skip."""
+    new_height and new_width resize them; otherwise the pictures of a batch must have one size. shuffle: reorder them in
+    every round; rand_skip: start at a random one of the first rand_skip."""
 
     def open(self, top: list[Blob]) -> None:
         p = self.p
@@ -62,9 +62,9 @@ class ImageData(PrefetchingLayer):
             raise CaffeError(f"image_data_param.source: {p.source} is empty")
         rng = streams.rng()
         self._turns = list(range(len(self._lines)))  # the order of the lines
-        self._turns_array: np.ndarray | None = None  # the same, made when a place is asked for
+        self._turns_array: np.ndarray | None = None  # a copy, made by place()
         self._order = Rng(rng.rand()) if p.shuffle else None
-        if p.shuffle:
+        if self._order is not None:
             log.info("image_data_layer.cpp:53", "Shuffling data")
             self._order.shuffle(self._turns)
         log.info("image_data_layer.cpp:63", f"A total of {len(self._lines)} images.")
@@ -74,8 +74,6 @@ class ImageData(PrefetchingLayer):
             log.info("image_data_layer.cpp:70", f"Skipping first {self._line} data points.")
             if self._line >= len(self._lines):
                 raise CaffeError(f"image_data_param.rand_skip: skipping {self._line} of {len(self._lines)} pictures")
-        if p.batch_size < 1:
-            raise CaffeError(f"image_data_param.batch_size: {p.batch_size} must be 1 or more")
         shape = (p.batch_size, *self.transformer.infer_shape(self._read()))
         top[0].reshape(*shape)
         log.info("image_data_layer.cpp:90", f"output data size: {','.join(str(s) for s in shape)}")
@@ -120,7 +118,7 @@ class ImageData(PrefetchingLayer):
 
 
 class Window(NamedTuple):
-    """A box of an image of a window file; corners belong to it."""
+    """A box in an image of a window file, corners included."""
 
     image: int
     label: int
@@ -132,45 +130,41 @@ class Window(NamedTuple):
 
 @layer(bottoms=0, tops=2)
 class WindowData(PrefetchingLayer):
-    """Boxes of pictures, warped to crop_size x crop_size, drawn from those that overlap an object (fg_fraction of the
-    batch, behind the others) and those that don't (label 0), as R-CNN trains.
+    """Random boxes of pictures, warped to crop_size x crop_size, for training R-CNN. A batch has boxes that do not
+    overlap an object (label 0), then boxes that do (fg_fraction of the batch).
 
-    `source` lists, a picture: "# index", path, channels, height, width, the number of boxes, and a line a box: label,
-    overlap, x1, y1, x2, y2. crop_size, mirror, mean_file and mean_value are transform_param's; scale is
+    `source` has for each picture "# index", path, channels, height, width, the number of boxes, and for each box a line
+    with label, overlap, x1, y1, x2, y2. crop_size, mirror, mean_file and mean_value are transform_param's; scale is
     window_data_param's own."""
 
     def open(self, top: list[Blob]) -> None:
         p, t = self.p, self.layer_param.transform_param
-        self._rng = Rng(streams.rng().rand()) if t.mirror or t.crop_size else None
+        crop = t.crop_size
+        if not crop:
+            raise CaffeError("transform_param.crop_size: missing")
+        self._rng = Rng(streams.rng().rand())
         self._images: list[str] = []
         self._cache: dict[int, np.ndarray] = {}
         self._windows: tuple[list[Window], list[Window]] = ([], [])  # background, foreground
         channels = self._read_windows(iter(read_text(p.source, "window_data_param.source").split()))
-        if not t.crop_size:
-            raise CaffeError("transform_param.crop_size: missing")
-        if p.batch_size < 1:
-            raise CaffeError(f"window_data_param.batch_size: {p.batch_size} must be 1 or more")
         if channels != 3:
-            raise CaffeError(f"{p.source}: {channels} channels, pictures are read with 3")
-        self._mean: np.ndarray | None = None
-        if t.HasField("mean_file"):
-            mean = read_blobproto(t.mean_file)
-            self._mean = mean.reshape((1,) * (4 - mean.ndim) + mean.shape)[0]
-            self._mean_start = (self._mean.shape[2] - t.crop_size) // 2
-            if self._mean.shape[0] != 3 or min(self._mean.shape[1:]) < t.crop_size + self._mean_start:
-                raise CaffeError(f"{t.mean_file}: a mean of shape {self._mean.shape} for crops of {t.crop_size}")
-        elif t.mean_value:
-            if len(t.mean_value) not in (1, channels):
-                raise CaffeError(f"transform_param.mean_value: {len(t.mean_value)} given: one, or one a channel")
-            self._mean = np.zeros((channels, t.crop_size, t.crop_size), np.float32)
-            self._mean += np.array(t.mean_value, np.float32)[:, None, None]
-            self._mean_start = 0
-        top[0].reshape(p.batch_size, channels, t.crop_size, t.crop_size)
+            raise CaffeError(f"{p.source}: {channels} channels; pictures are read with 3")
+        mean = self.transformer.mean
+        if mean is not None:
+            if mean.shape[1:] != (1, 1):
+                start = max(mean.shape[2] - crop, 0) // 2
+                mean = mean[:, start : start + crop, start : start + crop]
+            try:
+                mean = np.broadcast_to(mean, (3, crop, crop))
+            except ValueError:
+                raise CaffeError(f"transform_param: a mean of shape {mean.shape} for crops of {crop}") from None
+        self._mean = mean
+        top[0].reshape(p.batch_size, channels, crop, crop)
         log.info("window_data_layer.cpp:187", f"output data size: {','.join(str(s) for s in top[0].shape)}")
         top[1].reshape(p.batch_size)
 
-    def _read_windows(self, words: object) -> int:
-        """Fill the lists from the words of a window file; returns the channels of its last picture."""
+    def _read_windows(self, words: Iterator[str]) -> int:
+        """Fill the lists from the words of a window file. Returns the channels of the last picture."""
         p, channels, read = self.p, 0, 0
         fg_threshold, bg_threshold = np.float32(p.fg_threshold), np.float32(p.bg_threshold)
         try:
@@ -192,7 +186,7 @@ class WindowData(PrefetchingLayer):
                         self._windows[0].append(Window(index, 0, *box))
         except (StopIteration, ValueError):
             where = f"{p.source}: picture {len(self._images)}, box {read}"
-            raise CaffeError(f"{where}: cut short, or something else than a number") from None
+            raise CaffeError(f"{where}: truncated, or not a number") from None
         if not self._images:
             raise CaffeError(f"{p.source} is empty")
         if p.cache_images:
@@ -206,12 +200,11 @@ class WindowData(PrefetchingLayer):
         return read_image(self._images[index], f"{self.p.source}: picture {index}")
 
     def place(self) -> dict[str, np.ndarray]:
-        return {**super().place(), **({} if self._rng is None else {"windows": self._rng.state()})}
+        return {**super().place(), "windows": self._rng.state()}
 
     def go_to(self, place: dict[str, np.ndarray]) -> None:
         super().go_to(place)
-        if self._rng is not None:
-            self._rng.set_state(place["windows"])
+        self._rng.set_state(place["windows"])
 
     def load(self) -> tuple[np.ndarray, np.ndarray]:
         p, t = self.p, self.layer_param.transform_param
@@ -228,18 +221,16 @@ class WindowData(PrefetchingLayer):
             pixels, top, left = self._cut(window, mirror)
             rows, columns = slice(top, top + pixels.shape[1]), slice(left, left + pixels.shape[2])
             if self._mean is not None:
-                start = self._mean_start
-                shifted = [slice(part.start + start, part.stop + start) for part in (rows, columns)]
-                pixels = pixels - self._mean[:, shifted[0], shifted[1]]
+                pixels = pixels - self._mean[:, rows, columns]
             data[item, :, rows, columns] = pixels * np.float32(p.scale)
             labels[item] = window.label
         return data, labels
 
     def _cut(self, window: Window, mirror: bool) -> tuple[np.ndarray, int, int]:
-        """The window's pixels, warped, float32 (3, h, w), and the row and column they start at in the crop.
+        """The window's warped pixels, float32 (3, h, w), and their first row and column in the crop.
 
-        context_pad widens the box so that that many pixels of the crop lie around it; crop_mode "square" makes it
-        square. What of it lies outside the picture stays 0. In float32, and rounded as C rounds, as BVLC does."""
+        context_pad widens the box by a margin of that many pixels of the crop; crop_mode "square" makes it square. The
+        part outside the picture stays 0. Computed in float32 with C's rounding, as in BVLC."""
         crop, pad = self.layer_param.transform_param.crop_size, self.p.context_pad
         image = self._read(window.image)
         height, width = image.shape[:2]
@@ -256,7 +247,7 @@ class WindowData(PrefetchingLayer):
                 limit = spans[axis][2]
                 first, last = _round(centre - half * scale), _round(centre + half * scale)
                 before, after = max(0, -first), max(0, last - limit + 1)
-                # How much of the crop the part inside the picture gets, and where.
+                # The size and place in the crop of the part inside the picture.
                 ratio = np.float32(crop) / np.float32(last - first + 1)
                 first, last = first + before, last - after
                 sizes[axis] = _round(np.float32(last - first + 1) * ratio)
@@ -267,7 +258,7 @@ class WindowData(PrefetchingLayer):
         for first, last, limit in spans:
             if not 0 <= first <= last < limit:
                 where = f"{self.p.source}: picture {window.image}"
-                raise CaffeError(f"{where}: box {window[2:]} is not inside {width} x {height}")
+                raise CaffeError(f"{where}: box {window[2:]} is not within {width} x {height}")
         (y1, y2, _), (x1, x2, _) = spans
         if min(sizes) < 1:
             raise CaffeError(f"{self.p.source}: picture {window.image}: box {window[2:]} leaves nothing of the crop")

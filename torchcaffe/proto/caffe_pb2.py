@@ -1,4 +1,4 @@
-"""What protoc would make of caffe.proto: every message class, and the values of the top-level enums.
+"""The module that protoc would make from caffe.proto: message classes, and the values of top-level enums.
 
 `from torchcaffe.proto import caffe_pb2` gives caffe_pb2.NetParameter, caffe_pb2.TRAIN, caffe_pb2.Phase.Name(0),
 caffe_pb2.PoolingParameter.MAX, caffe_pb2.DESCRIPTOR and so on.
@@ -16,7 +16,7 @@ _text = Path(__file__).with_name("caffe.proto").read_text(encoding="utf-8")
 DESCRIPTOR, _classes = schema.build_classes(schema.parse_schema(_text, "torchcaffe/proto/caffe.proto"))
 
 for _class in _classes.values():
-    _class.__module__ = __name__  # messages pickle by the name of their class
+    _class.__module__ = __name__  # messages are pickled by their class's name
 globals().update(_classes)
 for _enum in DESCRIPTOR.enum_types_by_name.values():
     globals()[_enum.name] = enum_type_wrapper.EnumTypeWrapper(_enum)

@@ -1,13 +1,14 @@
-"""Builds protobuf message classes from a .proto text at import, without protoc.
+"""Builds protobuf message classes from a .proto file's text at import, without protoc.
 
-protoc's output works with one range of protobuf releases only; a FileDescriptorProto made here works with all of them.
-The classes live in a descriptor pool of their own: a real pycaffe registers its own caffe.proto in protobuf's default
-pool, and two files that define `caffe.NetParameter` in one pool are an error, whichever comes first.
+protoc's output works with some protobuf releases only; a FileDescriptorProto made here works with all of them.
+The classes have their own descriptor pool: a real pycaffe registers its caffe.proto in protobuf's default pool, and two
+definitions of `caffe.NetParameter` in one pool are an error.
 """
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
@@ -28,7 +29,7 @@ _TOKEN = re.compile(r'//[^\n]*|\s+|("(?:[^"\\]|\\.)*"|-?[\w.+-]+|[{}=;\[\],])')
 
 
 class _Tokens:
-    """The words of a .proto text, without blanks and comments."""
+    """The words of a .proto file, without white space and comments."""
 
     def __init__(self, text: str):
         self.words = [word for word in _TOKEN.findall(text) if word]
@@ -46,8 +47,8 @@ class _Tokens:
 
 
 def parse_schema(text: str, file_name: str) -> descriptor_pb2.FileDescriptorProto:
-    """Reads the part of proto2 that Caffe's schema uses: messages, nested enums, scalar, message and enum fields,
-    `default` and `packed`. Raises ValueError on anything else."""
+    """Parse the part of proto2 that Caffe's schema uses: messages, nested enums, scalar, message and enum fields,
+    `default` and `packed`. Raises ValueError for anything else."""
     tokens = _Tokens(text)
     file = descriptor_pb2.FileDescriptorProto(name=file_name)
     while tokens.next < len(tokens.words):
@@ -111,7 +112,7 @@ def _parse_options(tokens: _Tokens, field: descriptor_pb2.FieldDescriptorProto) 
 
 
 def _resolve_types(file: descriptor_pb2.FileDescriptorProto) -> None:
-    """Turns the type's word into a scalar type or a full name; an enum of the message itself hides a file's one."""
+    """Turn each type's word into a scalar type or a full name. A message's own enum hides one of the file."""
     messages = {message.name for message in file.message_type}
     enums = {enum.name for enum in file.enum_type}
     for message in file.message_type:
@@ -132,12 +133,11 @@ def _resolve_types(file: descriptor_pb2.FileDescriptorProto) -> None:
 
 
 def build_classes(file: descriptor_pb2.FileDescriptorProto) -> tuple:
-    """Returns (file descriptor, {message name: class}) in a descriptor pool that nothing else shares."""
+    """(file descriptor, {message name: class}) in a private descriptor pool."""
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(file.SerializeToString())
     descriptor = pool.FindFileByName(file.name)
-    if hasattr(message_factory, "GetMessageClass"):  # protobuf >= 4.22; GetPrototype is gone in 5
-        make = message_factory.GetMessageClass
-    else:
-        make = message_factory.MessageFactory(pool).GetPrototype
+    factory: Any = message_factory
+    # GetMessageClass is new in protobuf 4.22; 5 has no GetPrototype any more.
+    make = getattr(factory, "GetMessageClass", None) or factory.MessageFactory(pool).GetPrototype
     return descriptor, {name: make(message) for name, message in descriptor.message_types_by_name.items()}

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import operator
 import re
 import struct
+from typing import Any, TypeVar
 
 from google.protobuf import text_format
 from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 
 from torchcaffe.base.errors import CaffeError
 
-if hasattr(FieldDescriptor, "is_repeated"):  # newer protobuf; `label` is gone in 7
-    _is_repeated = operator.attrgetter("is_repeated")
-else:
-
-    def _is_repeated(field) -> bool:
-        return field.label == FieldDescriptor.LABEL_REPEATED
-
-
-# protobuf's "line:column : reason", in some places with a quotation of the rest of the line, which may be empty
+# protobuf's "line:column : reason", sometimes with a quotation of the rest of the line, which may be empty
 _POSITION = re.compile(r"(?:(\d+:\d+) ?: *)?(?:'': )?(.*)")
 
 _ESCAPED = [chr(byte) if 32 <= byte < 127 else f"\\{byte:03o}" for byte in range(256)]
@@ -27,22 +20,31 @@ for _byte, _text in ((b"\n", "\\n"), (b"\r", "\\r"), (b"\t", "\\t"), (b'"', '\\"
     _ESCAPED[_byte[0]] = _text
 
 
-def parse_text(text: str, message, source: str):
-    """Fills `message` from its text form and returns it.
+AnyMessage = TypeVar("AnyMessage", bound=Message)
 
-    Raises CaffeError("source:line:column: reason"); `source` names the text, usually by its path. As in Caffe, a
-    required field that is missing is an error.
-    """
+
+def parse_text(text: str, message: AnyMessage, source: str) -> AnyMessage:
+    """Fill `message` from its text form, and return it.
+
+    source: the text's name, usually its path. Raises CaffeError("source:line:column: reason"). As in Caffe, a missing
+    required field is an error."""
     message.Clear()
     try:
         text_format.Parse(text, message)
     except text_format.ParseError as error:
-        position, reason = _POSITION.match(_one_line(error)).groups()
+        match = _POSITION.match(_one_line(error))
+        assert match  # it matches any line
+        position, reason = match.groups()
         raise CaffeError(f"{source}:{position}: {reason}" if position else f"{source}: {reason}") from None
-    except (ValueError, RecursionError, SystemError) as error:  # no UTF-8, numbers out of range, in some releases
+    except (
+        ValueError,
+        RecursionError,
+        SystemError,
+    ) as error:  # of some releases
         raise CaffeError(f"{source}: {_one_line(error)}") from None
     if not message.IsInitialized():
-        missing = ", ".join(message.FindInitializationErrors())
+        incomplete: Any = message
+        missing = ", ".join(incomplete.FindInitializationErrors())
         raise CaffeError(f"{source}: required fields are missing: {missing}")
     return message
 
@@ -51,15 +53,20 @@ def _one_line(error: Exception) -> str:
     return "".join(c if c.isprintable() else "?" for c in " ".join(str(error).split()))
 
 
-def format_text(message) -> str:
-    """The message's text form, as Caffe itself prints it (C++ protobuf): fields by number, the shortest float that
-    reads back, everything but printable ASCII escaped. Fields that the schema does not know are left out."""
+def format_text(message: Message) -> str:
+    """The message's text form as Caffe prints it (C++ protobuf): fields by number, the shortest float that reads back,
+    everything but printable ASCII escaped. Unknown fields are left out."""
     lines: list[str] = []
     _format_message(message, "", lines)
     return "".join(lines)
 
 
-def _format_message(message, indent: str, lines: list[str]) -> None:
+def _is_repeated(field: Any) -> bool:
+    # protobuf 7 has no `label`; old ones have no `is_repeated`
+    return field.is_repeated if hasattr(field, "is_repeated") else field.label == FieldDescriptor.LABEL_REPEATED
+
+
+def _format_message(message: Message, indent: str, lines: list[str]) -> None:
     for field, value in message.ListFields():
         for item in value if _is_repeated(field) else [value]:
             if field.type == FieldDescriptor.TYPE_MESSAGE:
@@ -70,7 +77,7 @@ def _format_message(message, indent: str, lines: list[str]) -> None:
                 lines.append(f"{indent}{field.name}: {_format_scalar(field, item)}\n")
 
 
-def _format_scalar(field, value) -> str:
+def _format_scalar(field: Any, value: Any) -> str:
     kind = field.type
     if kind == FieldDescriptor.TYPE_ENUM:
         known = field.enum_type.values_by_number.get(value)
@@ -90,7 +97,7 @@ def _format_scalar(field, value) -> str:
 
 
 def format_float(value: float) -> str:
-    """A float32 as C++ protobuf prints it: 6 digits where they read back as the same float32, else 9."""
+    """A float32 as C++ protobuf prints it: with 6 digits if they read back as the same float32, else with 9."""
     short = f"{value:.6g}"
     return short if value != value or _to_float32(float(short)) == value else f"{value:.9g}"
 
@@ -98,7 +105,7 @@ def format_float(value: float) -> str:
 def _to_float32(value: float) -> float:
     try:
         return struct.unpack("f", struct.pack("f", value))[0]
-    except OverflowError:  # 6 digits of the largest float32 round up beyond it
+    except OverflowError:  # the largest float32, rounded up to 6 digits
         return float("inf")
 
 

@@ -1,10 +1,10 @@
-"""Names of layer types in every generation of the schema."""
+"""Names of layer types in each generation of the schema."""
 
 from __future__ import annotations
 
 from torchcaffe.proto import caffe_pb2
 
-# V0 type: V1 type, and the V1 message that holds the type's settings.
+# V0 type: (V1 type, the field with its settings in V1).
 V0_TYPES = {
     "accuracy": ("ACCURACY", ""),
     "bnll": ("BNLL", ""),
@@ -32,7 +32,7 @@ V0_TYPES = {
     "window_data": ("WINDOW_DATA", "window_data_param"),
 }
 
-# The names of V1's layer types today. NONE is the type of a layer that gives none.
+# V1 type: current type. NONE is a layer without a type.
 V1_TYPE_NAMES = {
     "NONE": "",
     "ABSVAL": "AbsVal",
@@ -78,8 +78,8 @@ V1_TYPE_NAMES = {
 
 
 def current_type(generation: str, name: str) -> str:
-    """Today's name of a layer type as a file stores it: V0 a word, V1 the number of an enum value, "current" the name.
-    A type that there never was is named as it is."""
+    """The current name of a layer type that a file stores as a word (V0), an enum's number (V1) or a name ("current").
+    An unknown type is returned as it is."""
     if generation == "V0" and name in V0_TYPES:
         return V1_TYPE_NAMES[V0_TYPES[name][0]]
     known = caffe_pb2.V1LayerParameter.LayerType.DESCRIPTOR.values_by_number

@@ -1,4 +1,4 @@
-"""Caffe's weight fillers, bit for bit: the numbers BVLC Caffe 1.0.0 writes, and where it leaves its random stream."""
+"""Caffe's weight fillers, bit for bit: the numbers of BVLC Caffe 1.0.0, and the position of its random stream."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ _FAN_OUT, _AVERAGE = 1, 2  # FillerParameter.VarianceNorm; FAN_IN is 0
 
 
 def fill(array: np.ndarray, filler: Any, rng: Rng) -> None:
-    """Fill a blob's float32, C-contiguous `array` in place as the FillerParameter `filler` says, drawing from `rng`.
+    """Fill a blob's float32, C-contiguous `array` in place by the FillerParameter `filler`, drawing from `rng`.
 
-    Raises CaffeError, before it draws or writes, where Caffe's checks fail: an unknown type, `sparse` with another type
-    than gaussian, an empty blob, a std that is not positive, min above max, no axis where the filler needs fans, a
-    bilinear kernel that is not square.
-    """
+    Raises CaffeError, before it draws or writes, if one of Caffe's checks fails: unknown type, `sparse` with a type
+    other than gaussian, empty blob, std not positive, min above max, no axis for a filler that needs fans, bilinear
+    kernel not square."""
     if array.dtype != _F or not array.flags.c_contiguous:
         raise ValueError("fill needs a float32 C-contiguous array")
     if filler.type not in _FILLERS:
@@ -44,7 +43,7 @@ def _uniform(array: np.ndarray, filler: Any, rng: Rng) -> None:
 
 
 def _gaussian(array: np.ndarray, filler: Any, rng: Rng) -> None:
-    """Sparse: each value is kept with probability sparse / shape[0], drawn after all the values."""
+    """Normal. sparse: keep each value with probability sparse / shape[0], drawn after all values."""
     if filler.sparse >= 0:
         if array.ndim == 0:
             raise CaffeError("sparse needs a blob of at least 1 axis")
@@ -54,20 +53,20 @@ def _gaussian(array: np.ndarray, filler: Any, rng: Rng) -> None:
         raise CaffeError(f"sparse {filler.sparse} is below -1")
     rng.gaussian(array.size, filler.mean, filler.std, out=array.reshape(-1))
     if filler.sparse >= 0:
-        # A product, as Caffe has it, so that dropped negative values become -0.
+        # A product, as in Caffe: dropped negative values become -0.
         keep = rng.bernoulli(array.size, _F(filler.sparse) / _F(array.shape[0]), single=True)
         array *= keep.astype(_F).reshape(array.shape)
 
 
 def _positive_unitball(array: np.ndarray, filler: Any, rng: Rng) -> None:
-    """Uniform in [0, 1], then each of the `num` slices divided by its sum."""
+    """Uniform in [0, 1], then each of the `num` slices is divided by its sum."""
     num = _num(array)
     rng.uniform(array.size, 0, 1, out=array.reshape(-1))
     rows = array.reshape(num, -1)
     step = max(1, (1 << 20) // rows.shape[1])
     for start in range(0, num, step):
         block = rows[start : start + step]
-        # accumulate, unlike sum, adds one by one in order, as Caffe does: float32 sums depend on it.
+        # accumulate, unlike sum, adds in order, as Caffe does: float32 sums depend on it.
         block /= np.add.accumulate(block, axis=1, dtype=_F)[:, -1:]
 
 
@@ -83,7 +82,7 @@ def _msra(array: np.ndarray, filler: Any, rng: Rng) -> None:
 
 
 def _bilinear(array: np.ndarray, filler: Any, rng: Rng) -> None:
-    """Every kernel the one of bilinear upsampling, for a Deconvolution by ceil(kernel / 2)."""
+    """The kernel of bilinear upsampling, for a Deconvolution with stride ceil(kernel / 2)."""
     if array.ndim != 4:
         raise CaffeError(f"the blob must have 4 axes (shape {array.shape})")
     if array.shape[2] != array.shape[3]:
@@ -103,7 +102,7 @@ def _num(array: np.ndarray) -> int:
 
 
 def _fan(array: np.ndarray, filler: Any) -> np.float32:
-    """The `n` of variance_norm: fan_in = count / num, fan_out = count / channels (one axis: count), or their mean."""
+    """n by variance_norm: fan_in = count / num, fan_out = count / channels (with one axis: count), or the mean."""
     fan_in = array.size // _num(array)
     fan_out = array.size // array.shape[1] if array.ndim > 1 else array.size
     if filler.variance_norm == _AVERAGE:

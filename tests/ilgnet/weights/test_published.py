@@ -19,7 +19,7 @@ import pytest
 from ilgnet.weights import published
 from tests import ROOT
 from torchcaffe.base.errors import CaffeError
-from torchcaffe.formats import caffemodel, upgrade
+from torchcaffe.formats import caffemodel, files, upgrade
 
 BODY = np.random.RandomState(0).bytes(3_000_000)
 SHA1 = hashlib.sha1(BODY).hexdigest()
@@ -256,7 +256,7 @@ layer { name: "fc2" type: "InnerProduct" bottom: "conv1" top: "fc2" inner_produc
 
 
 def released(source):
-    return published.Released("theirs", "page", ("link",), published.digest(source, "sha256"), "ours.caffemodel")
+    return published.Released("theirs", "page", ("link",), files.sha256(source), "ours.caffemodel")
 
 
 @pytest.mark.parametrize("name", ["v0", "v1", "v1_double"])

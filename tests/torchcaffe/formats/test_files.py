@@ -266,7 +266,7 @@ BAD_BLOBS = {
     "data holds 0 values, its shape (2 x 2) needs 4": dict(shape=dict(dim=[2, 2])),
     "data holds 2 values, its shape (one value) needs 1": dict(data=[1, 2]),
     "diff holds 1 values": dict(shape=dict(dim=[2]), data=[1, 2], diff=[1]),
-    "double_data holds 1 values": dict(shape=dict(dim=[2]), data=[1, 2], double_data=[1]),
+    "data holds 1 values": dict(shape=dict(dim=[2]), data=[1, 2], double_data=[1]),
     "negative size, -2": dict(shape=dict(dim=[-2, -2]), data=[1, 2, 3, 4]),
     "negative size, -1": dict(num=-1, channels=-1, height=1, width=1, data=[1]),
     "more values than a blob can": dict(shape=dict(dim=[1 << 40, 1 << 40]), data=[1]),

@@ -17,7 +17,7 @@ from tests.torchcaffe.proto.test_proto import messages
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.cli.programs import PROGRAMS
 from torchcaffe.formats import upgrade
-from torchcaffe.proto import caffe_pb2, format_text, parse_text
+from torchcaffe.proto import caffe_pb2, format_text, parse_text, types
 
 FOLDER = GOLDENS / "upgrade"
 CASES = sorted(path.name[: -len(".in.prototxt")] for path in FOLDER.glob("*.in.prototxt"))
@@ -58,10 +58,10 @@ def test_same_file_log_and_exit_status_as_bvlc(name, logged, tmp_path, monkeypat
 
 def test_every_old_type_is_covered():
     v0 = (FOLDER / "v0_all.in.prototxt").read_text()
-    assert all(f'type: "{name}"' in v0 for name in upgrade._V0_TYPES)
-    assert set(upgrade.V1_TYPE_NAMES) == set(caffe_pb2.V1LayerParameter.LayerType.keys())
+    assert all(f'type: "{name}"' in v0 for name in types.V0_TYPES)
+    assert set(types.V1_TYPE_NAMES) == set(caffe_pb2.V1LayerParameter.LayerType.keys())
     v1 = (FOLDER / "v1_all.in.prototxt").read_text()
-    assert all(f"type: {name} " in v1 for name in upgrade.V1_TYPE_NAMES)
+    assert all(f"type: {name} " in v1 for name in types.V1_TYPE_NAMES)
     fields = {field.name for field in caffe_pb2.V0LayerParameter.DESCRIPTOR.fields}
     assert all(f"{name}:" in v0 or f"{name} {{" in v0 for name in fields - {"new_num", "new_channels"})
 
@@ -79,8 +79,8 @@ def test_upgraded_is_a_fixed_point(name, logged):
 @pytest.mark.parametrize(
     "text, words",
     [
-        ('input: "a" input_dim: 1', "n.prototxt: input 'a': input_dim has 1 numbers, 4 per input needed"),
-        ('input: "a" input: "b" input_shape { }', "n.prototxt: input 'b': there are 1 input_shape for 2"),
+        ('input: "a" input_dim: 1', "n.prototxt: input 'a': input_dim has 1 numbers; expected 4 per input"),
+        ('input: "a" input: "b" input_shape { }', "n.prototxt: input 'b': 1 input_shape for 2 inputs"),
         ('layers { layer { name: "x" type: "y" } }', "n.prototxt: V0 layer 'x': Unknown layer name: y"),
         ('layers { layer { name: "x" } bottom: "b" }', "n.prototxt: V0 layer 'x': Unknown blob input b"),
         (
@@ -158,7 +158,7 @@ def test_usage(capsys):
 
 def test_current_type():
     pairs = [("V0", "conv"), ("V1", "23"), ("current", "BNLL"), ("V0", "odd"), ("V1", "99"), ("V1", "")]
-    assert [upgrade.current_type(*pair) for pair in pairs] == ["Convolution", "TanH", "BNLL", "odd", "99", ""]
+    assert [types.current_type(*pair) for pair in pairs] == ["Convolution", "TanH", "BNLL", "odd", "99", ""]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -172,13 +172,12 @@ def test_any_net_is_upgraded_or_refused(net, logged):
         assert not net.layers and not net.input
 
 
-@given(st.binary(max_size=200) | messages("NetParameter").map(lambda net: net.SerializeToString()[:-1]))
-def test_any_bytes_are_a_net_or_refused(data):
-    path = Path("n.caffemodel")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.binary(max_size=200) | messages("NetParameter").map(lambda net: net.SerializeToString()[:-1]))
+def test_any_bytes_are_a_net_or_refused(data, tmp_path):
+    path = tmp_path / "n.caffemodel"
+    path.write_bytes(data)
     try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Path, "read_bytes", lambda self: data)
-            net = upgrade.read_net_binary(path)
-            upgrade.upgrade_net(net, "n")
+        upgrade.upgrade_net(upgrade.read_net_binary(path), "n")
     except CaffeError as error:
         assert "\n" not in str(error)

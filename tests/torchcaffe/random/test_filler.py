@@ -6,9 +6,9 @@ import json
 
 import numpy as np
 import pytest
-from test_rng import assert_same
 
 from tests import GOLDENS as _GOLDENS
+from tests.torchcaffe.random.test_rng import assert_same
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.proto import caffe_pb2
 from torchcaffe.random.filler import fill
