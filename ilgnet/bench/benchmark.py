@@ -295,7 +295,7 @@ def layer_times(spec_path: Path, rounds: int) -> list[dict[str, Any]]:
         caffe.set_mode_gpu()
     net = caffe.get_solver(spec["solver"]).net
     wait = (lambda: None) if spec["gpu"] is None else torch.cuda.synchronize
-    names = list(net._layer_names)
+    names = [node.name for node in net.nodes]
     seconds: dict[tuple[int, str], list[float]] = {}
 
     def timed(i: int, way: str, run: Any) -> None:
@@ -355,9 +355,7 @@ def precision_effect(spec: Path, paths: Sequence[Path], precision: str) -> dict[
     from ilgnet.scoring.scorers import Scorer
 
     files = json.loads(spec.read_text())
-    scorer = Scorer(files["weights"], files["net"])
-    photos = [scorer.preprocess.photo(decode.read(path).bgr) for path in paths]
-    exact = np.array(list(scorer.stream(photos)))
-    scorer._net.reduce_weights(precision)
-    moved = np.abs(np.array(list(scorer.stream(photos))) - exact)
+    exact, rounded = (Scorer(files["weights"], files["net"], precision=kind) for kind in (None, precision))
+    photos = [exact.preprocess.photo(decode.read(path).bgr) for path in paths]
+    moved = np.abs(np.array(list(rounded.stream(photos))) - np.array(list(exact.stream(photos))))
     return {"photos": len(paths), "greatest": float(moved.max()), "mean": float(moved.mean())}

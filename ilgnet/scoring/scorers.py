@@ -80,7 +80,7 @@ class Scorer:
             raise CaffeError(f"{self.net_path}: input '{self._input}' has shape {shape}; expected N x 3 x H x W")
         self.preprocess = preprocess.make(preset, mean, shape[2:])
         self.batch, self._shape, self._precision = batch, shape[1:], precision
-        self._names = list(self._net._layer_names)
+        self._names = list(self._net.layer_dict)
         self._logits, self.target = self._learned()
         self.module = self._last_module()
 

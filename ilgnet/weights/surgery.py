@@ -10,6 +10,7 @@ import numpy as np
 
 from ilgnet.nets.folding import Fold, folds, merge_bn
 from torchcaffe.base.errors import CaffeError
+from torchcaffe.formats.blobproto import same_shape
 from torchcaffe.formats.caffemodel import LayerBlobs
 
 
@@ -34,11 +35,6 @@ class Report:
 
     def count(self, what: str) -> int:
         return sum(row.what == what for row in self.rows)
-
-
-def same_shape(source: tuple[int, ...], target: tuple[int, ...]) -> bool:
-    """Whether Caffe would copy: equal, or a legacy 4-axis shape (1, 1, N, K) for a target of fewer axes."""
-    return source == target or (len(source) == 4 and len(target) < 4 and source == (1,) * (4 - len(target)) + target)
 
 
 def transplant(net: Any, params: dict[str, list[np.ndarray]], source: list[LayerBlobs]) -> Report:
@@ -152,7 +148,7 @@ def calibrate(engine_net: Any, net: Any, report: Report) -> int:
     """Run `engine_net` (of the NetParameter `net`, TEST phase, input blobs set, weights transplanted) once, layer by
     layer, giving each BatchNorm that surgery made the statistics of its input. Behind copied layers the net's answer
     stays what it was; behind filled ones the BatchNorm normalises. Returns how many were calibrated."""
-    names = list(engine_net._layer_names)
+    names = list(engine_net.layer_dict)
     rows = {row.layer: row for row in report.rows}
     eps = {layer.name: layer.batch_norm_param.eps for layer in net.layer}
     tops = {layer.name: layer.top[0] for layer in net.layer if layer.top}
@@ -179,7 +175,7 @@ def calibrate_on(engine_net: Any, net: Any, report: Report, images: np.ndarray) 
         blob.reshape(len(images), *(images.shape[1:] if i == 0 else blob.data.shape[1:]))
     engine_net.reshape()
     engine_net.blobs[engine_net.inputs[0]].data[...] = images
-    _run(engine_net, 0, len(engine_net._layer_names) - 1)
+    _run(engine_net, 0, len(engine_net.layers) - 1)
     before = _answers(engine_net, net)
     count = calibrate(engine_net, net, report)
     return float(np.linalg.norm(_answers(engine_net, net) - before) / max(np.linalg.norm(before), 1e-30)), count
@@ -207,7 +203,7 @@ def _made_scale(engine_net: Any, rows: dict[str, Row], fold: Fold) -> bool:
 
 def _run(net: Any, first: int, last: int) -> None:
     """Layers first..last by number: pycaffe's forward(end=...) fails where a layer's name is not its top's."""
-    run = net._forward if hasattr(net, "_forward") else net.run_forward
+    run = net.run_forward if hasattr(net, "run_forward") else net._forward
     run(first, last)
 
 

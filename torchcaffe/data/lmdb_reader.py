@@ -7,12 +7,11 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.data import lmdb_check
-
-PathLike = Union[str, "os.PathLike[str]"]
+from torchcaffe.formats.files import PathLike
 
 # A train and a test net may read one database, and python-lmdb refuses to open one twice in one process. By folder and
 # file: a new database may have taken an old one's place.

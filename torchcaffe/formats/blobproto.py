@@ -63,11 +63,23 @@ def read_blob(buffer: Any, start: int, end: int) -> tuple[np.ndarray, np.ndarray
     arrays = [_join(floats[number]) for number in (data_field, diff_field)]
     for number, array in zip((data_field, diff_field), arrays):
         if len(array) != count and (number == data_field or len(array)):
-            shown = " x ".join(map(str, shape)) or "one value"
-            raise WireError(f"{_NAMES[number]} holds {len(array)} values, its shape ({shown}) needs {count}")
+            raise WireError(
+                f"{_NAMES[number]} holds {len(array)} values, its shape ({shape_text(shape)}) needs {count}"
+            )
     data, diff = (array.reshape(shape) if len(array) == count else None for array in arrays)
     assert data is not None
     return data, diff if len(arrays[1]) else None
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """A shape in an error: "3 x 256 x 256"."""
+    return " x ".join(map(str, shape)) or "one value"
+
+
+def same_shape(source: tuple[int, ...], target: tuple[int, ...]) -> bool:
+    """Whether Caffe copies a stored blob: equal shapes, or a legacy shape (num, channels, height, width) equal to the
+    target's with ones in front, as Blob::ShapeEquals."""
+    return source == target or len(source) == 4 and source == (1,) * (4 - len(target)) + target
 
 
 def _count(shape: Sequence[int]) -> int:

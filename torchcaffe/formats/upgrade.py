@@ -12,15 +12,13 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Union
 
 from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import blobproto, files
+from torchcaffe.formats.files import PathLike
 from torchcaffe.proto import caffe_pb2, format_text, parse_text
 from torchcaffe.proto.types import V0_TYPES, V1_TYPE_NAMES
-
-PathLike = Union[str, "os.PathLike[str]"]
 
 _HERE = "upgrade_proto.cpp"
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 
 from torchcaffe.base.errors import CaffeError
+from torchcaffe.core import private_torch
 from torchcaffe.core.blob import Blob, canonical_axis
 from torchcaffe.core.layer import Layer, TorchLayer, layer
 from torchcaffe.ops.conv import product_in_place, warn_of_product_in_place
@@ -28,15 +30,18 @@ def _to_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return rounded, scale
 
 
-# What the weights of large inner products can be rounded to at test time, where reading them takes the time.
-PRECISIONS = {"bf16": _to_bfloat16, "int8": _to_int8}
+# At test time reading the weights of large inner products takes the time. Keys: context.ROUNDED.
+_ROUND: dict[str | None, Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]] = {
+    "bf16": _to_bfloat16,
+    "int8": _to_int8,
+}
 
 
 @layer(bottoms=1, tops=1)
 class InnerProduct(Layer):
     """y = x W' + b on everything behind `axis` as one vector; W is (outputs, inputs), or its mirror (`transpose`)."""
 
-    precision: str | None = None  # what forward keeps the weight in, one of PRECISIONS; None: as it is
+    precision: str | None = None  # what forward keeps the weight in, one of context.ROUNDED; None: as it is
     _reduced: tuple[torch.Tensor, torch.Tensor | None] | None = None
     _reduced_of: tuple[str | None, tuple[int, int, int] | None] = None, None
 
@@ -86,13 +91,12 @@ class InnerProduct(Layer):
         """x (N, inputs) times w (inputs, outputs), w rounded to `precision` and x to bfloat16."""
         stamp = self.precision, self.blobs[0].data_memory.stamp()
         if stamp[1] is None or stamp != self._reduced_of:
-            self._reduced, self._reduced_of = PRECISIONS[self.precision](w.t()), stamp
+            self._reduced, self._reduced_of = _ROUND[self.precision](w.t()), stamp
         rounded, scale = self._reduced
         if scale is None:
             return F.linear(x.bfloat16(), rounded).float()
         x = F.pad(x.bfloat16(), (0, rounded.shape[1] - self.inputs))
-        ones = torch.ones(len(rounded), dtype=torch.bfloat16)  # given to torch, the scales would be rounded, too
-        return torch._weight_int8pack_mm(x, rounded, ones).float().mul_(scale)
+        return private_torch.int8_product(x, rounded).float().mul_(scale)  # the kernel would round the scales, too
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         g = top[0].g.reshape(-1, self.p.num_output)

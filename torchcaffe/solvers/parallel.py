@@ -105,7 +105,7 @@ def join(solver: Solver) -> None:
 
 def average(solver: Solver) -> None:
     """The mean of all processes' gradients, in place. Parameters that don't learn are left alone."""
-    learning = [blob for blob, rate in zip(solver.net.learnable, solver._rates) if rate]
+    learning = [blob for blob, rate in zip(solver.net.learnable, solver.rates) if rate]
     small = [blob for blob in learning if blob.count < SMALL]
     with torch.no_grad():
         for blobs in [small, *([blob] for blob in learning if blob.count >= SMALL)]:

@@ -1,0 +1,58 @@
+"""PyTorch's private functions, and the plain operations that take their place where one is missing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import torchcaffe as caffe
+from torchcaffe.core import private_torch
+from torchcaffe.core.blob import Memory
+
+NET = """layer { name: "data" type: "DummyData" top: "data" top: "target" dummy_data_param {
+  shape { dim: 4 dim: 3 dim: 9 dim: 9 } shape { dim: 4 dim: 5 }
+  data_filler { type: "gaussian" } data_filler { type: "gaussian" } } }
+layer { name: "conv" type: "Convolution" bottom: "data" top: "conv"
+  convolution_param { num_output: 7 kernel_size: 3 weight_filler { type: "xavier" } } }
+layer { name: "relu" type: "ReLU" bottom: "conv" top: "conv" }
+layer { name: "ip" type: "InnerProduct" bottom: "conv" top: "ip" param { } param { lr_mult: 2 decay_mult: 0 }
+  inner_product_param { num_output: 5 weight_filler { type: "xavier" } } }
+layer { name: "loss" type: "EuclideanLoss" bottom: "ip" bottom: "target" top: "loss" }
+"""
+SOLVER = 'net: "net.prototxt" base_lr: 0.01 momentum: 0.9 weight_decay: 0.004 lr_policy: "fixed" random_seed: 3 '
+
+
+@pytest.mark.parametrize("more", ["", "iter_size: 3", "clip_gradients: 0.5"])
+def test_training_without_them_gives_the_same_bits(more, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.prototxt").write_text(NET)
+    (tmp_path / "solver.prototxt").write_text(SOLVER + more)
+    trained = []
+    for missing in ((), ("_fused_sgd", "_storage_use_count")):
+        for name in missing:
+            monkeypatch.setattr(private_torch, name, None)
+        solver = caffe.get_solver("solver.prototxt")
+        solver.step(20)
+        trained.append([blob.data.copy() for blobs in solver.net.params.values() for blob in blobs])
+        trained[-1] += [blob.diff.copy() for blobs in solver.net.params.values() for blob in blobs]
+    for fused, plain in zip(*trained):
+        np.testing.assert_array_equal(fused, plain)
+
+
+def test_int8_products_without_the_kernel(monkeypatch):
+    streams = torch.Generator().manual_seed(1)
+    x = torch.randn(4, 192, generator=streams).bfloat16()
+    weight = torch.randint(-127, 128, (10, 192), generator=streams, dtype=torch.int8)
+    fast = private_torch.int8_product(x, weight)
+    monkeypatch.setattr(private_torch, "_int8_kernel", None)
+    plain = private_torch.int8_product(x, weight)
+    assert plain.dtype == fast.dtype == torch.bfloat16
+    torch.testing.assert_close(plain, fast, rtol=2**-7, atol=0)
+
+
+def test_without_a_count_of_references_nothing_is_computed_in_place(monkeypatch):
+    memory = Memory(torch.zeros(3))
+    assert memory.owned()
+    monkeypatch.setattr("torchcaffe.core.blob._UNSHARED", None)
+    assert not memory.owned()
