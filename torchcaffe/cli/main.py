@@ -375,13 +375,14 @@ def device_query(flags: dict[str, Any]) -> int:
             ("Minor revision number", p.minor),
             ("Name", p.name),
             ("Total global memory", p.total_memory),
-            ("Total shared memory per block", p.shared_memory_per_block),
+            ("Total shared memory per block", getattr(p, "shared_memory_per_block", None)),
             ("Total registers per multiprocessor", p.regs_per_multiprocessor),
-            ("Warp size", p.warp_size),
+            ("Warp size", getattr(p, "warp_size", None)),
             ("Maximum threads per multiprocessor", p.max_threads_per_multi_processor),
             ("Number of multiprocessors", p.multi_processor_count),
         ):
-            log.info("common.cpp:186", f"{what + ':':<31}{value}")
+            if value is not None:  # PyTorch before 2.8 lacks two of them
+                log.info("common.cpp:186", f"{what + ':':<31}{value}")
     return 0
 
 

@@ -395,7 +395,7 @@ class Net:
 
     def _reshape_layer(self, node: Node) -> None:
         layer, bottoms, tops = node.layer, node.bottoms, node.tops
-        # (The tops' shapes, too: whoever has changed one gets it back, as BVLC reshapes before each forward.)
+        # The tops' shapes, too: BVLC reshapes before each forward, so a top that a user reshaped gets its shape back.
         if layer.reshape_always or [b.shape for b in (*bottoms, *tops)] != node.shapes:
             layer.reshape(bottoms, tops)
             node.shapes = [b.shape for b in (*bottoms, *tops)]
@@ -429,7 +429,7 @@ class Net:
                 if fed > end:
                     loss = forward.run(memories, lambda: self._forward_layers(start, end, fed))
                     return None if loss is None else loss.clone()  # the next pass overwrites it
-                fed += 1  # what layer `fed` has brought lies elsewhere now
+                fed += 1  # layer `fed` has brought its data, to another address
                 forward.forget()
         else:
             forward.forget()
@@ -479,8 +479,8 @@ class Net:
         """Run layers start down to end, those that need it."""
         if self._records(end, start) and self._recorded_forward.made:
             memories, read = self._memories("diff", params=True), self._memories("data", params=True)
-            # Gradients are written, or in further passes of an iteration added to what is there.
-            # (What is there may be another tensor's still, to be copied first.)
+            # The first pass of an iteration writes the gradients, further ones add to them (after a copy, where another
+            # tensor stands in).
             there = tuple((m.fresh, m.state()[1] is not None) for m in (blob.diff_memory for blob in self.learnable))
             backward = self._recorded_backward.setdefault(there, Recording(self._recorder))
             if backward.ready(self._recording_key(memories + read)):
@@ -532,19 +532,19 @@ class Net:
             node.layer.recorded = self._recordable
 
     def _records(self, first: int, last: int) -> bool:
-        """Whether a pass over these layers may be recorded: a whole one, with nobody to look on."""
+        """Whether a pass over these layers may be recorded: a whole one, without callbacks or debug_info."""
         callbacks = self._before_forward, self._after_forward, self._before_backward, self._after_backward
         whole = first == 0 and last == len(self.nodes) - 1
         return self._recordable and whole and not self.debug_info and not any(callbacks)
 
     def _memories(self, of: str, params: bool) -> list[Memory]:
-        """All blobs' memories of "data" or "diff"; `params`: the parameters', too."""
+        """The memories of all blobs' "data" or "diff"; with `params`, of the parameters, too."""
         field = of + "_memory"
         found = [getattr(blob, field) for blob in self._blob_list]
         return found + [getattr(b, field) for node in self.nodes for b in node.layer.blobs] if params else found
 
     def _recording_key(self, memories: list[Memory]) -> tuple:
-        """What must be as it was for a recording to hold: precision, shapes, and where arrays are that stay put."""
+        """All that a recording depends on: precision, shapes, and the addresses of fixed arrays."""
         return (context.precision, *(blob.shape for blob in self._blob_list), *(memory.place() for memory in memories))
 
     def _forward(self, start: int, end: int) -> float:
