@@ -27,8 +27,8 @@ def sgd(
 ) -> None:
     """buffer = momentum buffer + (gradient / scale + decay weight), weight -= buffer, all in place.
 
-    On a CPU the plain operations give the fused kernel's bits, but for the last elements of a tensor that do not fill a
-    vector register: there, and on a GPU, the kernel multiplies and adds with one rounding, so last places may differ."""
+    On a CPU the plain operations give the fused kernel's bits, except in a tensor's last elements, which do not fill a
+    vector register: there, and on a GPU, the kernel multiplies and adds with one rounding, which may change an ulp."""
     if _fused_sgd is not None:
         options: dict[str, Any] = {"lr": 1.0, "dampening": 0.0, "nesterov": False, "maximize": False}
         options |= {"weight_decay": decay, "momentum": momentum, "is_first_step": False, "grad_scale": scale}
