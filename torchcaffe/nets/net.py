@@ -563,7 +563,7 @@ class Net:
             if not 0 <= number < len(self.nodes):
                 raise CaffeError(f"{self.source}: layer number {number}: there are {len(self.nodes)} layers")
 
-    def _layer_index(self, name: str | None, default: int) -> int:
+    def _layer_index(self, name: str | None, default: int = 0) -> int:
         if name is None:
             return default
         if name not in self.layer_dict:
