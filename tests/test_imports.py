@@ -123,6 +123,47 @@ def test_no_circle():
         visit(module, ())
 
 
+# Private names of other projects' objects: of pycaffe's nets, named tuples, `os` and PyTorch.
+FOREIGN = {"_forward", "_replace", "_asdict", "_fields", "_exit", "_version", "_cdata", "_C"}
+
+
+def private_names(wing: str) -> tuple[set[str], set[tuple[str, str]]]:
+    """The private names that a wing defines (functions, classes, variables, attributes of self and cls, slots), and
+    those of other objects that it reads, each with its place."""
+    defined: set[str] = set()
+    read: set[tuple[str, str]] = set()
+    for module, path in modules().items():
+        if wing_of(module) != wing:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(), str(path))):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                defined.add(node.name)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                defined.add(node.id)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                defined.add(node.value)  # __slots__
+            elif isinstance(node, ast.Attribute):
+                own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+                if own and isinstance(node.ctx, ast.Store):
+                    defined.add(node.attr)
+                elif not own and node.attr.startswith("_") and not node.attr.startswith("__"):
+                    read.add((node.attr, f"{path.relative_to(ROOT)}:{node.lineno}"))
+    return defined, read
+
+
+@pytest.mark.parametrize("wing", sorted({wing_of(module) for module in modules()}))
+def test_private_names_stay_in_their_wing(wing):
+    defined, read = private_names(wing)
+    assert not sorted(f"{place}: {name}" for name, place in read if name not in defined | FOREIGN)
+
+
+@pytest.mark.parametrize("folder", ["tools", "data_prep"])
+def test_programs_hold_no_logic(folder):
+    for path in sorted((ROOT / folder).glob("*.py")):
+        code = [node for node in ast.parse(path.read_text()).body if not isinstance(node, (ast.Import, ast.ImportFrom))]
+        assert len(code) <= 1 and not any(isinstance(node, (ast.FunctionDef, ast.ClassDef)) for node in code), path
+
+
 @pytest.mark.parametrize("module", LIGHT)
 def test_without_torch(module):
     script = f"import sys, {module}; sys.exit('torch' in sys.modules)"

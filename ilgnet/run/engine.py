@@ -15,7 +15,6 @@ from torchcaffe.base import context
 from torchcaffe.base.errors import CaffeError
 
 ENGINES = ("torch", "bvlc")
-ROUNDED = ("bf16", "int8")  # what net.reduce_weights takes
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -47,7 +46,7 @@ def add_arguments(parser: Any, several: bool = False) -> None:
     if several:
         parser.add_argument(
             "--precision",
-            choices=(*context.PRECISIONS, *ROUNDED[1:]),
+            choices=(*context.PRECISIONS, *context.ROUNDED[1:]),
             default="fp32",
             help="on a GPU tf32 or bf16: of convolutions and inner products; scoring on a CPU bf16 or "
             "int8: of large inner products' weights. Strict fp32 (default), or faster",
@@ -61,11 +60,11 @@ def set_precision(args: Any, scoring: bool = False) -> str | None:
     if precision == "fp32" or torch and args.gpu is not None and precision in context.PRECISIONS:
         context.set_precision(precision)
         return None
-    if torch and args.gpu is None and scoring and precision in ROUNDED:
+    if torch and args.gpu is None and scoring and precision in context.ROUNDED:
         return precision
     raise CaffeError(
         f"--precision {precision}: torchcaffe takes {' and '.join(context.PRECISIONS[1:])} on a GPU "
-        f"(--gpu N), {' and '.join(ROUNDED)} for scoring on a CPU"
+        f"(--gpu N), {' and '.join(context.ROUNDED)} for scoring on a CPU"
     )
 
 

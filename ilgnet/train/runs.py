@@ -12,6 +12,7 @@ from typing import IO, Any
 from ilgnet.weights import surgery
 from torchcaffe.base.errors import CaffeError, Diverged
 from torchcaffe.formats import upgrade
+from torchcaffe.formats.blobproto import same_shape
 from torchcaffe.nets import plan
 from torchcaffe.proto import caffe_pb2
 from torchcaffe.solvers import snapshots as resume
@@ -76,7 +77,7 @@ def load_weights(net: Any, weights: str) -> int:
     for name in common:
         have = [tuple(b.shape) for b in source[name].blobs]
         want = [tuple(b.data.shape) for b in net.params[name]]
-        if len(have) != len(want) or not all(map(surgery.same_shape, have, want)):
+        if len(have) != len(want) or not all(map(same_shape, have, want)):
             raise CaffeError(
                 f"{weights}: layer '{name}': shapes {have} do not fit the net's {want}; "
                 "make fitting weights with ilgnet surgery"

@@ -182,7 +182,7 @@ def _fetch(url: str, partial: Path, max_bytes: int) -> None:
 
 def install(model: Published, source: Path, target: Path) -> None:
     """Copy the published file from `source` to `target`. CaffeError when it is another file."""
-    found = digest(source, "sha1")
+    found = files.digest(source, "sha1")
     if found != model.sha1:
         raise CaffeError(
             f"{source} is not the published {model.file}: sha1 {found}, not {model.sha1} "

@@ -14,6 +14,7 @@ import numpy as np
 from ilgnet.nets.folding import Fold, folds, merge_bn, statistics
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import caffemodel
+from torchcaffe.formats.blobproto import same_shape
 
 
 class Layer(NamedTuple):
@@ -60,11 +61,6 @@ class Report:
 
     def count(self, what: str) -> int:
         return sum(row.what == what for row in self.rows)
-
-
-def same_shape(source: tuple[int, ...], target: tuple[int, ...]) -> bool:
-    """Whether Caffe would copy: equal, or a legacy 4-axis shape (1, 1, N, K) for a target of fewer axes."""
-    return source == target or (len(source) == 4 and len(target) < 4 and source == (1,) * (4 - len(target)) + target)
 
 
 def transplant(net: Any, params: dict[str, list[np.ndarray]], source: list[Layer]) -> Report:

@@ -16,7 +16,8 @@ solver_count = 1
 solver_rank = 0
 multiprocess = False
 python_layers_allowed = False
-PRECISIONS = ("fp32", "tf32", "bf16")
+PRECISIONS = ("fp32", "tf32", "bf16")  # that convolutions and inner products compute in
+ROUNDED = ("bf16", "int8")  # what a net that scores may keep the weights of large inner products in
 precision = "fp32"
 
 

@@ -366,7 +366,8 @@ def device_query(flags: dict[str, Any]) -> int:
             ("Maximum threads per multiprocessor", p.max_threads_per_multi_processor),
             ("Number of multiprocessors", p.multi_processor_count),
         ):
-            log.info("common.cpp:186", f"{what + ':':<31}{value}")
+            if value is not None:  # PyTorch before 2.8 lacks two of them
+                log.info("common.cpp:186", f"{what + ':':<31}{value}")
     return 0
 
 

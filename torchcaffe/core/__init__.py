@@ -1,1 +1,1 @@
-"""What nets are made of: blobs and their memory, the layer contract, Python layers, precision."""
+"""Blob and its memory, layers, and the precision of their arithmetic."""

@@ -1,9 +1,9 @@
 """Blob: an N-dimensional array with data and diff, pycaffe's view of a tensor.
 
 Inside the engine a blob's data and diff are torch tensors (`.t`, `.g`) that layers rebind freely: an activation is
-adopted, not copied, in whatever memory format the layer made it (channels last, mostly). The first time somebody
-touches `.data` or `.diff` the tensor becomes one C-contiguous array, and stays that array: later results are copied
-into it, so that the views a user holds stay live, as in pycaffe. Blobs nobody touches cost nothing."""
+adopted, not copied, in the memory format that the layer gave it (mostly channels last). The first access to `.data` or
+`.diff` makes the tensor one C-contiguous array for good: later results are copied into it, so that the views that a
+user holds stay live, as in pycaffe. A blob that nobody accesses costs nothing."""
 
 from __future__ import annotations
 
@@ -20,25 +20,23 @@ import torch
 from torchcaffe.base import context
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.base.malloc import check_fits
+from torchcaffe.core import private_torch
 from torchcaffe.formats import files
-
-# BVLC keeps sizes in an int; a larger blob aborts there.
-MAX_COUNT = (1 << 31) - 1
-MAX_AXES = 32
+from torchcaffe.formats.blobproto import MAX_AXES, MAX_COUNT
 
 _serials = itertools.count()
 _memory = SimpleNamespace(tensor=torch.empty(1))
-# What getrefcount says of an object that nobody but its Memory refers to, and torch of the storage of such a tensor.
+# What getrefcount returns for an object that only its Memory refers to, and PyTorch for the storage of such a tensor.
 _UNHELD = sys.getrefcount(_memory.tensor)
-_UNSHARED = torch._C._storage_Use_Count(_memory.tensor.untyped_storage()._cdata)
+_UNSHARED = private_torch.storage_users(_memory.tensor)
 
 
 class Memory:
-    """What SyncedMemory is in Caffe: one array, possibly shared by several blobs (Split, Reshape, shared weights).
+    """Caffe's SyncedMemory: one array, possibly shared by several blobs (Split, Reshape, shared weights).
 
-    tensor: the values on the compute device, None as long as they are all zero.
-    host: the NumPy array handed to the user, None as long as nobody asked.
-    own: the tensor stays the same for life (parameters), so that values are always copied into it.
+    tensor: the values on the compute device, None as long as all are zero.
+    host: the NumPy array given to the user, None until the first access.
+    own: the tensor is the same for life (parameters), so that values are always copied into it.
     fresh: the values count as zero and may be overwritten without reading them (parameter diffs after a clear)."""
 
     __slots__ = ("tensor", "host", "own", "fresh", "_host_newer", "_device_newer", "_stand_in", "_serial", "_changes")
@@ -50,7 +48,7 @@ class Memory:
         self.fresh = False
         self._host_newer = False  # on a GPU: the user may have written to `host`
         self._device_newer = False  # on a GPU: `host` is older than `tensor`
-        self._stand_in: torch.Tensor | None = None  # the values are this tensor's, to be copied when asked for
+        self._stand_in: torch.Tensor | None = None  # holds the values, to be copied when they are read
         self._serial = next(_serials)
         self._changes = 0
 
@@ -64,10 +62,10 @@ class Memory:
             return self._resized(tensor, shape, device)
         elif self.fresh:
             tensor.zero_()
-            self._written()
+            self.written()
         elif self._stand_in is not None:
             tensor.copy_(self._stand_in)
-            self._written()
+            self.written()
         elif self._host_newer:
             self.upload()
         self.fresh = self._host_newer = False
@@ -75,8 +73,8 @@ class Memory:
         return shaped(tensor, shape)
 
     def _resized(self, tensor: torch.Tensor, shape: tuple[int, ...], device: str) -> torch.Tensor:
-        """A smaller blob keeps its first values. Where somebody has looked, a blob as large as it once was has its
-        values back, and views stay live all along, as Caffe keeps the memory; beyond that it is zero."""
+        """Change the size. A smaller blob keeps its first values. If the array was exposed, views stay live and growing
+        back restores the old values, as Caffe keeps the memory; otherwise a larger blob is zero."""
         whole, count = self.get(tuple(tensor.shape), device), math.prod(shape)
         seen = self.host is not None and whole.device.type == "cpu"
         self._drop_host()
@@ -104,15 +102,15 @@ class Memory:
         else:
             if self.tensor is not tensor:
                 self.tensor.view(tensor.shape).copy_(tensor)
-            self._written()
+            self.written()
 
     def touch(self, shape: tuple[int, ...], device: str) -> np.ndarray:
-        """The live C-contiguous array of the values, which stays the same array until it has to grow
-        (on a GPU, until the size changes)."""
+        """The live C-contiguous array of the values, the same one until it has to grow (on a GPU: until the size
+        changes)."""
         tensor = self.get(shape, device)
         self._changes += 1
         if self.host is None:
-            # A copy of its own, as the tensor may be another blob's too (a gradient passed through).
+            # A copy, as the tensor may be another blob's, too (a gradient passed through).
             if not self.own:
                 tensor = self.tensor = tensor.detach().clone(memory_format=torch.contiguous_format).reshape(shape)
             self.host = tensor.cpu().numpy()
@@ -123,9 +121,9 @@ class Memory:
         return self.host if self.host.shape == shape else self.host.reshape(shape)
 
     def stamp(self) -> tuple[int, int, int] | None:
-        """Equal stamps mean equal values, so what was made of them still holds.
+        """A stamp that changes with the values, so that what was computed from them can be cached.
 
-        None while a user holds the array, or a view of it: writing to it leaves no trace."""
+        None while a user holds the array or a view of it, since writes to it leave no trace."""
         if self.tensor is None or self._held():
             return None
         return self._serial, self._changes, self.tensor._version
@@ -135,43 +133,43 @@ class Memory:
         return self.host is not None and sys.getrefcount(self.host) > _UNHELD
 
     def owned(self) -> bool:
-        """Whether nobody but this memory has the tensor, or a part of it, so that what is to replace it may be computed
-        in its place. For whoever asks: don't hold it in a variable."""
+        """Whether nothing else refers to the tensor or its storage, so that its successor may be computed in place.
+        The caller must not hold it in a variable."""
         return (
             self.host is None
             and self.tensor is not None
             and self.tensor.device.type == "cpu"
             and sys.getrefcount(self.tensor) == _UNHELD
-            and torch._C._storage_Use_Count(self.tensor.untyped_storage()._cdata) == _UNSHARED
+            and _UNSHARED is not None
+            and private_torch.storage_users(self.tensor) == _UNSHARED
         )
 
     def stand_in(self, tensor: torch.Tensor) -> None:
-        """Have the values of this tensor, without copying it unless somebody asks before the next write, or holds the
-        array and sees it."""
+        """Take the values of this tensor. They are copied only if somebody reads them before the next write, or holds
+        the array."""
         self._stand_in = tensor
         self._changes += 1
         self._show()
 
     def clear(self) -> None:
-        """Count as zero, without writing unless somebody holds the array, which may also be where the next values are
-        put."""
+        """Set the values to zero, without writing unless somebody holds the array."""
         self.fresh, self._stand_in = True, None
         self._changes += 1
         self._show()
 
     def _show(self) -> None:
-        """Let a held array have the values that the memory counts as having. (A GPU's is only right when touched.)"""
+        """Write the values into an array that is held. (A GPU's is only synchronised when accessed.)"""
         if self.tensor is not None and self._held() and self.tensor.device.type == "cpu":
             self.get(tuple(self.tensor.shape), "cpu")
 
-    def pin(self, tensor: torch.Tensor) -> None:
-        """Make this contiguous tensor the array for life (parameters): no copy on the first touch."""
-        self.tensor, self.own = tensor, True
-        if tensor.device.type == "cpu" and self.host is None:
-            self.host = tensor.numpy()
+    def pin(self) -> None:
+        """Make the contiguous tensor the array for life (parameters): the first access copies nothing."""
+        self.own = True
+        if self.tensor is not None and self.tensor.device.type == "cpu" and self.host is None:
+            self.host = self.tensor.numpy()
 
     def upload(self) -> None:
-        """On a GPU: bring there what the user may have written to `host`."""
+        """On a GPU: copy to the device what the user may have written to `host`."""
         if self.tensor is not None and self._host_newer and not self.fresh and self._stand_in is None:
             self.tensor.copy_(torch.from_numpy(self.host).view(self.tensor.shape))
             self._host_newer = False
@@ -202,10 +200,10 @@ class Memory:
         if not self.own and self.host is None:
             self.tensor = state[1]  # an eager pass may have adopted another one since
         _, _, self.fresh, self._stand_in = state
-        self._written()
+        self.written()
 
-    def _written(self) -> None:
-        """After every write into the tensor, since not all of torch's ways to write count up its version."""
+    def written(self) -> None:
+        """Must be called after every write into the tensor: not all of PyTorch's writes increase its version."""
         self._changes += 1
         if self.host is not None and self.tensor is not None and self.tensor.device.type != "cpu":
             self._device_newer, self._host_newer = True, False
@@ -216,7 +214,7 @@ class Memory:
 
 
 def shaped(tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """tensor.reshape(shape), which leaves alone what has the shape: a view would share its storage (see `owned`)."""
+    """tensor.reshape(shape), or the tensor itself if it has the shape: a view would share its storage (see `owned`)."""
     return tensor if tensor.shape == tuple(shape) else tensor.reshape(shape)
 
 
@@ -236,12 +234,12 @@ class Blob:
 
     @property
     def data(self) -> np.ndarray:
-        """Live float32 view of the values; on a GPU it is synchronised when touched."""
+        """Live float32 view of the values; on a GPU it is synchronised when accessed."""
         return self.data_memory.touch(self._shape, self.device)
 
     @property
     def diff(self) -> np.ndarray:
-        """Live float32 view of the gradient; on a GPU it is synchronised when touched."""
+        """Live float32 view of the gradient; on a GPU it is synchronised when accessed."""
         return self.diff_memory.touch(self._shape, self.device)
 
     @property
@@ -263,8 +261,8 @@ class Blob:
     width = property(lambda self: self._legacy(3), doc="size of axis 3 (1 if there is none)")
 
     def reshape(self, *shape: int | Sequence[int]) -> None:
-        """Change the shape. The values stay, of a smaller blob the first ones, as in BVLC. A larger blob's are
-        zero, but where somebody has looked and it has been as large before: then it has those back."""
+        """Change the shape. The values stay; a smaller blob keeps the first ones, as in BVLC. A larger blob is zero,
+        unless the array was exposed and was as large before: growing back restores the old values."""
         sizes: Sequence[Any] = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
         if tuple(sizes) == self._shape and self._count:
             return
@@ -326,32 +324,33 @@ class Blob:
 
 
 class Parameter(Blob):
-    """A blob of learned values: one contiguous array for data and one for diff, the same for life, never rebound.
+    """A blob of learned values: one contiguous array for data and one for diff, the same for life.
 
-    `set`ting writes into the array; gradients are accumulated, as Caffe does until ClearParamDiffs."""
+    Assignments write into the array; gradients are accumulated, as in Caffe until ClearParamDiffs."""
 
     def __init__(self, *shape: int | Sequence[int], device: str | None = None):
         super().__init__(*shape, device=device)
         if not shape:
             self.reshape(())
-        self.data_memory.pin(torch.zeros(self._shape, device=self.device))
+        self.data_memory.tensor = torch.zeros(self._shape, device=self.device)
+        self.data_memory.pin()
         self.diff_memory.fresh = True
 
     def grad_buffer(self) -> torch.Tensor:
-        """The diff's array, allocated on first use, whatever it holds (see `fresh`)."""
+        """The diff's array, allocated on first use. If the diff is `fresh`, its values mean nothing."""
         memory = self.diff_memory
         tensor = memory.tensor
         if tensor is None:
-            tensor = torch.zeros(self._shape, device=self.device)
+            tensor = memory.tensor = torch.zeros(self._shape, device=self.device)
             memory.fresh = True
         elif tensor.numel() != self._count:
             tensor = memory.get(self._shape, self.device)
         if not memory.own:
-            memory.pin(tensor)
+            memory.pin()
         return tensor.view(self._shape)
 
     def accumulate(self, gradient: torch.Tensor) -> None:
-        """Add to the diff; overwrite it where it was cleared."""
+        """Add to the diff; overwrite it if it was cleared."""
         buffer = self.grad_buffer()
         memory = self.diff_memory
         if memory.fresh:
@@ -360,7 +359,7 @@ class Parameter(Blob):
             self.g.add_(gradient)
         memory.fresh = False
         memory._stand_in = None
-        memory._written()
+        memory.written()
 
     def accumulate_product(self, left: torch.Tensor, right: torch.Tensor) -> None:
         """Add the matrix product to the diff, without a temporary of its size."""
@@ -373,7 +372,7 @@ class Parameter(Blob):
             self.g.view(matrix).addmm_(left, right)
         memory.fresh = False
         memory._stand_in = None
-        memory._written()
+        memory.written()
 
     def clear_diff(self) -> None:
         """Make the diff zero."""
@@ -388,7 +387,7 @@ class Parameter(Blob):
             array[start : start + piece.size] = piece
         if not on_cpu:
             tensor.copy_(torch.from_numpy(array).view(self._shape))
-        self.data_memory._written()
+        self.data_memory.written()
 
 
 class BlobVec(list):
@@ -409,8 +408,3 @@ def canonical_axis(axis: int, axes: int, field: str = "axis") -> int:
     if not -axes <= axis < axes:
         raise CaffeError(f"{field} {axis} is out of range for a blob of {axes} axes")
     return axis + axes if axis < 0 else axis
-
-
-def shape_text(shape: Sequence[int]) -> str:
-    """A shape as BVLC logs it: `48 3 224 224 (7225344)`."""
-    return "".join(f"{s} " for s in shape) + f"({math.prod(shape)})"

@@ -1,4 +1,4 @@
-"""Layer: what the engine asks of a layer, the registry of types, and TorchLayer for types that one function defines.
+"""Layer: the interface of a layer, the registry of types, and TorchLayer for types that one function defines.
 
 To add a layer type, write one class in a file of torchcaffe/ops with @layer above it; nothing else changes."""
 
@@ -32,8 +32,8 @@ def layer(
 ) -> Callable[[LayerClass], LayerClass]:
     """Register a layer class under its name, which is Caffe's type name.
 
-    bottoms, tops: how many blobs it takes: n, (least, most), or None for any.
-    param: the field of LayerParameter that `self.p` is, where it isn't the one of message type <Name>Parameter."""
+    bottoms, tops: the number of blobs it takes: n, (least, most), or None for any.
+    param: the field of LayerParameter that is `self.p`, if its message type isn't <Name>Parameter."""
 
     def register(cls: LayerClass) -> LayerClass:
         type_name = name or cls.__name__
@@ -53,7 +53,7 @@ def layer(
 
 
 class Layer(python_layer.Layer):
-    """One layer of a net as the engine has it. Subclasses implement setup, reshape, forward and backward.
+    """One layer of a net. Subclasses implement setup, reshape, forward and backward.
 
     Attributes: `p` the type's own parameter message, `layer_param` the whole one, `phase`, `blobs` the parameters,
     `param_propagate_down[i]` whether parameter i wants its gradient."""
@@ -65,8 +65,8 @@ class Layer(python_layer.Layer):
     auto_top = False  # missing tops are made (losses)
     is_loss = False  # top 0 has loss_weight 1 where none is given
     param_field: str | None = None
-    p: Any  # the message at layer_param's `param_field`: another type of message in each layer type; None without one
-    # Which bottoms force_backward may reach (labels have no gradient); an int lists the ones it may not.
+    p: Any  # the message in `param_field` of layer_param (its type differs by layer type); None without a field
+    # The bottoms that force_backward must not reach (labels have no gradient).
     no_force_backward: Sequence[int] = ()
     # Backward only reads and writes its own bottoms' values through `bottom.t`, so the layer may work in place.
     allows_in_place = True
@@ -74,15 +74,15 @@ class Layer(python_layer.Layer):
     blob_count: int | None = None
     # The parameters that its forward changes in training (running statistics).
     written_by_forward: Sequence[int] = ()
-    # A pass may be recorded on a GPU and replayed without the layer being asked (see recording.py). False for layers
-    # whose forward or backward does anything on the host that differs from pass to pass, or reads from the device.
+    # A pass may be recorded on a GPU and replayed without calling the layer (see recording.py). False for layers whose
+    # forward or backward does anything on the host that differs from pass to pass, or reads from the device.
     recordable = True
-    waited = 0.0  # seconds that passes have waited for what feed() brings
-    # The net's passes are recorded: what feed() brings stays in one place, and nothing is kept for the next pass.
+    waited = 0.0  # seconds that passes have waited for feed()
+    # The net's passes are recorded: feed() writes to the same memory each time, and nothing is kept for the next pass.
     recorded = False
-    # Its shapes or values come from outside the bottoms, so reshape must run before every forward.
+    # Its shapes depend on more than the bottoms' shapes, so reshape must run before every forward.
     reshape_always = False
-    # Backward uses what forward kept in the layer itself, not in the blobs.
+    # Backward uses tensors that forward kept in the layer itself, not in the blobs.
     keeps_for_backward = True
 
     def __init__(self, layer_param: caffe_pb2.LayerParameter, device: str | None = None):
@@ -97,17 +97,17 @@ class Layer(python_layer.Layer):
     @property
     def own_blobs(self) -> list[Parameter]:
         """The parameters it computes with. As in BVLC, those that a program appends later (BlobVec.add_blob) are saved
-        and loaded but change nothing: bias_term alone says whether there is a bias, say."""
+        and loaded but change nothing: bias_term alone decides whether there is a bias, for example."""
         return self.blobs[: self.blob_count]
 
-    # -- going on exactly where a snapshot was taken -----------------------------------------------------------------
+    # -- exact resume ------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, np.ndarray]:
-        """What a run that goes on needs of this layer beside its blobs, by name (no "/" in it)."""
+        """The arrays beside the blobs with which a resumed run continues exactly, by name (without "/")."""
         return {}
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
-        """Go to where `state()` was taken."""
+        """Restore what `state()` returned."""
 
     # -- the contract ------------------------------------------------------------------------------------------------
 
@@ -116,26 +116,26 @@ class Layer(python_layer.Layer):
         raise CaffeError(f"layer type {self.type} has no forward")
 
     def feed(self, top: list[Blob]) -> bool:
-        """Before each forward, which a recording replays without the host: bring what comes from the host (records,
-        random numbers) to the device. Returns whether it lies where the last pass's did, in the same shapes."""
+        """Bring what comes from the host (records, random numbers) to the device. Called before each forward, which a
+        recording replays without the host. Returns whether addresses and shapes are those of the last pass."""
         return True
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
-        """From the tops' diffs: overwrite the bottoms' diffs, add to the parameters' diffs."""
+        """From the tops' diffs, overwrite the bottoms' diffs and add to the parameters' diffs."""
         if any(propagate_down):
             raise CaffeError(f"layer type {self.type} cannot backpropagate")
 
     def scaling(self) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """(factor, shift), a value a channel each, where all the layer does is x * factor + shift; else None."""
+        """(factor, shift), each a value per channel, if the layer computes x * factor + shift; else None."""
         return None
 
     def fuses(self, following: Sequence[Layer]) -> int:
-        """How many of the layers that come next, and work in place on this one's only top, forward_fused can do."""
+        """The number of following layers, all in place on this layer's only top, that forward_fused can compute."""
         return 0
 
     def forward_fused(self, following: Sequence[Layer], bottom: list[Blob], top: list[Blob]) -> None:
-        """Compute the top's data as after the layers that follow."""
-        raise CaffeError(f"layer type {self.type} does no other layer's work")
+        """Compute the top's data as the following layers would leave it."""
+        raise CaffeError(f"layer type {self.type} has no forward_fused")
 
     # -- help for subclasses -----------------------------------------------------------------------------------------
 
@@ -148,8 +148,8 @@ class Layer(python_layer.Layer):
         return blob
 
     def check_given_blobs(self, *shapes: Sequence[int], exact: bool = False) -> None:
-        """Raise CaffeError unless the blobs that the prototxt itself gives are as many as `shapes`, and of those
-        shapes (`exact`), or at least of those sizes: old files have four axes throughout."""
+        """Raise CaffeError unless the prototxt itself gives a blob for each of `shapes`, of that shape (`exact`) or at
+        least of that size: old files have four axes throughout."""
         if len(self.blobs) != len(shapes):
             raise CaffeError(f"blobs: {len(self.blobs)} given, the layer has {len(shapes)}")
         for index, (blob, shape) in enumerate(zip(self.blobs, shapes)):
@@ -157,18 +157,18 @@ class Layer(python_layer.Layer):
                 raise CaffeError(f"blobs: blob {index} has shape {blob.shape}, {tuple(shape)} expected")
 
     def check_in_place(self, bottom: Blob, top: Blob, shape: Sequence[int]) -> None:
-        """In place a top takes its bottom's shape along, so a new one would be the bottom's at the next pass: BVLC
-        works on what is left in memory there, here it is an error."""
+        """Raise CaffeError if an in-place layer would change the shape, which would be the bottom's in the next pass.
+        (BVLC then computes on whatever is in memory.)"""
         if bottom is top and tuple(shape) != bottom.shape:
             raise CaffeError(f"in place the top's shape {tuple(shape)} must be the bottom's {bottom.shape}")
 
     def check_same_count(self, bottom: list[Blob]) -> None:
-        """Losses that compare element by element need bottoms of one size."""
+        """Raise CaffeError unless bottoms 0 and 1, compared element by element, have one size."""
         if bottom[0].count != bottom[1].count:
             raise CaffeError(f"bottoms 0 and 1 differ in size: {bottom[0].shape} and {bottom[1].shape}")
 
     def hold(self, old: torch.Tensor | None, new: torch.Tensor) -> torch.Tensor:
-        """`new`, for feed(): in the place of `old`, what it brought before, where that must stay and can."""
+        """For feed(): return `new`, copied into `old`, the tensor of the last pass, if passes are recorded."""
         if not self.recorded:
             return new
         if old is None or old.shape != new.shape or old.dtype != new.dtype:
@@ -176,17 +176,17 @@ class Layer(python_layer.Layer):
         return old.copy_(new)
 
     def close(self) -> None:
-        """Let go of threads and files (data layers)."""
+        """Stop threads and close files (data layers)."""
 
 
 def to_device(values: np.ndarray, device: str) -> torch.Tensor:
-    """An array as a tensor on the device; to a GPU by way of page-locked memory, without waiting for it."""
+    """An array as a tensor on the device. A GPU copies it from page-locked memory in the background."""
     tensor = torch.from_numpy(values)
     return tensor if device == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def check_counts(cls: type[Layer], param: caffe_pb2.LayerParameter, bottoms: int, tops: int) -> None:
-    """Raise CaffeError where a layer has a wrong number of bottoms or tops, as BVLC's CheckBlobCounts."""
+    """Raise CaffeError if a layer has a wrong number of bottoms or tops, as BVLC's CheckBlobCounts."""
     for kind, given, count in (("bottom", bottoms, cls.bottom_count), ("top", tops, cls.top_count)):
         if count is None:
             continue
@@ -199,18 +199,18 @@ def check_counts(cls: type[Layer], param: caffe_pb2.LayerParameter, bottoms: int
 
 
 class TorchLayer(Layer):
-    """A layer that `compute` defines: a pure function of the bottoms' and parameters' tensors to the top tensor(s).
+    """A layer defined by `compute`, a pure function from the bottoms' and parameters' tensors to the top tensor(s).
 
     The gradient is its vector-Jacobian product, recomputed in backward, so that backward(start, end) on edited data
-    gives what BVLC gives. Hot types override forward and backward; a test holds each override to its compute."""
+    gives what BVLC gives. Hot types override forward and backward; a test compares each override with its compute."""
 
-    _input: torch.Tensor | None = None  # in place: the first bottom as it was before the top took its blob
+    _input: torch.Tensor | None = None  # in place: the first bottom before the top overwrote it
 
     def compute(self, *tensors: torch.Tensor) -> torch.Tensor | Sequence[torch.Tensor]:
         raise CaffeError(f"layer type {self.type} has no compute")
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
-        """Default: run `compute` on tensors without storage."""
+        """Run `compute` on tensors without storage."""
         tensors = [torch.empty(b.shape, device="meta") for b in (*bottom, *self.own_blobs)]
         for blob, shaped in zip(top, _as_tuple(self.compute(*tensors))):
             blob.reshape(*shaped.shape)
@@ -224,7 +224,7 @@ class TorchLayer(Layer):
         """The bottoms' tensors; in place, the first is also kept for backward."""
         tensors = [b.t for b in bottom]
         if bottom and top and bottom[0] is top[0]:
-            # Rebinding the top leaves this tensor as it is, unless a user's view pins it to its place.
+            # Rebinding the top leaves this tensor as it is, unless a user's view fixes its address.
             self._input = tensors[0].clone() if bottom[0].data_memory.host is not None else tensors[0]
             tensors[0] = self._input
         return tensors
@@ -243,7 +243,7 @@ class TorchLayer(Layer):
         wanted = [*propagate_down, *self.param_propagate_down[: len(blobs)]]
         inputs = [t.detach() for t in (*self.saved_inputs(bottom, top), *(b.t for b in blobs))]
         gradients = self.vjp(inputs, [b.g for b in top], wanted)
-        # In place bottom 0's diff is the top's, which the other gradients may be views of: so it comes last.
+        # In place, bottom 0's diff is the top's, and the other gradients may be views of it: so it comes last.
         for blob, gradient in zip(blobs, gradients[len(bottom) :]):
             if gradient is not None:
                 blob.accumulate(gradient)
@@ -260,23 +260,14 @@ class TorchLayer(Layer):
         with torch.enable_grad():
             leaves = [t.requires_grad_() if w else t for t, w in zip(inputs, wanted)]
             outputs = _as_tuple(self.compute(*leaves))
-            pairs = [(o, g) for o, g in zip(outputs, top_diffs) if o.requires_grad]
-            found = (
-                torch.autograd.grad(
-                    [o for o, _ in pairs],
-                    [t for t, w in zip(leaves, wanted) if w],
-                    [g.reshape(o.shape) for o, g in pairs],
-                    allow_unused=True,
-                )
-                if pairs
-                else [None] * sum(wanted)
-            )
-        found = iter(found)
-        result: list[torch.Tensor | None] = []
-        for tensor, want in zip(inputs, wanted):
-            gradient = next(found) if want else None
-            result.append(torch.zeros_like(tensor) if want and gradient is None else gradient)
-        return result
+        pairs = [(o, g.reshape(o.shape)) for o, g in zip(outputs, top_diffs) if o.requires_grad]
+        learning = [t for t, w in zip(leaves, wanted) if w]
+        if pairs:
+            outputs, diffs = zip(*pairs)
+            found = iter(torch.autograd.grad(outputs, learning, diffs, materialize_grads=True))
+        else:
+            found = map(torch.zeros_like, learning)
+        return [next(found) if w else None for w in wanted]
 
 
 def _as_tuple(value: torch.Tensor | Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:

@@ -1,6 +1,6 @@
-"""The arithmetic of convolutions and inner products: strict float32, or less exact and faster.
+"""The arithmetic of convolutions and inner products: strict float32, or faster and less exact.
 
-Everything else, the weights and what blobs hold stay float32 at every precision."""
+Weights, blobs and all other operations are float32 at every precision."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _cast(values: Any, source: torch.dtype, target: torch.dtype) -> Any:
 
 
 class _Bf16(TorchDispatchMode):
-    """Products take bfloat16 values, and round what they give to it; sums over many terms stay float32."""
+    """Run products on bfloat16 values, with bfloat16 results; their sums are float32."""
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -48,7 +48,7 @@ class _Bf16(TorchDispatchMode):
 
 
 def applied(method: Callable) -> Callable:
-    """The method, with context.precision in force."""
+    """Decorate a method to compute in context.precision."""
 
     @functools.wraps(method)
     def inner(*args: Any, **kwargs: Any) -> Any:

@@ -1,6 +1,6 @@
-"""caffe.Layer: what users' Python layers subclass, and what every layer of a net is to pycaffe.
+"""caffe.Layer: the base class of users' Python layers, and the type of every layer of a net in pycaffe.
 
-It has `type` and `blobs`, and a user's own attributes may have any other name: hence none of the engine's in here."""
+It has `type` and `blobs` only, since users may give their own attributes any other name."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torchcaffe.proto import caffe_pb2
 
 
 class Layer:
-    """A layer of a net. A Python layer has setup, reshape, forward and backward, each of (bottom, top) but for
-    backward(top, propagate_down, bottom), and finds its `param_str` and `phase` from setup on."""
+    """A layer of a net. A Python layer defines setup, reshape and forward, each of (bottom, top), and
+    backward(top, propagate_down, bottom). `param_str` and `phase` are set before setup."""
 
     phase: int
     param_str: str
@@ -35,15 +35,15 @@ class Layer:
         return self._caffe_blobs
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
-        """Once, before the first reshape: read the parameters, add the blobs and fill them."""
+        """Read the parameters, add the blobs and fill them. Called once, before the first reshape."""
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
-        """Give the tops their shapes; called before a forward whenever a bottom's shape has changed."""
+        """Set the tops' shapes. Called before a forward whenever a bottom's shape has changed."""
         raise CaffeError(f"layer type {self.type} has no reshape")
 
 
 def given_blobs(layer_param: caffe_pb2.LayerParameter, device: str) -> BlobVec:
-    """The blobs that a prototxt itself gives: then no filler draws."""
+    """The blobs that a prototxt itself holds; fillers draw nothing for these."""
     return BlobVec(_given_blob(stored, index, device) for index, stored in enumerate(layer_param.blobs))
 
 

@@ -12,7 +12,7 @@ from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.data import pictures
 from torchcaffe.formats import wire
-from torchcaffe.formats.blobproto import read_blobproto
+from torchcaffe.formats.blobproto import read_blobproto, shape_text
 from torchcaffe.proto import caffe_pb2
 from torchcaffe.random.rng import Rng
 
@@ -54,7 +54,7 @@ class DataTransformer:
             log.info("data_transformer.cpp:25", f"Loading mean file from: {param.mean_file}")
             mean = read_blobproto(param.mean_file)
             if mean.ndim > 4 or mean.size == 0:
-                raise CaffeError(f"{param.mean_file}: a mean must have C x H x W values, not {_sizes(mean.shape)}")
+                raise CaffeError(f"{param.mean_file}: a mean must have C x H x W values, not {shape_text(mean.shape)}")
             mean = mean.reshape((1,) * (4 - mean.ndim) + mean.shape)[0]
             self._mean = np.ascontiguousarray(mean, np.float32)
             self._mirrored_mean = np.ascontiguousarray(mean[:, :, ::-1])
@@ -90,7 +90,7 @@ class DataTransformer:
         if not isinstance(item, np.ndarray):
             return datum_image(item, self.param.force_color, self.param.force_gray)
         if item.ndim != 3:
-            raise CaffeError(f"an image must have C x H x W values, not {_sizes(item.shape)}")
+            raise CaffeError(f"an image must have C x H x W values, not {shape_text(item.shape)}")
         return item if item.dtype == np.uint8 else item.astype(np.float32, copy=False)
 
     def infer_shape(self, item: Any) -> tuple[int, int, int]:
@@ -103,11 +103,11 @@ class DataTransformer:
         channels, height, width = image.shape
         crop = self.param.crop_size
         if channels == 0 or min(height, width) < max(crop, 1):
-            raise CaffeError(f"transform_param: crop_size {crop} does not fit an image of {_sizes(image.shape)}")
+            raise CaffeError(f"transform_param: crop_size {crop} does not fit an image of {shape_text(image.shape)}")
         if self._mean is not None and self._mean.shape != image.shape:
             raise CaffeError(
-                f"transform_param: the mean in {self.param.mean_file} is {_sizes(self._mean.shape)}, "
-                f"an image is {_sizes(image.shape)}"
+                f"transform_param: the mean in {self.param.mean_file} is {shape_text(self._mean.shape)}, "
+                f"an image is {shape_text(image.shape)}"
             )
         if len(self._mean_values) not in (0, 1, channels):
             raise CaffeError(
@@ -178,7 +178,7 @@ class DataTransformer:
         if len(shapes) > 1 or (out is not None and shapes != {out.shape[1:]}):
             expected = out.shape[1:] if out is not None else self.infer_shape(images[0])
             wrong = next(self.infer_shape(image) for image in images if self.infer_shape(image) != expected)
-            raise CaffeError(f"an image becomes {_sizes(wrong)} in a batch of {_sizes(expected)}")
+            raise CaffeError(f"an image becomes {shape_text(wrong)} in a batch of {shape_text(expected)}")
         if out is None:
             out = np.empty((len(images),) + shapes.pop(), np.float32)
         for _ in (map if pool is None else pool.map)(self.apply, images, placements, out):
@@ -245,7 +245,7 @@ def datum_image(datum: Any, force_color: bool = False, force_gray: bool = False)
     data = datum.data
     image = np.frombuffer(data, np.uint8) if data else np.array(datum.float_data, np.float32)
     if min(shape) < 0 or image.size != shape[0] * shape[1] * shape[2]:
-        raise CaffeError(f"datum: {image.size} values where channels, height, width say {_sizes(shape)}")
+        raise CaffeError(f"datum: {image.size} values where channels, height, width say {shape_text(shape)}")
     return image.reshape(shape)
 
 
@@ -268,7 +268,3 @@ def _mirrored(image: np.ndarray) -> np.ndarray:
 
     flat = np.ascontiguousarray(image).reshape(-1, image.shape[2])
     return cv2.flip(flat, 1).reshape(image.shape)
-
-
-def _sizes(shape: Sequence[int] | tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))

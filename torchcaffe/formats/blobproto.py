@@ -61,9 +61,19 @@ def read_blob(buffer: Any, start: int, end: int) -> tuple[np.ndarray, np.ndarray
     diff = _join(floats[_DOUBLE_DIFF]) if any(map(len, floats[_DOUBLE_DIFF])) else _join(floats[_DIFF])
     for name, array in (("data", data), ("diff", diff)):
         if len(array) != count and (name == "data" or len(array)):
-            shown = " x ".join(map(str, shape)) or "one value"
-            raise WireError(f"{name} holds {len(array)} values, its shape ({shown}) needs {count}")
+            raise WireError(f"{name} holds {len(array)} values, its shape ({shape_text(shape)}) needs {count}")
     return data.reshape(shape), diff.reshape(shape) if len(diff) else None
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """A shape in an error: "3 x 256 x 256"."""
+    return " x ".join(map(str, shape)) or "one value"
+
+
+def same_shape(source: tuple[int, ...], target: tuple[int, ...]) -> bool:
+    """Whether Caffe copies a stored blob: equal shapes, or a legacy shape (num, channels, height, width) equal to the
+    target's with ones in front, as Blob::ShapeEquals."""
+    return source == target or len(source) == 4 and source == (1,) * (4 - len(target)) + target
 
 
 def _count(shape: Sequence[int]) -> int:

@@ -1,1 +1,1 @@
-"""Passes that are recorded as CUDA graphs and replayed."""
+"""Recorded passes: CUDA graphs that replay a net's work."""

@@ -1,10 +1,10 @@
-"""Work on a GPU that is launched as a whole: recorded as a CUDA graph once, and replayed from then on.
+"""GPU work that is recorded as a CUDA graph once and then launched as a whole.
 
-A pass over a net is hundreds of small kernels; launching each from Python takes longer than most of them run. A
-recording launches them all at once, on the memory that they used when it was made. So what a net needs of the host
-(records, random numbers) is brought by its layers' feed() to places that stay the same, and whatever else may change
-(shapes, an array that somebody looks at, the learning rate) is in a key: a recording is made when two runs in a row
-have the same key, and forgotten when the key changes."""
+A pass over a net is hundreds of small kernels, and launching each from Python takes longer than most of them run. A
+recording launches them all at once, on the memory that they used when it was made. So the layers' feed() writes what
+comes from the host (records, random numbers) to fixed addresses, and all else that may change (shapes, arrays that a
+user accesses, the learning rate) is in a key: a recording is made when two runs in a row have the same key, and
+dropped when the key changes."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ import torch
 from torchcaffe.base import log
 from torchcaffe.core.blob import Blob, Memory
 
-# Does the work once, and returns its result and what does the same work again on the same memory.
+# Does the work once, and returns its result and a function that repeats it on the same memory.
 Recorder = Callable[[Callable[[], Any]], "tuple[Any, Callable[[], None]]"]
 
 
 def recorder_of(device: str) -> Recorder | None:
-    """How work on a device is recorded: on a GPU as a CUDA graph, on the CPU not at all."""
+    """The Recorder of a device: CUDA graphs on a GPU, None on the CPU."""
     return None if device == "cpu" else functools.partial(_cuda_graph, device)
 
 
 def _cuda_graph(device: str, work: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
-    """The Recorder of a GPU, whichever is the current one."""
+    """The Recorder of a GPU, which need not be the current one."""
 
     def replay() -> None:
         with torch.cuda.device(device):
@@ -36,17 +36,17 @@ def _cuda_graph(device: str, work: Callable[[], Any]) -> tuple[Any, Callable[[],
     with torch.cuda.device(device):
         graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
-            # Data layers' threads go on with copies of their own meanwhile.
+            # thread_local: data layers' threads copy meanwhile.
             with torch.cuda.graph(graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"):
                 result = work()
         finally:
-            torch.cuda.set_stream(before)  # which a capture that fails leaves at its own
+            torch.cuda.set_stream(before)  # a failed capture leaves its own stream current
     replay()
     return result, replay
 
 
 class Recording:
-    """One piece of work. recorder: how it is recorded; None: it never is."""
+    """One piece of work, recorded by `recorder` (None: never)."""
 
     def __init__(self, recorder: Recorder | None):
         self._recorder = recorder
@@ -58,14 +58,14 @@ class Recording:
         return self._replay is not None
 
     def forget(self) -> None:
-        """Let go of what was recorded, and its memory."""
+        """Drop what was recorded, and its memory."""
         self._key: Hashable = None
         self._replay: Callable[[], None] | None = None
         self._result: Any = None
         self._states: list[tuple[Blob | Memory, Any]] = []
 
     def ready(self, key: Hashable) -> bool:
-        """Whether the last run had this key. If not, this one must be done as ever; it makes what is made once."""
+        """Whether the last run had this key. If not, do this one without recording: it allocates what stays."""
         if self._recorder is None:
             return False
         if key != self._key:
@@ -87,6 +87,7 @@ class Recording:
         A replay repeats what the work did on the device. What it did on the host (bind another tensor, reshape a blob)
         is repeated here, as other passes may have undone it since. What the work did not change is left alone: it may
         be what another recording has written."""
+        assert self._recorder is not None  # as ready() has said
         for memory in (*memories, *read):
             memory.upload()
         if self._replay is None:

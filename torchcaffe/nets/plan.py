@@ -1,4 +1,4 @@
-"""From a NetParameter to the plan of a net: which layers a phase keeps, and where blobs are split. No torch in here."""
+"""The plan of a net: which layers a phase keeps, and where blobs are split. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torchcaffe.proto import caffe_pb2
 def net_state(
     param: caffe_pb2.NetParameter, phase: int, level: int = 0, stages: Sequence[str] | None = None
 ) -> caffe_pb2.NetState:
-    """The state a net is made in: the program's phase and level, and its stages added to those of the file."""
+    """The state of a net: the program's phase and level, and its stages after those of the file."""
     state = caffe_pb2.NetState()
     state.CopyFrom(param.state)
     state.phase = phase
@@ -43,7 +43,7 @@ def _meets_rule(state: caffe_pb2.NetState, rule: caffe_pb2.NetStateRule, layer: 
 
 
 def filter_net(param: caffe_pb2.NetParameter) -> caffe_pb2.NetParameter:
-    """Keep the layers whose include/exclude rules `param.state` meets (a layer gives one kind of rule or none)."""
+    """Keep the layers whose include or exclude rules `param.state` meets. CaffeError for a layer with both kinds."""
     kept = caffe_pb2.NetParameter()
     kept.CopyFrom(param)
     del kept.layer[:]
@@ -60,9 +60,9 @@ def filter_net(param: caffe_pb2.NetParameter) -> caffe_pb2.NetParameter:
 
 
 def insert_splits(param: caffe_pb2.NetParameter) -> caffe_pb2.NetParameter:
-    """Put a Split layer behind every blob that more than one layer reads (its own loss weight counts as a reader).
+    """Put a Split layer after every blob that more than one layer reads (its own loss weight counts as a reader).
 
-    Names are BVLC's (BLOB_LAYER_INDEX_split, tops ..._split_K), since users see them in net.blobs."""
+    The names are BVLC's (BLOB_LAYER_INDEX_split, tops ..._split_K), since users see them in net.blobs."""
     source: dict[str, tuple[int, int]] = {}  # blob name -> (layer, top) that wrote it last
     origin: dict[tuple[int, int], tuple[int, int]] = {}  # (layer, bottom) -> (layer, top)
     readers: dict[tuple[int, int], int] = defaultdict(int)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from torchcaffe.base.errors import CaffeError
+from torchcaffe.core import private_torch
 from torchcaffe.core.blob import Blobs, canonical_axis
 from torchcaffe.core.layer import Layer, TorchLayer, layer
 from torchcaffe.ops.common import check_positive, in_range, make_blobs, refuse_gradient, weight_and_bias
@@ -31,15 +33,15 @@ def _to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
     return rounded, scale
 
 
-# What the weights of large inner products can be rounded to at test time, when reading them takes most of the time.
-PRECISIONS = {"bf16": _to_bfloat16, "int8": _to_int8}
+# At test time, reading the weights of large inner products takes most of the time. Keys: context.ROUNDED.
+ROUND: dict[str, Callable[[Tensor], tuple[Tensor, Tensor | None]]] = {"bf16": _to_bfloat16, "int8": _to_int8}
 
 
 @layer(bottoms=1, tops=1)
 class InnerProduct(Layer):
     """y = x W' + b, where x is everything from `axis` on as one vector; W is (outputs, inputs), or its transpose."""
 
-    precision: str | None = None  # the one of PRECISIONS that forward rounds the weight to; None: as it is
+    precision: str | None = None  # one of context.ROUNDED, to which forward rounds the weight; None: as it is
     _reduced: tuple[Tensor, Tensor | None]
     _reduced_of: tuple[str, tuple[int, int, int]] | None = None
 
@@ -83,13 +85,12 @@ class InnerProduct(Layer):
         stamp = self.blobs[0].data_memory.stamp()
         made_of = None if stamp is None else (precision, stamp)
         if made_of is None or made_of != self._reduced_of:
-            self._reduced, self._reduced_of = PRECISIONS[precision](w.t()), made_of
+            self._reduced, self._reduced_of = ROUND[precision](w.t()), made_of
         rounded, scale = self._reduced
         if scale is None:
             return F.linear(x.bfloat16(), rounded).float()
         x = F.pad(x.bfloat16(), (0, rounded.shape[1] - self.inputs))
-        ones = torch.ones(len(rounded), dtype=torch.bfloat16)  # torch would round the scales, too
-        return torch._weight_int8pack_mm(x, rounded, ones).float().mul_(scale)
+        return private_torch.int8_product(x, rounded).float().mul_(scale)  # the kernel would round the scales, too
 
     def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
         g = top[0].g.reshape(-1, self.p.num_output)

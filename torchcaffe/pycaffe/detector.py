@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from torchcaffe.base.errors import CaffeError
+from torchcaffe.formats.files import PathLike
 from torchcaffe.nets.net import TEST, Net
 from torchcaffe.pycaffe import io
 from torchcaffe.pycaffe.classifier import preprocessing
 
-PathLike = str | Path
 Windows = Sequence[Sequence[int]]  # (ymin, xmin, ymax, xmax) each
 
 

@@ -1,1 +1,1 @@
-"""The solvers, snapshots, and training in several processes."""
+"""The solvers, their snapshots, and training in several processes."""

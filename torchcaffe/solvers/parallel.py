@@ -1,9 +1,9 @@
-"""Data-parallel training on torch.distributed: a process a device, as real Caffe trains on several GPUs.
+"""Data-parallel training on torch.distributed: a process per device, as real Caffe trains on several GPUs.
 
-Each process has its own batches (the records in turns), random stream (random_seed + rank) and BatchNorm statistics;
-gradients are averaged over all of them before each update, so that the weights stay the same everywhere. The root
-(rank 0) logs, tests and snapshots. torchrun (python -m torch.distributed.run) starts the processes and says by its
-environment variables which each one is."""
+Each process has its own batches (the processes take the records in turn), random stream (random_seed + rank) and
+BatchNorm statistics. Gradients are averaged over all processes before each update, so that all have the same weights.
+The root (rank 0) logs, tests and snapshots. torchrun (python -m torch.distributed.run) starts the processes and
+numbers them by environment variables."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from torchcaffe.base.errors import CaffeError
 if TYPE_CHECKING:
     from torchcaffe.solvers.solver import Solver
 
-SMALL = 1 << 16  # parameters with fewer values go over the wire together
+SMALL = 1 << 16  # the gradients of parameters with fewer values are averaged together
 PATIENCE = datetime.timedelta(days=1)  # the others wait while the root tests
 
 
@@ -37,13 +37,14 @@ def requested() -> bool:
 def launch(script: Sequence[str], processes: int) -> int:
     """Run a program (torchrun's words for it) in several processes on this machine; returns its exit status.
 
-    A signal to end is passed on, and its end waited for: 128 + its number is then the status of what it cut short."""
+    SIGINT, SIGTERM and SIGHUP are passed on, and the program's end waited for. If one has cut it short, the status is
+    128 + the signal's number."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     arrived: list[int] = []
     started: list[subprocess.Popen] = []
 
     def pass_on() -> None:
-        # the first alone: a second one ends torchrun, not what it has started (which it ends itself after 30 s)
+        # Only the first: a second one would end torchrun, not its processes (which it ends itself after 30 s).
         if len(arrived) == 1:
             started[0].send_signal(arrived[0])
 
@@ -70,7 +71,8 @@ def launch(script: Sequence[str], processes: int) -> int:
 
 
 def start(gpus: Sequence[int] = ()) -> None:
-    """Join the group: on gpus[local rank] by NCCL, or without GPUs on the CPU by gloo. Before any solver is made."""
+    """Join the group: on gpus[local rank] by NCCL, or without GPUs on the CPU by gloo. Call it before any solver
+    is made."""
     if gpus:
         local = int(os.environ["LOCAL_RANK"])
         if local >= len(gpus):
@@ -81,7 +83,7 @@ def start(gpus: Sequence[int] = ()) -> None:
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise CaffeError(f"the {os.environ['WORLD_SIZE']} processes do not find each other: {error}") from error
-    atexit.register(stop)  # gloo's threads must not be there any more when the process ends
+    atexit.register(stop)  # gloo's threads must end before the process
     context.solver_rank, context.solver_count, context.multiprocess = dist.get_rank(), dist.get_world_size(), True
     if not root():
         log.set_level(1)
@@ -104,8 +106,8 @@ def join(solver: Solver) -> None:
 
 
 def average(solver: Solver) -> None:
-    """The mean of all processes' gradients, in place. Parameters that don't learn are left alone."""
-    learning = [blob for blob, rate in zip(solver.net.learnable, solver._rates) if rate]
+    """Replace the gradients by their mean over all processes, but for parameters that don't learn. Collective."""
+    learning = [blob for blob, rate in zip(solver.net.learnable, solver.rates) if rate]
     small = [blob for blob in learning if blob.count < SMALL]
     with torch.no_grad():
         for blobs in [small, *([blob] for blob in learning if blob.count >= SMALL)]:
@@ -120,23 +122,23 @@ def average(solver: Solver) -> None:
 
 
 def any_of_us(flag: int) -> int:
-    """Whether the flag is set in any process (so that all stop after the same iteration); of numbers, the greatest."""
+    """The greatest flag of all processes, so that all stop after the same iteration. Collective."""
     if not context.multiprocess:
         return flag
-    value = torch.tensor(float(flag))  # on the CPU, by gloo: no GPU is waited for
+    value = torch.tensor(float(flag))  # on the CPU, by gloo, which waits for no GPU
     dist.all_reduce(value, dist.ReduceOp.MAX)
     return type(flag)(value)
 
 
 def gather(value: Any) -> list[Any]:
-    """Every process's value, by rank."""
+    """Every process's value, by rank. Collective."""
     values: list[Any] = [None] * context.solver_count
     dist.all_gather_object(values, value)
     return values
 
 
 def stop() -> None:
-    """Leave the group, if that has not been done yet."""
+    """Leave the group, if this process is in it."""
     if dist.is_initialized():
         dist.destroy_process_group()
     context.solver_rank, context.solver_count, context.multiprocess = 0, 1, False

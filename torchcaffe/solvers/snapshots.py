@@ -1,8 +1,9 @@
-"""What a snapshot needs beyond BVLC's two files so that the run goes on as if it had never stopped.
+"""The extra state of a snapshot, with which a resumed run continues exactly.
 
-PREFIX_iter_N.resume.npz lies beside PREFIX_iter_N.solverstate and .caffemodel, which stay as BVLC reads them. It has
-the random stream, the smoothed loss, and each layer's own place: record and random stream of data layers, carried
-states of recurrent ones. It names the two files' SHA-256: used with them alone, and damaged snapshots are found."""
+PREFIX_iter_N.resume.npz lies beside PREFIX_iter_N.solverstate and .caffemodel, which stay as BVLC reads them. It holds
+the random stream, the smoothed loss, and the state of each layer: the record and random stream of data layers, the
+hidden state of recurrent ones. It also holds the SHA-256 of the two files, so that it is used with no others, and
+damaged snapshots are found."""
 
 from __future__ import annotations
 
@@ -19,56 +20,53 @@ from torchcaffe.formats import caffemodel, files, npy, solverstate
 from torchcaffe.random import streams
 
 if TYPE_CHECKING:
+    from torchcaffe.core.layer import Layer
     from torchcaffe.solvers.solver import Solver
 
 FORMAT = 1
 
 
 def beside(state_file: files.PathLike, rank: int) -> Path:
-    """The extra state's file of a .solverstate or .solverstate.h5; of several solvers each has its own, and the root's
-    (rank 0) alone has checksums."""
+    """The path of the extra state of a .solverstate or .solverstate.h5. Each process has its own; only that of the root
+    (rank 0) holds checksums."""
     path = Path(state_file)
     extension = f".resume.rank{rank}.npz" if rank else ".resume.npz"
-    name = path.name[:-3] if path.name.endswith(".h5") else path.name
-    return path.with_name((name[: -len(".solverstate")] if name.endswith(".solverstate") else name) + extension)
-
-
-def _nets(solver: Solver) -> dict[str, Any]:
-    return {"train": solver.net, **{f"test{i}": net for i, net in enumerate(solver.test_nets)}}
+    return path.with_name(path.name.removesuffix(".h5").removesuffix(".solverstate") + extension)
 
 
 Places = dict[str, np.ndarray]
 
 
+def _layers(solver: Solver) -> dict[str, Layer]:
+    """Every layer of the solver's nets by "NET/LAYER"."""
+    nets = {"train": solver.net, **{f"test{i}": net for i, net in enumerate(solver.test_nets)}}
+    return {f"{name}/{node.name}": node.layer for name, net in nets.items() for node in net.nodes}
+
+
 def places(solver: Solver) -> Places:
-    """Where the random stream is, and each layer: "random", and "NET/LAYER/KEY" of what Layer.state gives."""
+    """The state of the random stream, "random", and of each layer, "NET/LAYER/KEY" for the keys of Layer.state."""
     found = {"random": streams.rng().state()}
-    for net_name, net in _nets(solver).items():
-        for name, layer in zip(net._layer_names, net._layers):  # (net.layers has users' own objects)
-            for key, value in layer.state().items():
-                found[f"{net_name}/{name}/{key}"] = value
+    for name, layer in _layers(solver).items():
+        found |= {f"{name}/{key}": value for key, value in layer.state().items()}
     return found
 
 
 def go_to(solver: Solver, places: Places) -> None:
-    """Put the random stream and the layers where `places` was taken; layers that are gone since are left out."""
-    states: dict[tuple[str, str], Places] = {}
-    for name, value in places.items():
-        net, _, rest = name.partition("/")
-        if rest:
-            layer, _, key = rest.rpartition("/")
-            states.setdefault((net, layer), {})[key] = value
-    nets = _nets(solver)
+    """Restore what `places` returned. Layers that the nets no longer have are left out."""
     streams.rng().set_state(places["random"])
-    for (net, layer), state in states.items():
-        layers = dict(zip(nets[net]._layer_names, nets[net]._layers)) if net in nets else {}
+    states: dict[str, Places] = {}
+    for name, value in places.items():
+        layer, _, key = name.rpartition("/")
+        states.setdefault(layer, {})[key] = value
+    layers = _layers(solver)
+    for layer in states:
         if layer in layers:
-            layers[layer].set_state(state)
+            layers[layer].set_state(states[layer])
 
 
 def write(solver: Solver, state_file: files.PathLike, written: dict[str, files.PathLike]) -> None:
-    """Write the extra state of `solver` beside the solverstate of its snapshot, with checksums of the files `written`
-    (their names, and where they are now)."""
+    """Write the extra state of `solver` beside its solverstate, with the checksums of the files `written` (their final
+    path -> their present path)."""
     losses, smoothed, count = solver.loss_window()
     about = {
         "format": FORMAT,
@@ -76,7 +74,7 @@ def write(solver: Solver, state_file: files.PathLike, written: dict[str, files.P
         "files": {os.path.basename(name): files.sha256(path) for name, path in written.items()},
         "losses_seen": count,
     }
-    arrays = {
+    arrays: dict[str, Any] = {
         "about": np.array(json.dumps(about)),
         "losses": np.array(losses, np.float32),
         "smoothed_loss": np.array(smoothed, np.float32),
@@ -87,8 +85,8 @@ def write(solver: Solver, state_file: files.PathLike, written: dict[str, files.P
 
 
 def read(path: files.PathLike) -> tuple[dict[str, Any], Places]:
-    """What `write` wrote: the description and the arrays. Raises CaffeError for anything else."""
-    if not os.path.isfile(path):  # opening a pipe would wait for ever
+    """Return the description and the arrays that `write` wrote. Raises CaffeError for anything else."""
+    if not os.path.isfile(path):  # opening a pipe would block
         raise CaffeError(f"{path}: not a regular file")
     arrays = npy.read_npz(path)
     try:
@@ -103,7 +101,7 @@ def read(path: files.PathLike) -> tuple[dict[str, Any], Places]:
 
 
 def whole(state_file: files.PathLike) -> str:
-    """Why a snapshot cannot be gone on from, "" if it can: by the extra state's checksums where there is one."""
+    """Return why a run cannot be resumed from a snapshot, "" if it can: by the extra state's checksums if it exists."""
     try:
         state = solverstate.read_solverstate(state_file)
         extra = beside(state_file, 0)
@@ -118,7 +116,7 @@ def whole(state_file: files.PathLike) -> str:
 
 
 def _sums(state_file: files.PathLike) -> list[str]:
-    """The checksums of a snapshot's files; none without an extra state, or with another snapshot's."""
+    """The checksums of a snapshot's files; none without an extra state, or if that is another snapshot's."""
     extra = beside(state_file, 0)
     if not os.path.lexists(extra):
         return []
@@ -127,9 +125,11 @@ def _sums(state_file: files.PathLike) -> list[str]:
 
 
 def model_of(state_file: files.PathLike, learned_net: str) -> Path | None:
-    """The weights a solverstate names. With checksums the file beside it goes first: where it says, in a folder that
-    was copied, another run's may lie by now. CaffeError where neither is right. Without, as BVLC, where it says, or, in
-    a folder that was moved as a whole, beside it."""
+    """The weights that a solverstate names, None if it names none.
+
+    With checksums, the file of that name beside the solverstate is tried first: the folder may be a copy, and another
+    run's file may have taken the path that the solverstate names. Raises CaffeError if neither fits. Without checksums,
+    the path that it names, as in BVLC, or else the file beside it (the folder was moved)."""
     if not learned_net:
         return None
     learned = Path(learned_net)
@@ -147,7 +147,7 @@ def model_of(state_file: files.PathLike, learned_net: str) -> Path | None:
 
 
 def restore(solver: Solver, state_file: files.PathLike) -> bool:
-    """Put `solver`, already restored from BVLC's two files, exactly where it was. False where no extra state fits."""
+    """Restore the extra state of `solver`, which has read BVLC's two files. Returns False if none fits."""
     path = beside(state_file, context.solver_rank)
     if not os.path.lexists(path):
         log.warning("resume.py:2", f"there is no {path}: going on as BVLC does, from the first record")
@@ -159,7 +159,8 @@ def restore(solver: Solver, state_file: files.PathLike) -> bool:
         return False
     try:
         go_to(solver, {name: value for name, value in arrays.items() if name == "random" or "/" in name})
-        solver.set_loss_window(list(arrays["losses"]), arrays["smoothed_loss"][()], int(about["losses_seen"]))
+        smoothed = np.float32(arrays["smoothed_loss"])
+        solver.set_loss_window(list(arrays["losses"]), smoothed, int(about["losses_seen"]))
     except (CaffeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise CaffeError(f"{path}: {error}; without that file the run goes on from the first record") from error
     return True

@@ -6,41 +6,41 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 import torch
 
 from torchcaffe.base import context, log
 from torchcaffe.base.errors import CaffeError, Diverged
+from torchcaffe.core import private_torch
 from torchcaffe.core.blob import Parameter
 from torchcaffe.formats import hdf5, solverstate, upgrade
+from torchcaffe.formats.files import PathLike
 from torchcaffe.gpu.recording import Recording, recorder_of
 from torchcaffe.nets.net import Net
 from torchcaffe.proto import caffe_pb2, format_text
 from torchcaffe.random import streams
 from torchcaffe.solvers import snapshots
 
-PathLike = Union[str, Path]
 registry: dict[str, type[Solver]] = {}
 
 
 def powf(base: np.float32, exponent: float) -> np.float32:
-    """C's powf, which rounds right but in rare ties; NumPy's power of float32 is off by a last place or two."""
+    """C's powf: correctly rounded but for rare ties. NumPy's power of float32 is off by an ulp or two."""
     return np.float32(np.power(np.float64(base), np.float64(exponent)))
 
 
 def learning_rate(p: caffe_pb2.SolverParameter, iteration: int, current_step: int = 0) -> tuple[float, int]:
-    """The rate of lr_policy at an iteration, as BVLC computes it, and multistep's step reached so far."""
+    """The rate of lr_policy at an iteration, as BVLC computes it, and the step that multistep has reached."""
     base, gamma, policy = p.base_lr, p.gamma, p.lr_policy
     if policy in ("step", "sigmoid") and p.stepsize <= 0:
         raise CaffeError(f"stepsize: {p.stepsize} must be 1 or more for lr_policy {policy}")
     if policy in ("step", "exp", "inv", "multistep", "sigmoid") and gamma < 0:
         raise CaffeError(f"gamma: {gamma:g} must not be below 0 for lr_policy {policy}")
-    # As in C++, whatever the powers come to: infinity and NaN are no exceptions. What is written as float32 here, BVLC
-    # computes in float; the rest in double.
+    # As in C++, a power may be infinity or NaN. What is float32 here, BVLC computes in float; the rest in double.
     with np.errstate(all="ignore"):
         power: Any = np.float64(1)
         if policy == "fixed":
@@ -53,7 +53,7 @@ def learning_rate(p: caffe_pb2.SolverParameter, iteration: int, current_step: in
         elif policy == "inv":
             power = powf(np.float32(1) + np.float32(gamma) * np.float32(iteration), -p.power)
         elif policy == "multistep":
-            # One step a look, even where two are due.
+            # One step per call, even where two are due.
             if current_step < len(p.stepvalue) and iteration >= p.stepvalue[current_step]:
                 current_step += 1
                 log.info("sgd_solver.cpp:50", f"MultiStep Status: Iteration {iteration}, step = {current_step}")
@@ -82,14 +82,8 @@ class Solver:
 
     def __init__(self, param_file: PathLike | caffe_pb2.SolverParameter, source: str = "solver"):
         """`source` names a solver that is given as a message (upgraded) in errors."""
-        if isinstance(param_file, caffe_pb2.SolverParameter):
-            self.source, self.p = source, param_file
-        elif isinstance(param_file, (str, bytes, Path)):
-            self.source = os.fsdecode(param_file)
-            self.p = upgrade.read_solver(self.source)
-        else:
-            raise TypeError(f"a solver is made from the path of its prototxt, not from {param_file!r}")
-        p = self.p
+        p, self.source = _read(param_file, source)
+        self.p = self.param = p
         log.info("solver.cpp:45", "Initializing solver from parameters: \n" + format_text(p))
         self._check()
         if p.random_seed >= 0:
@@ -102,16 +96,16 @@ class Solver:
         self._losses: list[np.float32] = []
         self._unread_losses: deque[tuple[int, Any]] = deque()
         self._smoothed_loss = np.float32(0)
-        self._first = 0
+        self._first = 0  # the iteration whose loss is the first of the smoothed loss
         self._window: tuple[list[np.float32], np.float32, int] | None = None
         # Asked after every iteration and before every test batch: "stop", "snapshot" or None.
         self.requested_action: Callable[[], str | None] = lambda: None
         self._stopped = False
         # Of several processes, whether it holds in any; each asks at the same point.
-        self.agreed: Callable[[bool], bool] = bool
+        self.agreed: Callable[[int], int] = int
         self.debug_nan = False  # also look at every gradient before each update
         self._at_start: tuple[int, snapshots.Places] | None = None
-        self._snapshot_of: int | None = None  # the iteration of the last snapshot that was taken, or gone on from
+        self._snapshot_of: int | None = None  # the iteration of the last snapshot that was taken or restored
         self._timer = time.perf_counter()
         self._last_display = 0
         self._waited = 0.0  # seconds, at the last display
@@ -139,13 +133,25 @@ class Solver:
             if not folder.is_dir():
                 raise CaffeError(f"{self.source}: snapshot_prefix: folder {folder} does not exist")
 
-    def _net_file(self, path: str) -> tuple[caffe_pb2.NetParameter, str]:
-        return upgrade.read_net(path), path
-
-    def _net_message(self, value: caffe_pb2.NetParameter) -> caffe_pb2.NetParameter:
+    def _upgraded(self, given: str | caffe_pb2.NetParameter) -> caffe_pb2.NetParameter:
+        """A net's upgraded message, from its file or a message."""
+        if isinstance(given, str):
+            return upgrade.read_net(given)
         param = caffe_pb2.NetParameter()
-        param.CopyFrom(value)
+        param.CopyFrom(given)
         return upgrade.upgrade_net(param, self.source)
+
+    def _make_net(
+        self, param: caffe_pb2.NetParameter, source: str, phase: int, states: Sequence[caffe_pb2.NetState]
+    ) -> Net:
+        """A net in its file's state merged with `states`."""
+        state = caffe_pb2.NetState(phase=phase)
+        for more in (param.state, *states):
+            state.MergeFrom(more)
+        param.state.CopyFrom(state)
+        net = Net.from_param(param, source)
+        self._load_weights(net)
+        return net
 
     def _make_train_net(self) -> Net:
         p = self.p
@@ -158,19 +164,11 @@ class Solver:
         field = given[0]
         value = getattr(p, field)
         line = {"train_net_param": 88, "train_net": 92, "net_param": 97, "net": 102}[field]
-        if field.endswith("param"):
-            log.info(f"solver.cpp:{line}", f"Creating training net specified in {field}.")
-            param, source = self._net_message(value), self.source
-        else:
-            log.info(f"solver.cpp:{line}", f"Creating training net from {field} file: {value}")
-            param, source = self._net_file(value)
-        state = caffe_pb2.NetState(phase=caffe_pb2.TRAIN)
-        state.MergeFrom(param.state)
-        state.MergeFrom(p.train_state)
-        param.state.CopyFrom(state)
-        net = Net.from_param(param, source)
-        self._load_weights(net)
-        return net
+        inline = field.endswith("param")
+        where = f"specified in {field}." if inline else f"from {field} file: {value}"
+        log.info(f"solver.cpp:{line}", f"Creating training net {where}")
+        source = self.source if inline else value
+        return self._make_net(self._upgraded(value), source, caffe_pb2.TRAIN, [p.train_state])
 
     def _load_weights(self, net: Net) -> None:
         """`weights` of the solver file: each a caffemodel, or several separated by commas."""
@@ -193,42 +191,33 @@ class Solver:
             raise CaffeError(f"{self.source}: test_state: {len(p.test_state)} given for {wanted} test nets")
         if wanted and p.test_interval <= 0:
             raise CaffeError(f"{self.source}: test_interval: missing or not above 0, with test_iter given")
-        # Each: the net, the file in errors, and what BVLC's log says it is specified by.
-        sources: list[tuple[caffe_pb2.NetParameter, str, str]] = []
-        for i, value in enumerate(p.test_net_param):
-            sources.append((self._net_message(value), f"{self.source}: test_net_param {i}", "test_net_param"))
-        for path in p.test_net:
-            sources.append((*self._net_file(path), f"test_net file: {path}"))
-        while generic and len(sources) < wanted:
-            if p.HasField("net_param"):
-                sources.append((self._net_message(p.net_param), self.source, "net_param"))
-            else:
-                sources.append((*self._net_file(p.net), f"net file: {p.net}"))
+        # Each: the net, what errors call it, and what BVLC's log says it is specified by.
+        sources: list[tuple[str | caffe_pb2.NetParameter, str, str]] = [
+            (value, f"{self.source}: test_net_param {i}", "test_net_param") for i, value in enumerate(p.test_net_param)
+        ]
+        sources += [(path, path, f"test_net file: {path}") for path in p.test_net]
+        if generic:
+            inline = p.HasField("net_param")
+            last = (p.net_param, self.source, "net_param") if inline else (p.net, p.net, f"net file: {p.net}")
+            sources += [last] * (wanted - specific)
         nets = []
-        for i, (param, source, specified) in enumerate(sources):
-            state = caffe_pb2.NetState(phase=caffe_pb2.TEST)
-            state.MergeFrom(param.state)
-            if p.test_state:
-                state.MergeFrom(p.test_state[i])
-            param.state.CopyFrom(state)
+        params = [self._upgraded(given) for given, *_ in sources]
+        for i, (param, (_, source, specified)) in enumerate(zip(params, sources)):
             log.info("solver.cpp:190", f"Creating test net (#{i}) specified by {specified}")
-            net = Net.from_param(param, source)
-            net.debug_info = p.debug_info
             # Its weights are its own until its first test, as in BVLC: a program may load others into it.
-            self._load_weights(net)
-            nets.append(net)
+            nets.append(self._make_net(param, source, caffe_pb2.TEST, p.test_state[i : i + 1]))
+            nets[-1].debug_info = p.debug_info
         return nets
 
     def _prepare(self) -> None:
-        """Gradient and history arrays of what learns (those of the rest are made when something asks for them).
+        """Allocate gradients and history of the parameters that learn (those of the others only when used).
 
-        They stay for life, so they come before the first activations: among these they would cut the memory that is
-        freed and taken again into pieces."""
+        They stay for life, so they come before the first activations: among these they would fragment the heap."""
         self._history: list[list[torch.Tensor | None]] = [[None] * self.slots for _ in self.net.learnable]
-        self._rates = [1.0 if m is None else m for m in self.net.lr_mults]
+        self.rates = [1.0 if m is None else m for m in self.net.lr_mults]
         self._decays = [1.0 if m is None else m for m in self.net.decay_mults]
         for index, blob in enumerate(self.net.learnable):
-            if self._rates[index]:
+            if self.rates[index]:
                 blob.grad_buffer()
                 self._history_of(index)
 
@@ -258,12 +247,10 @@ class Solver:
     def _run(self, stop: int) -> None:
         """Iterate until `stop`, or until a stop is requested."""
         p = self.p
-        start = self.iter
         window, self._window = self._window, None
         self._losses, self._smoothed_loss, seen = window or ([], np.float32(0), 0)
         self._unread_losses.clear()
-        first = start - seen  # the iteration whose loss was the first of this mean
-        self._first = first
+        self._first = self.iter - seen
         self._timer, self._last_display = time.perf_counter(), self.iter
         unseen: Any = 0.0  # the sum of the losses since the last look
         while self.iter < stop:
@@ -273,10 +260,8 @@ class Solver:
             look |= bool(p.snapshot) and (self.iter + 1) % p.snapshot == 0
             self._at_start = self.iter, snapshots.places(self)
             statistics = self._statistics() if look else []
-            for blob in self.net.learnable:
-                blob.clear_diff()
-            due = p.test_interval and self.iter % p.test_interval == 0 and (self.iter > 0 or p.test_initialization)
-            if due and context.solver_rank == 0:
+            self.net.clear_param_diffs()
+            if self._test_due() and (self.iter > 0 or p.test_initialization):
                 self.test_all()
                 if self._stopped:
                     return
@@ -285,25 +270,12 @@ class Solver:
             if self.net.device == "cpu":
                 self.net.release()  # (after the callbacks, which may look at the last iteration's blobs)
             self.net.debug_info = display and p.debug_info
-            loss: Any = 0.0
-            last = len(self.net.layers) - 1
-            for _ in range(p.iter_size):
-                forward = self.net.run_forward(0, last)
-                self.net.run_backward(last, 0)
-                if self.net.debug_info:
-                    self.net.log_norms()
-                loss = loss if forward is None else loss + forward
+            loss = self._forward_backward()
             unseen = unseen + loss
             if look:
-                bad = "" if math.isfinite(float(loss)) else f"the loss is {float(loss):g}"
-                if not bad and not math.isfinite(float(unseen)):
-                    bad = "the loss of an earlier iteration, not looked at one by one, was not finite"
+                self._check_finite(loss, unseen, statistics)
                 unseen = 0.0
-                if self.debug_nan and not bad and not all(_finite(b.g) for b in self.net.learnable if b.has_diff()):
-                    bad = "a gradient is not finite"
-                if self.agreed(bool(bad)):
-                    self._stop_diverged(bad or "in another process", statistics)
-            self._add_loss(loss / p.iter_size, self.iter - first)
+            self._add_loss(loss / p.iter_size)
             if display:
                 self._display()
             for _, on_gradients in self._callbacks:
@@ -316,28 +288,57 @@ class Solver:
                 self._stopped = True
                 return
 
+    def _test_due(self) -> bool:
+        return self.p.test_interval > 0 and self.iter % self.p.test_interval == 0 and context.solver_rank == 0
+
+    def _forward_backward(self) -> Any:
+        """Accumulate the gradients of iter_size passes; returns the sum of their losses, left on its device."""
+        loss: Any = 0.0
+        last = len(self.net.nodes) - 1
+        for _ in range(self.p.iter_size):
+            forward = self.net.run_forward(0, last)
+            self.net.run_backward(last, 0)
+            if self.net.debug_info:
+                self.net.log_norms()
+            loss = loss if forward is None else loss + forward
+        return loss
+
     # -- divergence --------------------------------------------------------------------------------------------------
 
     def _statistics(self) -> list[tuple[Parameter, torch.Tensor]]:
-        """What a forward pass changes for good, and its values now."""
-        blobs = [layer.blobs[index] for layer in self.net._layers for index in layer.written_by_forward]
+        """The parameters that a forward pass changes (running statistics), and their values now."""
+        layers = [node.layer for node in self.net.nodes]
+        blobs = [layer.blobs[index] for layer in layers for index in layer.written_by_forward]
         return [(blob, blob.t.clone()) for blob in blobs]
 
+    def _check_finite(self, loss: Any, unseen: Any, statistics: list[tuple[Parameter, torch.Tensor]]) -> None:
+        """Raise Diverged unless this iteration's loss, and the sum `unseen` since the last look, are finite (with
+        debug_nan the gradients, too)."""
+        bad = ""
+        if not math.isfinite(float(loss)):
+            bad = f"the loss is {float(loss):g}"
+        elif not math.isfinite(float(unseen)):
+            bad = "the loss of an earlier iteration, not looked at one by one, was not finite"
+        elif self.debug_nan and not all(_finite(b.g) for b in self.net.learnable if b.has_diff()):
+            bad = "a gradient is not finite"
+        if self.agreed(bool(bad)):
+            self._stop_diverged(bad or "in another process", statistics)
+
     def _stop_diverged(self, bad: str, statistics: list[tuple[Parameter, torch.Tensor]]) -> None:
-        """Snapshot the state before this iteration, run it once more to see where it goes wrong, raise Diverged."""
+        """Snapshot the state before this iteration, repeat the iteration to find the layer, raise Diverged."""
         said = f"{self.source}: iteration {self.iter}: {bad}: training has diverged (lower base_lr?)"
         self._put_back(statistics)
         self._refuse_broken(said)
         if self.p.HasField("snapshot_prefix"):
             self.snapshot()
-            said += f"; snapshot of the state before it: {self.snapshot_name('.solverstate' + self._suffix())}"
+            said += f"; snapshot of the state before it: {self.snapshot_name('.solverstate')}"
         self._put_back(statistics)
         raise Diverged(f"{said}; first in {self._first_bad() or 'no layer when it is repeated'}")
 
     def _refuse_broken(self, said: str) -> None:
-        """Diverged where weights or history are not finite: a snapshot of them would take the last good one's place."""
+        """Raise Diverged where weights or history are not finite: their snapshot would replace the last good one."""
         broken = ""
-        for name, blob, slots in zip(self.net._learnable_names, self.net.learnable, self._history):
+        for name, blob, slots in zip(self.net.learnable_names, self.net.learnable, self._history):
             if not _finite(blob.t):
                 broken = name
             elif not all(array is None or _finite(array) for array in slots):
@@ -360,39 +361,35 @@ class Solver:
     def _first_bad(self) -> str:
         """Repeat this iteration layer by layer: the first layer, and its blob, that is not finite; "" if none."""
         net = self.net
-        last = len(net.layers) - 1
-        for blob in net.learnable:
-            blob.clear_diff()
+        net.clear_param_diffs()
         for _ in range(self.p.iter_size):
-            for i in range(last + 1):
+            for i, node in enumerate(net.nodes):
                 net.run_forward(i, i)
-                for name, blob in zip(net.top_names[net._layer_names[i]], net._tops[i]):
+                for name, blob in zip(net.top_names[node.name], node.tops):
                     if not _finite(blob.t):
-                        return f"layer '{net._layer_names[i]}' ({net._layers[i].type}): top blob '{name}'"
-            for i in range(last, -1, -1):
+                        return f"layer '{node.name}' ({node.layer.type}): top blob '{name}'"
+            for i, node in reversed(list(enumerate(net.nodes))):
                 net.run_backward(i, i)
-                where = f"layer '{net._layer_names[i]}' ({net._layers[i].type})"
-                for index, blob in enumerate(net._layers[i].blobs):
-                    if blob.has_diff() and not _finite(blob.g):
-                        return f"{where}: gradient of its parameter blob {index}"
-                for name, blob, wanted in zip(
-                    net.bottom_names[net._layer_names[i]], net._bottoms[i], net._bottom_needs[i]
-                ):
-                    if net._needs_backward[i] and wanted and not _finite(blob.g):
-                        return f"{where}: gradient of its bottom blob '{name}'"
+                where = f"layer '{node.name}' ({node.layer.type}): gradient of its"
+                for index, parameter in enumerate(node.layer.blobs):
+                    if parameter.has_diff() and not _finite(parameter.g):
+                        return f"{where} parameter blob {index}"
+                for name, blob, wanted in zip(net.bottom_names[node.name], node.bottoms, node.bottom_needs):
+                    if node.needs_backward and wanted and not _finite(blob.g):
+                        return f"{where} bottom blob '{name}'"
         return ""
 
     # -- the loss ----------------------------------------------------------------------------------------------------
 
-    def _add_loss(self, loss: Any, index: int) -> None:
-        """Take in the loss of this run's iteration `index`. It stays on its device until the mean is asked for."""
-        self._unread_losses.append((index, loss))
+    def _add_loss(self, loss: Any) -> None:
+        """Add this iteration's loss to the smoothed loss. It stays on its device until the mean is read."""
+        self._unread_losses.append((self.iter - self._first, loss))
         if len(self._unread_losses) > 1000:
             _ = self.smoothed_loss
 
     @property
     def smoothed_loss(self) -> float:
-        """The mean of the last average_loss losses, kept up to date in float, as BVLC's UpdateSmoothedLoss."""
+        """The mean of the last average_loss losses, updated in float, as BVLC's UpdateSmoothedLoss."""
         average = self.p.average_loss
         while self._unread_losses:
             index, value = self._unread_losses.popleft()
@@ -408,12 +405,12 @@ class Solver:
         return float(self._smoothed_loss)
 
     def loss_window(self) -> tuple[list[np.float32], np.float32, int]:
-        """The smoothed loss's losses, its value, and how many losses it has seen."""
+        """The losses of the smoothed loss, its value, and the number of losses it has seen."""
         _ = self.smoothed_loss
         return list(self._losses), self._smoothed_loss, self.iter - self._first
 
     def set_loss_window(self, losses: list[np.float32], smoothed: np.float32, seen: int) -> None:
-        """Let the next run's smoothed loss go on from there."""
+        """Let the smoothed loss of the next run continue from loss_window()."""
         self._window = (losses, smoothed, seen)
 
     def _display(self) -> None:
@@ -421,7 +418,7 @@ class Solver:
         lapse = now - self._timer
         rate = (self.iter - self._last_display) / (lapse or 1.0)
         waited, self._waited = self._waited, self.net.waited
-        # (In its first iteration a run has no batch ahead.)
+        # (In its first iteration a run has no batch ahead, so its wait doesn't count.)
         self.waiting = (self._waited - waited) / lapse if self.iter > self._last_display else 0.0
         loss = self.smoothed_loss
         log.info(
@@ -431,14 +428,14 @@ class Solver:
         if self.waiting >= 0.01:
             log.warning("solver.py:1", f"Waiting for data {self.waiting:.0%} of the time: records come too slowly")
         self._timer, self._last_display = now, self.iter
-        self._log_outputs("solver.cpp:258", "    Train net output", self.net, None)
+        outputs = {name: self.net.blobs[name].t.detach().cpu().numpy() for name in self.net.outputs}
+        self._log_outputs("solver.cpp:258", "    Train net output", outputs, self.net)
 
-    def _log_outputs(self, where: str, prefix: str, net: Net, means: list[np.ndarray] | None) -> None:
+    def _log_outputs(self, where: str, prefix: str, outputs: dict[str, np.ndarray], net: Net) -> None:
         index = 0
-        for i, name in enumerate(net.outputs):
-            values = (net.blobs[name].t.detach().cpu().numpy() if means is None else means[i]).reshape(-1)
+        for name, values in outputs.items():
             weight = net.blob_loss_weights[name]
-            for value in values:
+            for value in values.reshape(-1):
                 text = f"{prefix} #{index}: {name} = {value:g}"
                 if weight:
                     text += f" (* {weight:g} = {np.float32(weight) * value:g} loss)"
@@ -462,10 +459,10 @@ class Solver:
             log.info("solver.cpp:310", "Optimization stopped early.")
             return
         if p.display and self.iter % p.display == 0:
-            loss = self.net.run_forward(0, len(self.net.layers) - 1)
-            self._add_loss(0.0 if loss is None else loss, self.iter - self._first)
+            loss = self.net.run_forward(0, len(self.net.nodes) - 1)
+            self._add_loss(0.0 if loss is None else loss)
             log.info("solver.cpp:327", f"Iteration {self.iter}, loss = {self.smoothed_loss:g}")
-        if p.test_interval and self.iter % p.test_interval == 0 and context.solver_rank == 0:
+        if self._test_due():
             self.test_all()
         log.info("solver.cpp:332", "Optimization Done.")
 
@@ -477,7 +474,7 @@ class Solver:
             self.test(index)
 
     def test(self, index: int = 0) -> dict[str, np.ndarray]:
-        """One test net over its test_iter batches: the outputs' means, which it logs (nothing where a stop came)."""
+        """Run one test net over its test_iter batches; log and return the outputs' means. {} where a stop came."""
         net, batches = self.test_nets[index], self.p.test_iter[index]
         log.info("solver.cpp:347", f"Iteration {self.iter}, Testing net (#{index})")
         net.share_with(self.net)
@@ -485,7 +482,8 @@ class Solver:
         totals: list[torch.Tensor | None] = [None] * len(net.outputs)
         for _ in range(batches):
             while (request := self.requested_action()) is not None:
-                # (After training one more forward pass has changed running statistics: not what goes on from here.)
+                # (A snapshot of this iteration may exist already. After training, one more forward pass has changed
+                # running statistics, so a second one would differ.)
                 if request == "snapshot" and self._snapshot_of != self.iter:
                     self.snapshot()
                 elif request == "stop":
@@ -493,17 +491,20 @@ class Solver:
             if self._stopped:
                 log.info("solver.cpp:396", "Test interrupted.")
                 return {}
-            found = net.run_forward(0, len(net.layers) - 1)
+            found = net.run_forward(0, len(net.nodes) - 1)
             loss = loss if found is None else loss + found
             for i, name in enumerate(net.outputs):
                 value = net.blobs[name].t
                 totals[i] = value.clone() if totals[i] is None else totals[i] + value
-        means = [np.zeros(1, np.float32) if t is None else t.cpu().numpy() / np.float32(batches) for t in totals]
+        means = {
+            name: np.zeros(1, np.float32) if total is None else total.cpu().numpy() / np.float32(batches)
+            for name, total in zip(net.outputs, totals)
+        }
         if self.p.test_compute_loss:
             log.info("solver.cpp:401", f"Test loss: {float(loss) / batches:g}")
         if batches:
-            self._log_outputs("solver.cpp:414", "    Test net output", net, means)
-        return dict(zip(net.outputs, means))
+            self._log_outputs("solver.cpp:414", "    Test net output", means, net)
+        return means
 
     # -- the update --------------------------------------------------------------------------------------------------
 
@@ -512,10 +513,6 @@ class Solver:
         """The learning rate of the current iteration."""
         rate, self._current_step = learning_rate(self.p, self.iter, self._current_step)
         return rate
-
-    @property
-    def param(self) -> caffe_pb2.SolverParameter:
-        return self.p
 
     def apply_update(self) -> None:
         """Update the parameters from their diffs: clip, divide by iter_size, regularise, then the solver's own rule."""
@@ -543,7 +540,7 @@ class Solver:
         return rate, clip
 
     def _clip_scale(self) -> float:
-        """clip_gradients: the factor that brings the L2 norm of all summed gradients down to the limit."""
+        """The factor that brings the L2 norm of all summed gradients down to clip_gradients."""
         limit = self.p.clip_gradients
         if limit < 0:
             return 1.0
@@ -562,13 +559,13 @@ class Solver:
         return scale
 
     def update(self, rate: float, clip: float) -> None:
-        """Update every parameter; the base does it one by one through `step_parameter`."""
+        """Update every parameter by the solver's own rule, `change`."""
         for index, blob in enumerate(self.net.learnable):
-            local = float(np.float32(rate) * np.float32(self._rates[index]))
+            local = float(np.float32(rate) * np.float32(self.rates[index]))
             if self._idle(index):
                 blob.clear_diff()
                 continue
-            # An infinite norm clips to 0, which BVLC's BLAS makes of infinity, too.
+            # An infinite norm clips to 0, and BVLC's BLAS makes 0 of infinity times 0, too.
             gradient = blob.g * (clip / self.p.iter_size) if clip else torch.zeros_like(blob.g)
             decay = float(np.float32(self.p.weight_decay) * np.float32(self._decays[index]))
             if decay:
@@ -576,50 +573,44 @@ class Solver:
             change = self.change(gradient, self._history_of(index), local)
             blob.g = change
             blob.t.sub_(change)
-            blob.data_memory._written()
+            blob.data_memory.written()
 
     def _idle(self, index: int) -> bool:
-        """A parameter with lr_mult 0 stays as it is: its update is zero, and its history too (a sum of updates)."""
-        return self.slots == 1 and self._rates[index] == 0 and self._history[index][0] is None
+        """Whether a parameter has lr_mult 0: its update is zero, and so is its history (a sum of updates)."""
+        return self.slots == 1 and self.rates[index] == 0 and self._history[index][0] is None
 
     def _history_of(self, index: int) -> list[torch.Tensor]:
         """The history arrays of learnable parameter `index`, zero at first."""
-        blob: Parameter = self.net.learnable[index]
-        slots = self._history[index]
-        for k, array in enumerate(slots):
-            if array is None:
-                slots[k] = torch.zeros(blob.shape, device=blob.device)
+        blob, slots = self.net.learnable[index], self._history[index]
+        slots[:] = [torch.zeros(blob.shape, device=blob.device) if array is None else array for array in slots]
         return slots
 
     def change(self, gradient: torch.Tensor, history: list[torch.Tensor], rate: float) -> torch.Tensor:
-        """What is subtracted from the weights; updates `history` in place. `gradient` may be overwritten."""
+        """Return what is subtracted from the weights, and update `history` in place. May overwrite `gradient`."""
         raise CaffeError(f"solver type {self.type} has no update rule")
 
     # -- snapshots ---------------------------------------------------------------------------------------------------
 
     def snapshot_name(self, extension: str) -> str:
-        return f"{self.p.snapshot_prefix}_iter_{self.iter}{extension}"
-
-    def _suffix(self) -> str:
-        return ".h5" if self.p.snapshot_format == caffe_pb2.SolverParameter.HDF5 else ""
+        """The path of this iteration's snapshot, .h5 added where snapshot_format is HDF5."""
+        hdf5 = self.p.snapshot_format == caffe_pb2.SolverParameter.HDF5
+        return f"{self.p.snapshot_prefix}_iter_{self.iter}{extension}" + ".h5" * hdf5
 
     def snapshot(self) -> None:
         """Write PREFIX_iter_N.caffemodel, .solverstate (or .h5) and .resume.npz, each whole or not at all, and the
-        solverstate last: where it is, the others are. Diverged where there is nothing to go on from."""
+        solverstate last: if it exists, so do the others. Raises Diverged where weights or history are not finite."""
         # An update may break the weights though the loss before it was finite.
         self._refuse_broken(f"{self.source}: iteration {self.iter}: training has diverged (lower base_lr?)")
-        suffix = self._suffix()
-        hdf5, kind = bool(suffix), "HDF5" if suffix else "binary proto"
-        model = self.snapshot_name(".caffemodel" + suffix)
-        if context.solver_rank > 0:  # of several solvers the root writes what they share
-            snapshots.write(self, self.snapshot_name(".solverstate" + suffix), {})
+        model, state_file = self.snapshot_name(".caffemodel"), self.snapshot_name(".solverstate")
+        if context.solver_rank > 0:  # the root writes the files that all processes share
+            snapshots.write(self, state_file, {})
             self.agreed(False)  # the root waits for it
             return
-        log.info("solver.cpp:" + ("474" if hdf5 else "464"), f"Snapshotting to {kind} file {model}")
+        hdf5 = model.endswith(".h5")
+        kind, lines = ("HDF5", (474, 296)) if hdf5 else ("binary proto", (464, 284))
+        log.info(f"solver.cpp:{lines[0]}", f"Snapshotting to {kind} file {model}")
         (self.net.save_hdf5 if hdf5 else self.net.save)(model)
-        state_file = self.snapshot_name(".solverstate" + suffix)
-        source = "sgd_solver.cpp:" + ("296" if hdf5 else "284")
-        log.info(source, f"Snapshotting solver state to {kind} file {state_file}")
+        log.info(f"sgd_solver.cpp:{lines[1]}", f"Snapshotting solver state to {kind} file {state_file}")
         state = solverstate.SolverState(
             iter=self.iter, learned_net=model, current_step=self._current_step, history=self._history_arrays()
         )
@@ -630,8 +621,8 @@ class Solver:
         self._snapshot_of = self.iter
 
     def places(self) -> snapshots.Places:
-        """Where the random stream and the layers are, for a snapshot: before an update where they were when its
-        iteration began, since a run that goes on from there begins the iteration anew, its tests included."""
+        """The positions of the random stream and the layers, for a snapshot: before an update those at the start of
+        its iteration, since a resumed run repeats the whole iteration, its tests included."""
         if self._at_start is not None and self._at_start[0] == self.iter:
             return self._at_start[1]
         return snapshots.places(self)
@@ -639,28 +630,27 @@ class Solver:
     def _history_arrays(self) -> list[np.ndarray]:
         """The history in BVLC's order: every parameter's first array, then every second one."""
         return [
-            np.zeros(blob.shape, np.float32) if slots[k] is None else slots[k].detach().cpu().numpy()
-            for k in range(self.slots)
-            for blob, slots in zip(self.net.learnable, self._history)
+            np.zeros(blob.shape, np.float32) if array is None else array.cpu().numpy()
+            for arrays in zip(*self._history)
+            for blob, array in zip(self.net.learnable, arrays)
         ]
 
     def restore(self, path: PathLike) -> None:
-        """Go on from a .solverstate (or .h5): iteration, history, and the weights it names.
+        """Resume from a .solverstate (or .h5): iteration, history, and the weights it names.
 
-        With the extra state (see snapshots.py) beside it everything else goes on, too; without, as BVLC does: each
-        data layer from its first record, the random stream as it is."""
+        With the extra state beside it (see snapshots.py) the run continues exactly; without, as in BVLC, each data
+        layer starts at its first record and the random stream stays as it is."""
         path = os.fspath(path)
         state = solverstate.read_solverstate(path)
-        count = len(self.net.learnable)
-        if len(state.history) != count * self.slots:
+        places = [(index, k) for k in range(self.slots) for index in range(len(self.net.learnable))]
+        if len(state.history) != len(places):
             raise CaffeError(
-                f"{path}: history: {len(state.history)} blobs, {count * self.slots} expected ({self.type} on this net)"
+                f"{path}: history: {len(state.history)} blobs, {len(places)} expected ({self.type} on this net)"
             )
-        for k in range(self.slots):
-            for index, blob in enumerate(self.net.learnable):
-                values = state.history[k * count + index]
-                if values.size != blob.count:
-                    raise CaffeError(f"{path}: history {k * count + index}: {values.shape}, {blob.shape} expected")
+        for number, ((index, _), values) in enumerate(zip(places, state.history)):
+            blob = self.net.learnable[index]
+            if values.size != blob.count:
+                raise CaffeError(f"{path}: history {number}: {values.shape}, {blob.shape} expected")
         model = snapshots.model_of(path, state.learned_net)
         if model is not None:
             try:
@@ -672,18 +662,14 @@ class Solver:
         self._iter = self._snapshot_of = state.iter
         self._at_start = None
         self._current_step = state.current_step
-        for k in range(self.slots):
-            for index, blob in enumerate(self.net.learnable):
-                values = np.asarray(state.history[k * count + index], np.float32)
-                if self._rates[index] == 0 and not values.any():
-                    self._history[index][k] = None
-                    continue
-                self._history_of(index)[k].copy_(torch.tensor(values, device=blob.device).view(blob.shape))
-        self.restored()
+        for (index, k), values in zip(places, state.history):
+            if self.rates[index] == 0 and not values.any():
+                self._history[index][k] = None
+                continue
+            blob = self.net.learnable[index]
+            tensor = torch.tensor(np.asarray(values, np.float32), device=blob.device)
+            self._history_of(index)[k].copy_(tensor.view(blob.shape))
         snapshots.restore(self, path)
-
-    def restored(self) -> None:
-        """For subclasses that keep what they derive from the history."""
 
     # -- pycaffe's others --------------------------------------------------------------------------------------------
 
@@ -714,13 +700,13 @@ class SGDSolver(Solver):
         It computes buf = momentum buf + (grad / grad_scale + weight_decay W), W -= lr buf. With lr = 1,
         weight_decay = decay rate and grad_scale = iter_size / (rate clip), buf is Caffe's V itself."""
         p = self.p
-        # (torch's kernel keeps no buffer without momentum, while Caffe keeps V.)
-        # (And it divides by what an infinite norm clips to 0.)
+        # Without momentum torch's kernel keeps no buffer, while Caffe keeps V. An infinite norm clips to 0, by which
+        # the kernel would divide.
         if self.type != "SGD" or p.regularization_type != "L2" or rate == 0 or clip == 0 or p.momentum == 0:
             super().update(rate, clip)
             return
         groups: dict[tuple[float, float], list[int]] = {}
-        for index, (lr, decay) in enumerate(zip(self._rates, self._decays)):
+        for index, (lr, decay) in enumerate(zip(self.rates, self._decays)):
             if self._idle(index):
                 self.net.learnable[index].clear_diff()
                 continue
@@ -733,25 +719,15 @@ class SGDSolver(Solver):
                 for blob, buffer in zip(blobs, buffers):
                     buffer.mul_(p.momentum)
                     blob.t.sub_(buffer)
-                    blob.data_memory._written()
+                    blob.data_memory.written()
                 continue
-            # (Not torch.tensor, which would wait for a GPU.)
+            # (torch.tensor would wait for a GPU.)
             scale = torch.full((), p.iter_size / (local * clip), dtype=torch.float32, device=blobs[0].device)
-            torch._fused_sgd_(
-                [b.t for b in blobs],
-                [b.g for b in blobs],
-                buffers,
-                weight_decay=p.weight_decay * decay * local,
-                momentum=p.momentum,
-                lr=1.0,
-                dampening=0.0,
-                nesterov=False,
-                maximize=False,
-                is_first_step=False,
-                grad_scale=scale,
+            private_torch.sgd(
+                [b.t for b in blobs], [b.g for b in blobs], buffers, p.weight_decay * decay * local, p.momentum, scale
             )
             for blob, buffer in zip(blobs, buffers):
-                blob.data_memory._written()
+                blob.data_memory.written()
                 # BVLC leaves the update, which is V, in the diff.
                 blob.diff_memory.stand_in(buffer)
 
@@ -822,7 +798,7 @@ class AdamSolver(SGDSolver):
 
     def _check(self) -> None:
         super()._check()
-        # With others 1 - b^t is 0 or below: BVLC goes on, with infinity and NaN.
+        # Otherwise 1 - b^t is 0 or below, and BVLC would compute infinity and NaN.
         for field in ("momentum", "momentum2"):
             value = getattr(self.p, field)
             if not -1 < value < 1:
@@ -835,7 +811,7 @@ class AdamSolver(SGDSolver):
         (mean, squares), b1, b2, t = history, self.p.momentum, self.p.momentum2, self.iter + 1
         mean.mul_(b1).add_(gradient, alpha=_one_minus(b1))
         squares.mul_(b2).addcmul_(gradient, gradient, value=_one_minus(b2))
-        # In BVLC the powers of the two floats are doubles, and so what is made of them.
+        # In BVLC the powers of the two floats are doubles, and so is this factor.
         correction = np.float32(math.sqrt(1 - b2**t) / (1 - b1**t))
         rate = float(np.float32(rate) * correction)
         return torch.div(mean, squares.sqrt().add_(self.p.delta), out=gradient).mul_(rate)
@@ -849,15 +825,19 @@ def _one_minus(value: float) -> float:
     return float(np.float32(1) - np.float32(value))
 
 
+def _read(given: PathLike | caffe_pb2.SolverParameter, source: str) -> tuple[caffe_pb2.SolverParameter, str]:
+    """A solver's message and what errors call it, from the path of its prototxt or from an upgraded message."""
+    if isinstance(given, caffe_pb2.SolverParameter):
+        return given, source
+    if not isinstance(given, (str, bytes, Path)):
+        raise TypeError(f"a solver is made from the path of its prototxt, not from {given!r}")
+    path = os.fsdecode(given)
+    return upgrade.read_solver(path), path
+
+
 def get_solver(path: PathLike | caffe_pb2.SolverParameter, source: str = "solver") -> Solver:
-    """The solver of the type that a solver prototxt (or an upgraded message, which `source` names) asks for."""
-    if isinstance(path, caffe_pb2.SolverParameter):
-        param = path
-    elif isinstance(path, (str, bytes, Path)):
-        source = os.fsdecode(path)
-        param = upgrade.read_solver(source)
-    else:
-        raise TypeError(f"get_solver takes the path of a solver prototxt, not {path!r}")
+    """Make the solver that a solver prototxt (or an upgraded message, which `source` names in errors) asks for."""
+    param, source = _read(path, source)
     if param.type not in registry:
         raise CaffeError(f"{source}: type: unknown solver type '{param.type}' (known: {', '.join(sorted(registry))})")
     return registry[param.type](param, source)

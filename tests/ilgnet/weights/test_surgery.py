@@ -12,6 +12,7 @@ from ilgnet.cli import surgery as cli_surgery
 from ilgnet.weights import surgery
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import caffemodel
+from torchcaffe.formats.blobproto import same_shape
 from torchcaffe.formats.caffemodel import LayerBlobs
 from torchcaffe.proto import caffe_pb2, parse_text
 
@@ -156,7 +157,7 @@ def test_lost_normalisation_is_refused():
     ],
 )
 def test_legacy_shapes(source_shape, target_shape, same):
-    assert surgery.same_shape(source_shape, target_shape) is same
+    assert same_shape(source_shape, target_shape) is same
 
 
 @settings(deadline=None, max_examples=30)

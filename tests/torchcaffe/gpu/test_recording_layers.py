@@ -73,7 +73,7 @@ def run_passes(row, recorder) -> list[np.ndarray]:
         for name in names:
             found += [net.blobs[name].data.copy(), net.blobs[name].diff.copy()]
         found += [array for blobs in net.params.values() for b in blobs for array in (b.data.copy(), b.diff.copy())]
-        if recorder is not None and all(layer.recordable for layer in net._layers):
+        if recorder is not None and all(node.layer.recordable for node in net.nodes):
             assert made(net)[0], row.id
     return found
 
@@ -153,12 +153,12 @@ def moved(net) -> None:
         return value
 
     net.device = "meta"
-    blobs = [*net._blob_list, *(b for layer in net._layers for b in layer.blobs)]
+    blobs = [*net._blob_list, *(b for node in net.nodes for b in node.layer.blobs)]
     for blob in blobs:
         blob.device = "meta"
     for memory in {id(m): m for blob in blobs for m in (blob.data_memory, blob.diff_memory)}.values():
         memory.tensor, memory.host, memory._stand_in = move(memory.tensor), None, move(memory._stand_in)
-    for layer in net._layers:
+    for layer in (node.layer for node in net.nodes):
         layer.device = "meta"
         for name, value in vars(layer).items():
             if name != "blobs":
@@ -178,7 +178,7 @@ def pass_on_device(net, backward: bool = True) -> None:
 def test_no_layer_type_waits_for_a_gpu(type_):
     for row in rows_of(type_, 100):
         with made_ready(row) as (net, job, fill):
-            if all(layer.recordable for layer in net._layers):
+            if all(node.layer.recordable for node in net.nodes):
                 fill(1)
                 net.forward()
                 try:

@@ -63,7 +63,7 @@ def test_blobs_that_a_program_appends_take_no_part(net):
 
 
 def test_what_is_fused(net):
-    assert [[layer.type for layer in following] for following in net._fused] == [
+    assert [[layer.type for layer in node.fused] for node in net.nodes] == [
         [],
         ["BatchNorm", "Scale", "ReLU"],
         [],
@@ -77,7 +77,7 @@ def test_what_is_fused(net):
 def test_no_layer_is_fused_whose_backward_needs_what_it_kept(tmp_path):
     (tmp_path / "net.prototxt").write_text(NET % ("true", "true"))
     net = caffe.Net(str(tmp_path / "net.prototxt"), caffe.TEST)
-    assert not any(net._fused)
+    assert not any(node.fused for node in net.nodes)
 
 
 def test_a_loss_in_place_counts(tmp_path):
@@ -141,7 +141,7 @@ def test_weights_that_a_solver_updates(tmp_path):
     solver = caffe.get_solver(str(tmp_path / "solver.prototxt"))
     net = solver.test_nets[0]
     solver.share_weights(net)
-    assert len(net._fused[1]) == 3
+    assert len(net.nodes[1].fused) == 3
     for of in (net, solver.net):
         of.blobs["x"].data[...] = np.random.RandomState(0).randn(2, 3, 7, 6)
     for blob in solver.net.params["n"]:
@@ -176,7 +176,7 @@ def test_not_a_number_stays_one(net):
 
 def test_the_same_memory_is_stamped_anew_by_every_change():
     memory = Memory(torch.zeros(4))
-    memory.pin(memory.tensor)
+    memory.pin()
     stamps = [memory.stamp()]
     assert memory.stamp() == stamps[0]
     memory.tensor.add_(1)

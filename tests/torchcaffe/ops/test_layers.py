@@ -112,12 +112,13 @@ def test_gradients_are_those_of_compute(type_):
         if row.name in ("of_zero", "square_of_zero", "large"):
             continue  # 0 * inf, and sums that a float32 cannot hold
         got, net = untouched(row, False)
-        layer, bottoms = net._layers[-1], net._bottoms[-1]
+        node = net.nodes[-1]
+        layer, bottoms = node.layer, node.bottoms
         inputs = [blob.t.detach().clone().double() for blob in (*bottoms, *layer.blobs)]
-        diffs = [blob.g.double() for blob in net._tops[-1]]
+        diffs = [blob.g.double() for blob in node.tops]
         gradients = layer.vjp(inputs, diffs, [True] * len(inputs))
         for i, (name, gradient) in enumerate(zip(net.bottom_names["x"], gradients)):
-            if f"{name}.diff" in got and net._bottom_needs[-1][i]:
+            if f"{name}.diff" in got and node.bottom_needs[i]:
                 assert compare.error(got[f"{name}.diff"], gradient.numpy()) <= 1e-5, row.id
         for i, gradient in enumerate(gradients[len(bottoms) :]):
             if layer.param_propagate_down[i]:
@@ -141,13 +142,14 @@ LOSS = 'layer { name: "l" type: "Reduction" bottom: "y" top: "l" loss_weight: 1 
 
 def test_batch_norm_without_three_zeros_forces_the_backward_pass():
     text = BELOW + 'layer { name: "x" type: "BatchNorm" bottom: "b" top: "y" %s }' + LOSS
-    assert net_from(text % "")._needs_backward == [False, True, True]
-    assert net_from(text % ("param { lr_mult: 0 } " * 3))._needs_backward == [False, False, False]
+    assert [node.needs_backward for node in net_from(text % "").nodes] == [False, True, True]
+    frozen = net_from(text % ("param { lr_mult: 0 } " * 3))
+    assert not any(node.needs_backward for node in frozen.nodes)
 
 
 def test_propagate_down_alone_starts_no_backward_pass():
     text = BELOW + 'layer { name: "x" type: "TanH" bottom: "b" top: "y" propagate_down: true }' + LOSS
-    assert net_from(text)._needs_backward == [False, False, False]
+    assert [node.needs_backward for node in net_from(text).nodes] == [False, False, False]
 
 
 def test_debug_info_tells_no_gradient_of_a_blob_that_a_program_has_appended(monkeypatch):

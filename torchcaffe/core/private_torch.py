@@ -1,0 +1,50 @@
+"""The private functions of PyTorch that the engine uses. Where one is missing, plain operations take its place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+_storage_use_count = getattr(torch._C, "_storage_Use_Count", None)
+_fused_sgd = getattr(torch, "_fused_sgd_", None)
+_int8_kernel = getattr(torch, "_weight_int8pack_mm", None)
+
+
+def storage_users(tensor: torch.Tensor) -> int | None:
+    """The number of references to the tensor's storage; None where PyTorch doesn't tell."""
+    return None if _storage_use_count is None else _storage_use_count(tensor.untyped_storage()._cdata)
+
+
+def sgd(
+    weights: list[torch.Tensor],
+    gradients: list[torch.Tensor],
+    buffers: list[torch.Tensor],
+    decay: float,
+    momentum: float,
+    scale: torch.Tensor,
+) -> None:
+    """buffer = momentum buffer + (gradient / scale + decay weight), weight -= buffer, all in place.
+
+    On a CPU the plain operations give the fused kernel's bits, except in a tensor's last elements, which do not fill a
+    vector register: there, and on a GPU, the kernel multiplies and adds with one rounding, which may change an ulp."""
+    if _fused_sgd is not None:
+        options: dict[str, Any] = {"lr": 1.0, "dampening": 0.0, "nesterov": False, "maximize": False}
+        options |= {"weight_decay": decay, "momentum": momentum, "is_first_step": False, "grad_scale": scale}
+        _fused_sgd(weights, gradients, buffers, **options)
+        return
+    for weight, gradient, buffer in zip(weights, gradients, buffers):
+        gradient.div_(scale)
+        buffer.mul_(momentum).add_(gradient.add(weight, alpha=decay))
+        weight.sub_(buffer)
+
+
+def int8_product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """x (N, inputs) in bfloat16 times the transpose of weight (outputs, inputs) in int8, rounded to bfloat16.
+
+    The plain operations convert the weight to float32 in each call, and add in another order than the kernel: a result
+    may be rounded to the other neighbour."""
+    if _int8_kernel is not None:
+        return _int8_kernel(x, weight, torch.ones(len(weight), dtype=torch.bfloat16))
+    return F.linear(x.float(), weight.float()).bfloat16()
