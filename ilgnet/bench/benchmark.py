@@ -218,7 +218,7 @@ def prepare(job: Job, folder: Path, onnx: bool = False) -> Path:
         model = folder / f"{job.variant}.onnx"
         spec["onnx"] = str(model)
         if not model.exists():
-            onnx_export.write(onnx_export.export(onnx_export.load(deploy, weights)), model)
+            onnx_export.write(onnx_export.export(onnx_export.load(emit.deploy(choice), deploy, weights)), model)
     path = Path(f"{stem}_{job.task}.json")
     path.write_text(json.dumps(spec))
     return path

@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     machine = Machine(cpu=cpu_name(), threads=args.threads, gpu=args.gpu, **limits)
     result = Benchmark(machine=machine, rows=[], layers={}, precision=[])
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-        measure(args, Path(folder), result)
+        measure(args, Path(folder), machine, result)
     table4(result.rows)
     result.ratios = ratios(result.rows)
     if args.out:
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measure(args: argparse.Namespace, folder: Path, result: Benchmark) -> None:
+def measure(args: argparse.Namespace, folder: Path, machine: Machine, result: Benchmark) -> None:
     """Measure what the arguments ask for: into `result`, and a printed line each."""
     photos = photo_paths(args.photos) if args.photos else benchmark.sample_photos(folder)
     result.photos = benchmark.photo_times(photos, args.crop)
@@ -118,7 +118,7 @@ def measure(args: argparse.Namespace, folder: Path, result: Benchmark) -> None:
             spec = benchmark.prepare(job, folder, "onnxruntime" in engines)
             for row in benchmark.compete(job, spec, engines, args.rounds):
                 result.rows.append(row)
-                show(result.rows, result.machine)
+                show(result.rows, machine)
         if args.layers:
             job = benchmark.Job(variant, "train", args.batch, args.crop, args.threads, args.gpu)
             result.layers[variant] = benchmark.layer_times(benchmark.prepare(job, folder), args.rounds)

@@ -169,8 +169,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise CaffeError(f"--weights: two files have one name ({', '.join(stems)}): results are named after them")
     outs: Sequence[Path | None] = [None] * len(stems)
     if args.out is not None:
-        out = outputs.check(args.out, ".json")
-        outs = [outputs.check(out.with_name(f"{out.stem}_{stem}.json")) if several else out for stem in stems]
+        whole = outputs.check(args.out, ".json")
+        outs = [outputs.check(whole.with_name(f"{whole.stem}_{stem}.json")) if several else whole for stem in stems]
     if args.lmdb and not args.mean and args.preset != "direct":
         args.mean = protocol.mean_beside(args.lmdb)
     log.set_level(2)
@@ -180,7 +180,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.rounded = engine.set_precision(args, scoring=True)
     processes.start(args)
     found = []
-    for weights, stem, out in zip(args.weights or [None], stems, outs if processes.root() else [None] * len(outs)):
+    for weights, stem, place in zip(args.weights or [None], stems, outs):
+        out = place if processes.root() else None
         measure = from_picks if args.picks else from_weights
         result = measure(args, weights, out) if weights else protocol.from_log(args.log, args.dataset)
         name = stem if several else args.name or stem

@@ -227,7 +227,7 @@ class Machine(Result):
     threads: int
     gpu: Any
     sgemm_flops: float
-    copy_bytes_per_s: float | None = None
+    copy_bytes_per_s: float
 
 
 @dataclass(init=False)
@@ -239,11 +239,11 @@ class Timed(Result):
     task: str
     batch: int
     median_s: float
-    spread: float | None = None
-    peak_memory_bytes: int | None = None
+    spread: float = 0.0
+    peak_memory_bytes: int = 0
     difference: float | None = None
-    flops: float | None = None
-    weight_bytes_per_s: float | None = None
+    flops: float = 0.0
+    weight_bytes_per_s: float = 0.0
 
 
 @dataclass(init=False)

@@ -238,12 +238,12 @@ def figure2(summary: Summary, labels: list[Label]) -> plots.Plot:
             if not node.lines:
                 axes.plot([node.x, node.x], [node.y, node.bottom], color=GREY, linewidth=1.2)
                 continue
-            style: dict[str, Any]
             corner = (node.x - WIDTH / 2 + 2, node.y + 2)
-            for style in (
+            styles: list[dict[str, Any]] = [
                 {"facecolor": node.colour, "edgecolor": "none", "alpha": 0.18},
                 {"fill": False, "edgecolor": node.colour, "linewidth": 1.4},
-            ):
+            ]
+            for style in styles:
                 box = "round,pad=0,rounding_size=5"
                 axes.add_patch(FancyBboxPatch(corner, WIDTH - 4, HEIGHT - 4, boxstyle=box, **style))
             first = node.y + HEIGHT / 2 - BLOCK * (len(node.lines) - 1) / 2

@@ -138,7 +138,7 @@ class Worker:
 
     def do_time(self, of, method, args, seconds):
         """The median time of a method, called again and again for so many seconds, once at least."""
-        times = []
+        times = []  # type: list[float]
         while not times or sum(times) < seconds:
             start = time.perf_counter()
             getattr(self.objects[of], method)(*args)

@@ -72,6 +72,7 @@ def load_engine(name: str = "torch", gpu: int | None = None, log: Callable[[byte
     """The module that is `caffe`, in CPU mode or on device `gpu`. CaffeError when it cannot be had.
 
     log: called with each line of a real Caffe's log; torchcaffe logs to sys.stderr."""
+    caffe: Any
     if name == "torch":
         import torchcaffe as caffe
     else:

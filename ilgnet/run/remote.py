@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import io
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -51,14 +52,16 @@ class Caffe:
             env=bvlc.bvlc_env(coretype=coretype, threads=threads, quiet=log is None),
             start_new_session=True,  # Ctrl-C is this process's to handle
         )
+        self._to, self._from = cast(BinaryIO, self._process.stdin), cast(io.BufferedReader, self._process.stdout)
+        self._log = cast(BinaryIO, self._process.stderr)
         self._said: collections.deque[bytes] = collections.deque(maxlen=200)
         self._reader = threading.Thread(target=self._read_log, args=(log,), daemon=True)
         self._reader.start()
         self.close = weakref.finalize(self, _end, self._process)
 
     def _read_log(self, log: Callable[[bytes], None] | None) -> None:
-        with self._process.stderr as lines:
-            for line in lines:
+        with self._log:
+            for line in self._log:
                 self._said.append(line)
                 if log:
                     log(line)
@@ -71,23 +74,23 @@ class Caffe:
             array = np.ascontiguousarray(array, np.float32)
             message["shape"] = array.shape
         try:
-            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+            self._to.write(json.dumps(message).encode() + b"\n")
             if array is not None:
-                self._process.stdin.write(memoryview(array).cast("B"))
-            self._process.stdin.flush()
+                self._to.write(array.data.cast("B"))
+            self._to.flush()
         except OSError:
             pass  # the worker has ended: receive() says why
 
     def receive(self) -> dict[str, Any]:
         """The next answer; its array under "array"."""
         try:
-            line = self._process.stdout.readline()
+            line = self._from.readline()
             answer = json.loads(line) if line else self._fail()
             if "error" in answer:
                 raise CaffeError(f"real Caffe: {answer['error']}")
             if "shape" in answer:
                 array = np.empty(answer["shape"], np.float32)
-                self._process.stdout.readinto(memoryview(array).cast("B"))
+                self._from.readinto(array.data.cast("B"))
                 answer["array"] = array
             return answer
         except KeyboardInterrupt:
@@ -122,13 +125,13 @@ class Caffe:
     def set_random_seed(self, seed: int) -> None:
         self.ask("caffe", method="set_random_seed", args=[seed])
 
-    def Net(self, path: Path | str, phase: int) -> Net:
-        return Net(self, self.ask("net", path=str(path), phase=phase))
+    def Net(self, path: Path | str, phase: int) -> RemoteNet:
+        return RemoteNet(self, self.ask("net", path=str(path), phase=phase))
 
     def get_solver(self, path: Path | str) -> Solver:
         return Solver(self, self.ask("solver", path=str(path)))
 
-    def timed(self, made: Net | Solver, method: str, *args: Any, seconds: float) -> float:
+    def timed(self, made: RemoteNet | Solver, method: str, *args: Any, seconds: float) -> float:
         """Median seconds of a method, called again and again for so long, once at least. It runs no callbacks."""
         return self.ask("time", of=made.number, method=method, args=args, seconds=seconds)
 
@@ -171,7 +174,8 @@ class Blob:
     """pycaffe's Blob: data, diff, shape, reshape."""
 
     def __init__(self, caffe: Caffe, of: int, layer: str | None, name: str | int):
-        self._caffe, self._where = caffe, {"of": of, "layer": layer, "name": name}
+        self._caffe = caffe
+        self._where: dict[str, Any] = {"of": of, "layer": layer, "name": name}
 
     @property
     def data(self) -> Array:
@@ -189,7 +193,7 @@ class Blob:
         self._caffe.ask("reshape", **self._where, to=shape)
 
 
-class Net:
+class RemoteNet:
     """pycaffe's Net, as far as programs here use it."""
 
     def __init__(self, caffe: Caffe, about: dict[str, Any]):
@@ -237,8 +241,8 @@ class Solver:
 
     def __init__(self, caffe: Caffe, about: dict[str, Any]):
         self._caffe, self.number = caffe, about["number"]
-        self.net = Net(caffe, about["net"])
-        self.test_nets = [Net(caffe, net) for net in about["test_nets"]]
+        self.net = RemoteNet(caffe, about["net"])
+        self.test_nets = [RemoteNet(caffe, net) for net in about["test_nets"]]
         self._callbacks: dict[str, Callable[[], None]] = {}
 
     @property

@@ -50,7 +50,7 @@ class Released:
 
 
 PAGE = "https://github.com/BestiVictory/ILGnet"
-MODELS = {
+MODELS: dict[str, Published | Released] = {
     "googlenet": Published(  # address and hash: BVLC Caffe's models/bvlc_googlenet/readme.md
         "bvlc_googlenet.caffemodel",
         "http://dl.caffe.berkeleyvision.org/bvlc_googlenet.caffemodel",

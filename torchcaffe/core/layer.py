@@ -244,9 +244,9 @@ class TorchLayer(Layer):
         inputs = [t.detach() for t in (*self.saved_inputs(bottom, top), *(b.t for b in blobs))]
         gradients = self.vjp(inputs, [b.g for b in top], wanted)
         # In place, bottom 0's diff is the top's, and the other gradients may be views of it: so it comes last.
-        for blob, gradient in zip(blobs, gradients[len(bottom) :]):
+        for parameter, gradient in zip(blobs, gradients[len(bottom) :]):
             if gradient is not None:
-                blob.accumulate(gradient)
+                parameter.accumulate(gradient)
         for blob, gradient in zip(reversed(bottom), reversed(gradients[: len(bottom)])):
             if gradient is not None:
                 blob.g = gradient

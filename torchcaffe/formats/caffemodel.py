@@ -7,7 +7,7 @@ of memory. Writing goes field by field, so that no message of that size is built
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -137,8 +137,8 @@ def _without_v1(buffer: Any, span: tuple[int, int]) -> bytes:
 def write_caffemodel(
     path: PathLike,
     net: Any,
-    blobs: dict[str, Arrays],
-    diffs: dict[str, Arrays] | None = None,
+    blobs: Mapping[str, Arrays],
+    diffs: Mapping[str, Arrays] | None = None,
     hdf5: bool | None = None,
 ) -> None:
     """Write weights as BVLC's Net::ToProto does, byte for byte; as Net::ToHDF5 does if hdf5 is true, or is None and the
@@ -207,7 +207,9 @@ def _indexed(group: Any) -> dict[int, np.ndarray]:
     return found
 
 
-def _write_caffemodel_hdf5(path: PathLike, net: Any, blobs: dict[str, Arrays], diffs: dict[str, Arrays] | None) -> None:
+def _write_caffemodel_hdf5(
+    path: PathLike, net: Any, blobs: Mapping[str, Arrays], diffs: Mapping[str, Arrays] | None
+) -> None:
     def fill(file: Any) -> None:
         for root, arrays in (("data", blobs), ("diff", diffs)):
             if arrays is None:

@@ -91,7 +91,8 @@ class Recording:
         for memory in (*memories, *read):
             memory.upload()
         if self._replay is None:
-            before = [(one, one.state()) for one in (*blobs, *memories)]
+            parts: list[Blob | Memory] = [*blobs, *memories]
+            before = [(one, one.state()) for one in parts]
             try:
                 self._result, self._replay = self._recorder(work)
             except RuntimeError as error:

@@ -729,9 +729,11 @@ class Net:
         owners = {id(b.data_memory): b for b in self.learnable}
         arrays: dict[str, Sequence[np.ndarray | None]] = {
             # HDF5 holds a shared parameter once, at its owner; the binary format at every layer.
-            name: [None if hdf5 and owners.get(id(b.data_memory), b) is not b else b.data for b in layer.blobs]
-            for name, layer in zip(self._layer_names, self._layers)
-            if layer.blobs
+            node.name: [
+                None if hdf5 and owners.get(id(b.data_memory), b) is not b else b.data for b in node.layer.blobs
+            ]
+            for node in self.nodes
+            if node.layer.blobs
         }
         caffemodel.write_caffemodel(os.fsdecode(path), self.to_proto(), arrays, hdf5=hdf5)
 

@@ -408,7 +408,7 @@ class Scale(_Broadcast):
             if self.layer_param.blobs:  # BVLC's inner Bias layer gets the same blobs and takes the first
                 bias.load(self.blobs[0].data)
         if self.p.bias_term:
-            self.blob_count += 1
+            self.blob_count = (len(bottom) == 1) + 1
             if len(self.blobs) > self.blob_count:
                 raise CaffeError(f"blobs: {len(self.blobs)} given, the layer has {self.blob_count}")
 
