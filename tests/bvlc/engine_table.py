@@ -22,10 +22,10 @@ HERE = Path(__file__).resolve().parent
 GOLDENS = HERE / "goldens" / "layers"
 PAGE = HERE.parents[1] / "docs" / "engine.md"
 BEGIN, END = "<!-- made by python -m tests.bvlc.engine_table -->", "<!-- end -->"
-BEYOND = {"BN": "tests/test_bn_layer.py"}  # types that BVLC has not: the proof is another
+BEYOND = {"BN": "tests/torchcaffe/ops/test_bn_layer.py"}  # types that BVLC has not: the proof is another
 # Options that no configuration sets, and why
 EXCUSED = {
-    "HDF5Data.shuffle": "drawn from the C library's `rand()`: `tests/test_hdf5_shuffle_bvlc.py`",
+    "HDF5Data.shuffle": "drawn from the C library's `rand()`: `tests/torchcaffe/formats/test_hdf5_shuffle_bvlc.py`",
     **{
         f"Im2col.{name}": "belongs to Convolution, which shares the message"
         for name in ("num_output", "bias_term", "group", "weight_filler", "bias_filler", "engine")
