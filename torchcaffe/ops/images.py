@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -12,22 +12,12 @@ import numpy as np
 
 from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
-from torchcaffe.core.blob import Blob
 from torchcaffe.core.layer import layer
 from torchcaffe.data import pictures
 from torchcaffe.data.transform import Packed
-from torchcaffe.formats import files
-from torchcaffe.ops.data import PrefetchingLayer
+from torchcaffe.ops.data import PrefetchingLayer, read_list
 from torchcaffe.random import streams
 from torchcaffe.random.rng import Rng
-
-
-def read_text(path: str, field: str) -> str:
-    """A list's text; names that are not UTF-8 survive. Raises CaffeError with the field's and the file's name."""
-    try:
-        return files.read_text(path, errors="surrogateescape")
-    except OSError as error:
-        raise CaffeError(f"{field}: {path}: {error.strerror}") from None
 
 
 def read_image(path: str, where: str, color: bool = True) -> np.ndarray:
@@ -46,13 +36,13 @@ class ImageData(PrefetchingLayer):
     new_height and new_width resize them; otherwise the pictures of a batch must have one size. shuffle: reorder them in
     every round; rand_skip: start at a random one of the first rand_skip."""
 
-    def open(self, top: list[Blob]) -> None:
+    def open(self) -> tuple[Sequence[int], str]:
         p = self.p
         if (p.new_height > 0) != (p.new_width > 0):
             raise CaffeError("image_data_param: new_height and new_width must be set together")
         log.info("image_data_layer.cpp:38", f"Opening file {p.source}")
         self._lines: list[tuple[str, int]] = []
-        for line in read_text(p.source, "image_data_param.source").split("\n"):
+        for line in read_list(p.source, "image_data_param.source").split("\n"):
             name, _, word = line.rpartition(" ")
             label = re.match(r"\s*[+-]?\d+", word)
             self._lines.append((name or line, int(label.group()) if label else 0))
@@ -61,12 +51,11 @@ class ImageData(PrefetchingLayer):
         if not self._lines:
             raise CaffeError(f"image_data_param.source: {p.source} is empty")
         rng = streams.rng()
-        self._turns = list(range(len(self._lines)))  # the order of the lines
-        self._turns_array: np.ndarray | None = None  # a copy, made by place()
+        self._turns = np.arange(len(self._lines), dtype=np.int32)  # the order of the lines
         self._order = Rng(rng.rand()) if p.shuffle else None
-        if self._order is not None:
+        if p.shuffle:
             log.info("image_data_layer.cpp:53", "Shuffling data")
-            self._order.shuffle(self._turns)
+        self._shuffle()
         log.info("image_data_layer.cpp:63", f"A total of {len(self._lines)} images.")
         self._line = 0
         if p.rand_skip:
@@ -74,10 +63,14 @@ class ImageData(PrefetchingLayer):
             log.info("image_data_layer.cpp:70", f"Skipping first {self._line} data points.")
             if self._line >= len(self._lines):
                 raise CaffeError(f"image_data_param.rand_skip: skipping {self._line} of {len(self._lines)} pictures")
-        shape = (p.batch_size, *self.transformer.infer_shape(self._read()))
-        top[0].reshape(*shape)
-        log.info("image_data_layer.cpp:90", f"output data size: {','.join(str(s) for s in shape)}")
-        top[1].reshape(p.batch_size)
+        return self.transformer.infer_shape(self._read()), "image_data_layer.cpp:90"
+
+    def _shuffle(self) -> None:
+        """With `shuffle`, put the lines into a new order: a new array, since place() has given the old one away."""
+        if self._order is not None:
+            turns = self._turns.tolist()
+            self._order.shuffle(turns)
+            self._turns = np.array(turns, np.int32)
 
     def _read(self) -> np.ndarray:
         """The current picture, (C, H, W) uint8."""
@@ -90,16 +83,13 @@ class ImageData(PrefetchingLayer):
 
     def place(self) -> dict[str, np.ndarray]:
         order = {} if self._order is None else {"order": self._order.state()}
-        if self._turns_array is None:
-            self._turns_array = np.array(self._turns, np.int32)
-        return {**super().place(), **order, "line": np.array(self._line), "turns": self._turns_array}
+        return {**super().place(), **order, "line": np.array(self._line), "turns": self._turns}
 
     def go_to(self, place: dict[str, np.ndarray]) -> None:
         super().go_to(place)
-        turns = place["turns"].tolist()
-        if sorted(turns) != list(range(len(self._lines))):
-            raise CaffeError(f"{self.p.source}: has {len(self._lines)} lines, had {len(turns)} at the snapshot")
-        self._turns, self._turns_array, self._line = turns, None, int(place["line"])
+        self._turns, self._line = place["turns"], int(place["line"])
+        if not np.array_equal(np.sort(self._turns), np.arange(len(self._lines))):
+            raise CaffeError(f"{self.p.source}: has {len(self._lines)} lines, had {len(self._turns)} at the snapshot")
         if self._order is not None:
             self._order.set_state(place["order"])
 
@@ -111,9 +101,7 @@ class ImageData(PrefetchingLayer):
             self._line += 1
             if self._line == len(self._lines):
                 self._line = 0
-                if self._order is not None:
-                    self._order.shuffle(self._turns)
-                    self._turns_array = None
+                self._shuffle()
         return self.transformed(images), np.array(labels, np.float32)
 
 
@@ -137,16 +125,15 @@ class WindowData(PrefetchingLayer):
     with label, overlap, x1, y1, x2, y2. crop_size, mirror, mean_file and mean_value are transform_param's; scale is
     window_data_param's own."""
 
-    def open(self, top: list[Blob]) -> None:
-        p, t = self.p, self.layer_param.transform_param
-        crop = t.crop_size
+    def open(self) -> tuple[Sequence[int], str]:
+        p, crop = self.p, self.layer_param.transform_param.crop_size
         if not crop:
             raise CaffeError("transform_param.crop_size: missing")
         self._rng = Rng(streams.rng().rand())
         self._images: list[str] = []
         self._cache: dict[int, np.ndarray] = {}
         self._windows: tuple[list[Window], list[Window]] = ([], [])  # background, foreground
-        channels = self._read_windows(iter(read_text(p.source, "window_data_param.source").split()))
+        channels = self._read_windows(iter(read_list(p.source, "window_data_param.source").split()))
         if channels != 3:
             raise CaffeError(f"{p.source}: {channels} channels; pictures are read with 3")
         mean = self.transformer.mean
@@ -159,9 +146,7 @@ class WindowData(PrefetchingLayer):
             except ValueError:
                 raise CaffeError(f"transform_param: a mean of shape {mean.shape} for crops of {crop}") from None
         self._mean = mean
-        top[0].reshape(p.batch_size, channels, crop, crop)
-        log.info("window_data_layer.cpp:187", f"output data size: {','.join(str(s) for s in top[0].shape)}")
-        top[1].reshape(p.batch_size)
+        return (3, crop, crop), "window_data_layer.cpp:187"
 
     def _read_windows(self, words: Iterator[str]) -> int:
         """Fill the lists from the words of a window file. Returns the channels of the last picture."""

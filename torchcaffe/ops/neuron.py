@@ -236,7 +236,7 @@ class PReLU(TorchLayer):
     """x where it is positive, else a * x with a learned a for each channel (axis 1), or for all (channel_shared)."""
 
     def setup(self, bottom: Blobs, top: Blobs) -> None:
-        filler = self.p.filler if self.p.HasField("filler") else caffe_pb2.FillerParameter(type="constant", value=0.25)
+        filler = self.p.filler if self.p.HasField("filler") else caffe_pb2.FillerParameter(value=0.25)
         channels = bottom[0].channels  # raises for more than four axes, as BVLC does
         shape = () if self.p.channel_shared else (channels,)
         if not self.blobs:

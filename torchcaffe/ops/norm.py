@@ -22,7 +22,7 @@ LRN_PIECE = 1 << 17
 
 
 @layer(bottoms=1, tops=1)
-class LRN(TorchLayer):
+class LRN(Layer):
     """Local response normalisation: y = x * (k + alpha / n * sum of x^2 over n channels)^-beta.
 
     WITHIN_CHANNEL: over n x n pixels, with alpha / n^2, and 1 in place of k (BVLC ignores k there).
@@ -39,17 +39,9 @@ class LRN(TorchLayer):
 
     def reshape(self, bottom: Blobs, top: Blobs) -> None:
         check_image(bottom[0])
-        top[0].reshape(*bottom[0].shape)
+        super().reshape(bottom, top)
         # No wider than the channels reach: beyond them there is nothing to add.
         self.window = min(self.size, 2 * max(1, bottom[0].shape[1]) - 1)
-
-    def compute(self, x: Tensor) -> Tensor:
-        p, near = self.p, self.window // 2
-        if not self.across:
-            return x * self.scale_within(x).pow(-p.beta)
-        squares = F.pad(x * x, (0, 0, 0, 0, near, near))
-        total = sum(squares.narrow(1, i, x.shape[1]) for i in range(self.window))
-        return x * (total * (p.alpha / self.size) + p.k).pow(-p.beta)
 
     def scale_within(self, x: Tensor) -> Tensor:
         """The base of the power -beta, within channels."""
@@ -181,9 +173,9 @@ class MVN(Layer):
         bottom[0].g = g.div_(self._divisor).view(bottom[0].shape)
 
 
-def _channel_view(tensor: Tensor, axes: int) -> Tensor:
-    """One value for each channel, shaped to broadcast over a blob whose channels are axis 1."""
-    return tensor.view(1, -1, *(1,) * (axes - 2))
+def _channel_view(values: Tensor, x: Tensor) -> Tensor:
+    """One value for each channel, shaped to broadcast over x, whose channels are axis 1."""
+    return values.view(1, -1, *(1,) * (x.dim() - 2))
 
 
 # torch adds up a channel's values in sequence. In pieces this short, a float32 sum stays within 1e-6 of the exact one.
@@ -230,12 +222,12 @@ class _Normalized(Layer):
 
     def reshape(self, bottom: Blobs, top: Blobs) -> None:
         check_channels(bottom[0], self.blobs[0].count)
-        top[0].reshape(*bottom[0].shape)
+        super().reshape(bottom, top)
 
     def normalize(self, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
         """(x - mean) / sqrt(variance + eps), kept for backward: in place, the layers above overwrite the top."""
-        self._root = _channel_view((variance + self.p.eps).sqrt(), x.dim())
-        self._normalised = (x - _channel_view(mean, x.dim())).div_(self._root)
+        self._root = _channel_view((variance + self.p.eps).sqrt(), x)
+        self._normalised = (x - _channel_view(mean, x)).div_(self._root)
         return self._normalised
 
 
@@ -303,7 +295,7 @@ class BatchNorm(_Normalized):
             bottom[0].g = torch.zeros_like(g)
             return
         share = 1.0 / (self._root * (g.numel() // self.channels))
-        by_mean, by_product = (_channel_view(v, g.dim()) * share for v in _sums(g, y))
+        by_mean, by_product = (_channel_view(v, g) * share for v in _sums(g, y))
         result = torch.addcmul(-by_mean, y, by_product, value=-1.0)
         bottom[0].g = torch.addcmul(result, g, 1.0 / self._root, out=result)
 
@@ -320,7 +312,7 @@ class BN(_Normalized):
     def setup(self, bottom: Blobs, top: Blobs) -> None:
         p = self.p
         self.fixed = p.frozen or self.phase == caffe_pb2.TEST
-        ones = caffe_pb2.FillerParameter(type="constant", value=float(p.frozen))
+        ones = caffe_pb2.FillerParameter(value=float(p.frozen))
         shape = (1, channels_of(bottom[0]))
         make_blobs(self, *((shape, filler) for filler in (p.slope_filler, p.bias_filler, None, ones)))
         # The statistics never learn; frozen, nothing does.
@@ -333,13 +325,13 @@ class BN(_Normalized):
     def forward(self, bottom: Blobs, top: Blobs) -> None:
         x = bottom[0].t
         slope, bias, mean, variance = (blob.t.view(-1) for blob in self.own_blobs)
-        dim, keep = x.dim(), self.p.momentum
+        keep = self.p.momentum
         if not self.fixed:
             mean, variance = _moments(x)
             for blob, value in zip(self.blobs[2:4], (mean, variance)):
                 _update(blob, value, keep, 1 - keep)
         normalised = self.normalize(x, mean, variance)
-        top[0].t = torch.addcmul(_channel_view(bias, dim), normalised, _channel_view(slope, dim))
+        top[0].t = torch.addcmul(_channel_view(bias, x), normalised, _channel_view(slope, x))
 
     def scaling(self) -> tuple[Tensor, Tensor] | None:
         if not self.fixed:
@@ -357,9 +349,9 @@ class BN(_Normalized):
         if not propagate_down[0]:
             return
         if not self.fixed:
-            by_mean, by_product = (_channel_view(v * (len(sums) / g.numel()), g.dim()) for v in (sums, products))
+            by_mean, by_product = (_channel_view(v * (len(sums) / g.numel()), g) for v in (sums, products))
             g = torch.addcmul(g - by_mean, y, by_product, value=-1.0)
-        bottom[0].g = g * (_channel_view(self.blobs[0].t.view(-1), g.dim()) / self._root)
+        bottom[0].g = g * (_channel_view(self.blobs[0].t.view(-1), g) / self._root)
 
 
 class _Broadcast(TorchLayer):
@@ -413,9 +405,7 @@ class Scale(_Broadcast):
                 raise CaffeError(f"blobs: {len(self.blobs)} given, the layer has {self.blob_count}")
 
     def filler(self) -> caffe_pb2.FillerParameter:
-        if self.p.HasField("filler"):
-            return self.p.filler
-        return caffe_pb2.FillerParameter(type="constant", value=1.0)  # the identity
+        return self.p.filler if self.p.HasField("filler") else caffe_pb2.FillerParameter(value=1.0)  # the identity
 
     def scaling(self) -> tuple[Tensor, Tensor] | None:
         if len(self.layer_param.bottom) != 1 or self.axis != 1 or len(self.blobs[0].shape) != 1:
