@@ -60,7 +60,7 @@ class ReLU(Neuron):
         if self.in_place and not self.p.negative_slope and bottom[0].data_memory.owned():
             top[0].t = bottom[0].t.relu_()
         else:
-            top[0].t = self.compute(bottom[0].t)
+            super().forward(bottom, top)
 
     def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
         if not propagate_down[0]:
@@ -96,22 +96,16 @@ class Dropout(Neuron):
         self._kept = self.hold(before, to_device(drawn, self.device))
         return self._kept is before
 
-    def forward(self, bottom: Blobs, top: Blobs) -> None:
+    def compute(self, x: Tensor) -> Tensor:
         if self.phase != caffe_pb2.TRAIN:
-            if top[0] is not bottom[0]:
-                top[0].t = bottom[0].t.clone()
-            return
-        self.mask = self._kept.to(torch.float32).view(bottom[0].shape).mul_(float(1.0 / (1.0 - self.ratio)))
-        top[0].t = bottom[0].t * self.mask
+            return x if self.in_place else x.clone()
+        self.mask = self._kept.to(torch.float32).view(x.shape).mul_(float(1.0 / (1.0 - self.ratio)))
+        return x * self.mask
 
-    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
-        if not propagate_down[0]:
-            return
+    def gradient(self, x: Tensor, y: Tensor, g: Tensor) -> Tensor:
         if self.phase != caffe_pb2.TRAIN:
-            if top[0] is not bottom[0]:
-                bottom[0].g = top[0].g.clone()
-            return
-        bottom[0].g = top[0].g * self.mask
+            return g if self.in_place else g.clone()
+        return g * self.mask
 
 
 def affine(x: Tensor, scale: float, shift: float = 0.0) -> Tensor:

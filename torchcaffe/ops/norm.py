@@ -14,7 +14,7 @@ from torch import Tensor
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.core.blob import Blob, Blobs, canonical_axis
 from torchcaffe.core.layer import Layer, TorchLayer, layer
-from torchcaffe.ops.common import channels_of, check_channels, check_image, end_axis, make_blobs
+from torchcaffe.ops.common import FirstLearns, channels_of, check_channels, check_image, end_axis, make_blobs
 from torchcaffe.proto import caffe_pb2
 
 # The number of values that LRN's dozen passes work on at a time, so that they stay in the cache.
@@ -22,7 +22,7 @@ LRN_PIECE = 1 << 17
 
 
 @layer(bottoms=1, tops=1)
-class LRN(Layer):
+class LRN(FirstLearns):
     """Local response normalisation: y = x * (k + alpha / n * sum of x^2 over n channels)^-beta.
 
     WITHIN_CHANNEL: over n x n pixels, with alpha / n^2, and 1 in place of k (BVLC ignores k there).
@@ -101,9 +101,7 @@ class LRN(Layer):
                 torch.div(values, self.power(scale), out=result)
         top[0].t = y
 
-    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
-        if not propagate_down[0]:
-            return
+    def gradient(self, top: Blobs, bottom: Blobs) -> Tensor:
         p = self.p
         x, g, y = bottom[0].t, top[0].g, top[0].t
         if not self.across:
@@ -111,8 +109,7 @@ class LRN(Layer):
             power = self.power(self._scale).reciprocal_()
             products = g * x * power / self._scale
             ratio = F.avg_pool2d(products, self.size, 1, self.size // 2, count_include_pad=True)
-            bottom[0].g = torch.addcmul(ratio.mul_(x).mul_(-2.0 * p.alpha * p.beta), g, power)
-            return
+            return torch.addcmul(ratio.mul_(x).mul_(-2.0 * p.alpha * p.beta), g, power)
         # dx = g s^-beta - (2 alpha beta / n) x (sum of g y / s over n channels)
         x, g, y = (t.contiguous(memory_format=torch.channels_last) for t in (x, g, y))
         down, factor = torch.empty_like(x), -2.0 * p.alpha * p.beta / self.size
@@ -125,7 +122,7 @@ class LRN(Layer):
                 direct = torch.div(diff, power, out=power)
             torch.mul(diff, answer, out=padded.narrow(1, self.window // 2, x.shape[1])).div_(scale)
             torch.addcmul(direct, self.window_sums(padded), values, value=factor, out=result)
-        bottom[0].g = down
+        return down
 
 
 @layer(bottoms=1, tops=1)

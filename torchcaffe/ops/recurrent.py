@@ -46,7 +46,7 @@ class LSTMUnit(Layer):
         top[1].t, top[0].t = (state.unsqueeze(0) for state in self._step.states)
 
     def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
-        refuse_gradient(propagate_down, 2, "says where sequences start")
+        refuse_gradient(propagate_down, 2)
         if propagate_down[0] or propagate_down[1]:
             gates, c = self._step.backward(top[1].g[0], top[0].g[0])
             bottom[0].g, bottom[1].g = c.unsqueeze(0), gates.unsqueeze(0)
@@ -235,7 +235,7 @@ class Recurrent(Layer):
 
     def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
         """Compute all gradients, needed or not, as BVLC does."""
-        refuse_gradient(propagate_down, 1, "says where sequences start")
+        refuse_gradient(propagate_down, 1)
         g, cont, weights = self.outputs_backward(top[0].g), bottom[1].t, self.hidden(0)
         h_diff = torch.zeros_like(g[0])
         others = [h_diff] * (self.states - 1)

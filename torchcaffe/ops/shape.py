@@ -12,7 +12,7 @@ from torch import Tensor
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.core.blob import Blob, Blobs, canonical_axis
 from torchcaffe.core.layer import Layer, TorchLayer, layer
-from torchcaffe.ops.common import FLT_MAX, axis_of, end_axis, in_range, refuse_gradient
+from torchcaffe.ops.common import FLT_MAX, FirstLearns, axis_of, check_positive, end_axis, in_range, refuse_gradient
 from torchcaffe.proto import caffe_pb2
 
 SUM, PROD, MAX = (getattr(caffe_pb2.EltwiseParameter, m) for m in ("SUM", "PROD", "MAX"))
@@ -25,7 +25,7 @@ def share(bottom: Blob, top: Blob) -> None:
 
 
 @layer(bottoms=1, tops=(1, None))
-class Split(Layer):
+class Split(FirstLearns):
     """Every top shares the bottom's memory; the gradient is the sum of theirs."""
 
     allows_in_place = False
@@ -40,15 +40,13 @@ class Split(Layer):
         for blob in top:
             blob.share_data(bottom[0])
 
-    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
-        if not propagate_down[0]:
-            return
+    def gradient(self, top: Blobs, bottom: Blobs) -> Tensor:
         # A branch without a gradient adds none: its diff is zero and untouched.
         diffs = [b.g for b in top if b.has_diff()] or [top[0].g]
         total = diffs[0] + diffs[1] if len(diffs) > 1 else diffs[0].clone()
         for diff in diffs[2:]:
             total += diff
-        bottom[0].g = total
+        return total
 
 
 @layer(bottoms=(1, None), tops=1)
@@ -267,9 +265,6 @@ class Eltwise(TorchLayer):
 class Silence(Layer):
     """Takes blobs so that they do not become outputs of the net; their gradient is zero."""
 
-    def reshape(self, bottom: Blobs, top: Blobs) -> None:
-        pass
-
     def forward(self, bottom: Blobs, top: Blobs) -> None:
         pass
 
@@ -284,10 +279,7 @@ class Tile(TorchLayer):
     """The bottom repeated `tiles` times along `axis`."""
 
     def setup(self, bottom: Blobs, top: Blobs) -> None:
-        if not self.p.HasField("tiles"):
-            raise CaffeError("tiles: missing")
-        if self.p.tiles < 1:
-            raise CaffeError(f"tiles: {self.p.tiles} must be 1 or more")
+        check_positive(self.p, "tiles")
 
     def reshape(self, bottom: Blobs, top: Blobs) -> None:
         shape = list(bottom[0].shape)
@@ -301,7 +293,7 @@ class Tile(TorchLayer):
 
 
 @layer(bottoms=2, tops=1)
-class Crop(Layer):
+class Crop(FirstLearns):
     """Bottom 0 cropped to bottom 1's sizes from `axis` on, starting at `offset`: one for all axes, or one for each.
 
     In place (where nothing is cropped) the gradient is 0: BVLC first clears the bottom's diff, which is the top's."""
@@ -318,15 +310,14 @@ class Crop(Layer):
         if len(sizes) < len(shape):
             raise CaffeError(f"bottom 1: shape {sizes} has fewer axes than bottom 0's {shape}")
         offsets = list(self.p.offset) or [0]
-        cut = [slice(None)] * start
-        for i in range(start, len(shape)):
-            offset = offsets[i - start] if len(offsets) > 1 else offsets[0]
+        if len(offsets) == 1:
+            offsets *= len(shape) - start
+        for i, offset in enumerate(offsets, start):
             if shape[i] - offset < sizes[i]:
                 raise CaffeError(
                     f"offset: {sizes[i]} values from {offset} on are more than axis {i} of bottom 0 {shape} has"
                 )
-            cut.append(slice(offset, offset + sizes[i]))
-        self.cut = tuple(cut)
+        self.cut = (..., *(slice(offset, offset + size) for offset, size in zip(offsets, sizes[start:])))
         cropped = (*shape[:start], *sizes[start : len(shape)])
         self.check_in_place(bottom[0], top[0], cropped)
         top[0].reshape(*cropped)
@@ -334,18 +325,18 @@ class Crop(Layer):
     def forward(self, bottom: Blobs, top: Blobs) -> None:
         top[0].t = bottom[0].t[self.cut].clone()
 
-    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
-        if propagate_down[0]:
-            gradient = torch.zeros_like(bottom[0].t)
-            if top[0] is not bottom[0]:
-                gradient[self.cut] = top[0].g
-            bottom[0].g = gradient
+    def gradient(self, top: Blobs, bottom: Blobs) -> Tensor:
+        gradient = torch.zeros_like(bottom[0].t)
+        if top[0] is not bottom[0]:
+            gradient[self.cut] = top[0].g
+        return gradient
 
 
 @layer(bottoms=2, tops=1)
-class BatchReindex(Layer):
+class BatchReindex(FirstLearns):
     """The items of bottom 0 at the indices in bottom 1."""
 
+    refused = (1,)
     allows_in_place = False
 
     def reshape(self, bottom: Blobs, top: Blobs) -> None:
@@ -359,11 +350,9 @@ class BatchReindex(Layer):
         index = in_range(bottom[1].t, items, "bottom 1: index", f"bottom 0's {items} items")
         top[0].t = bottom[0].t[index.to(torch.int64)]
 
-    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
-        refuse_gradient(propagate_down, 1, "holds indices")
-        if propagate_down[0]:
-            index = bottom[1].t.to(torch.int64).clamp(0, bottom[0].shape[0] - 1)
-            bottom[0].g = torch.zeros_like(bottom[0].t).index_add_(0, index, top[0].g)
+    def gradient(self, top: Blobs, bottom: Blobs) -> Tensor:
+        index = bottom[1].t.to(torch.int64).clamp(0, bottom[0].shape[0] - 1)
+        return torch.zeros_like(bottom[0].t).index_add_(0, index, top[0].g)
 
 
 @layer(bottoms=(2, None), tops=(1, None))
@@ -401,7 +390,7 @@ class Filter(Layer):
             blob.t = source.t[self.chosen]
 
     def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
-        refuse_gradient(propagate_down, len(bottom) - 1, "is the selector")
+        refuse_gradient(propagate_down, len(bottom) - 1)
         for blob, target, down in zip(top, bottom, propagate_down):
             if down:
                 target.g = torch.zeros_like(target.t).index_copy_(0, self.chosen, blob.g)
