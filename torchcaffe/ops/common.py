@@ -39,6 +39,13 @@ def check_positive(p: Any, field: str) -> None:
         raise CaffeError(f"{field}: {getattr(p, field)} must be 1 or more")
 
 
+def check_shapes(bottom: Blobs, *shapes: tuple[int, ...]) -> None:
+    """Raise CaffeError unless the first bottoms have these shapes."""
+    for index, (blob, shape) in enumerate(zip(bottom, shapes)):
+        if blob.shape != shape:
+            raise CaffeError(f"bottom {index}: shape {blob.shape}, {shape} expected")
+
+
 def check_image(blob: Blob) -> None:
     """Raise CaffeError unless the blob has four axes."""
     if len(blob.shape) != 4:

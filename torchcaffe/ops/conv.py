@@ -14,7 +14,7 @@ from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.core.blob import Blob, Blobs, canonical_axis, shaped
 from torchcaffe.core.layer import Layer, TorchLayer, layer
-from torchcaffe.ops.common import make_blobs, weight_and_bias
+from torchcaffe.ops.common import check_shapes, make_blobs, weight_and_bias
 from torchcaffe.proto.geometry import read_window
 
 
@@ -45,10 +45,10 @@ class _Windowed(Layer):
         self.kernel, self.stride, self.pad, self.dilation = window
         self.extent = window.extent
 
-    def check_axes(self, index: int, blob: Blob) -> None:
-        """Raise CaffeError if a bottom has another number of axes than at set-up."""
+    def check_axes(self, blob: Blob) -> None:
+        """Raise CaffeError if bottom 0 has another number of axes than at set-up."""
         if len(blob.shape) != self.axis + 1 + self.axes:
-            raise CaffeError(f"bottom {index}: has {len(blob.shape)} axes, {self.axis + 1 + self.axes} expected")
+            raise CaffeError(f"bottom 0: has {len(blob.shape)} axes, {self.axis + 1 + self.axes} expected")
 
     def windows_along(self, size: int, i: int) -> int:
         """The number of windows on spatial axis i of an image of this size."""
@@ -104,12 +104,10 @@ class BaseConvolution(_Windowed):
 
     def reshape(self, bottom: Blobs, top: Blobs) -> None:
         first = bottom[0].shape
-        for index, blob in enumerate(bottom):
-            self.check_axes(index, blob)
-            if blob.shape[self.axis] != self.channels:
-                raise CaffeError(f"bottom {index}: has {blob.shape[self.axis]} channels, {self.channels} expected")
-            if blob.shape != first:
-                raise CaffeError(f"bottom {index}: shape {blob.shape} differs from bottom 0's {first}")
+        self.check_axes(bottom[0])
+        if first[self.axis] != self.channels:
+            raise CaffeError(f"bottom 0: has {first[self.axis]} channels, {self.channels} expected")
+        check_shapes(bottom, *[first] * len(bottom))
         spatial = tuple(self.output_size(s, i) for i, s in enumerate(first[self.axis + 1 :]))
         if any(s < 1 for s in spatial):
             raise CaffeError(f"bottom 0: {first} is smaller than the kernel {self.kernel}")
@@ -165,9 +163,7 @@ class BaseConvolution(_Windowed):
             y = y.reshape(count, self.outputs, *self.counts)
         return y if bias is None else y + bias.view(-1, *(1,) * self.axes)
 
-    def convolve_backward(
-        self, g: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def convolve_backward(self, g: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]) -> Sequence[Any]:
         """The gradients of bottom, weight and bias from the top's, `g`; those not wanted may be None."""
         if self.native:
             return torch.ops.aten.convolution_backward(g, x, weight, [self.outputs], *self.arguments(), wanted)
@@ -260,7 +256,7 @@ class Im2col(_Windowed, TorchLayer):
 
     def reshape(self, bottom: Blobs, top: Blobs) -> None:
         shape = bottom[0].shape
-        self.check_axes(0, bottom[0])
+        self.check_axes(bottom[0])
         counts = [self.windows_along(size, i) for i, size in enumerate(shape[self.axis + 1 :])]
         if min(counts) < 1:
             raise CaffeError(f"bottom 0: {shape} is smaller than the kernel {self.kernel}")

@@ -284,15 +284,13 @@ class PrefetchingLayer(Layer):
                 tensor.record_stream(stream)
         self._reached = batch.place
         before, shapes = self._held, [blob.shape for blob in top]
-        same = len(before) == len(batch.tensors)
-        self._held = [self.hold(old, new) for old, new in zip(before if same else [None] * 3, batch.tensors)]
+        self._held = [self.hold(old, new) for old, new in zip([*before, None, None, None], batch.tensors)]
         labels, data = self._held[:2]
         crop = self.layer_param.transform_param.crop_size
         top[0].reshape(*data.shape[:2], *((crop, crop) if crop else data.shape[2:]))
         for blob in top[1:]:
             blob.reshape(*labels.shape)
-        stays = same and all(old is new for old, new in zip(before, self._held))
-        return stays and shapes == [blob.shape for blob in top]
+        return [*map(id, before)] == [*map(id, self._held)] and shapes == [blob.shape for blob in top]
 
     def _wait(self, future: Future[Batch]) -> Batch:
         """The next batch. Adds to `waited` the time without a batch or anything else to compute."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -106,14 +105,11 @@ class ImageData(PrefetchingLayer):
 
 
 class Window(NamedTuple):
-    """A box in an image of a window file, corners included."""
+    """A box (x1, y1, x2, y2) in a picture of a window file, corners included."""
 
     image: int
     label: int
-    x1: int
-    y1: int
-    x2: int
-    y2: int
+    box: list[int]
 
 
 @layer(bottoms=0, tops=2)
@@ -141,10 +137,7 @@ class WindowData(PrefetchingLayer):
             if mean.shape[1:] != (1, 1):
                 start = max(mean.shape[2] - crop, 0) // 2
                 mean = mean[:, start : start + crop, start : start + crop]
-            try:
-                mean = np.broadcast_to(mean, (3, crop, crop))
-            except ValueError:
-                raise CaffeError(f"transform_param: a mean of shape {mean.shape} for crops of {crop}") from None
+            mean = np.broadcast_to(mean, (3, crop, crop))
         self._mean = mean
         return (3, crop, crop), "window_data_layer.cpp:187"
 
@@ -166,9 +159,9 @@ class WindowData(PrefetchingLayer):
                     if overlap >= fg_threshold:
                         if label < 1:
                             raise CaffeError(f"{p.source}: picture {index}: box {read}: label {label} of an object")
-                        self._windows[1].append(Window(index, label, *box))
+                        self._windows[1].append(Window(index, label, box))
                     elif overlap < bg_threshold:
-                        self._windows[0].append(Window(index, 0, *box))
+                        self._windows[0].append(Window(index, 0, box))
         except (StopIteration, ValueError):
             where = f"{p.source}: picture {len(self._images)}, box {read}"
             raise CaffeError(f"{where}: truncated, or not a number") from None
@@ -203,7 +196,7 @@ class WindowData(PrefetchingLayer):
             windows = self._windows[item >= p.batch_size - foreground]
             window = windows[self._rng.rand() % len(windows)]
             mirror = bool(t.mirror and self._rng.rand() % 2)
-            pixels, top, left = self._cut(window, mirror)
+            pixels, (top, left) = self._cut(window, mirror)
             rows, columns = slice(top, top + pixels.shape[1]), slice(left, left + pixels.shape[2])
             if self._mean is not None:
                 pixels = pixels - self._mean[:, rows, columns]
@@ -211,48 +204,42 @@ class WindowData(PrefetchingLayer):
             labels[item] = window.label
         return data, labels
 
-    def _cut(self, window: Window, mirror: bool) -> tuple[np.ndarray, int, int]:
+    def _cut(self, window: Window, mirror: bool) -> tuple[np.ndarray, np.ndarray]:
         """The window's warped pixels, float32 (3, h, w), and their first row and column in the crop.
 
         context_pad widens the box by a margin of that many pixels of the crop; crop_mode "square" makes it square. The
         part outside the picture stays 0. Computed in float32 with C's rounding, as in BVLC."""
         crop, pad = self.layer_param.transform_param.crop_size, self.p.context_pad
         image = self._read(window.image)
-        height, width = image.shape[:2]
-        spans = [(window.y1, window.y2, height), (window.x1, window.x2, width)]
-        sizes, starts = [crop, crop], [0, 0]
+        limits = np.array(image.shape[:2])
+        first, last = np.array(window.box).reshape(2, 2)[:, ::-1]  # corners, (y, x) each
+        sizes, starts = np.array([crop, crop]), np.array([0, 0])
         square = self.p.crop_mode == "square"
         if pad > 0 or square:
             scale = np.float32(crop) / np.float32(crop - 2 * pad)
-            halves = [np.float32((last - first + 1) / 2) for first, last, _ in spans]
-            centres = [np.float32(span[0]) + half for span, half in zip(spans, halves)]
+            half = np.float32((last - first + 1) / 2)
+            centre = np.float32(first) + half
             if square:
-                halves = [max(halves)] * 2
-            for axis, (half, centre) in enumerate(zip(halves, centres)):
-                limit = spans[axis][2]
-                first, last = _round(centre - half * scale), _round(centre + half * scale)
-                before, after = max(0, -first), max(0, last - limit + 1)
-                # The size and place in the crop of the part inside the picture.
-                ratio = np.float32(crop) / np.float32(last - first + 1)
-                first, last = first + before, last - after
-                sizes[axis] = _round(np.float32(last - first + 1) * ratio)
-                turned = mirror and axis == 1
-                starts[axis] = _round(np.float32(after if turned else before) * ratio)
-                sizes[axis] = min(sizes[axis], crop - starts[axis])
-                spans[axis] = (first, last, limit)
-        for first, last, limit in spans:
-            if not 0 <= first <= last < limit:
-                where = f"{self.p.source}: picture {window.image}"
-                raise CaffeError(f"{where}: box {window[2:]} is not within {width} x {height}")
-        (y1, y2, _), (x1, x2, _) = spans
+                half[:] = half.max()
+            first, last = _round(centre - half * scale), _round(centre + half * scale)
+            before, after = np.maximum(0, -first), np.maximum(0, last - limits + 1)
+            # The size and place in the crop of the part inside the picture.
+            ratio = np.float32(crop) / np.float32(last - first + 1)
+            first, last = first + before, last - after
+            starts = _round(np.float32(np.where([False, mirror], after, before)) * ratio)
+            sizes = np.minimum(_round(np.float32(last - first + 1) * ratio), crop - starts)
+        where = f"{self.p.source}: picture {window.image}: box {window.box}"
+        if not ((0 <= first) & (first <= last) & (last < limits)).all():
+            raise CaffeError(f"{where} is not within {limits[1]} x {limits[0]}")
         if min(sizes) < 1:
-            raise CaffeError(f"{self.p.source}: picture {window.image}: box {window[2:]} leaves nothing of the crop")
-        pixels = cv2.resize(image[y1 : y2 + 1, x1 : x2 + 1], (sizes[1], sizes[0]), interpolation=cv2.INTER_LINEAR)
+            raise CaffeError(f"{where} leaves nothing of the crop")
+        (top, left), (bottom, right) = first, last + 1
+        pixels = cv2.resize(image[top:bottom, left:right], sizes[::-1].tolist())
         if mirror:
             pixels = cv2.flip(pixels, 1)
-        return pixels.transpose(2, 0, 1).astype(np.float32), starts[0], starts[1]
+        return pixels.transpose(2, 0, 1).astype(np.float32), starts
 
 
-def _round(value: np.float32) -> int:
+def _round(values: np.ndarray) -> np.ndarray:
     """C's round: halves away from zero."""
-    return int(math.copysign(math.floor(abs(float(value)) + 0.5), value))
+    return np.copysign(np.floor(np.abs(values.astype(float)) + 0.5), values).astype(int)

@@ -69,10 +69,8 @@ class ReLU(Neuron):
         own = self.in_place and top[0].diff_memory.owned()
         x, g, slope = bottom[0].t, top[0].g, self.p.negative_slope
         # Even with slope 0: where x is NaN, BVLC's gradient is 0, threshold_backward's is g.
-        if own:
-            bottom[0].g = torch.ops.aten.leaky_relu_backward.grad_input(g, x, slope, False, grad_input=g)
-        else:
-            bottom[0].g = torch.ops.aten.leaky_relu_backward(g, x, slope, False)
+        result = g if own else torch.empty_like(g)
+        bottom[0].g = torch.ops.aten.leaky_relu_backward.grad_input(g, x, slope, False, grad_input=result)
 
 
 @layer(bottoms=1, tops=1)

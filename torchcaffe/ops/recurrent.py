@@ -16,7 +16,7 @@ from torch import Tensor
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.core.blob import Blobs
 from torchcaffe.core.layer import Layer, Parameter, layer
-from torchcaffe.ops.common import check_positive, refuse_gradient
+from torchcaffe.ops.common import check_positive, check_shapes, refuse_gradient
 from torchcaffe.proto import caffe_pb2
 from torchcaffe.random import streams
 from torchcaffe.random.filler import fill
@@ -32,12 +32,8 @@ class LSTMUnit(Layer):
     allows_in_place = False
 
     def reshape(self, bottom: Blobs, top: Blobs) -> None:
-        count = bottom[0].shape[1] if len(bottom[0].shape) > 1 else 0
-        for index, (blob, axes) in enumerate(zip(bottom, (3, 3, 2))):
-            if len(blob.shape) != axes or blob.shape[0] != 1 or blob.shape[1] != count:
-                raise CaffeError(f"bottom {index}: shape {blob.shape}, {axes} axes expected: 1, {count}, ...")
-        if bottom[1].shape[2] != 4 * bottom[0].shape[2]:
-            raise CaffeError(f"bottom 1: shape {bottom[1].shape}, 4 x {bottom[0].shape[2]} gate inputs expected")
+        count, size = (*bottom[0].shape, 0, 0, 0)[1:3]
+        check_shapes(bottom, (1, count, size), (1, count, 4 * size), (1, count))
         for blob in top:
             blob.reshape(*bottom[0].shape)
 
@@ -161,16 +157,10 @@ class Recurrent(Layer):
         return [((self.gates * self.size, self.size), self.p.weight_filler)]
 
     def _check(self, bottom: Blobs) -> None:
-        steps, streams = bottom[0].shape[:2]
-        if steps != self.steps:
-            raise CaffeError(f"bottom 0: {steps} time steps, {self.steps} at set-up: the number is fixed")
-        if len(bottom[1].shape) != 2 or bottom[1].shape != (steps, streams):
-            raise CaffeError(f"bottom 1: shape {bottom[1].shape}, {(steps, streams)} expected (time steps, streams)")
-        if self.static and bottom[2].shape[:1] != (streams,):
-            raise CaffeError(f"bottom 2: shape {bottom[2].shape}, {streams} streams expected")
-        for index in range(2 + self.static, len(bottom)):
-            if bottom[index].shape != (1, streams, self.size):
-                raise CaffeError(f"bottom {index}: shape {bottom[index].shape}, {(1, streams, self.size)} expected")
+        streams, *inputs = bottom[0].shape[1:]
+        static = [(streams, *blob.shape[1:]) for blob in bottom[2 : 2 + self.static]]
+        states = [(1, streams, self.size)] * self.states
+        check_shapes(bottom, (self.steps, streams, *inputs), (self.steps, streams), *static, *states)
 
     def reshape(self, bottom: Blobs, top: Blobs) -> None:
         self._check(bottom)

@@ -11,7 +11,7 @@ from torchcaffe.core.blob import Blobs, canonical_axis
 from torchcaffe.core.layer import Layer, TorchLayer, layer
 from torchcaffe.proto import caffe_pb2
 
-SUM, ASUM, SUMSQ, MEAN = (getattr(caffe_pb2.ReductionParameter, m) for m in ("SUM", "ASUM", "SUMSQ", "MEAN"))
+ASUM, SUMSQ, MEAN = (getattr(caffe_pb2.ReductionParameter, m) for m in ("ASUM", "SUMSQ", "MEAN"))
 
 
 @layer(bottoms=1, tops=1)

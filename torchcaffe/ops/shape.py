@@ -12,7 +12,16 @@ from torch import Tensor
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.core.blob import Blob, Blobs, canonical_axis
 from torchcaffe.core.layer import Layer, TorchLayer, layer
-from torchcaffe.ops.common import FLT_MAX, FirstLearns, axis_of, check_positive, end_axis, in_range, refuse_gradient
+from torchcaffe.ops.common import (
+    FLT_MAX,
+    FirstLearns,
+    axis_of,
+    check_positive,
+    check_shapes,
+    end_axis,
+    in_range,
+    refuse_gradient,
+)
 from torchcaffe.proto import caffe_pb2
 
 SUM, PROD, MAX = (getattr(caffe_pb2.EltwiseParameter, m) for m in ("SUM", "PROD", "MAX"))
@@ -173,13 +182,10 @@ class Reshape(Layer):
             if dim == 0 and start + index >= len(shape):
                 raise CaffeError(f"shape: dim {index} is 0 (keep), but bottom 0 has {len(shape)} axes")
             new.append(shape[start + index] if dim == 0 else dim)
-        total = math.prod(shape)
-        if -1 in new:
-            known = math.prod(d for d in new if d != -1) * math.prod(shape[:start]) * math.prod(shape[end:])
-            if not known or total % known:
-                raise CaffeError(f"shape: {total} values don't divide by the {known} of the given dims")
-            new[new.index(-1)] = total // known
-        result = (*shape[:start], *new, *shape[end:])
+        result = [*shape[:start], *new, *shape[end:]]
+        total, known = math.prod(shape), abs(math.prod(result))
+        if -1 in new and known:
+            result[result.index(-1)] = total // known
         if math.prod(result) != total:
             raise CaffeError(f"shape: {result} does not hold the {total} values of bottom 0 {shape}")
         top[0].reshape(*result)
@@ -206,9 +212,7 @@ class Eltwise(TorchLayer):
         self.coeff = list(p.coeff) or [1.0] * len(bottom)
 
     def reshape(self, bottom: Blobs, top: Blobs) -> None:
-        for index, blob in enumerate(bottom):
-            if blob.shape != bottom[0].shape:
-                raise CaffeError(f"bottom {index}: shape {blob.shape} differs from bottom 0's {bottom[0].shape}")
+        check_shapes(bottom, *[bottom[0].shape] * len(bottom))
         top[0].reshape(*bottom[0].shape)
 
     def compute(self, *xs: Tensor) -> Tensor:
