@@ -54,7 +54,7 @@ def read_datasets(path: files.PathLike, tops: Sequence[str]) -> list[np.ndarray]
 
 def _dataset(file: Any, path: files.PathLike, top: str) -> np.ndarray:
     values = file.get(top)
-    if values is None or not (hasattr(values, "dtype") and hasattr(values, "shape")):
+    if not isinstance(values, h5py.Dataset):
         raise CaffeError(f"{path}: has no dataset '{top}'")
     if values.dtype.kind not in "fiu" or not values.shape:
         raise CaffeError(f"{path}: dataset '{top}' ({values.dtype} {values.shape}): rows of numbers expected")

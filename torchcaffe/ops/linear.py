@@ -116,9 +116,6 @@ class Embed(TorchLayer):
         check_positive(p, "input_dim")
         make_blobs(self, *weight_and_bias(p, (p.input_dim, p.num_output)))
 
-    def reshape(self, bottom: Blobs, top: Blobs) -> None:
-        top[0].reshape(*bottom[0].shape, self.p.num_output)
-
     def compute(self, x: Tensor, table: Tensor, bias: Tensor | None = None) -> Tensor:
         rows = self.p.input_dim
         index = in_range(x.to(torch.int64), rows, "bottom 0: index", f"input_dim {rows}")

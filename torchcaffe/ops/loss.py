@@ -121,13 +121,14 @@ class _NormalizedLoss(LossLayer):
 
     outer: int
     inner: int
+    default_mode = caffe_pb2.LossParameter.VALID
 
     def setup(self, bottom: Blobs, top: Blobs) -> None:
         # BVLC makes another layer (Softmax, Sigmoid) inside, and logs it.
         log.info("layer_factory.hpp:77", f"Creating layer {self.layer_param.name}")
         p, kinds = self.layer_param.loss_param, caffe_pb2.LossParameter
         self.ignore = p.ignore_label if p.HasField("ignore_label") else None
-        self.mode = p.normalization
+        self.mode = p.normalization if p.HasField("normalization") else self.default_mode
         if p.HasField("normalize") and not p.HasField("normalization"):  # the old field
             self.mode = kinds.VALID if p.normalize else kinds.BATCH_SIZE
 
@@ -372,11 +373,7 @@ class SigmoidCrossEntropyLoss(_NormalizedLoss):
 
     Targets that equal ignore_label when cast to int don't count. The default normalization is BATCH_SIZE."""
 
-    def setup(self, bottom: Blobs, top: Blobs) -> None:
-        super().setup(bottom, top)
-        p = self.layer_param.loss_param
-        if not (p.HasField("normalization") or p.HasField("normalize")):
-            self.mode = caffe_pb2.LossParameter.BATCH_SIZE
+    default_mode = caffe_pb2.LossParameter.BATCH_SIZE
 
     def reshape(self, bottom: Blobs, top: Blobs) -> None:
         super().reshape(bottom, top)

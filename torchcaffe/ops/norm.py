@@ -126,7 +126,7 @@ class LRN(FirstLearns):
 
 
 @layer(bottoms=1, tops=1)
-class MVN(Layer):
+class MVN(FirstLearns):
     """(x - mean) / (standard deviation + eps) for each channel of each image, or each image (across_channels).
 
     normalize_variance false: x - mean. The top always has four axes."""
@@ -152,22 +152,19 @@ class MVN(Layer):
             y.div_(self._divisor)
         top[0].t = y.view(top[0].shape)
 
-    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
+    def gradient(self, top: Blobs, bottom: Blobs) -> Tensor:
         if top[0] is bottom[0]:
             bottom[0].reshape(*self._below)
-        if not propagate_down[0]:
-            return
         y, g = top[0].t.reshape(self.rows, -1), top[0].g.reshape(self.rows, -1)
         if not self.p.normalize_variance:
-            bottom[0].g = (g - g.mean(1, keepdim=True)).view(bottom[0].shape)
-            return
+            return g - g.mean(1, keepdim=True)
         by_product = y * (g * y).mean(1, keepdim=True)
         if top[0] is bottom[0]:
             # BVLC overwrites g half way through, with this result.
             g = (by_product + by_product.sum(1, keepdim=True)).mul_(-2.0)
         else:
             g = g - g.mean(1, keepdim=True) - by_product
-        bottom[0].g = g.div_(self._divisor).view(bottom[0].shape)
+        return g.div_(self._divisor)
 
 
 def _channel_view(values: Tensor, x: Tensor) -> Tensor:

@@ -13,8 +13,9 @@ from torchcaffe.base.errors import CaffeError
 from torchcaffe.core.blob import Blob, Blobs
 from torchcaffe.core.layer import layer
 from torchcaffe.ops.common import FLT_MAX, FirstLearns, check_image, check_positive
+from torchcaffe.ops.conv import windows
 from torchcaffe.proto import caffe_pb2
-from torchcaffe.proto.geometry import pyramid_window, read_window
+from torchcaffe.proto.geometry import Window, pyramid_window, read_window
 from torchcaffe.random import streams
 
 MAX, AVE, STOCHASTIC = (getattr(caffe_pb2.PoolingParameter, m) for m in ("MAX", "AVE", "STOCHASTIC"))
@@ -79,25 +80,21 @@ class Pooling(FirstLearns):
         """The definition: by windows cut out of the padded image."""
         if self.p.pool == MAX:
             return self._search(x)[0].squeeze(-1)
-        windows = self._windows(x)
+        values = self._windows(x)
         if self.p.pool == AVE:
             lengths = []
             for i in range(2):
                 start = torch.arange(self.out[i], device=x.device) * self.stride[i] - self.pad[i]
                 lengths.append((start + self.kernel[i]).clamp(max=x.shape[2 + i] + self.pad[i]) - start)
-            return windows.sum(-1) / (lengths[0][:, None] * lengths[1]).to(x.dtype)
+            return values.sum(-1) / (lengths[0][:, None] * lengths[1]).to(x.dtype)
         if self.phase == caffe_pb2.TRAIN:
-            return windows.gather(-1, self._chosen).squeeze(-1)
-        total = windows.sum(-1)
-        return torch.where(total > 0, (windows * windows).sum(-1) / total.clamp_min(1e-38), torch.zeros_like(total))
+            return values.gather(-1, self._chosen).squeeze(-1)
+        total = values.sum(-1)
+        return torch.where(total > 0, (values * values).sum(-1) / total.clamp_min(1e-38), torch.zeros_like(total))
 
     def _windows(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, out h, out w, kernel h * kernel w): the values of each window, 0 outside the image."""
-        need = [(self.out[i] - 1) * self.stride[i] + self.kernel[i] for i in range(2)]
-        far = [max(0, need[i] - x.shape[2 + i] - self.pad[i]) for i in range(2)]
-        padded = F.pad(x, (self.pad[1], far[1], self.pad[0], far[0]))
-        rows = padded.unfold(2, self.kernel[0], self.stride[0])[:, :, : self.out[0]]
-        return rows.unfold(3, self.kernel[1], self.stride[1])[:, :, :, : self.out[1]].flatten(-2)
+        return windows(x, Window(self.kernel, self.stride, self.pad, (1, 1)), self.out).flatten(-2)
 
     def _search(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """MAX by windows: the greatest value of each, and the first one's place in it, both (..., 1)."""
@@ -120,7 +117,7 @@ class Pooling(FirstLearns):
                 index = self._indices if self._empty is None else self._indices.masked_fill(self._empty, -1)
                 top[1].t = index.to(x.dtype)
         elif self.native and self.p.pool == AVE:
-            top[0].t = torch.ops.aten.avg_pool2d(x, self.kernel, self.stride, self.pad, True, True, None)
+            top[0].t = F.avg_pool2d(x, self.kernel, self.stride, self.pad, True)
         else:
             top[0].t = self.compute(x)
             if len(top) > 1:
@@ -141,10 +138,9 @@ class Pooling(FirstLearns):
         return y
 
     def _draw(self, x: Tensor) -> None:
-        windows = self._windows(x)
-        uniform = torch.from_numpy(streams.rng().uniform(windows[..., 0].numel(), 0.0, 1.0)).to(x.device)
-        cumulated = windows.cumsum(-1)
-        threshold = uniform.view(windows.shape[:-1]) * cumulated[..., -1]
+        cumulated = self._windows(x).cumsum(-1)
+        total = cumulated[..., -1]
+        threshold = torch.from_numpy(streams.rng().uniform(total.numel(), 0.0, 1.0)).to(x.device).view_as(total) * total
         reached = cumulated >= threshold.unsqueeze(-1)
         self._chosen = reached.int().argmax(-1, keepdim=True)
 

@@ -105,10 +105,9 @@ class Recurrent(Layer):
     def setup(self, bottom: Blobs, top: Blobs) -> None:
         p = self.p
         exposed = self.states if p.expose_hidden else 0
-        if len(bottom) not in (2 + exposed, 3 + exposed):
-            raise CaffeError(f"{self.type} takes {2 + exposed} to {3 + exposed} bottom blob(s), {len(bottom)} given")
-        if len(top) != 1 + exposed:
-            raise CaffeError(f"{self.type} takes {1 + exposed} top blob(s), {len(top)} given")
+        if len(bottom) - exposed not in (2, 3) or len(top) != 1 + exposed:
+            wanted = f"{2 + exposed} or {3 + exposed} bottoms and {1 + exposed} top(s)"
+            raise CaffeError(f"{self.type} takes {wanted}, {len(bottom)} and {len(top)} given")
         if len(bottom[0].shape) < 3:
             raise CaffeError(f"bottom 0: shape {bottom[0].shape}: 3 axes expected (time steps, streams, inputs)")
         check_positive(p, "num_output")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -105,17 +106,15 @@ class Slice(Layer):
         shape, points = list(bottom[0].shape), list(self.p.slice_point)
         self.axis = axis_of(self.p, len(shape), "slice_dim")
         size = shape[self.axis]
-        if points:
-            if len(points) != len(top) - 1:
-                raise CaffeError(f"slice_point: {len(points)} given for {len(top)} tops: give one fewer than tops")
-            edges = [0, *points, size]
-            self.sizes = [b - a for a, b in zip(edges, edges[1:])]
-            if min(self.sizes) < 1:
-                raise CaffeError(f"slice_point: {points} do not cut {size} values in increasing order")
-        else:
+        if not points:
             if size % len(top):
                 raise CaffeError(f"axis {self.axis}: {size} values don't divide into {len(top)} tops")
-            self.sizes = [size // len(top)] * len(top)
+            points = [size // len(top) * i for i in range(1, len(top))]
+        if len(points) != len(top) - 1:
+            raise CaffeError(f"slice_point: {len(points)} given for {len(top)} tops: give one fewer than tops")
+        self.sizes = [b - a for a, b in itertools.pairwise([0, *points, size])]
+        if min(self.sizes) < 1:
+            raise CaffeError(f"slice_point: {points} do not cut {size} values in increasing order")
         for blob, part in zip(top, self.sizes):
             shape[self.axis] = part
             self.check_in_place(bottom[0], blob, shape)
