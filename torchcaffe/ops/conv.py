@@ -151,7 +151,7 @@ class BaseConvolution(_Windowed):
         """The adjoint of im2col: images of `shape`, in which every pixel sums up its places in the columns."""
         with torch.enable_grad():
             images = torch.zeros(shape, dtype=columns.dtype, device=columns.device, requires_grad=True)
-            return torch.autograd.grad(self.im2col(images, self.counts), images, columns, create_graph=True)[0]
+            return torch.autograd.grad(self.im2col(images, self.counts), images, columns)[0]
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The layer's arithmetic on (N, channels, *spatial)."""
@@ -168,14 +168,27 @@ class BaseConvolution(_Windowed):
             y = y.reshape(count, self.outputs, *self.counts)
         return y if bias is None else y + bias.view(-1, *(1,) * self.axes)
 
-    def convolve_backward(self, g: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]) -> Sequence[Any]:
-        """The gradients of bottom, weight and bias from the top's, `g`; those not wanted may be None."""
+    def convolve_backward(
+        self, g: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """The gradients of bottom, weight and bias (None where not wanted) from the top's, `g`."""
         if self.native:
             return torch.ops.aten.convolution_backward(g, x, weight, [self.outputs], *self.arguments(), wanted)
-        with torch.enable_grad():
-            inputs = x.detach().requires_grad_(), weight.detach().requires_grad_()
-            y = self.convolve(*inputs, None)
-        return *torch.autograd.grad(y, inputs, g), g.sum([0, *range(2, g.dim())])
+        group, count = self.group, x.shape[0]
+        matrix = weight.reshape(group, weight.shape[0] // group, -1)
+        images, few = (g, x) if self.transposed else (x, g)
+        few = few.reshape(count, group, matrix.shape[1], -1)
+        dx = dw = db = None
+        if wanted[0] and self.transposed:
+            dx = (matrix @ self.im2col(g, self.counts).unflatten(1, (group, -1))).reshape(x.shape)
+        elif wanted[0]:
+            dx = self.col2im((matrix.transpose(1, 2) @ few).flatten(1, 2), x.shape)
+        if wanted[1]:
+            columns = self.im2col(images, self.counts).unflatten(1, (group, -1))
+            dw = (few @ columns.transpose(2, 3)).sum(0).reshape(weight.shape)
+        if wanted[2]:
+            db = g.sum([0, *range(2, g.dim())])
+        return dx, dw, db
 
     def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
         want_weight = self.param_propagate_down[0]
