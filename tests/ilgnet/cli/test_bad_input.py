@@ -1,6 +1,6 @@
 """Bad input, a table a kind of file: every tool that reads it ends with one line that names the file, and status 2.
 
-`python -m tests.ilgnet.cli.test_bad_input` prints what each says; with --bvlc, how real Caffe's programs end on them."""
+`python -m tests.ilgnet.cli.test_bad_input` prints what each says, --bvlc how real Caffe's programs end on them."""
 
 from __future__ import annotations
 
