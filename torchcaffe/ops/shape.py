@@ -113,7 +113,7 @@ class Slice(Layer):
         if len(points) != len(top) - 1:
             raise CaffeError(f"slice_point: {len(points)} given for {len(top)} tops: give one fewer than tops")
         self.sizes = [b - a for a, b in itertools.pairwise([0, *points, size])]
-        if min(self.sizes) < 1:
+        if self.p.slice_point and min(self.sizes) < 1:
             raise CaffeError(f"slice_point: {points} do not cut {size} values in increasing order")
         for blob, part in zip(top, self.sizes):
             shape[self.axis] = part
