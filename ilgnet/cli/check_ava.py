@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from ilgnet.ava.check_ava import FINDINGS, check
@@ -23,7 +22,7 @@ from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats.files import write_bytes
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     parser = make_parser(__name__)
     parser.add_argument("ava", type=Path, metavar="AVA", help="folder with AVA.txt and images/")
     parser.add_argument("--images", type=Path, help="folder of the photos (AVA/images)")

@@ -12,7 +12,6 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from ilgnet.cli.arguments import make_parser
@@ -38,7 +37,7 @@ def tool(name: str, *args: object) -> None:
         raise CaffeError(f"ilgnet {name} ended with status {done.returncode}")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     p = make_parser(__name__)
     p.add_argument("--data", type=Path, required=True, help="folder with train_lmdb, val_lmdb and mean.binaryproto")
     p.add_argument(

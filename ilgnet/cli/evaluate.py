@@ -17,14 +17,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ilgnet.cli.arguments import add_net, make_parser
+from ilgnet.cli.arguments import add_net, check_range, given, make_parser
 from ilgnet.evaluate import protocol, votes
 from ilgnet.evaluate.results import Evaluation
 from ilgnet.nets.datasets import DATASETS
 from ilgnet.run import engine, outputs, processes
 from ilgnet.scoring import tta
 from ilgnet.scoring.scorers import Scorer, Settings
-from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
 
 
@@ -89,36 +88,18 @@ def from_picks(args: argparse.Namespace, weights: str, out: Path | None) -> Eval
 
 # Options that --log, --picks and --lmdb do not use.
 NOTHING = {
-    "log": (
-        "net",
-        "lmdb",
-        "picks",
-        "photos",
-        "mean",
-        "preset",
-        "batch",
-        "tta",
-        "test_batch",
-        "cut_on",
-        "engine",
-        "gpu",
-        "precision",
-    ),
-    "picks": ("lmdb", "tta", "test_batch", "cut_on", "dataset"),
-    "lmdb": ("photos",),
+    "log": "net lmdb picks photos mean preset batch tta test_batch cut_on engine gpu precision",
+    "picks": "lmdb tta test_batch cut_on dataset",
+    "lmdb": "photos",
 }
 
 
 def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """End the program if an option would be ignored or is out of range."""
     kind = "log" if args.log else "picks" if args.picks else "lmdb"
-    for name in NOTHING[kind]:
-        if getattr(args, name) != parser.get_default(name):
-            parser.error(f"--{name.replace('_', '-')} means nothing with --{kind}")
-    for name in ("batch", "test_batch"):
-        value = getattr(args, name)
-        if value is not None and not 1 <= value <= 1_000_000:
-            parser.error(f"--{name.replace('_', '-')} {value}: must be 1 to a million")
+    for option in given(parser, args, NOTHING[kind].split()):
+        parser.error(f"{option} means nothing with --{kind}")
+    check_range(args, "batch test_batch", 1, 1_000_000)
     if args.weights and not all(args.weights):
         parser.error("--weights: a file's name is empty")
     if args.weights and not args.lmdb and not args.picks:
@@ -127,9 +108,8 @@ def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
         parser.error("several processes share the records of an --lmdb alone")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    argv = list(sys.argv[1:] if argv is None else argv)
-    parser = make_parser(__name__)
+def main(argv: list[str]) -> int:
+    parser = make_parser(__name__, quiet=True)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "--weights",
@@ -173,7 +153,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         outs = [outputs.check(whole.with_name(f"{whole.stem}_{stem}.json")) if several else whole for stem in stems]
     if args.lmdb and not args.mean and args.preset != "direct":
         args.mean = protocol.mean_beside(args.lmdb)
-    log.set_level(2)
     status = processes.launch(args, "evaluate", argv)
     if status is not None:
         return status
@@ -192,11 +171,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("\n".join([outputs.plain(name) + ":"] * several + protocol.lines(result)))
         if out is not None:
             protocol.write_json(out, result)
-            print(outputs.plain(f"wrote {out}"))
+            outputs.say(f"wrote {out}")
     if several and processes.root():
-        print(
-            "\n".join(outputs.plain(line) for group in protocol.groups(found) for line in protocol.group_lines(group))
-        )
+        for group in protocol.groups(found):
+            outputs.say(*protocol.group_lines(group))
     if args.out is not None and processes.root():
-        print(outputs.plain(f"Next: add it to the report: ilgnet report --eval {outs[0]}"))
+        outputs.say(f"Next: add it to the report: ilgnet report --eval {outs[0]}")
     return 0

@@ -9,7 +9,6 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from ilgnet.cli.arguments import make_parser
@@ -19,7 +18,7 @@ from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     parser = make_parser(__name__)
     parser.add_argument(
         "model",

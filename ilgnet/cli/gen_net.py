@@ -9,17 +9,16 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from ilgnet.cli.arguments import make_parser
+from ilgnet.cli.arguments import check_range, given, make_parser
 from ilgnet.nets import emit
 from ilgnet.nets.datasets import DATASETS
 from ilgnet.nets.targets import TARGETS
 from ilgnet.nets.variants import VARIANTS
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     p = make_parser(__name__)
     variants = "; ".join(f"{v.name}: {v.title}, {v.about}" for v in VARIANTS.values())
     what = p.add_mutually_exclusive_group(required=True)
@@ -50,24 +49,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     targets = "; ".join(f"{t.name}: {t.about}" for t in TARGETS.values())
     p.add_argument("--target", choices=list(TARGETS), default="classes", help=f"what the net learns ({targets})")
     p.add_argument("--out", type=Path, help="folder to write to (default out/VARIANT)")
-    args = vars(p.parse_args(argv))
-    for name in ("crop", "batch_size"):
-        if not 0 < args[name] < 1 << 31:
-            p.error(f"--{name.replace('_', '-')} {args[name]}: must be above 0, and an int32")
+    args = p.parse_args(argv)
+    check_range(args, "crop batch_size", 1, 2**31 - 1)
     try:
-        (args["source"] or "").encode()
+        (args.source or "").encode()
     except UnicodeEncodeError:
         p.error("--source: its name is not UTF-8, as a prototxt is")
-    out, everything = args.pop("out"), args.pop("all")
-    if everything:
-        if out or any(args[name] != p.get_default(name) for name in args):
+    if args.all:
+        if given(p, args, vars(args)) != ["--all"]:
             p.error("--all takes no other option")
         files = emit.committed()
     else:
-        folder = out or Path("out") / args["variant"]
-        files = {folder / name: text for name, text in emit.texts(emit.Choice(**args)).items()}
+        folder = args.out or Path("out") / args.variant
+        choice = emit.Choice(**{name: value for name, value in vars(args).items() if name not in ("all", "out")})
+        files = {folder / name: text for name, text in emit.texts(choice).items()}
     emit.write(files)
     print("\n".join(map(str, files)))
-    if not everything:
+    if not args.all:
         print(f"Next: write its solver: ilgnet gen-solver --net {folder / 'train_val.prototxt'}")
     return 0

@@ -12,9 +12,8 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
 
-from ilgnet.cli.arguments import make_parser
+from ilgnet.cli.arguments import check_range, make_parser
 from ilgnet.report import tensorboard
 from ilgnet.run import engine, processes
 from ilgnet.train import estimate, logtee, runs
@@ -76,9 +75,8 @@ def train(args: argparse.Namespace, settings: caffe_pb2.SolverParameter, log_fil
     return 0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    argv = list(sys.argv[1:] if argv is None else argv)
-    parser = make_parser(__name__)
+def main(argv: list[str]) -> int:
+    parser = make_parser(__name__, quiet=True)
     parser.add_argument("--solver", required=True, metavar="PROTOTXT", help="paths in it are relative to this folder")
     parser.add_argument("--weights", metavar="CAFFEMODEL", help="starting weights (`ilgnet surgery` makes them)")
     parser.add_argument(
@@ -117,10 +115,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     engine.add_arguments(parser, several=True)
     args = parser.parse_args(argv)
-    log.set_level(2)
     settings = upgrade.read_solver(args.solver)
-    if args.keep is not None and args.keep < 1:
-        raise CaffeError("--keep must be 1 or more")
+    check_range(args, "keep")
     if args.debug_nan and args.engine != "torch":
         raise CaffeError(f"--engine {args.engine}: only torch has --debug-nan")
     processes.wanted(args)
