@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from ilgnet.evaluate.results import Timed
 from ilgnet.figures import summary
 from ilgnet.nets import emit
 from ilgnet.photos import decode, preprocess
-from ilgnet.run import engine
+from ilgnet.run import engine, processes
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.proto import caffe_pb2, format_text
 
@@ -101,7 +99,7 @@ def prepare(job: Job, folder: Path, onnx: bool = False) -> Job:
 @contextlib.contextmanager
 def process(kind: str, job: Job) -> Iterator[Callable[[str], Any]]:
     """An engine in a process of its own (see worker.py), as a function that calls its methods."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    with processes.elsewhere() as pool:
 
         def call(function: Callable, *args: Any) -> Any:
             try:
@@ -241,12 +239,12 @@ def photo_times(paths: Sequence[Path], crop: int) -> dict[str, float]:
     return {"photos": len(paths), "decode_s": statistics.median(decoding), "prepare_s": statistics.median(preparing)}
 
 
-def sample_photos(folder: Path, count: int = 16) -> list[Path]:
+def sample_photos(folder: Path) -> list[Path]:
     """Write made-up photos of AVA's usual size (640 x 480, JPEG): soft noise, which compresses like a scene."""
     import cv2
 
     random = np.random.RandomState(0)
-    paths = [folder / f"photo{i}.jpg" for i in range(count)]
+    paths = [folder / f"photo{i}.jpg" for i in range(16)]
     for path in paths:
         noise = random.randint(0, 256, (60, 80, 3)).astype(np.uint8)
         cv2.imwrite(str(path), cv2.resize(noise, (640, 480), interpolation=cv2.INTER_CUBIC))

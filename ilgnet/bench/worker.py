@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import os
-import signal
 import statistics
 import time
 from collections.abc import Callable
@@ -14,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ilgnet.run import engine as engines
 from ilgnet.run import remote
 
 Run = Callable[[], Any]
@@ -51,46 +50,38 @@ class Job:
         return (np.random.RandomState(0).randint(0, 256, shape) - 117).astype(np.float32)
 
 
+def pycaffe(caffe: Any, job: Job) -> tuple[Any, ...]:
+    """By pycaffe's API: the net, with weights and input, and what is timed: an object, its method, and arguments."""
+    work: tuple[Any, ...]
+    if job.trains():
+        solver = caffe.get_solver(job.solver)  # whose net makes its own data
+        net, work = solver.net, (solver, "step", 1)
+    else:
+        net = caffe.Net(job.net, caffe.TEST)
+        work = (net, "copy_from", str(job.weights)) if job.task == "load" else (net, "forward")
+    net.copy_from(job.weights)
+    data, x = net.blobs["data"], job.photos()
+    data.reshape(*x.shape)
+    data.data[...] = x
+    return net, *work
+
+
 def torchcaffe(job: Job, precision: str | None = None) -> Run:
     import torch
 
-    import torchcaffe as caffe
-
     torch.set_num_threads(job.threads)
-    if job.gpu is not None:
-        caffe.set_device(job.gpu)
-        caffe.set_mode_gpu()
-    if job.trains():
-        return train(caffe, job)
-    net = caffe.Net(job.net, caffe.TEST)
-    if job.task == "load":
-        return lambda: net.copy_from(job.weights)
-    net.copy_from(job.weights)
+    net, made, method, *args = pycaffe(engines.load_engine("torch", job.gpu), job)
     if precision:
         net.reduce_weights(precision)
     x = job.photos()
-    net.blobs["data"].reshape(*x.shape)
-    net.reshape()
 
-    def run() -> np.ndarray:
-        net.blobs["data"].data[...] = x
-        return next(iter(net.forward().values()))
-
-    return run
-
-
-def train(caffe: Any, job: Job) -> Run:
-    """One iteration of a solver whose net makes its own data."""
-    import torch
-
-    solver = caffe.get_solver(job.solver)
-    solver.net.copy_from(job.weights)
-    solver.net.blobs["data"].data[...] = job.photos()
-
-    def run() -> None:
-        solver.step(1)
-        if job.gpu is not None:
+    def run() -> np.ndarray | None:
+        if method == "forward":
+            net.blobs["data"].data[...] = x
+        answers = getattr(made, method)(*args)
+        if job.trains() and job.gpu is not None:
             torch.cuda.synchronize()
+        return next(iter(answers.values())) if answers else None
 
     return run
 
@@ -128,7 +119,7 @@ def pytorch(job: Job) -> Run:
 
     torch.set_num_threads(job.threads)
     device = "cpu" if job.gpu is None else f"cuda:{job.gpu}"
-    model = PlainNet(job.net, job.weights).to(device)
+    model = PlainNet(str(job.net), str(job.weights)).to(device)
     x = torch.from_numpy(job.photos()).to(device)
     if not job.trains():
         model.eval()
@@ -152,9 +143,7 @@ def pytorch(job: Job) -> Run:
     return iterate
 
 
-KINDS: dict[str, Callable[[Job], Run]] = {f.__name__: f for f in (torchcaffe, opencv, onnxruntime, pytorch)}
-for _precision in ("bf16", "int8"):
-    KINDS[f"torchcaffe-{_precision}"] = functools.partial(torchcaffe, precision=_precision)
+KINDS: dict[str, Callable[..., Run]] = {f.__name__: f for f in (torchcaffe, opencv, onnxruntime, pytorch)}
 
 
 class Engine:
@@ -189,17 +178,7 @@ class Bvlc:
     def __init__(self, job: Job):
         self.caffe = caffe = remote.Caffe(threads=job.threads, coretype=fastest_kernel())
         caffe.set_mode_cpu()
-        self.work: tuple[Any, ...]
-        if job.trains():
-            solver = caffe.get_solver(job.solver)
-            self.net, self.work = solver.net, (solver, "step", 1)
-        else:
-            self.net = caffe.Net(job.net, caffe.TEST)
-            self.work = (self.net, "copy_from", str(job.weights)) if job.task == "load" else (self.net, "forward")
-        self.net.copy_from(job.weights)
-        data, x = self.net.blobs["data"], job.photos()
-        data.reshape(*x.shape)
-        data.data[...] = x
+        self.net, *self.work = pycaffe(caffe, job)
         caffe.timed(*self.work, seconds=0)  # the first run also allocates
 
     def seconds(self) -> float:
@@ -226,9 +205,9 @@ engine: Engine | Bvlc
 def start(kind: str, job: Job) -> None:
     """Make this process's engine."""
     global engine
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the program that asks
     os.environ.update(GLOG_minloglevel="3", OMP_NUM_THREADS=str(job.threads))
-    engine = Bvlc(job) if kind == "bvlc" else Engine(KINDS[kind](job))
+    name, *precision = kind.split("-")
+    engine = Bvlc(job) if name == "bvlc" else Engine(KINDS[name](job, *precision))
 
 
 def ask(method: str) -> Any:

@@ -1,7 +1,5 @@
 """The parser of a command, and what several commands do with their arguments."""
 
-from __future__ import annotations
-
 import argparse
 import math
 import sys
@@ -26,10 +24,12 @@ def make_parser(module: str, quiet: bool = False) -> argparse.ArgumentParser:
     )
 
 
-def add_net(parser: argparse.ArgumentParser, mean: str = "(default: none)") -> None:
-    """--net, --preset and --mean: how to score with --weights."""
+def add_net(parser: argparse.ArgumentParser, mean: str = "(default: none)", weights: bool = True) -> None:
+    """--weights, unless the command adds them itself, and --net, --preset and --mean: how to score with them."""
     from ilgnet.photos.preprocess import PRESETS
 
+    if weights:
+        parser.add_argument("--weights", required=True, metavar="CAFFEMODEL")
     parser.add_argument("--net", help="deploy.prototxt or variant's name (default: the variant the weights fit)")
     parser.add_argument("--preset", choices=PRESETS, help="preprocessing (default: lmdb if there is a mean file)")
     parser.add_argument("--mean", help=f"mean.binaryproto or mean.npy of the training set {mean}")

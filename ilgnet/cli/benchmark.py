@@ -6,8 +6,6 @@ Example:
   ilgnet benchmark --variants v1bn third --out out/benchmark.json
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import platform
@@ -43,11 +41,11 @@ def peers(task: str, gpu: int | None) -> list[str]:
 
 def main(argv: list[str]) -> int:
     p = make_parser(__name__, quiet=True)
-    p.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=TABLE4, help="default: Table 4's nets")
+    p.add_argument("--variants", nargs="+", choices=VARIANTS, default=TABLE4, help="default: Table 4's nets")
     p.add_argument(
         "--tasks",
         nargs="+",
-        choices=list(benchmark.TASKS),
+        choices=benchmark.TASKS,
         default=["train", "test", "test1"],
         help="; ".join(f"{name}: {what}" for name, what in benchmark.TASKS.items()),
     )
@@ -88,8 +86,8 @@ def main(argv: list[str]) -> int:
     result = Benchmark(machine=machine, rows=[], layers={}, precision=[])
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         measure(args, Path(folder), machine, result)
-    table4(result.rows)
     result.ratios = ratios(result.rows)
+    table4(result)
     if args.out:
         write_json(args.out, result)
         print(f"wrote {args.out}")
@@ -173,14 +171,14 @@ def show_layers(variant: str, layers: list[dict]) -> None:
         print("  {:30} {:15} {:9.2f} {:9.2f}".format(name, kind, *spent * 1e3))
 
 
-def table4(rows: list[Timed]) -> None:
+def table4(result: Benchmark) -> None:
     """Print Table 4, the paper's columns beside ours."""
     iterations = TABLE1["ava1"].max_iter
     print(
         f"\nTable 4{'':18} paper: training, test a photo | here: {iterations:,} iterations of {BATCH}; a photo; in "
         "batches; memory of training"
     )
-    for variant, found in efficiency(rows).items():
+    for variant, found in efficiency(result.rows).items():
         _, days, seconds = VARIANTS[variant].table4
         here = [
             f"{found.days:.1f} days" if found.train else None,
@@ -189,7 +187,7 @@ def table4(rows: list[Timed]) -> None:
         ]
         paper = "-" if days is None else f"{days} days, {seconds} s"
         print(f"{VARIANTS[variant].title:24} {paper:>20} | {', '.join(text or 'not run' for text in here)}")
-    for line in ratios(rows):
+    for line in result.ratios:
         paper = "" if line["paper"] is None else f" (paper: {line['paper']:.2f})"
         print(
             f"{VARIANTS[line['variant']].title} costs {line['ratio']:.2f}{paper} of {VARIANTS[line['of']].title}, "

@@ -9,8 +9,6 @@ Example:
     --net out/demo/net/deploy.prototxt --mean out/demo/data/mean.binaryproto
 """
 
-from __future__ import annotations
-
 import sys
 import tempfile
 from pathlib import Path
@@ -25,7 +23,6 @@ from torchcaffe.base.errors import CaffeError
 def main(argv: list[str]) -> int:
     parser = make_parser(__name__, quiet=True)
     parser.add_argument("folder", type=Path, help="good photos")
-    parser.add_argument("--weights", required=True, metavar="CAFFEMODEL")
     add_net(parser)
     parser.add_argument("--held-out", metavar="DEMO", help="only the photos that this demo set does not train on")
     parser.add_argument(

@@ -7,8 +7,6 @@ Example:
   ilgnet demo --out out/demo/ava --count 900
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ilgnet.cli.arguments import make_parser

@@ -4,8 +4,6 @@ Example:
   ilgnet diff-nets prototxt/v1bn/deploy.prototxt prototxt/noinc/deploy.prototxt
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ilgnet.cli.arguments import make_parser

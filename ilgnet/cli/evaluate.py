@@ -10,8 +10,6 @@ Example:
     --name demo --out out/demo/evaluation.json
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence
@@ -123,7 +121,7 @@ def main(argv: list[str]) -> int:
         "--picks", metavar="CSV", help="instead: your choices (columns file and pick, label, mean or votes)"
     )
     parser.add_argument("--photos", type=Path, metavar="DIR", help="folder of the --picks files (default: the CSV's)")
-    add_net(parser, "(default: beside the LMDB)")
+    add_net(parser, "(default: beside the LMDB)", weights=False)
     parser.add_argument("--batch", type=int, default=16, help="photos at a time (default 16); changes no result")
     parser.add_argument("--tta", choices=tta.KINDS, help="average over a photo and its mirror, five crops, or both")
     parser.add_argument("--test-batch", type=int, help="batch size of the 50-batch figure (default: the released one)")
@@ -132,7 +130,7 @@ def main(argv: list[str]) -> int:
         metavar="LMDB",
         help="training photos that give a ranking net its cut between low and high",
     )
-    parser.add_argument("--dataset", choices=list(DATASETS), help="column of the paper's tables")
+    parser.add_argument("--dataset", choices=DATASETS, help="column of the paper's tables")
     parser.add_argument("--name", help="name in reports: of the result, or of the group of several weights")
     parser.add_argument("--group", help="group in reports, which print its mean and spread")
     parser.add_argument(

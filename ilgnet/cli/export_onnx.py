@@ -5,8 +5,6 @@ Example:
     --net out/demo/net/deploy.prototxt --out out/demo/net.onnx
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

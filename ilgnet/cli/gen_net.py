@@ -7,8 +7,6 @@ Example:
     --out out/demo/net
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ilgnet.cli.arguments import check_range, given, make_parser
@@ -22,9 +20,9 @@ def main(argv: list[str]) -> int:
     p = make_parser(__name__)
     variants = "; ".join(f"{v.name}: {v.title}, {v.about}" for v in VARIANTS.values())
     what = p.add_mutually_exclusive_group(required=True)
-    what.add_argument("--variant", choices=list(VARIANTS), metavar="VARIANT", help=variants)
+    what.add_argument("--variant", choices=VARIANTS, metavar="VARIANT", help=variants)
     what.add_argument("--all", action="store_true", help="write every file below prototxt/ again")
-    p.add_argument("--dataset", choices=list(DATASETS), default="ava1", help="default ava1")
+    p.add_argument("--dataset", choices=DATASETS, default="ava1", help="default ava1")
     p.add_argument("--crop", type=int, default=224, help="side of the net's input (default 224; released: 227)")
     p.add_argument("--batch-size", type=int, default=48, help="photos in a training batch (default 48, as released)")
     p.add_argument(
@@ -47,7 +45,7 @@ def main(argv: list[str]) -> int:
     )
     p.add_argument("--merge-bn", action="store_true", help="with batch normalisation folded into the convolutions")
     targets = "; ".join(f"{t.name}: {t.about}" for t in TARGETS.values())
-    p.add_argument("--target", choices=list(TARGETS), default="classes", help=f"what the net learns ({targets})")
+    p.add_argument("--target", choices=TARGETS, default="classes", help=f"what the net learns ({targets})")
     p.add_argument("--out", type=Path, help="folder to write to (default out/VARIANT)")
     args = p.parse_args(argv)
     check_range(args, "crop batch_size", 1, 2**31 - 1)

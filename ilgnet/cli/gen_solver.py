@@ -8,8 +8,6 @@ Example:
     --snapshot-prefix out/demo/snapshots/demo --out out/demo/solver.prototxt
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ilgnet.cli.arguments import check_range, given, make_parser
@@ -22,8 +20,8 @@ from torchcaffe.proto import caffe_pb2
 def main(argv: list[str]) -> int:
     p = make_parser(__name__)
     p.add_argument("--all", action="store_true", help="write every file below solvers/ again")
-    p.add_argument("--dataset", choices=list(DATASETS), default="ava1", help="column of Table 1 (default ava1)")
-    p.add_argument("--variant", choices=list(VARIANTS), default="v1bn", help="default v1bn")
+    p.add_argument("--dataset", choices=DATASETS, default="ava1", help="column of Table 1 (default ava1)")
+    p.add_argument("--variant", choices=VARIANTS, default="v1bn", help="default v1bn")
     p.add_argument("--released", action="store_true", help="the values of the authors' files where they differ")
     p.add_argument("--net", help="the net to train (default prototxt/VARIANT/train_val*.prototxt)")
     p.add_argument("--base-lr", type=float, help="initial learning rate")
@@ -44,7 +42,7 @@ def main(argv: list[str]) -> int:
             p.error("--all takes no other option")
         files = table1.committed()
     else:
-        which = ("all", "dataset", "variant", "released", "cpu", "out")
+        which = "all dataset variant released cpu out".split()
         changed = {field: value for field, value in vars(args).items() if field not in which and value is not None}
         check_range(args, "stepsize test_iter iter_size")
         check_range(args, "max_iter test_interval snapshot display base_lr", 0)

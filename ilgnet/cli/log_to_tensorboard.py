@@ -7,8 +7,6 @@ Example:
   ilgnet log-to-tensorboard out/demo/snapshots/demo.log
 """
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 

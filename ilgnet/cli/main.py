@@ -1,7 +1,5 @@
 """The program `ilgnet`: the table of its commands. Only the module of the command that runs is imported."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 import multiprocessing

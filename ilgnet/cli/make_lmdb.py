@@ -7,8 +7,6 @@ Example:
     out/demo/train_lmdb --shuffle 1
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

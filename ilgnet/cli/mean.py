@@ -7,8 +7,6 @@ Example:
   ilgnet mean out/demo/train_lmdb
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ilgnet.cli.arguments import make_parser

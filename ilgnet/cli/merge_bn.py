@@ -8,8 +8,6 @@ Example:
     --out-net out/demo/merged.prototxt --out out/demo/merged.caffemodel
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ilgnet.cli.arguments import make_parser

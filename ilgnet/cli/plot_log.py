@@ -7,8 +7,6 @@ Example:
   ilgnet plot-log out/demo/snapshots/demo.log
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ilgnet.cli.arguments import make_parser

@@ -8,8 +8,6 @@ Example:
     --out out/demo/data
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ilgnet.ava import labels, prepare, targets

@@ -10,8 +10,6 @@ Example:
     --net out/demo/net/deploy.prototxt --mean out/demo/data/mean.binaryproto
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import time
@@ -91,7 +89,6 @@ def act(args: argparse.Namespace, made: ranking.Ranking) -> None:
 def main(argv: list[str]) -> int:
     parser = make_parser(__name__, quiet=True)
     parser.add_argument("folder", type=Path, help="folder of photos; folders below it count too")
-    parser.add_argument("--weights", required=True, metavar="CAFFEMODEL")
     add_net(parser)
     parser.add_argument("--out", type=Path, default=Path("out/gallery.html"), help="default out/gallery.html")
     parser.add_argument("--top", type=int, metavar="N", help="print and pick the best N, no two nearly the same")

@@ -4,8 +4,6 @@ Example:
   ilgnet ratings out/demo/ava/AVA.txt
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ilgnet.ava.ratings import read_ratings

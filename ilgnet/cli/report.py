@@ -8,8 +8,6 @@ Example:
     --eval out/demo/evaluation.json --synthetic --out out/demo/report.html
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ilgnet.cli.arguments import make_parser

@@ -8,8 +8,6 @@ Example:
   ilgnet setup-bvlc
 """
 
-from __future__ import annotations
-
 from ilgnet.cli.arguments import make_parser
 from ilgnet.run import bvlc_setup
 

@@ -6,8 +6,6 @@ Example:
   ilgnet splits out/demo/ava/AVA.txt --dataset ava2 --out out/demo/lists
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -7,8 +7,6 @@ Example:
   ilgnet summarize out/demo/net/deploy.prototxt --svg out/demo/net.svg
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ilgnet.cli.arguments import make_parser
@@ -29,7 +27,7 @@ def main(argv: list[str]) -> int:
     net = upgrade.read_net(args.net)
     if not net.layer:
         raise CaffeError(f"{args.net}: no layer in it")
-    found = summary.summarize(caffe, net, caffe.TRAIN if args.phase == "train" else caffe.TEST, args.net)
+    found = summary.summarize(caffe, net, getattr(caffe, args.phase.upper()), args.net)
     print(summary.table(found), end="")
     if args.svg:
         files.write_bytes(args.svg, drawing.svg(found).encode())

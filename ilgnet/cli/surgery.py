@@ -7,8 +7,6 @@ Example:
     --net out/demo/net/train_val.prototxt --out out/demo/init.caffemodel
 """
 
-from __future__ import annotations
-
 import argparse
 from itertools import islice
 from pathlib import Path

@@ -6,8 +6,6 @@ Example:
   ilgnet train --solver out/demo/solver.prototxt
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import os
@@ -27,9 +25,8 @@ from torchcaffe.proto import caffe_pb2
 def train(args: argparse.Namespace, settings: caffe_pb2.SolverParameter, log_file: str) -> int:
     """Train, and return the exit status. A signal stops with a snapshot. Of several processes, only rank 0 prints."""
     parallel = processes.start(args)
-    root = parallel is None or parallel.root()
-    show = root and sys.stderr.isatty()
-    with logtee.tee(log_file, bar=show) if root else open(os.devnull, "w") as terminal:
+    root = processes.root()
+    with logtee.tee(log_file) if root else open(os.devnull, "w") as terminal:
         snapshot = args.snapshot
         if snapshot == runs.AUTO:
             snapshot = runs.newest_snapshot(settings.snapshot_prefix, terminal)
@@ -50,7 +47,6 @@ def train(args: argparse.Namespace, settings: caffe_pb2.SolverParameter, log_fil
             settings,
             told,
             terminal,
-            show,
             args.keep if root else None,
             parallel.any_of_us if parallel else int,
             look_every=settings.display or 100 if args.gpu is not None else 1,
@@ -130,7 +126,7 @@ def main(argv: list[str]) -> int:
     if args.estimate and "WORLD_SIZE" not in os.environ:
         measured = estimate.measure(args.solver, args.engine, args.gpu[0] if args.gpu else None)
         done = runs.iteration_of(args.snapshot, settings.snapshot_prefix) if args.snapshot else 0
-        print("\n".join(estimate.lines(settings, measured, done)), flush=True)
+        print(estimate.text(settings, measured, done), flush=True)
     code = processes.launch(args, "train", inner)
     if code is None:
         code = train_here(args, settings, log_file)

@@ -10,8 +10,6 @@ Example:
     --out out/demo/features.json
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 
@@ -22,7 +20,6 @@ from ilgnet.run import engine, outputs
 
 def main(argv: list[str]) -> int:
     parser = make_parser(__name__, quiet=True)
-    parser.add_argument("--weights", required=True, metavar="CAFFEMODEL")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--lmdb", help="labelled photos, e.g. data/ava1/val_lmdb")
     what.add_argument("--photos", metavar="FOLDER", help="photos without labels: draws, and tests nothing")

@@ -57,7 +57,7 @@ def _system_python() -> str | None:
 
 def available() -> bool:
     """Whether some real pycaffe can be run from here."""
-    return bvlc_root() is not None or _system_python() is not None
+    return bool(bvlc_root() or _system_python())
 
 
 def python_command() -> list[str]:

@@ -185,16 +185,14 @@ class Made:
         self._callbacks: dict[str, Callable[[], None]] = {}
 
     def _call(self, method: str, *args: Any) -> None:
-        raised: BaseException | None = None
         self._caffe.send(do="call", of=self.number, method=method, args=args)
         while "event" in (answer := self._caffe.receive()):
             try:
                 self._callbacks[answer["event"]]()
-            except BaseException as error:
-                raised = error
-            self._caffe.send(do="stop" if raised else "go")
-        if raised:
-            raise raised
+            except BaseException:
+                self._caffe.ask("stop")
+                raise
+            self._caffe.send(do="go")
 
 
 class RemoteNet(Made):
@@ -202,9 +200,7 @@ class RemoteNet(Made):
 
     def __init__(self, caffe: Caffe, about: dict[str, Any]):
         super().__init__(caffe, about["number"])
-        self.inputs, self.outputs = about["inputs"], about["outputs"]
-        self.layer_names, self.blob_loss_weights = about["layer_names"], about["blob_loss_weights"]
-        self.bottom_names, self.top_names = about["bottom_names"], about["top_names"]
+        vars(self).update(about)  # inputs, outputs, layer_names, bottom_names, top_names, blob_loss_weights
         self.layers = [SimpleNamespace(type=kind) for kind in about["types"]]
 
         def blob(layer: str | None, name: str | int) -> Blob:
