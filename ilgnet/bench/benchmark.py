@@ -255,7 +255,7 @@ def precision_effect(job: Job, paths: Sequence[Path], precision: str) -> dict[st
     """The greatest and the mean change of P(high) when the weights of a prepared job are rounded."""
     from ilgnet.scoring.scorers import Scorer, Settings
 
-    scorer = Scorer(Settings(job.weights, job.net))
+    scorer = Scorer(Settings(str(job.weights), job.net))
     photos = [scorer.preprocess.photo(decode.read(path).bgr) for path in paths]
     exact = np.array(list(scorer.stream(photos)))
     scorer.reduce_weights(precision)

@@ -15,10 +15,8 @@ from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import upgrade
 from torchcaffe.proto.geometry import read_window
 
-Weights = Sequence[Tensor]
 
-
-def _run(p: Any, inputs: list[Tensor], w: Weights, training: bool) -> Tensor:
+def _run(p: Any, inputs: list[Tensor], w: Sequence[Tensor], training: bool) -> Tensor:
     """A layer's answer. CaffeError for a type that the nets here do not have."""
     x, *_ = inputs
     match p.type:

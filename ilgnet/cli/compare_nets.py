@@ -17,7 +17,6 @@ from ilgnet.figures import summary
 from ilgnet.nets.variants import VARIANTS
 from ilgnet.run import engine
 from ilgnet.train import runs as training
-from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import files, upgrade
 
@@ -36,7 +35,7 @@ def tool(name: str, *args: str) -> None:
 
 
 def main(argv: list[str]) -> int:
-    p = make_parser(__name__)
+    p = make_parser(__name__, quiet=True)
     p.add_argument("--data", type=Path, required=True, help="folder with train_lmdb, val_lmdb and mean.binaryproto")
     p.add_argument(
         "--weights",
@@ -120,7 +119,6 @@ def train_one(args: argparse.Namespace, compute: list, name: str, start: str, so
         *compute,
     )
     figures = json.loads(evaluation.read_text())["result"]
-    log.set_level(2)
     caffe = engine.load_engine("torch", None)  # this Python may have no pycaffe, and both count alike
     costs = summary.summarize(caffe, upgrade.read_net(folder / "deploy.prototxt"), caffe.TEST)
     return {

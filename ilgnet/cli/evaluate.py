@@ -12,7 +12,6 @@ Example:
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from ilgnet.cli.arguments import add_net, check_range, given, make_parser
@@ -145,7 +144,7 @@ def main(argv: list[str]) -> int:
     stems, several = [Path(weights).stem for weights in args.weights or [args.log]], len(args.weights or []) > 1
     if len(set(stems)) < len(stems):
         raise CaffeError(f"--weights: two files have one name ({', '.join(stems)}): results are named after them")
-    outs: Sequence[Path | None] = [None] * len(stems)
+    outs: list[Path | None] = [None] * len(stems)
     if args.out is not None:
         whole = outputs.check(args.out, ".json")
         outs = [outputs.check(whole.with_name(f"{whole.stem}_{stem}.json")) if several else whole for stem in stems]

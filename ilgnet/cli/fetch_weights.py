@@ -13,12 +13,11 @@ from ilgnet.cli.arguments import make_parser
 from ilgnet.nets import emit
 from ilgnet.run import outputs
 from ilgnet.weights import published
-from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
 
 
 def main(argv: list[str]) -> int:
-    parser = make_parser(__name__)
+    parser = make_parser(__name__, quiet=True)
     parser.add_argument(
         "model",
         nargs="?",
@@ -37,7 +36,6 @@ def main(argv: list[str]) -> int:
         target = outputs.check(args.out / model.installed)
         if target.exists():
             raise CaffeError(f"{target} exists; move it away")
-        log.set_level(2)
         print(published.convert(model, args.file, target, emit.deploy(emit.Choice("v1")), "v1"))
         print(f"wrote {target}, in the current format; its net is v1")
         print(f"Next: rank photos with it: ilgnet rank FOLDER --weights {target}")

@@ -132,8 +132,7 @@ def make_net(caffe: Any, net: Any, phase: int, source: str = "net") -> Any:
             made = caffe.Net(path, phase)
         except CaffeError as error:
             raise CaffeError(str(error).replace(str(path), source)) from None
-    if hasattr(made, "source"):
-        made.source = source
+    made.source = source
     return made
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import math
+import os
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from ilgnet.run import engine
+from ilgnet.run import engine, processes
+from ilgnet.train import logtee
 from ilgnet.weights import surgery
+from torchcaffe.base import context, signals
 from torchcaffe.base.errors import CaffeError, Diverged
 from torchcaffe.formats import upgrade
 from torchcaffe.formats.blobproto import same_shape
@@ -205,3 +210,57 @@ class Watcher:
         if self.bar is not None:
             self.bar.update(int(self.solver.iter) - self.bar.n)
             self.bar.close()
+
+
+@context.denormals_flushed()
+def train(args: argparse.Namespace, settings: caffe_pb2.SolverParameter, log_file: str) -> int:
+    """Train as the options of `ilgnet train` say, and return the exit status. A signal stops with a snapshot.
+
+    Of several processes, only rank 0 prints."""
+    if args.gpu is None and settings.HasField("solver_mode") and settings.solver_mode == caffe_pb2.SolverParameter.GPU:
+        print(f"{args.solver}: solver_mode GPU but --gpu not given: training on the CPU", file=sys.stderr)
+    parallel = processes.start(args)
+    root = processes.root()
+    with logtee.tee(log_file) if root else open(os.devnull, "w") as terminal:
+        snapshot = args.snapshot
+        if snapshot == AUTO:
+            snapshot = newest_snapshot(settings.snapshot_prefix, terminal)
+            if snapshot is None:
+                print(f"no snapshot yet: starting from {args.weights or 'the fillers'}", file=terminal)
+        caffe = engine.load_engine(args.engine, args.gpu, logtee.write_line)
+        solver = caffe.get_solver(args.solver)
+        if args.weights and snapshot is None:
+            count = load_weights(solver.net, args.weights)
+            print(f"{count} layers take their weights from {args.weights}", file=terminal)
+        if parallel:
+            parallel.join(solver)
+        if args.debug_nan:
+            solver.debug_nan = True
+        told = signals.Signals(args.sigint_effect, args.sighup_effect, logtee.tell)
+        watcher = Watcher(
+            solver,
+            settings,
+            told,
+            terminal,
+            args.keep if root else None,
+            parallel.any_of_us if parallel else int,
+            look_every=settings.display or 100 if args.gpu is not None else 1,
+        )
+        solver.add_callback(watcher, lambda: None)
+        try:
+            with told:
+                solver.solve(snapshot) if snapshot else solver.solve()
+        except Stopped:
+            solver.snapshot()
+            print(
+                f"stopped at iteration {solver.iter}; go on with --snapshot "
+                f"{settings.snapshot_prefix}_iter_{solver.iter}.solverstate",
+                file=terminal,
+            )
+            return told.status
+        except KeyboardInterrupt:
+            print("stopped at once, without a snapshot; go on from the last with --snapshot auto", file=terminal)
+            return told.status
+        finally:
+            watcher.close()
+    return 0
