@@ -164,7 +164,7 @@ def show_layers(variant: str, layers: list[dict]) -> None:
     times = {(layer["layer"], layer["type"]): np.array([layer["forward_s"], layer["backward_s"]]) for layer in layers}
     sums: dict[tuple[str, str], np.ndarray] = {}
     for (_, kind), spent in times.items():
-        sums["all", kind] = sums.get(("all", kind), 0) + spent
+        sums["all", kind] = sums.get(("all", kind), np.zeros(2)) + spent
     least = sum(times.values()).sum() / 100
     shown = [item for item in times.items() if item[1].sum() >= least]
     for (name, kind), spent in shown + sorted(sums.items(), key=lambda item: -item[1].sum()):

@@ -332,7 +332,7 @@ def test_surgery_names_what_it_cannot_take(trained, folder, tmp_path):
     photos = ["--calibrate", str(folder / "photos")]
     for more, message in (
         (["--seed", "-1"], "--seed -1"),
-        ([*photos, "--images", "-1"], "--images -1: a calibration"),
+        ([*photos, "--images", "-1"], "--images -1: must be at least 2"),
         ([*photos, "--net", str(tmp_path / "uncut.prototxt")], "uncut.prototxt: no layer has .*crop"),
         (["--out", str(tmp_path)], "is a folder; give a file"),
     ):
@@ -671,6 +671,15 @@ def test_both_engines_agree(trained, folder):
     for name, blobs in results["torch"][1].items():
         for ours, theirs in zip(blobs, results["bvlc"][1][name]):
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(not bvlc.available(), reason="real Caffe is not set up (make bvlc)")
+def test_real_caffe_trains(trained, folder):
+    words = ["--solver", write_solver(folder, max_iter=12, run="bvlc"), "--engine", "bvlc", "--estimate"]
+    assert train.main([*words, "--weights", str(trained)]) == 0
+    log = (folder / "bvlc" / "x.log").read_text()
+    assert "Iteration 10" in log and "Optimization Done" in log
+    assert (folder / "bvlc" / "x_iter_12.caffemodel").is_file()
 
 
 def test_several_weights_give_mean_and_spread(trained, folder, capsys):
