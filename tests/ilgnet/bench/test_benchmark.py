@@ -90,7 +90,7 @@ def test_ratios_of_table_4():
         (["--weights", "w.caffemodel"], "--weights fits one variant"),
         (["--precision", "int8", "--gpu", "0"], "--precision is for the CPU"),
         (["--out", "result.txt"], "result.txt: must end in .json"),
-        (["--variants", "third", "--photos", "/nowhere"], "--photos /nowhere: no such folder"),
+        (["--variants", "third", "--photos", "/nowhere"], "/nowhere: no such folder"),
     ],
 )
 def test_bad_words(words, message, monkeypatch):
