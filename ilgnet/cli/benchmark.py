@@ -165,7 +165,7 @@ def show_layers(variant: str, layers: list[dict]) -> None:
     sums: dict[tuple[str, str], np.ndarray] = {}
     for (_, kind), spent in times.items():
         sums["all", kind] = sums.get(("all", kind), np.zeros(2)) + spent
-    least = sum(times.values()).sum() / 100
+    least = np.sum(list(times.values())) / 100
     shown = [item for item in times.items() if item[1].sum() >= least]
     for (name, kind), spent in shown + sorted(sums.items(), key=lambda item: -item[1].sum()):
         print("  {:30} {:15} {:9.2f} {:9.2f}".format(name, kind, *spent * 1e3))
