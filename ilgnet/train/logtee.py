@@ -34,8 +34,8 @@ class _Terminal(io.TextIOBase):
 class _Tee(io.TextIOBase):
     """A stderr that also appends to a log. Beside a bar the terminal shows only results, warnings and errors."""
 
-    def __init__(self, log: IO[str], terminal: IO[str], bar: bool):
-        self._log, self._terminal, self._bar, self._shown = log, terminal, bar, True
+    def __init__(self, log: IO[str], terminal: IO[str]):
+        self._log, self._terminal, self._bar, self._shown = log, terminal, terminal.isatty(), True
 
     def write(self, text: str) -> int:
         self._log.write(text)
@@ -56,11 +56,11 @@ class _Tee(io.TextIOBase):
 
 
 @contextlib.contextmanager
-def tee(path: Path | str, bar: bool = False) -> Iterator[IO[str]]:
+def tee(path: Path | str) -> Iterator[IO[str]]:
     """Append everything that goes to sys.stderr to `path` too; yields the real stderr, for a progress bar."""
     with open(path, "a", errors="replace") as log, open(os.devnull, "w") as nowhere:
         terminal = cast(IO[str], _Terminal(sys.stderr or nowhere))
-        with contextlib.redirect_stderr(_Tee(log, terminal, bar)):
+        with contextlib.redirect_stderr(_Tee(log, terminal)):
             yield terminal
 
 

@@ -50,6 +50,7 @@ from ilgnet.photos import decode
 from ilgnet.rank import check as ranking_check
 from ilgnet.rank import ranking
 from ilgnet.run import bvlc
+from tests.bvlc import real
 from torchcaffe.base.errors import CaffeError, named
 from torchcaffe.cli import main as cli
 from torchcaffe.data import imageset
@@ -820,7 +821,7 @@ def test_features_of_a_batch_of_0(folder):
         (evaluate.main, ["--weights", "w", "--lmdb", "lmdb", "--test-batch", "9" * 20], "--test-batch 9+: must be"),
         (gen_net.main, ["--variant", "v1", "--batch-size", "9" * 20], "--batch-size 9+: must be"),
         (gen_net.main, ["--variant", "v1", "--source", "\udcff"], "--source: its name is not UTF-8"),
-        (benchmark.main, ["--crop", "-5"], "--crop must be 1 or more"),
+        (benchmark.main, ["--crop", "-5"], "--crop -5: must be at least 1"),
     ],
 )
 def test_numbers_and_names_that_mean_nothing(main, words, said, folder, capsys):
@@ -1052,7 +1053,7 @@ BVLC = {
 def bvlc_ends(folder: Path, program: str, *words: object) -> str:
     """How real Caffe ends on a file: with a signal, an exit status, or as if nothing were wrong."""
     try:
-        done = bvlc.bvlc_binary(program, *map(str, words), check=False, cwd=folder, timeout=60, errors="replace")
+        done = real.binary(program, *map(str, words), check=False, cwd=folder, timeout=60, errors="replace")
     except subprocess.TimeoutExpired:
         return "hangs (60 s)"
     if done.returncode < 0:
