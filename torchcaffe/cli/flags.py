@@ -92,8 +92,7 @@ def _convert(flag: Flag, text: str) -> Value:
 
 def describe(flags: Sequence[Flag]) -> str:
     """The flags for a program's usage text, one on each line."""
-    lines = []
-    for flag in flags:
-        default = f" (default {flag.default})" if flag.default not in ("", False) else ""
-        lines.append(f"  -{flag.name:<16} {flag.help}{default}")
-    return "\n".join(lines)
+    return "\n".join(
+        f"  -{flag.name:<16} {flag.help}" + (f" (default {flag.default})" if flag.default not in ("", False) else "")
+        for flag in flags
+    )

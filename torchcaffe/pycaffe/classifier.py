@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,25 +12,19 @@ from torchcaffe.nets.net import TEST, Net
 from torchcaffe.pycaffe import io
 
 
-def preprocessing(
-    net: Net,
-    mean: np.ndarray | None,
-    input_scale: float | None,
-    raw_scale: float | None,
-    channel_swap: Sequence[int] | None,
-) -> io.Transformer:
-    """A Transformer for the net's first input: H x W x K to K x H x W, and the settings that are given."""
+def preprocessing(net: Net, mean: Any, input_scale: Any, raw_scale: Any, channel_swap: Any) -> io.Transformer:
+    """A Transformer for the net's first input: H x W x K to K x H x W, and the settings that are not None."""
     name = net.inputs[0]
     transformer = io.Transformer({name: net.blobs[name].data.shape})
     transformer.set_transpose(name, (2, 0, 1))
-    if mean is not None:
-        transformer.set_mean(name, mean)
-    if input_scale is not None:
-        transformer.set_input_scale(name, input_scale)
-    if raw_scale is not None:
-        transformer.set_raw_scale(name, raw_scale)
-    if channel_swap is not None:
-        transformer.set_channel_swap(name, channel_swap)
+    for setting, value in (
+        (transformer.set_mean, mean),
+        (transformer.set_input_scale, input_scale),
+        (transformer.set_raw_scale, raw_scale),
+        (transformer.set_channel_swap, channel_swap),
+    ):
+        if value is not None:
+            setting(name, value)
     return transformer
 
 
