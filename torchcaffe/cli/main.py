@@ -18,7 +18,7 @@ from torchcaffe.base import context, log
 from torchcaffe.base.errors import CaffeError, run_main
 from torchcaffe.base.signals import Signals
 from torchcaffe.cli import programs
-from torchcaffe.cli.flags import Flag, describe, parse
+from torchcaffe.cli.flags import Flag, Flags, describe, parse
 from torchcaffe.formats import upgrade
 from torchcaffe.proto import caffe_pb2
 
@@ -164,7 +164,7 @@ def _field(flag: str, text: str) -> str:
     return text
 
 
-def _need(flags: dict[str, Any], name: str, command: str) -> str:
+def _need(flags: Flags, name: str, command: str) -> str:
     if not flags[name]:
         raise CaffeError(f"{command}: -{name} is missing")
     return flags[name]
@@ -184,7 +184,7 @@ def _weights(text: str) -> list[str]:
 
 
 @context.denormals_flushed()
-def train(flags: dict[str, Any]) -> int:
+def train(flags: Flags) -> int:
     """`train`: train the solver's net. The steps and log lines are BVLC's, in its order."""
     from torchcaffe.solvers.solver import get_solver
 
@@ -234,13 +234,13 @@ def train(flags: dict[str, Any]) -> int:
 # -- test ----------------------------------------------------------------------------------------------------------
 
 
-def _net(flags: dict[str, Any], phase: int) -> Any:
+def _net(flags: Flags, phase: int) -> Any:
     from torchcaffe.nets.net import Net
 
     return Net(flags["model"], phase, level=flags["level"], stages=_stages(flags["stage"]))
 
 
-def test(flags: dict[str, Any]) -> int:
+def test(flags: Flags) -> int:
     """`test`: log the outputs of every batch, then their means."""
     model = _need(flags, "model", "test")
     weights = _weights(_need(flags, "weights", "test"))
@@ -267,7 +267,7 @@ def test(flags: dict[str, Any]) -> int:
     return 0
 
 
-def _iterations(flags: dict[str, Any]) -> int:
+def _iterations(flags: Flags) -> int:
     if flags["iterations"] < 1:
         raise CaffeError(f"-iterations {flags['iterations']}: must be 1 or more")
     return flags["iterations"]
@@ -276,7 +276,7 @@ def _iterations(flags: dict[str, Any]) -> int:
 # -- time ----------------------------------------------------------------------------------------------------------
 
 
-def time_net(flags: dict[str, Any]) -> int:
+def time_net(flags: Flags) -> int:
     """`time`: log the mean time of every layer's forward and backward pass."""
     import torch
 
@@ -335,7 +335,7 @@ def time_net(flags: dict[str, Any]) -> int:
 # -- device_query --------------------------------------------------------------------------------------------------
 
 
-def device_query(flags: dict[str, Any]) -> int:
+def device_query(flags: Flags) -> int:
     """`device_query`: log the properties of these GPUs (without -gpu, of all)."""
     import torch
 

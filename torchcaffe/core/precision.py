@@ -5,8 +5,7 @@ Weights, blobs and all other operations are float32 at every precision."""
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -44,12 +43,8 @@ class _Bf16(TorchDispatchMode):
         return _cast(result, torch.bfloat16, torch.float32)
 
 
-def applied(method: Callable) -> Callable:
-    """Decorate a method to compute in context.precision."""
-
-    @functools.wraps(method)
-    def inner(*args: Any, **kwargs: Any) -> Any:
-        with _Bf16() if context.precision == "bf16" else contextlib.nullcontext():
-            return method(*args, **kwargs)
-
-    return inner
+@contextlib.contextmanager
+def applied() -> Iterator[None]:
+    """Compute in context.precision."""
+    with _Bf16() if context.precision == "bf16" else contextlib.nullcontext():
+        yield

@@ -138,7 +138,7 @@ class Net:
         self._blob_list: Blobs = []
         self._blob_names: list[str] = []
         self._blob_ids: dict[str, int] = {}  # of the blob that a name means so far
-        self._blob_needs: list[bool] = []  # whether a blob gets a gradient
+        self._with_gradient: set[int] = set()  # the blobs that get one
         self._blob_loss_weights: list[float] = []
         self._inputs: list[int] = []
         self.learnable: list[Parameter] = []
@@ -202,7 +202,7 @@ class Net:
         log.info("net.cpp:86", f"Creating Layer {lp.name}")
         return layer
 
-    def _append_bottoms(self, node: Node, available: dict[str, None]) -> None:
+    def _append_bottoms(self, node: Node, available: dict) -> None:
         lp = node.param
         for index, name in enumerate(lp.bottom):
             if name not in available:
@@ -212,9 +212,9 @@ class Net:
             blob_id = self._blob_ids[name]
             node.bottom_ids.append(blob_id)
             node.bottoms.append(self._blob_list[blob_id])
-            node.bottom_needs.append(lp.propagate_down[index] if lp.propagate_down else self._blob_needs[blob_id])
+            node.bottom_needs.append(lp.propagate_down[index] if lp.propagate_down else blob_id in self._with_gradient)
 
-    def _append_tops(self, node: Node, available: dict[str, None]) -> None:
+    def _append_tops(self, node: Node, available: dict) -> None:
         lp, layer = node.param, node.layer
         names = list(lp.top)
         if layer.auto_top and layer.top_count is not None:
@@ -234,7 +234,6 @@ class Net:
                 blob_id = len(self._blob_list)
                 self._blob_list.append(Blob(device=self.device))
                 self._blob_names.append(name)
-                self._blob_needs.append(False)
                 self._blob_loss_weights.append(0.0)
                 if lp.type == "Input":
                     self._inputs.append(blob_id)
@@ -282,13 +281,12 @@ class Net:
             index >= len(lp.param) or lp.param[index].lr_mult != 0 for index in range(len(layer.blobs))
         ]
         # (whatever propagate_down says)
-        below = any(self._blob_needs[i] for i in node.bottom_ids)
+        below = not self._with_gradient.isdisjoint(node.bottom_ids)
         node.needs_backward = below or any(layer.param_propagate_down)
         for index in range(len(layer.blobs)):
             self._append_param(node, index, owners)
         if node.needs_backward:
-            for blob_id in node.top_ids:
-                self._blob_needs[blob_id] = True
+            self._with_gradient.update(node.top_ids)
 
     def _append_param(self, node: Node, index: int, owners: Owners) -> None:
         given = node.layer.layer_param.param  # as the layer's setup left it
@@ -471,7 +469,7 @@ class Net:
         with node:
             return node.layer.feed(node.tops)
 
-    @precision.applied
+    @precision.applied()
     def _forward_layers(self, start: int, end: int, fed: int) -> Tensor | float:
         """run_forward's work; layers in front of `fed` have been fed."""
         loss: Tensor | float = 0.0
@@ -519,7 +517,7 @@ class Net:
                 return
         self._backward_layers(start, end)
 
-    @precision.applied
+    @precision.applied()
     def _backward_layers(self, start: int, end: int) -> None:
         """run_backward's work."""
         with torch.no_grad():

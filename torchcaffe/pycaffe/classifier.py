@@ -50,14 +50,12 @@ class Classifier(Net):
 
     def predict(self, inputs: Iterable[np.ndarray], oversample: bool = True) -> np.ndarray:
         """Scores (N, classes) of N images (H x W x K): the mean over ten crops, or those of the centre crop."""
-        images = [np.asarray(image) for image in inputs]
-        size = [int(n) for n in self.image_dims]
-        resized = np.stack([io.resize_image(image, size) for image in images])
+        resized = np.stack([io.resize_image(np.asarray(image), self.image_dims) for image in inputs])
         crops = io.oversample(resized, self.crop_dims) if oversample else _centre(resized, self.crop_dims)
         name = self.inputs[0]
         batch = np.stack([self.transformer.preprocess(name, crop) for crop in crops])
         scores = self.forward_all(None, **{name: batch})[self.outputs[0]]
-        return scores.reshape(len(images), 10, -1).mean(axis=1) if oversample else scores
+        return scores.reshape(len(resized), 10, -1).mean(axis=1) if oversample else scores
 
 
 def _centre(images: np.ndarray, size: Iterable[int]) -> np.ndarray:

@@ -100,12 +100,9 @@ class Transformer:
             image = image.transpose(self.transpose[in_])
         if in_ in self.channel_swap:
             image = image[list(self.channel_swap[in_]), :, :]
-        if in_ in self.raw_scale:
-            image *= self.raw_scale[in_]
-        if in_ in self.mean:
-            image -= self.mean[in_]
-        if in_ in self.input_scale:
-            image *= self.input_scale[in_]
+        image *= self.raw_scale.get(in_, 1)
+        image -= self.mean.get(in_, 0)
+        image *= self.input_scale.get(in_, 1)
         return image
 
     def deprocess(self, in_: str, data: ndarray) -> ndarray:
@@ -193,7 +190,7 @@ def load_image(filename: str | os.PathLike[str], color: bool = True) -> ndarray:
     return np.repeat(image[:, :, None], 3 if color else 1, axis=2)
 
 
-def resize_image(im: ndarray, new_dims: Sequence[int], interp_order: int = 1) -> ndarray:
+def resize_image(im: ndarray, new_dims: Iterable[int], interp_order: int = 1) -> ndarray:
     """Resize an H x W x K image to new_dims = (height, width); float32.
 
     interp_order: 1 (linear) or 0 (nearest); ValueError otherwise. As in pycaffe with scikit-image 0.15 and later,

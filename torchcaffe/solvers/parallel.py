@@ -29,11 +29,6 @@ SMALL = 1 << 16  # the gradients of parameters with fewer values are averaged to
 PATIENCE = datetime.timedelta(days=1)  # the others wait while the root tests
 
 
-def requested() -> bool:
-    """Whether torchrun started this process beside others."""
-    return context.world_size() > 1
-
-
 def launch(script: Sequence[str], processes: int) -> int:
     """Run a program (torchrun's words for it) in several processes on this machine; returns its exit status.
 

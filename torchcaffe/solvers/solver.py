@@ -683,7 +683,7 @@ class SGDSolver(Solver):
         p = self.p
         # Without momentum torch's kernel keeps no buffer, while Caffe keeps V. An infinite norm clips to 0, by which
         # the kernel would divide.
-        if self.type != "SGD" or p.regularization_type != "L2" or rate == 0 or clip == 0 or p.momentum == 0:
+        if self.type != "SGD" or p.regularization_type != "L2" or clip == 0 or p.momentum == 0:
             super().update(rate, clip)
             return
         groups: dict[tuple[float, float], list[int]] = {}
@@ -696,14 +696,9 @@ class SGDSolver(Solver):
             local = rate * lr
             blobs = [self.net.learnable[i] for i in indices]
             buffers = [self._history_of(i)[0] for i in indices]
-            if local == 0:
-                for blob, buffer in zip(blobs, buffers):
-                    buffer.mul_(p.momentum)
-                    blob.t.sub_(buffer)
-                    blob.data_memory.written()
-                continue
+            divisor = p.iter_size / (local * clip) if local else math.inf
             # (torch.tensor would wait for a GPU.)
-            scale = torch.full((), p.iter_size / (local * clip), dtype=torch.float32, device=blobs[0].device)
+            scale = torch.full((), divisor, dtype=torch.float32, device=blobs[0].device)
             private_torch.sgd(
                 [b.t for b in blobs], [b.g for b in blobs], buffers, p.weight_decay * decay * local, p.momentum, scale
             )
