@@ -101,7 +101,7 @@ class Net:
     ) -> None:
         numbers = isinstance(phase, int) and isinstance(level, int)
         if not numbers or not isinstance(network_file, _PATHS) or not isinstance(weights, (*_PATHS, type(None))):
-            raise TypeError(f"Net({network_file!r}, {phase!r}, level={level!r}, weights={weights!r}): a wrong type")
+            raise TypeError(f"Net({network_file!r}, {phase!r}, level={level!r}, weights={weights!r}): wrong type")
         if phase not in (TRAIN, TEST):
             raise CaffeError(f"phase {phase}: neither caffe.TRAIN nor caffe.TEST")
         path = os.fsdecode(network_file)

@@ -83,11 +83,14 @@ class Detector(Net):
             image = io.load_image(filename)
             for window in windows:
                 inputs.append(self.transformer.preprocess(name, self.crop(image, window)))
-                found.append({"window": window, "filename": filename})
+                found.append((window, filename))
         if not found:
             return []
         scores = self.forward_all(None, **{name: np.array(inputs)})[self.outputs[0]]
-        return [{**record, "prediction": score} for record, score in zip(found, scores)]
+        return [
+            {"window": window, "prediction": score, "filename": filename}
+            for (window, filename), score in zip(found, scores)
+        ]
 
     def detect_selective_search(self, image_fnames: Iterable[PathLike]) -> list[dict[str, Any]]:
         """pycaffe's way to propose windows, by MATLAB code: not supported, raises CaffeError."""
