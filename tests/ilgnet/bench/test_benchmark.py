@@ -77,7 +77,7 @@ def test_ratios_of_table_4():
     "words, message",
     [
         (["--rounds", "0"], "1 or more"),
-        (["--weights", "w.caffemodel"], "--weights: they are of one variant"),
+        (["--weights", "w.caffemodel"], "--weights fits one variant"),
         (["--precision", "int8", "--gpu", "0"], "--precision is for the CPU"),
         (["--out", "result.txt"], "result.txt: must end in .json"),
         (["--variants", "third", "--photos", "/nowhere"], "--photos /nowhere: no such folder"),

@@ -1,6 +1,6 @@
 """Bad input, a table a kind of file: every tool that reads it ends with one line that names the file, and status 2.
 
-`python -m tests.ilgnet.cli.test_bad_input` prints what each says, with --bvlc how real Caffe's programs end on the same files."""
+`python -m tests.ilgnet.cli.test_bad_input` prints what each says, --bvlc how real Caffe's programs end on them."""
 
 from __future__ import annotations
 
@@ -850,7 +850,7 @@ def test_a_user_without_a_home(folder, monkeypatch):
 @pytest.mark.parametrize("brought", ["nowhere", "photos"])
 def test_a_file_to_install_that_is_none(brought, folder):
     said = run(fetch_weights.main, "--file", brought)
-    assert said in (f"{brought}: No such file or directory", f"{brought}: Is a directory")
+    assert said in (f"cannot read {brought}: No such file or directory", f"cannot read {brought}: Is a directory")
 
 
 def test_names_that_are_not_utf8_where_no_others_will_do(folder):
@@ -861,7 +861,7 @@ def test_names_that_are_not_utf8_where_no_others_will_do(folder):
         )
     assert run(cli._main, "time", "-model", "net.prototxt", "-stage", "\udcff") == "-stage \\udcff: not UTF-8"
     (folder / "lmdb").rename(folder / "l\udcff")
-    assert "l\\udcff: not UTF-8" in run(
+    assert "l\\udcff: the name is not UTF-8" in run(
         evaluate.main, "--weights", "net.caffemodel", "--net", "net.prototxt", "--lmdb", "l\udcff"
     )
 

@@ -263,7 +263,8 @@ def test_in_place_chains_and_names():
             r"layer 'x' \(Pooling\): top 1",
         ),
         (
-            'layer { name: "x" type: "Pooling" bottom: "b0" top: "x" pooling_param { pool: STOCHASTIC kernel_size: 2 } }',
+            'layer { name: "x" type: "Pooling" bottom: "b0" top: "x" '
+            "pooling_param { pool: STOCHASTIC kernel_size: 2 } }",
             "STOCHASTIC",
         ),
         (
@@ -273,7 +274,8 @@ def test_in_place_chains_and_names():
         ('layer { name: "x" type: "Dropout" bottom: "b0" top: "x" phase: TRAIN }', "phase"),
         ('layer { name: "x" type: "ReLU" bottom: "b0" top: "b0" }', "both input and output"),
         (
-            'layer { name: "x" type: "Reshape" bottom: "b0" top: "x" reshape_param { shape { dim: 18 dim: -1 dim: 1 } } }'
+            'layer { name: "x" type: "Reshape" bottom: "b0" top: "x" '
+            "reshape_param { shape { dim: 18 dim: -1 dim: 1 } } }"
             'layer { name: "y" type: "InnerProduct" bottom: "x" top: "y" inner_product_param { num_output: 2 } }',
             "the batch cannot be free in this net",
         ),
