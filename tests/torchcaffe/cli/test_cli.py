@@ -455,12 +455,12 @@ def test_a_module_that_is_not_there(name, files):
         torchcaffe.allow_python_layers(False)
 
 
-def test_device_query_of_an_old_pytorch(capfd, monkeypatch):
+def test_device_query(capfd, monkeypatch):
     monkeypatch.delenv("GLOG_minloglevel", raising=False)
-    known = {"major": 9, "minor": 0, "name": "H", "total_memory": 5, "regs_per_multiprocessor": 6}
-    known |= {"max_threads_per_multi_processor": 7, "multi_processor_count": 8}
+    known = {"major": 9, "minor": 0, "name": "H", "total_memory": 5}
+    known |= {"max_threads_per_multi_processor": 6, "multi_processor_count": 7}
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(**known))
     assert main._main(["device_query"]) == 0
     said = capfd.readouterr().err
-    assert said.count("common.cpp:186] ") == 8 and "Warp size" not in said
+    assert said.count("common.cpp:186] ") == 7 and "] Number of multiprocessors:     7\n" in said
