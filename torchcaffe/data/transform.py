@@ -202,19 +202,11 @@ def parse_datum(value: bytes) -> Datum:
     """Parse a serialised Datum; its data is a view of `value`. Raises CaffeError."""
     found: dict[str, Any] = {}
     floats: list[np.ndarray] = []
-    position, end = 0, len(value)
     try:
-        while position < end:
-            if value[position] == _FLOAT_TAG:
-                values, after = wire.unpacked_run(value, position, end, "<f4")
-                if after > position:
-                    floats.append(values)
-                    position = after
-                    continue
-            number, kind, content, (_, position) = next(wire.fields(value, position, end))
+        for number, kind, content, _ in wire.fields(value, 0, len(value), _FLOATS):
             name = Datum._fields[number - 1] if number <= len(Datum._fields) else ""
             if name == "float_data":
-                floats.append(wire.float_field(value, kind, content, "<f4"))
+                floats.append(content)
             elif name and kind != (wire.BYTES if name == "data" else wire.VARINT):
                 raise wire.WireError(f"{name} has wire type {kind}")
             elif name == "data":
@@ -230,7 +222,7 @@ def parse_datum(value: bytes) -> Datum:
     return Datum(**found)
 
 
-_FLOAT_TAG = 6 << 3 | wire.FIXED32
+_FLOATS = {6: "<f4"}  # float_data
 
 
 def datum_image(datum: Any, force_color: bool = False, force_gray: bool = False) -> np.ndarray:

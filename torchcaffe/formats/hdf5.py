@@ -116,14 +116,11 @@ def _check_links(file: Any) -> None:
     """Raise ValueError if an HDF5 file links to another one."""
     import h5py
 
-    def visit(group: Any, depth: int) -> None:
-        if depth > 32:
-            raise ValueError(f"groups are nested too deeply at {group.name}")
-        for key in group:
-            link = group.get(key, getlink=True)
-            if isinstance(link, h5py.ExternalLink):
-                raise ValueError(f"{group.name}/{key} links to another file, {link.filename}")
-            if isinstance(link, h5py.HardLink) and group.get(key, getclass=True) is h5py.Group:
-                visit(group[key], depth + 1)
+    def visit(name: bytes, link: Any) -> None:
+        if link.type == h5py.h5l.TYPE_EXTERNAL:
+            target = file.id.links.get_val(name)[0]
+            raise ValueError(
+                f"/{name.decode(errors='replace')} links to another file, {target.decode(errors='replace')}"
+            )
 
-    visit(file, 0)
+    file.id.links.visit(visit, info=True)

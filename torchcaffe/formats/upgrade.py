@@ -92,7 +92,9 @@ def read_solver(path: PathLike) -> SolverParameter:
         log.info("upgrade_proto.cpp:1108", f"snapshot_prefix was not specified and is set to {solver.snapshot_prefix}")
     elif os.path.isdir(solver.snapshot_prefix):
         solver.snapshot_prefix = os.path.join(solver.snapshot_prefix, Path(source).stem)
-        log.info("upgrade_proto.cpp:1113", f"snapshot_prefix was a directory and is replaced to {solver.snapshot_prefix}")
+        log.info(
+            "upgrade_proto.cpp:1113", f"snapshot_prefix was a directory and is replaced to {solver.snapshot_prefix}"
+        )
     return solver
 
 
@@ -147,7 +149,9 @@ def upgrade_in_place(net: NetParameter, source: str) -> bool:
         log.info("upgrade_proto.cpp:46", f"{what} transformation parameters: {source}")
         _upgrade_transform(net)
         log.info("upgrade_proto.cpp:49", f"{done} data transformation parameters.")
-        log.warning("upgrade_proto.cpp:51", f"{future} only support transform_param messages for transformation fields.")
+        log.warning(
+            "upgrade_proto.cpp:51", f"{future} only support transform_param messages for transformation fields."
+        )
     if net.layers:
         log.info("upgrade_proto.cpp:55", f"{what} V1LayerParameter: {source}")
         _upgrade_v1(net, source)
@@ -315,7 +319,9 @@ def _upgrade_input(net: NetParameter, source: str) -> None:
     shapes = [shape.dim for shape in net.input_shape] or [dims[at : at + 4] for at in range(0, len(dims) - 3, 4)]
     if net.input_shape or dims:
         if len(shapes) < len(net.input):
-            raise CaffeError(f"{source}: shapes of {len(shapes)} inputs, not of {len(net.input)} (input_dim: 4 for each)")
+            raise CaffeError(
+                f"{source}: shapes of {len(shapes)} inputs, not of {len(net.input)} (input_dim: 4 for each)"
+            )
         layer = LayerParameter(name="input", type="Input", top=net.input)
         for _, shape in zip(net.input, shapes):
             layer.input_param.shape.add(dim=shape)
@@ -350,7 +356,9 @@ def upgrade_solver(solver: SolverParameter, source: str) -> SolverParameter:
             )
         solver.type = _SOLVER_TYPES[solver.SolverType.Name(solver.solver_type)]
         solver.ClearField("solver_type")
-        log.info("upgrade_proto.cpp:1091", f"Successfully upgraded file specified using {what} to 'type' field (string).")
+        log.info(
+            "upgrade_proto.cpp:1091", f"Successfully upgraded file specified using {what} to 'type' field (string)."
+        )
         future = "Note that future Caffe releases will only support 'type' field (string) for a solver's type."
         log.warning("upgrade_proto.cpp:1093", future)
     return solver
