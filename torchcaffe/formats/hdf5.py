@@ -116,11 +116,9 @@ def _check_links(file: Any) -> None:
     """Raise ValueError if an HDF5 file links to another one."""
     import h5py
 
-    def visit(name: bytes, link: Any) -> None:
-        if link.type == h5py.h5l.TYPE_EXTERNAL:
-            target = file.id.links.get_val(name)[0]
-            raise ValueError(
-                f"/{name.decode(errors='replace')} links to another file, {target.decode(errors='replace')}"
-            )
+    def external(name: bytes, link: Any) -> bytes | None:
+        return name if link.type == h5py.h5l.TYPE_EXTERNAL else None
 
-    file.id.links.visit(visit, info=True)
+    links = file.id.links
+    if name := links.visit(external, info=True):  # the first found
+        raise ValueError(f"/{name.decode(errors='replace')} links to another file, {links.get_val(name)[0]!r}")
