@@ -326,7 +326,7 @@ def _key(number: int, photo: Photo) -> bytes:
 
 def _read_faults(path: Path) -> list:
     """The faults on file. A last line cut by a crash belongs to a record that was not committed."""
-    faults = []
+    faults: list = []
     with contextlib.suppress(OSError, ValueError):
         faults.extend(map(json.loads, read_text(path).splitlines()))
     return faults

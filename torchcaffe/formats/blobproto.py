@@ -5,11 +5,13 @@ Arrays are views of the file's map if possible. They are written in pieces, with
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import wire
@@ -141,3 +143,24 @@ def write_blobproto(path: PathLike, array: np.ndarray) -> None:
     if array.ndim > 4:
         raise CaffeError(f"cannot write {path}: {array.ndim} axes do not fit num, channels, height, width")
     write_pieces(path, blob_pieces(array.reshape((1,) * (4 - array.ndim) + array.shape), legacy=True))
+
+
+def parse_without_blobs(path: PathLike, message: Any, holders: dict) -> Any:
+    """The message in a file, of that class, without its blobs. Raises CaffeError.
+
+    holders: the fields that hold blobs: number -> the numbers inside; with none inside it is a field of blobs."""
+    buffer = map_file(path)
+    try:
+        return message.FromString(_without_blobs(buffer, 0, len(buffer), holders))
+    except (DecodeError, ValueError, IndexError, struct.error) as error:  # the last two from protobuf in pure Python
+        raise CaffeError(f"{path}: not a {message.DESCRIPTOR.name}, or a damaged one: {error}") from error
+
+
+def _without_blobs(buffer: Any, start: int, end: int, holders: dict) -> bytes:
+    out: list[Any] = []
+    for number, kind, value, (begin, after) in wire.fields(buffer, start, end):
+        if number not in holders or kind != wire.BYTES:
+            out.append(buffer[begin:after])
+        elif inside := holders[number]:
+            out += nested(number, [_without_blobs(buffer, value[0], value[1], inside)])
+    return b"".join(out)

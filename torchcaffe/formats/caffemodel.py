@@ -6,17 +6,15 @@ of memory. Writing goes field by field, so that no message of that size is built
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from google.protobuf.message import DecodeError
 
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import wire
-from torchcaffe.formats.blobproto import Arrays, blob_pieces, nested, read_blob, write_pieces
+from torchcaffe.formats.blobproto import Arrays, blob_pieces, nested, parse_without_blobs, read_blob, write_pieces
 from torchcaffe.formats.files import PathLike, map_file
 from torchcaffe.formats.hdf5 import array_of, hdf5_file, is_hdf5, tried, write_hdf5
 from torchcaffe.formats.wire import WireError
@@ -44,7 +42,7 @@ _NET_V1_LAYER, _NET_LAYER, _V1_V0_LAYER = 2, 100, 1
 # The field numbers of name, type and blobs in each generation of layer message.
 _FORMS = {"V0": (1, 2, 50), "V1": (4, 5, 6), "current": (1, 2, 7)}
 _BLOBS = _FORMS["current"][2]
-# Where a NetParameter holds blobs: field number -> the numbers inside; with none inside it is the blobs' own.
+# As for parse_without_blobs.
 _HOLDS_BLOBS: dict = {
     _NET_LAYER: {_BLOBS: {}},
     _NET_V1_LAYER: {_FORMS["V1"][2]: {}, _V1_V0_LAYER: {_FORMS["V0"][2]: {}}},
@@ -101,21 +99,7 @@ def read_caffemodel(path: PathLike) -> list[LayerBlobs]:
 
 def read_caffemodel_net(path: PathLike) -> Any:
     """The NetParameter of a binary caffemodel without its blobs, not upgraded. Raises CaffeError."""
-    buffer = map_file(path)
-    try:
-        return caffe_pb2.NetParameter.FromString(_without_blobs(buffer, 0, len(buffer), _HOLDS_BLOBS))
-    except (DecodeError, ValueError, IndexError, struct.error) as error:  # the last two from protobuf in pure Python
-        raise CaffeError(f"{path}: not a caffemodel, or a damaged one: {error}") from error
-
-
-def _without_blobs(buffer: Any, start: int, end: int, holders: dict) -> bytes:
-    out: list[Any] = []
-    for number, kind, value, (begin, after) in wire.fields(buffer, start, end):
-        if number not in holders or kind != wire.BYTES:
-            out.append(buffer[begin:after])
-        elif inside := holders[number]:
-            out += nested(number, [_without_blobs(buffer, *value, inside)])
-    return b"".join(out)
+    return parse_without_blobs(path, caffe_pb2.NetParameter, _HOLDS_BLOBS)
 
 
 def write_caffemodel(

@@ -316,7 +316,9 @@ _V1_PARAM_LISTS = {
 def _upgrade_input(net: NetParameter, source: str) -> None:
     """Replace the fields input, input_shape and input_dim by an Input layer in front; without any shape by nothing."""
     dims = list(net.input_dim)
-    shapes = [shape.dim for shape in net.input_shape] or [dims[at : at + 4] for at in range(0, len(dims) - 3, 4)]
+    shapes: list[Any] = [shape.dim for shape in net.input_shape] or [
+        dims[at : at + 4] for at in range(0, len(dims) - 3, 4)
+    ]
     if net.input_shape or dims:
         if len(shapes) < len(net.input):
             raise CaffeError(

@@ -40,7 +40,7 @@ class Rng:
         state = np.asarray(state)
         if state.shape != (625,) or state.dtype != np.uint32 or state[624] > 624:
             raise CaffeError("random state: not the 625 unsigned numbers of a mt19937 stream")
-        self._mt.set_state(("MT19937", state[:624], int(state[624])))
+        self._mt.set_state(("MT19937", state[:624], int(state[624]), 0, 0.0))
 
     def raw(self, n: int) -> np.ndarray:
         """The next `n` raws, uint32."""
