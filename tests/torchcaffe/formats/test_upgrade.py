@@ -79,8 +79,8 @@ def test_upgraded_is_a_fixed_point(name, logged):
 @pytest.mark.parametrize(
     "text, words",
     [
-        ('input: "a" input_dim: 1', "n.prototxt: input 'a': input_dim has 1 numbers; expected 4 per input"),
-        ('input: "a" input: "b" input_shape { }', "n.prototxt: input 'b': 1 input_shape for 2 inputs"),
+        ('input: "a" input_dim: 1', "n.prototxt: shapes of 0 inputs, not of 1 (input_dim: 4 for each)"),
+        ('input: "a" input: "b" input_shape { }', "n.prototxt: shapes of 1 inputs, not of 2 (input_dim: 4 for each)"),
         ('layers { layer { name: "x" type: "y" } }', "n.prototxt: V0 layer 'x': Unknown layer name: y"),
         ('layers { layer { name: "x" } bottom: "b" }', "n.prototxt: V0 layer 'x': Unknown blob input b"),
         (

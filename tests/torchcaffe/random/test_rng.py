@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
@@ -174,11 +175,17 @@ def test_bad_arguments(draw) -> None:
 
 
 def test_layers_without_test_end_where_boosts_comparison_does() -> None:
-    layers = rng_module._normal_layers()
-    ends, _ = rng_module._ziggurat(*rng_module.NORMAL)
-    scale = np.abs(layers.signed_scale)[:-2:2]
-    inside = layers.inside[:-2:2].astype(np.float32)
-    assert (inside * scale < ends[1:-1]).sum() == 0 and ((inside - 1) * scale < ends[1:-1]).all()
+    layers, end = rng_module._normal_layers(), Decimal("3.4426198558966521214")
+    with localcontext() as context:
+        context.prec = 40
+        height = (-end * end / 2).exp()
+        area = Decimal("3.7130862467403632609") * height
+        for layer in range(127):
+            inside = layers.inside[2 * layer]
+            assert float(np.nextafter(inside, np.float32(0))) < float(end) <= float(inside)
+            height += area / end
+            end = (-2 * height.ln()).sqrt() if layer < 126 else Decimal(0)
+    assert (layers.inside[-2:] == 0).all()
 
 
 def test_moments() -> None:
