@@ -265,7 +265,7 @@ def make_versions(images: Path, seed: int, photos: Sequence[Path], job: tuple[in
         else:
             copy, faults, score = spoil(rng, copy)
         data = cv2.imencode(".jpg", to_bytes(copy)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 93])[1]
-        (images / f"{image_id}.jpg").write_bytes(data)
+        (images / f"{image_id}.jpg").write_bytes(data.tobytes())
         made.append(Made(source, faults, score))
     return made
 

@@ -52,8 +52,8 @@ def colour_of(rng: Random, codes: str) -> Picture:
     return one_of(rng, *palette(codes))
 
 
-def part(rng: Random, whole: float, low: float, high: float) -> float:
-    """A random part of a length, between two shares of it."""
+def part(rng: Random, whole: Any, low: float, high: float) -> Any:
+    """A random part of a length (or of a colour's brightness), between two shares of it."""
     return whole * rng.uniform(low, high)
 
 
@@ -82,11 +82,17 @@ def noise(rng: Random, height: int, width: int, cells: float, octaves: int = 4, 
     return stretched(total)
 
 
+def size_of(picture: Picture) -> tuple[int, int]:
+    """Height and width."""
+    height, width = picture.shape[:2]
+    return height, width
+
+
 def texture(
     rng: Random, picture: Picture, low: float, span: float, cells: float, octaves: int = 4, stretch: float = 1.0
 ) -> np.ndarray:
     """Noise (H x W x 1) from low to low + span, to multiply a colour by."""
-    return low + span * noise(rng, *picture.shape[:2], cells, octaves, stretch)[..., None]
+    return low + span * noise(rng, *size_of(picture), cells, octaves, stretch)[..., None]
 
 
 def ridge(rng: Random, width: int, cells: float, octaves: int = 6, roughness: float = 0.5) -> np.ndarray:
@@ -103,7 +109,7 @@ def stretched(values: np.ndarray) -> np.ndarray:
     return (values - values.min()) / (np.ptp(values) + 1e-6)
 
 
-def bell(away: Any, width: float) -> Any:
+def bell(away: Any, width: Any) -> Any:
     """A bell curve, 1 where `away` is 0."""
     return np.exp(-((away / width) ** 2))
 
@@ -156,17 +162,17 @@ def land(picture: Picture, colour: Picture, line: np.ndarray, share: float = 1) 
 
 def shape(picture: Picture, colour: Picture, points: Any, share: float = 1) -> None:
     """Paint a polygon."""
-    cover(picture, colour, polygon(*picture.shape[:2], points) * share)
+    cover(picture, colour, polygon(*size_of(picture), points) * share)
 
 
 def disc(picture: Picture, colour: Picture, x: float, y: float, radius: float, soft: float = 1) -> None:
     """Paint a disc with an edge `soft` pixels wide."""
-    cover(picture, colour, np.clip((radius - distance(*picture.shape[:2], x, y)) / soft + 0.5, 0, 1))
+    cover(picture, colour, np.clip((radius - distance(*size_of(picture), x, y)) / soft + 0.5, 0, 1))
 
 
 def glow(picture: Picture, x: float, y: float, radius: float, colour: Picture, strength: float) -> None:
     """Light around a point."""
-    shine = np.exp(-((distance(*picture.shape[:2], x, y) / radius) ** 1.3)) * strength
+    shine = np.exp(-((distance(*size_of(picture), x, y) / radius) ** 1.3)) * strength
     picture += colour * shine[..., None] * (1.05 - np.clip(picture, 0, 1))
 
 
@@ -180,7 +186,7 @@ def sky_of(rng: Random, height: int, width: int, colours: list[Picture], clouds:
 
 def water_under(rng: Random, picture: Picture, row: int, tint: Picture) -> None:
     """Fill the rows below `row` with the mirrored upper part, with more ripples towards the viewer."""
-    height, width = picture.shape[:2]
+    height, width = size_of(picture)
     depth = height - row
     y, x = np.mgrid[:depth, :width].astype(np.float32)
     near = y / depth
@@ -483,12 +489,12 @@ def dunes(rng: Random, height: int, width: int) -> Picture:
         cover(picture, mix(haze, sand, 0.45 + 0.55 * near) * tone.astype(np.float32), mask)
         if depth == count // 2:
             walker = (width - sx, crest[int(width - sx)])
-    x, foot = walker
+    sx, foot = walker
     tall = height * 0.07
     half = np.array([(0.1, -0.78), (0.13, -0.5), (0.1, 0), (0.02, 0)])
     body = np.concatenate([half[2::-1] * (-1, 1), half, [(0, -0.4), (-0.02, 0)]])
-    shape(picture, rgb("20150f"), body * tall + (x, foot + 2))
-    disc(picture, rgb("20150f"), x, foot - 0.88 * tall, tall * 0.1)
+    shape(picture, rgb("20150f"), body * tall + (sx, foot + 2))
+    disc(picture, rgb("20150f"), sx, foot - 0.88 * tall, tall * 0.1)
     return picture
 
 
