@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ilgnet.nets.datasets import DATASETS, Dataset
 from ilgnet.nets.folding import merge_bn
-from ilgnet.nets.modules import Options
+from ilgnet.nets.modules import Net, Options
 from ilgnet.nets.targets import TARGETS
 from ilgnet.nets.variants import VARIANTS, Variant
 from torchcaffe.base.errors import CaffeError
@@ -90,21 +90,13 @@ def data_layers(n: NetSpec, choice: Choice, dataset: Dataset, train: bool) -> No
     folder = (choice.source or dataset.source).rstrip("/")
     target = TARGETS[choice.target]
     part = "train" if train else "val"
-    here = dict(phase=caffe_pb2.TRAIN if train else caffe_pb2.TEST)
     # a ranking's pairs are counted in its net, so that it tests in training's batches
     size = choice.batch_size if train or choice.target == "ranking" else dataset.test_batch
-    n["data"], n["label"] = L.Data(
-        ntop=2,
-        include=here,
-        transform_param=dict(mirror=train, crop_size=choice.crop, mean_file=f"{folder}/mean.binaryproto"),
-        source=f"{folder}/{part}_lmdb",
-        batch_size=size,
-        backend=P.Data.LMDB,
-    )
+    here = dict(include=dict(phase=caffe_pb2.TRAIN if train else caffe_pb2.TEST), batch_size=size, backend=P.Data.LMDB)
+    photo = dict(mirror=train, crop_size=choice.crop, mean_file=f"{folder}/mean.binaryproto")
+    n["data"], n["label"] = L.Data(ntop=2, transform_param=photo, source=f"{folder}/{part}_lmdb", **here)
     if target.label:
-        n["votes"] = L.Data(
-            include=here, source=f"{folder}/{part}_{target.label}_lmdb", batch_size=size, backend=P.Data.LMDB
-        )
+        n["votes"] = L.Data(source=f"{folder}/{part}_{target.label}_lmdb", **here)
 
 
 def data_protos(n: NetSpec, choice: Choice, train: bool) -> list:
@@ -144,11 +136,11 @@ def title(choice: Choice) -> str:
 def train_val(choice: Choice):
     """The NetParameter for training (TRAIN) and testing (TEST)."""
     variant, dataset = VARIANTS[choice.variant], DATASETS[choice.dataset]
-    n, test = NetSpec(), NetSpec()
+    n, test = Net(options(choice)), NetSpec()
     data_layers(n, choice, dataset, train=True)
     data_layers(test, choice, dataset, train=False)
     data = data_protos(n, choice, True) + data_protos(test, choice, False)
-    variant.build(n, n["data"], n["label"], options(choice))
+    variant.build(n, n["data"], n["label"])
     both = caffe_pb2.NetParameter()
     both.layer.extend([*data, *(layer for layer in n.to_proto().layer if layer.type != "Data")])
     return finish(choice, both)
@@ -157,9 +149,9 @@ def train_val(choice: Choice):
 def deploy(choice: Choice):
     """The NetParameter that scores photos: one 3 x crop x crop photo (BGR, less the mean) to [low, high], or to what
     another target's net answers."""
-    n = NetSpec()
+    n = Net(options(choice))
     n["data"] = L.Input(shape=dict(dim=[1, 3, choice.crop, choice.crop]))
-    VARIANTS[choice.variant].build(n, n["data"], None, options(choice))
+    VARIANTS[choice.variant].build(n, n["data"], None)
     return finish(choice, n.to_proto())
 
 
