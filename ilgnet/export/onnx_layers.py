@@ -248,7 +248,7 @@ def pool(s: Step, windows: Any, floor: bool = False) -> str:
             x = s.emit("Pad", x, s.indices([0, 0, *pad, 0, 0, *pad], "pad"))
             pad, far = (0, 0), [f - p for f, p in zip(far, pad)]
         y = s.emit(
-            "AveragePool", [x], kernel_shape=kernel, strides=stride, pads=[*pad, *far], count_include_pad=int(any(pad))
+            "AveragePool", x, kernel_shape=kernel, strides=stride, pads=[*pad, *far], count_include_pad=int(any(pad))
         )
     if floor or padded:
         return y

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ilgnet.nets.datasets import DATASETS, Dataset
 from ilgnet.nets.folding import merge_bn
-from ilgnet.nets.modules import Net, Options
+from ilgnet.nets.modules import Net
 from ilgnet.nets.targets import TARGETS
 from ilgnet.nets.variants import VARIANTS, Variant
 from torchcaffe.base.errors import CaffeError
@@ -71,19 +71,6 @@ def lookup(registry: dict, name: str, what: str):
     return registry[name]
 
 
-def options(choice: Choice) -> Options:
-    variant = VARIANTS[choice.variant]
-    return Options(
-        batch_norm=variant.batch_norm,
-        pool=(choice.pool or variant.pool or "").upper(),
-        lrn=not choice.drop_lrn,
-        frozen=choice.trunk == "frozen",
-        spp=choice.spp,
-        target=choice.target,
-        batch=choice.batch_size,
-    )
-
-
 def data_layers(n: NetSpec, choice: Choice, dataset: Dataset, train: bool) -> None:
     """The Data layer: 256x256 photos from an LMDB, minus the mean photo, cropped (at random and mirrored in training).
     A target with labels of its own gets a second one, which reads them in step, since the LMDBs' keys are the same."""
@@ -136,7 +123,7 @@ def title(choice: Choice) -> str:
 def train_val(choice: Choice):
     """The NetParameter for training (TRAIN) and testing (TEST)."""
     variant, dataset = VARIANTS[choice.variant], DATASETS[choice.dataset]
-    n, test = Net(options(choice)), NetSpec()
+    n, test = Net(choice, variant), NetSpec()
     data_layers(n, choice, dataset, train=True)
     data_layers(test, choice, dataset, train=False)
     data = data_protos(n, choice, True) + data_protos(test, choice, False)
@@ -149,9 +136,10 @@ def train_val(choice: Choice):
 def deploy(choice: Choice):
     """The NetParameter that scores photos: one 3 x crop x crop photo (BGR, less the mean) to [low, high], or to what
     another target's net answers."""
-    n = Net(options(choice))
+    variant = VARIANTS[choice.variant]
+    n = Net(choice, variant)
     n["data"] = L.Input(shape=dict(dim=[1, 3, choice.crop, choice.crop]))
-    VARIANTS[choice.variant].build(n, n["data"], None)
+    variant.build(n, n["data"], None)
     return finish(choice, n.to_proto())
 
 

@@ -1,18 +1,22 @@
 """The building blocks of the nets, a function each, on pycaffe's net_spec.
 
-Every block takes the NetSpec `n` it adds its layers to, the layer it reads (a Top) and, where they matter, the Options
-of the net; it returns the Top of its output. Layer names are BVLC GoogLeNet's for Inception V1 and those of the widely
-used Caffe ports for V3 and V4, so that their caffemodels load by name. Depths are in channels, sizes in pixels."""
+Every block takes the Net `n` it adds its layers to and the layer it reads (a Top); it returns the Top of its output.
+Layer names are BVLC GoogLeNet's for Inception V1 and those of the widely used Caffe ports for V3 and V4, so that their
+caffemodels load by name. Depths are in channels, sizes in pixels."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ilgnet.nets.targets import IN_TEST, TARGETS, constant, named, weighted
 from torchcaffe.pycaffe.net_spec import NetSpec, Top
 from torchcaffe.pycaffe.net_spec import layers as L
 from torchcaffe.pycaffe.net_spec import params as P
+
+if TYPE_CHECKING:
+    from ilgnet.nets.emit import Choice
+    from ilgnet.nets.variants import Variant
 
 XAVIER = dict(type="xavier")
 DROPOUT = 0.7  # the released net's ratio, and that of BVLC's auxiliary heads
@@ -33,25 +37,12 @@ GOOGLENET = {
 }
 
 
-@dataclass(frozen=True)
-class Options:
-    """What the blocks of one net have in common."""
-
-    batch_norm: bool = True
-    pool: str = "AVE"  # the pooling branch of Inception V1's modules: AVE in the released ILGNet, MAX in BVLC GoogLeNet
-    lrn: bool = True
-    frozen: bool = False  # the trunk learns nothing: the paper's text; the released files train everything
-    spp: bool = False  # spatial pyramid pooling in place of poolings of fixed size
-    target: str = "classes"  # what the net learns: one of TARGETS
-    batch: int = 48  # photos a batch, where a target has to know
-
-
 class Net(NetSpec):
-    """A NetSpec with the net's options."""
+    """A NetSpec with what was chosen for the net, and its variant, which its blocks go by."""
 
-    def __init__(self, options: Options):
+    def __init__(self, choice: Choice, variant: Variant):
         super().__init__()
-        object.__setattr__(self, "options", options)
+        self.__dict__.update(choice=choice, variant=variant)
 
 
 # --- Learning rates: multiples of the solver's rate and weight decay, for the weights and the bias -------------------
@@ -85,8 +76,8 @@ def conv_bn_relu(
     rate (by default 0 in a frozen trunk, whose BatchNorm uses the source's statistics in training, too). `plain`: never
     with batch normalisation."""
     if lr is None:
-        lr = 0 if n.options.frozen else 1
-    batch_norm = n.options.batch_norm and not plain
+        lr = 0 if n.choice.trunk == "frozen" else 1
+    batch_norm = n.variant.batch_norm and not plain
     extra = dict(geometry, weight_filler=XAVIER, param=rates(lr, bias=not batch_norm))
     if batch_norm:
         extra["bias_term"] = False
@@ -155,7 +146,7 @@ def max_pool(n: Net, name: str, bottom: Top) -> Top:
 def lrn(n: Net, name: str, bottom: Top) -> Top:
     """GoogLeNet's local response normalisation. The nets with batch normalisation keep it, too: the ImageNet weights
     were trained with it, and without it most of what they know is lost."""
-    if not n.options.lrn:
+    if n.choice.drop_lrn:
         return bottom
     return named(n, name, L.LRN(bottom, local_size=5, alpha=1e-4, beta=0.75))
 
@@ -174,7 +165,7 @@ def inception_v1(n: Net, name: str, bottom: Top) -> Top:
     """The Inception V1 module (paper, section 3.1): 1x1, 3x3 and 5x5 convolutions and a pooling, side by side."""
     n1x1, n3x3_reduce, n3x3, n5x5_reduce, n5x5, pool_proj = GOOGLENET[name]
     return branches(
-        n, f"{name}/", bottom, conv, ("pool", "output"), n.options.pool,
+        n, f"{name}/", bottom, conv, ("pool", "output"), (n.choice.pool or n.variant.pool).upper(),
         [("1x1", n1x1, 1)],
         [("3x3_reduce", n3x3_reduce, 1), ("3x3", n3x3, 3)],
         [("5x5_reduce", n5x5_reduce, 1), ("5x5", n5x5, 5)],
@@ -259,7 +250,7 @@ def inception_v4_a(n: Net, name: str, bottom: Top) -> Top:
 def sized(n: Net, name: str) -> str:
     """Behind a spatial pyramid a layer's weights have another shape, so it has another name: loading weights by name
     stops at a shape that differs."""
-    return f"{name}_spp" if n.options.spp else name
+    return f"{name}_spp" if n.choice.spp else name
 
 
 def pyramid(n: Net, name: str, bottom: Top, kind: str) -> Top:
@@ -290,7 +281,7 @@ def new_layer(n: Net, name: str, bottom: Top, depth: int, drop: str = "") -> Top
 
 def local_head(n: Net, name: str, bottom: Top) -> Top:
     """256 local features of one inception module's whole output (paper, section 3.2)."""
-    if n.options.spp:
+    if n.choice.spp:
         bottom = pyramid(n, f"{name}_pyramid", bottom, "MAX")
     return new_layer(n, sized(n, name), bottom, 256)
 
@@ -298,9 +289,9 @@ def local_head(n: Net, name: str, bottom: Top) -> Top:
 def reduced(n: Net, head: str, bottom: Top, lr: int = 1) -> Top:
     """How GoogLeNet's auxiliary heads begin: AVE pooling 5x5, stride 3, and a 1x1 convolution to 128 channels. It is
     part of the head: it learns in a frozen trunk, too, and has no batch normalisation."""
-    x = bottom if n.options.spp else pool(n, f"{head}/ave_pool", bottom, "AVE", 5, stride=3)
+    x = bottom if n.choice.spp else pool(n, f"{head}/ave_pool", bottom, "AVE", 5, stride=3)
     x = conv(n, f"{head}/conv", x, 128, plain=True, lr=lr, kernel_size=1)
-    return pyramid(n, f"{head}/pyramid", x, "AVE") if n.options.spp else x
+    return pyramid(n, f"{head}/pyramid", x, "AVE") if n.choice.spp else x
 
 
 def global_head(n: Net, bottom: Top, lr: int = 1) -> Top:
@@ -313,7 +304,7 @@ def answer(n: Net, head: str, bottom: Top, sized_by: bool = False) -> Top:
 
     Where it learns from votes its weights start at 0. GoogLeNet's features are large, and xavier would begin with
     scores of +-20: in a Softmax of ten that leaves the earth mover's distance no gradient, in a mean such an error."""
-    target = TARGETS[n.options.target]
+    target = TARGETS[n.choice.target]
     name = f"{head}/{target.layer}"
     filler = constant(0) if target.label else XAVIER
     return inner_product(n, sized(n, name) if sized_by else name, bottom, target.outputs, 10, target.bias, filler)
@@ -335,7 +326,7 @@ def auxiliary_head(n: Net, head: str, bottom: Top) -> Top:
 
 def final_head(n: Net, bottom: Top) -> Top:
     """GoogLeNet's own classifier, for the target."""
-    if n.options.spp:
+    if n.choice.spp:
         x = pyramid(n, "loss3/pyramid", bottom, "AVE")
     else:
         x = pool(n, "pool5/7x7_s1", bottom, "AVE", 7, stride=1)
@@ -346,19 +337,19 @@ def final_head(n: Net, bottom: Top) -> Top:
 def score(n: Net, name: str, classifier: Top, label: Top | None, weight: float = 1) -> None:
     """The loss, where there is a label; else, under the same name, the probabilities [low, high] or the shares of the
     votes (a mean or a rank is the classifier's output as it is)."""
-    target = TARGETS[n.options.target]
+    target = TARGETS[n.choice.target]
     if label is None:
         if target.outputs > 1:
             n[name] = L.Softmax(classifier)
     elif target.loss is not None:
-        target.loss(n, name, classifier, weight, n.options.batch)
+        target.loss(n, name, classifier, weight, n.choice.batch_size)
     else:
         n[name] = L.SoftmaxWithLoss(classifier, label, **weighted(weight))
 
 
 def accuracy(n: Net, name: str, classifier: Top, label: Top) -> None:
     """The share of right answers, in testing only."""
-    test = TARGETS[n.options.target].test
+    test = TARGETS[n.choice.target].test
     if test is not None:
         test(n, name, classifier)
     else:

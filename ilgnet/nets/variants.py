@@ -111,7 +111,7 @@ class Variant:
     body: Callable[[Net, Top, Top | None], Top]
     source: str  # the caffemodel whose weights its trunk takes
     batch_norm: bool = True
-    pool: str | None = "AVE"  # see Options.pool; None: there is no such branch
+    pool: str | None = "AVE"  # of Inception V1's modules: AVE in the released ILGNet, MAX in BVLC GoogLeNet; None: none
     answer: str = "loss1/loss"  # the output blob of deploy.prototxt: probabilities [low, high]
     trunk: str = "inception_4a/output"  # the trunk's last blob; what is behind it, and behind local, is the head
     lrn: bool = True  # it has GoogLeNet's local response normalisation
