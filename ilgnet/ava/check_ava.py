@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,24 +64,29 @@ def is_same_picture(a: Seen, b: Seen) -> bool:
     return bool(a.small.std((0, 1)).max() > 6 and apart.mean() < 2.5 and abs(a.ratio - b.ratio) < 0.02 * a.ratio)
 
 
+def same_files(photos: Sequence[Seen]) -> list[list[Seen]]:
+    """All photos, those with the same bytes together."""
+    by_content = defaultdict(list)
+    for seen in photos:
+        by_content[seen.content].append(seen)
+    return list(by_content.values())
+
+
 def same_pictures(photos: Sequence[Seen]) -> list[list[str]]:
     """Groups of photos with the same picture, in the same file or in different ones.
 
     Only photos that share a quarter of their patterns are compared: with at most 3 of 64 bits wrong, they always do."""
-    by_content = defaultdict(list)
-    for seen in photos:
-        by_content[seen.content].append(seen)
-    group_of = {same[0].photo: sorted(seen.photo for seen in same) for same in by_content.values()}
+    files = same_files(photos)
+    group_of = {same[0].photo: sorted(seen.photo for seen in same) for same in files}
     for quarter in range(4):
         buckets = defaultdict(list)
-        for seen in (same[0] for same in by_content.values()):
-            buckets[seen.pattern >> 16 * quarter & 0xFFFF].append(seen)
+        for same in files:
+            buckets[same[0].pattern >> 16 * quarter & 0xFFFF].append(same[0])
         for bucket in buckets.values():
-            for index, a in enumerate(bucket):
-                for b in bucket[index + 1 :]:
-                    if bin(a.pattern ^ b.pattern).count("1") <= 3 and is_same_picture(a, b):
-                        joined = {*group_of[a.photo], *group_of[b.photo]}
-                        group_of.update(dict.fromkeys(joined & group_of.keys(), sorted(joined)))
+            for a, b in combinations(bucket, 2):
+                if bin(a.pattern ^ b.pattern).count("1") <= 3 and is_same_picture(a, b):
+                    joined = {*group_of[a.photo], *group_of[b.photo]}
+                    group_of.update(dict.fromkeys(joined & group_of.keys(), sorted(joined)))
     return [list(group) for group in sorted({tuple(group) for group in group_of.values() if len(group) > 1})]
 
 
@@ -89,23 +95,22 @@ def check(images: Path, split: splits.Split, photos: Sequence[str], workers: int
     and `same_picture`, and groups that are in both lists under `leaks`."""
     there = {path.relative_to(images).as_posix() for path in images.rglob("*") if path.is_file()}
     wanted = dict.fromkeys([*photos, *(entry.photo for entry in split.train + split.val)])
-    report: dict = {"photos": len(wanted), "missing": sorted(photo for photo in wanted if photo not in there)}
-    report["unlisted"] = sorted(there - set(wanted))
-    seen, by_content = [], defaultdict(list)
-    report["broken"], report["damaged"] = [], []
     present = [photo for photo in wanted if photo in there]
+    seen = []
     with progress_of(len(present), "check") as progress:
         for one in in_order(lambda photo: look_at(images, photo), present, workers, 64 * workers):
             progress(1)
-            if one.fault:
-                report["broken"].append({"photo": one.photo, "reason": one.fault})
-                continue
-            if one.damaged:
-                report["damaged"].append({"photo": one.photo, "reason": one.damaged})
             seen.append(one)
-            by_content[one.content].append(one.photo)
-    report["same_file"] = sorted(sorted(group) for group in by_content.values() if len(group) > 1)
-    report["same_picture"] = same_pictures(seen)
+    whole = [one for one in seen if not one.fault]
+    report: dict = {
+        "photos": len(wanted),
+        "missing": sorted(wanted.keys() - there),
+        "unlisted": sorted(there - wanted.keys()),
+        "broken": [{"photo": one.photo, "reason": one.fault} for one in seen if one.fault],
+        "damaged": [{"photo": one.photo, "reason": one.damaged} for one in whole if one.damaged],
+        "same_file": sorted(sorted(one.photo for one in same) for same in same_files(whole) if len(same) > 1),
+        "same_picture": same_pictures(whole),
+    }
     train, val = {e.photo: e.label for e in split.train}, {e.photo: e.label for e in split.val}
     groups = report["same_file"] + [group for group in report["same_picture"] if group not in report["same_file"]]
     report["leaks"] = [

@@ -29,11 +29,6 @@ class Rating(NamedTuple):
         return sum(self.votes)
 
     @property
-    def total(self) -> int:
-        """The sum of all scores given."""
-        return sum(score * count for score, count in enumerate(self.votes, 1))
-
-    @property
     def mean(self) -> float:
         """The mean score, 1 to 10."""
         return mean_vote(self.votes)

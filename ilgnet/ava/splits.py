@@ -47,12 +47,12 @@ class Split:
 
 def label(rating: Rating) -> int:
     """1 iff the mean score is above 5; exactly 5 is low, as in the released lists."""
-    return int(rating.total > 5 * rating.voters)
+    return int(rating.mean > 5)
 
 
 def is_ambiguous(rating: Rating) -> bool:
-    """Whether 4 < mean < 6, the photos that delta = 1 drops, computed exactly."""
-    return abs(rating.total - 5 * rating.voters) < rating.voters
+    """Whether 4 < mean < 6: the photos that delta = 1 drops."""
+    return 4 < rating.mean < 6
 
 
 def entries(ratings: Sequence[Rating]) -> list[Entry]:
@@ -106,11 +106,13 @@ def read_list(path: Path | str) -> list[Entry]:
     """A train.txt or val.txt: a file name and a label (0 or 1) a line, parted by the last space (as BVLC's)."""
     result: list[Entry] = []
     line_of: dict[str, int] = {}
-    for number, line in _lines(Path(path)):
-        name, _, word = line.rpartition(" ")
+    for number, line in enumerate(read_utf8(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        name, _, word = line.strip().rpartition(" ")
         name = name.strip()
         if not name or word not in ("0", "1"):
-            raise CaffeError(f"{path}:{number}: label: expected 'NAME 0' or 'NAME 1', found {line[:80]!r}")
+            raise CaffeError(f"{path}:{number}: label: expected 'NAME 0' or 'NAME 1', found {line.strip()[:80]!r}")
         if name in line_of:
             raise CaffeError(f"{path}:{number}: name: {name} was already on line {line_of[name]}")
         line_of[name] = number
@@ -131,7 +133,8 @@ def split_by_lists(folder: Path | str, ratings: Sequence[Rating]) -> Split:
     AVA2's lists label by rank, not by 5, but no mean near 5 is in them, so the same comparison holds."""
     folder = Path(folder)
     train, val = read_list(folder / "train.txt"), read_list(folder / "val.txt")
-    _refuse_overlap(folder, train, val)
+    if both := {entry.photo for entry in train} & {entry.photo for entry in val}:
+        raise CaffeError(f"{folder}: {len(both)} photos are in both the training and the test list: {min(both)}, ...")
     known = {rating.photo: label(rating) for rating in ratings}
     unrated = [entry.photo for entry in train + val if entry.photo not in known]
     against = [entry.photo for entry in train + val if known.get(entry.photo, entry.label) != entry.label]
@@ -195,15 +198,15 @@ def _check_lists(ratings: Sequence[Rating], split: Split) -> None:
     means = {rating.photo: round(rating.mean, 4) for rating in ratings}  # rounded as the thresholds are
     rated = [entry.photo for entry in split.train + split.val if entry.photo in means]
     between = [photo for photo in rated if low < means[photo] < high]
-    if split.dataset == "ava2" and between:
+    is_ava2 = split.dataset == "ava2"
+    if rated and bool(between) == is_ava2:
         split.dataset += ", other lists"
         split.notes.append(
             f"{len(between)} photos of the lists have means between {low} and {high}, {between[0]} for "
             "one: they are not AVA2's lists"
+            if is_ava2
+            else f"no photo of the lists has a mean between {low} and {high}: they are not AVA1's lists"
         )
-    elif split.dataset != "ava2" and rated and not between:
-        split.dataset += ", other lists"
-        split.notes.append(f"no photo of the lists has a mean between {low} and {high}: they are not AVA1's lists")
 
 
 def counts(photos: Sequence[Entry]) -> dict[str, int]:
@@ -217,13 +220,13 @@ def check_counts(ratings: Sequence[Rating], split: Split, dataset: str) -> list[
     differences. A line a finding; none for a part of AVA."""
     if len(ratings) < 0.99 * AVA_PHOTOS:
         return []
-    found = counts(entries(ratings))
+    photos, lows, highs = counts(entries(ratings)).values()
     notes = []
-    if (found["photos"], found["low"], found["high"]) == (AVA_PHOTOS, AVA_LOW, AVA_HIGH):
+    if (photos, lows, highs) == (AVA_PHOTOS, AVA_LOW, AVA_HIGH):
         notes.append(f"AVA.txt: {AVA_PHOTOS} photos, {AVA_LOW} low and {AVA_HIGH} high, as the paper says")
     else:
         notes.append(
-            f"AVA.txt: {found['photos']} photos, {found['low']} low and {found['high']} high; the paper and the "
+            f"AVA.txt: {photos} photos, {lows} low and {highs} high; the paper and the "
             f"released lists have {AVA_PHOTOS}, {AVA_LOW} and {AVA_HIGH}: rows were added or removed"
         )
     train, val = len(split.train) + split.dropped_by_delta, len(split.val)
@@ -252,14 +255,3 @@ def check_counts(ratings: Sequence[Rating], split: Split, dataset: str) -> list[
             "45000 for delta 1"
         )
     return notes
-
-
-def _lines(path: Path) -> list[tuple[int, str]]:
-    """The lines that are not blank, with their numbers."""
-    return [(number, line.strip()) for number, line in enumerate(read_utf8(path).split("\n"), 1) if line.strip()]
-
-
-def _refuse_overlap(folder: Path, train: Sequence[Entry], val: Sequence[Entry]) -> None:
-    both = {entry.photo for entry in train} & {entry.photo for entry in val}
-    if both:
-        raise CaffeError(f"{folder}: {len(both)} photos are in both the training and the test list: {min(both)}, ...")

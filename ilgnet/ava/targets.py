@@ -58,8 +58,7 @@ def check(kinds: Sequence[str], photos: Sequence[Entry], rated: Mapping[str, Rat
 def path_for(photos: Path | str, kind: str) -> Path:
     """Where the labels of a photos' LMDB are: .../val_lmdb -> .../val_mean_lmdb."""
     photos = Path(photos)
-    name = photos.name[: -len("_lmdb")] if photos.name.endswith("_lmdb") else photos.name
-    return photos.with_name(f"{name}_{kind}_lmdb")
+    return photos.with_name(f"{photos.name.removesuffix('_lmdb')}_{kind}_lmdb")
 
 
 def keys(path: Path | str) -> Iterator[bytes]:
@@ -100,13 +99,11 @@ def read_labels(photos: Path | str, kind: str) -> np.ndarray | None:
     path = path_for(photos, kind)
     if not (path / "data.mdb").is_file():
         return None
-    rows = []
-    with LmdbReader(photos) as reader:
-        count = len(reader)
+    rows, wanted = [], list(keys(photos))
     with LmdbReader(path) as reader:
-        if len(reader) != count:
-            raise CaffeError(f"{path}: {len(reader)} records; the photos' LMDB has {count}")
-        for number, ((key, value), photo) in enumerate(zip(reader, keys(photos))):
+        if len(reader) != len(wanted):
+            raise CaffeError(f"{path}: {len(reader)} records; the photos' LMDB has {len(wanted)}")
+        for number, ((key, value), photo) in enumerate(zip(reader, wanted)):
             name = key.decode(errors="replace")
             if key != photo:
                 raise CaffeError(

@@ -12,7 +12,7 @@ import json
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,9 @@ from tqdm import tqdm
 
 from ilgnet.ava.splits import Entry, write_list
 from ilgnet.demo import scenes
+from ilgnet.demo.scenes import Picture, Random, blurred
 from ilgnet.nets.targets import SCORES
+from ilgnet.photos.decode import PLAIN
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.data import pictures
 from torchcaffe.formats.files import read_bytes, write_bytes
@@ -37,8 +39,6 @@ SYNTHETIC = (
     "Synthetic labels: no person voted. The scores were set by how strongly each photo was degraded on purpose, so "
     "accuracies on this set say that the software works, and nothing about photographs' beauty."
 )
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-Random = np.random.RandomState
 
 
 class Made(NamedTuple):
@@ -51,20 +51,11 @@ class Made(NamedTuple):
 
 # -- faults: each takes a picture (H x W x 3 float32 RGB, 0 to 1) and a severity from 0 to 1 ------------------------
 
-FAULTS: dict[str, Callable[[Random, np.ndarray, float], np.ndarray]] = {}
 
-
-def fault(function: Callable) -> Callable:
-    """Register a fault under its function's name."""
-    FAULTS[function.__name__] = function
-    return function
-
-
-@fault
-def blur(rng: Random, picture: np.ndarray, severity: float) -> np.ndarray:
+def blur(rng: Random, picture: Picture, severity: float) -> Picture:
     """Out of focus, or shaken along a line."""
     if rng.rand() < 0.5:
-        return cv2.GaussianBlur(picture, (0, 0), 2.2 + 4.5 * severity)
+        return blurred(picture, 2.2 + 4.5 * severity)
     length = int(11 + 22 * severity) | 1
     line = np.zeros((length, length), np.float32)
     line[length // 2] = 1
@@ -73,8 +64,7 @@ def blur(rng: Random, picture: np.ndarray, severity: float) -> np.ndarray:
     return cv2.filter2D(picture, -1, line / line.sum(), borderType=cv2.BORDER_REFLECT)
 
 
-@fault
-def grain(rng: Random, picture: np.ndarray, severity: float) -> np.ndarray:
+def grain(rng: Random, picture: Picture, severity: float) -> Picture:
     """Sensor noise, in brightness and in colour, coarse enough to survive the warp to 256 x 256."""
     height, width = picture.shape[:2]
     fine = rng.randn(height, width, 1)
@@ -82,8 +72,7 @@ def grain(rng: Random, picture: np.ndarray, severity: float) -> np.ndarray:
     return picture + ((0.05 + 0.1 * severity) * fine + (0.09 + 0.16 * severity) * coarse).astype(np.float32)
 
 
-@fault
-def jpeg(rng: Random, picture: np.ndarray, severity: float) -> np.ndarray:
+def jpeg(rng: Random, picture: Picture, severity: float) -> Picture:
     """Few pixels, compressed until the blocks show."""
     height, width = picture.shape[:2]
     shrink = 1.5 + 1.5 * severity
@@ -97,13 +86,13 @@ def to_light(value: np.ndarray) -> np.ndarray:
     return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
 
 
-def expose(picture: np.ndarray, stops: float) -> np.ndarray:
+def expose(picture: Picture, stops: float) -> Picture:
     """More light by so many stops (less, below 0), clipped as by a sensor. Values from 0 to 1 in any shape."""
     light = np.minimum(to_light(np.clip(picture, 0, 1)) * 2**stops, 1)
     return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055).astype(np.float32)
 
 
-def burn(picture: np.ndarray, share: float, white: int = 250) -> np.ndarray:
+def burn(picture: Picture, share: float, white: int = 250) -> Picture:
     """Expose until that share of the pixels is burnt out (all channels `white` of 255 or more), by 1 to 4 stops: a
     photo that is largely white already gets one stop, a night at most 4. (A fixed number of stops would improve dark
     photos.)"""
@@ -112,35 +101,29 @@ def burn(picture: np.ndarray, share: float, white: int = 250) -> np.ndarray:
     return expose(picture, float(np.clip(white - below, 1, 4)))
 
 
-@fault
-def over_exposure(rng: Random, picture: np.ndarray, severity: float) -> np.ndarray:
+def over_exposure(rng: Random, picture: Picture, severity: float) -> Picture:
     """Burnt out: a tenth of the pixels to a half of them."""
     return burn(picture, 0.1 + 0.4 * severity)
 
 
-@fault
-def under_exposure(rng: Random, picture: np.ndarray, severity: float) -> np.ndarray:
+def under_exposure(rng: Random, picture: Picture, severity: float) -> Picture:
     """Far too dark, by 2 to 4 stops."""
     return expose(picture, -2 - 2 * severity)
 
 
-@fault
-def cast(rng: Random, picture: np.ndarray, severity: float) -> np.ndarray:
+def cast(rng: Random, picture: Picture, severity: float) -> Picture:
     """A wrong white balance."""
     away = np.array([(1, 0.9, 0.3), (0.4, 1, 0.6), (0.9, 0.45, 1), (0.35, 0.8, 1), (1, 0.5, 0.4)][rng.randint(5)])
     return picture * (1 + (away - 1) * (0.55 + 0.45 * severity)).astype(np.float32)
 
 
-@fault
-def haze(rng: Random, picture: np.ndarray, severity: float) -> np.ndarray:
+def haze(rng: Random, picture: Picture, severity: float) -> Picture:
     """Flat: little contrast, little colour."""
-    grey = picture.mean(2, keepdims=True)
-    flat = scenes.mix(picture, np.repeat(grey, 3, 2), 0.5 + 0.4 * severity)
+    flat = scenes.mix(picture, picture.mean(2, keepdims=True), 0.5 + 0.4 * severity)
     return 0.5 + (flat - 0.5) * (0.45 - 0.2 * severity) + rng.uniform(0, 0.15)
 
 
-@fault
-def tilt(rng: Random, picture: np.ndarray, severity: float) -> np.ndarray:
+def tilt(rng: Random, picture: Picture, severity: float) -> Picture:
     """A slanting horizon."""
     height, width = picture.shape[:2]
     angle = (7 + 11 * severity) * rng.choice((-1, 1))
@@ -150,8 +133,7 @@ def tilt(rng: Random, picture: np.ndarray, severity: float) -> np.ndarray:
     return cv2.warpAffine(picture, turn, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
 
 
-@fault
-def clutter(rng: Random, picture: np.ndarray, severity: float) -> np.ndarray:
+def clutter(rng: Random, picture: Picture, severity: float) -> Picture:
     """A careless crop with objects at the edges."""
     height, width = picture.shape[:2]
     keep = 0.75 - 0.25 * severity
@@ -160,55 +142,55 @@ def clutter(rng: Random, picture: np.ndarray, severity: float) -> np.ndarray:
     picture = np.ascontiguousarray(cv2.resize(part, (width, height), interpolation=cv2.INTER_LINEAR))
     for _ in range(2 + int(4 * severity)):
         side, along, reach, wide = rng.randint(4), rng.rand(), rng.uniform(0.15, 0.5), rng.uniform(0.02, 0.1)
-        shape = np.array(
-            [(along - wide, -0.1), (along + wide, -0.1), (along + wide * 0.7 + 0.1, reach), (along, reach * 1.1)]
-        )
+        top = [(along - wide, -0.1), (along + wide, -0.1)]
+        shape = np.array([*top, (along + wide * 0.7 + 0.1, reach), (along, reach * 1.1)])
         shape = shape if side < 2 else shape[:, ::-1]
         shape = shape if side % 2 else 1 - shape
         colour = rng.rand(3).astype(np.float32) * rng.uniform(0.2, 1)
         mask = scenes.polygon(height, width, shape * (width, height))
-        scenes.cover(picture, colour, cv2.GaussianBlur(mask, (0, 0), rng.uniform(0.5, 3)))
+        scenes.cover(picture, colour, blurred(mask, rng.uniform(0.5, 3)))
     return picture
 
 
+FAULTS = {  # in a camera's order: lens, sensor, processing, file
+    fault.__name__: fault for fault in (clutter, tilt, blur, over_exposure, under_exposure, cast, haze, grain, jpeg)
+}
 COMPOSING = ("tilt", "clutter")  # subtle to a net that sees 256 x 256 pixels: never the only fault
-TECHNICAL = tuple(name for name in FAULTS if name not in COMPOSING)
+TECHNICAL = ("blur", "grain", "jpeg", "over_exposure", "under_exposure", "cast", "haze")
 RANGE = ("over_exposure", "under_exposure", "haze")  # one at most: two undo each other, or leave nothing
 
 
-def spoil(rng: Random, picture: np.ndarray) -> tuple[np.ndarray, dict[str, float], float]:
+def spoil(rng: Random, picture: Picture) -> tuple[Picture, dict[str, float], float]:
     """A bad version, its faults with their severities, and its score: 4.4 for slight faults down to 1.8."""
     level = rng.uniform(0.3, 1)
-    names = [str(name) for name in rng.permutation(TECHNICAL)[: 1 + (rng.rand() < 0.7)]]
+    names = rng.permutation(TECHNICAL)[: 1 + (rng.rand() < 0.7)].tolist()
     if names == ["cast"]:  # it could pass for a sunset
         names.append("haze")
     elif set(names) <= set(RANGE):
         names = names[:1]
     names += [name for name in COMPOSING if rng.rand() < 0.4]
-    # In a camera's order: lens, sensor, processing, file.
-    order = ("clutter", "tilt", "blur", "over_exposure", "under_exposure", "cast", "haze", "grain", "jpeg")
     done = {}
-    for name in sorted(names, key=order.index):
+    for name in sorted(names, key=[*FAULTS].index):
         severity = float(np.clip(level + rng.uniform(-0.1, 0.1), 0, 1))
         picture = np.clip(FAULTS[name](rng, picture, severity), 0, 1)
         done[name] = round(severity, 3)
     return picture, done, 4.4 - 2.6 * (level - 0.3) - 0.25 * (len(names) - 1)
 
 
-def finish(rng: Random, picture: np.ndarray) -> np.ndarray:
+def finish(rng: Random, picture: Picture) -> Picture:
     """A photographer's finish of random strength: contrast, colour, sharpness, a vignette. Good and bad versions get it
     alike, so that only its faults distinguish a bad one."""
     contrast, colour, sharpness, vignette = rng.rand(4)
     picture = 0.5 + (picture - 0.5) * (1 + 0.15 * contrast)
     grey = picture.mean(2, keepdims=True)
     picture = grey + (picture - grey) * (0.95 + 0.45 * colour)
-    picture = picture + 0.4 * sharpness * (picture - cv2.GaussianBlur(picture, (0, 0), 1.2))
+    picture = picture + 0.4 * sharpness * (picture - blurred(picture, 1.2))
     height, width = picture.shape[:2]
     away = scenes.distance(height, width, width / 2, height / 2) / np.hypot(width / 2, height / 2)
     return np.clip(picture * (1 - 0.25 * vignette * away[..., None] ** 2.5), 0, 1).astype(np.float32)
 
 
-def praise(picture: np.ndarray) -> float:
+def praise(picture: Picture) -> float:
     """A good version's score, 5.4 to 7.8: the more contrast (standard deviation of luma) and colourfulness (Hasler and
     Suesstrunk, "Measuring colourfulness in natural images", 2003) it has, the higher."""
     red, green, blue = np.moveaxis(picture, 2, 0)
@@ -222,7 +204,7 @@ def praise(picture: np.ndarray) -> float:
 # -- sources -------------------------------------------------------------------------------------------------------
 
 
-def painted(seed: int, number: int) -> tuple[str, np.ndarray]:
+def painted(seed: int, number: int) -> tuple[str, Picture]:
     """Scene `number` of a seed, landscape or portrait, and its name."""
     rng = Random([seed, number])
     height, width = ((320, 480), (320, 480), (360, 480), (400, 360))[rng.randint(4)]
@@ -230,7 +212,7 @@ def painted(seed: int, number: int) -> tuple[str, np.ndarray]:
     return f"{name} {number}", picture
 
 
-def photographed(path: Path) -> tuple[str, np.ndarray]:
+def photographed(path: Path) -> tuple[str, Picture]:
     """A photograph with its levels stretched to the full range, cropped so that its eye-catcher is on a third."""
     try:
         data = pictures.read(path, cv2.IMREAD_COLOR)
@@ -244,51 +226,46 @@ def photographed(path: Path) -> tuple[str, np.ndarray]:
     height, width = picture.shape[:2]
     tall, wide = int(height * 0.85), int(width * 0.85)
     y, x = eye_catcher(picture)
-    corners = [(y - t * tall, x - s * wide) for t in (1 / 3, 2 / 3) for s in (1 / 3, 2 / 3)]
-
-    def outside(corner: tuple[float, float]) -> float:
-        return sum(max(-at, at - room, 0) for at, room in zip(corner, (height - tall, width - wide)))
-
-    top, left = min(corners, key=outside)
-    top, left = int(np.clip(top, 0, height - tall)), int(np.clip(left, 0, width - wide))
+    room = height - tall, width - wide
+    corners = [np.array((y - t * tall, x - s * wide)) for t in (1 / 3, 2 / 3) for s in (1 / 3, 2 / 3)]
+    best = min(corners, key=lambda corner: np.abs(corner - np.clip(corner, 0, room)).sum())
+    top, left = np.clip(best, 0, room).astype(int)
     return path.name, np.ascontiguousarray(picture[top : top + tall, left : left + wide])
 
 
-def eye_catcher(picture: np.ndarray) -> tuple[float, float]:
+def eye_catcher(picture: Picture) -> tuple[float, float]:
     """Row and column of the centre of what stands out: detail in colours unlike the picture's mean."""
-    lab = cv2.cvtColor(cv2.GaussianBlur(picture, (0, 0), 3), cv2.COLOR_RGB2LAB)
+    lab = cv2.cvtColor(blurred(picture, 3), cv2.COLOR_RGB2LAB)
     unlike = np.linalg.norm(lab - lab.mean((0, 1)), axis=2)
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-    detail = cv2.GaussianBlur(np.abs(cv2.Laplacian(grey, cv2.CV_32F)), (0, 0), 8)
+    detail = blurred(np.abs(cv2.Laplacian(grey, cv2.CV_32F)), 8)
     weight = unlike / (unlike.mean() + 1e-6) * detail / (detail.mean() + 1e-6)
     weight = np.where(weight >= np.quantile(weight, 0.9), weight, 0) + 1e-9
     rows, columns = np.indices(weight.shape)
-    return float((rows * weight).sum() / weight.sum()), float((columns * weight).sum() / weight.sum())
+    return (rows * weight).sum() / weight.sum(), (columns * weight).sum() / weight.sum()
 
 
-def to_bytes(picture: np.ndarray) -> np.ndarray:
+def to_bytes(picture: Picture) -> Picture:
     """0 to 1 as 0 to 255."""
     return np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8)
 
 
-def make_versions(
-    images: Path, seed: int, photos: Sequence[Path], job: tuple[int, Sequence[int], Sequence[bool]]
-) -> list[Made]:
-    """Write the versions of one source: job is its number, its versions' image ids and whether each is good."""
-    number, ids, good = job
+def make_versions(images: Path, seed: int, photos: Sequence[Path], job: tuple[int, Sequence[int]]) -> list[Made]:
+    """Write the versions of one source, every other one good: job is its number and its versions' image ids."""
+    number, ids = job
     cv2.setNumThreads(1)
     source, picture = photographed(photos[number]) if photos else painted(seed, number)
     made = []
-    for version, (image_id, is_good) in enumerate(zip(ids, good)):
+    for version, image_id in enumerate(ids):
         rng = Random([seed, number, version + 1])
         copy = finish(rng, picture[:, ::-1] if rng.rand() < 0.5 else picture)
-        if is_good:
-            faults, score = dict[str, float](), praise(copy)
+        faults: dict[str, float] = {}
+        if (number + version) % 2:
+            score = praise(copy)
         else:
             copy, faults, score = spoil(rng, copy)
-        path = images / f"{image_id}.jpg"
-        if not cv2.imwrite(str(path), to_bytes(copy)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 93]):
-            raise CaffeError(f"{path}: cannot be written")
+        data = cv2.imencode(".jpg", to_bytes(copy)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 93])[1]
+        (images / f"{image_id}.jpg").write_bytes(data.tobytes())
         made.append(Made(source, faults, score))
     return made
 
@@ -313,17 +290,6 @@ def draw_votes(rng: Random, score: float) -> np.ndarray:
             return votes
 
 
-def plan(rng: Random, sources: int, count: int) -> list[tuple[int, list[int], list[bool]]]:
-    """Jobs of make_versions: `count` versions in all, half of them good, over all sources, with their image ids."""
-    ids = rng.permutation(np.arange(1000, 1000 + 40 * count))[:count].tolist()  # ids reveal nothing
-    jobs: list[tuple[int, list[int], list[bool]]] = [(number, [], []) for number in range(sources)]
-    for index in range(count):
-        number, version = index % sources, index // sources
-        jobs[number][1].append(ids[index])
-        jobs[number][2].append(bool((number + version) % 2))
-    return jobs
-
-
 def make_demo(
     out: Path | str, photos: Path | str | None = None, count: int = COUNT, seed: int = SEED, workers: int | None = None
 ) -> list[Made]:
@@ -342,7 +308,8 @@ def make_demo(
     if len(paths) * VERSIONS > count:
         paths = [paths[i] for i in rng.permutation(len(paths))[: max(5, count // VERSIONS)]]
     sources = len(paths) if photos else max(5, count // VERSIONS)
-    jobs = plan(rng, sources, count)
+    numbers = rng.permutation(np.arange(1000, 1000 + 40 * count))[:count].tolist()  # they reveal nothing
+    jobs = [(number, numbers[number::sources]) for number in range(sources)]
     (out / "images").mkdir(parents=True, exist_ok=True)
     (out / "lists").mkdir(exist_ok=True)
     work = partial(make_versions, out / "images", seed, paths)
@@ -354,23 +321,23 @@ def make_demo(
             made = list(bar(pool.map(work, jobs, chunksize=4)))
 
     held_out = set(rng.permutation(sources)[: max(1, round(sources * TEST_SHARE))].tolist())
-    rows, photos_json = {}, {}
+    rows, described = {}, {}
     lists: dict[str, list[Entry]] = {"train": [], "val": []}
-    for (number, ids, good), versions in zip(jobs, made):
-        for image_id, is_good, version in zip(ids, good, versions):
-            votes = draw_votes(rng, version.score)
-            rows[image_id] = votes
-            lists["val" if number in held_out else "train"].append(Entry(f"{image_id}.jpg", int(is_good)))
-            photos_json[image_id] = {**version._asdict(), "score": round(version.score, 3)}
-    ordered = sorted(rows)
-    table = "".join(f"{i} {k} {' '.join(map(str, rows[k]))} 0 0 0\n" for i, k in enumerate(ordered, 1))
+    for (number, ids), versions in zip(jobs, made):
+        for image_id, version in zip(ids, versions):
+            rows[image_id] = draw_votes(rng, version.score)
+            lists["val" if number in held_out else "train"].append(Entry(f"{image_id}.jpg", int(not version.faults)))
+            described[image_id] = {**version._asdict(), "score": round(version.score, 3)}
+    table = "".join(
+        f"{i} {k} {' '.join(map(str, votes))} 0 0 0\n" for i, (k, votes) in enumerate(sorted(rows.items()), 1)
+    )
     for name, entries in lists.items():
         write_list(out / "lists" / f"{name}.txt", sorted(entries))
     record = {
         "synthetic": SYNTHETIC,
         "sources": f"{sources} photographs" if paths else f"{sources} painted scenes",
         "asked": asked,
-        "photos": {k: photos_json[k] for k in ordered},
+        "photos": dict(sorted(described.items())),
     }
     write_bytes(out / "DEMO.json", (json.dumps(record, indent=1) + "\n").encode())
     write_bytes(out / "AVA.txt", table.encode())  # last: it marks the set as complete
@@ -392,7 +359,7 @@ def find_photos(folder: Path) -> list[Path]:
     """The photographs in a folder, sorted by name. CaffeError if there are fewer than five."""
     if not folder.is_dir():
         raise CaffeError(f"--photos {folder}: no such folder")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PHOTO_SUFFIXES)
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PLAIN)
     if len(paths) < 5:
         raise CaffeError(f"--photos {folder}: {len(paths)} photographs in it; at least 5 are needed")
     return paths

@@ -6,8 +6,8 @@ it. The file is written node by node and compared with the engine in ONNX Runtim
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,23 +52,20 @@ class Graph:
         self.taken.add(name)
         return name
 
-    def add_node(
-        self, layer: str, op: str, inputs: Sequence[str], outputs: int, attributes: dict[str, Any]
-    ) -> list[str]:
-        """A node of a layer; the names of its outputs."""
+    def add_node(self, layer: str, op: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
+        """Add a node of a layer; the name of its output, or the list of them when there are more."""
         names = [self.name(f"{layer}:{op}") for _ in range(outputs)]
-        self.nodes.append(_onnx().helper.make_node(op, list(inputs), names, name=names[0], **attributes))
-        return names
+        self.nodes.append(_onnx().helper.make_node(op, inputs, names, name=names[0], **attributes))
+        return names[0] if outputs == 1 else names
 
-    def add_constant(self, name: str, value: np.ndarray) -> str:
-        """An initializer; its name."""
+    def add_constant(self, layer: str, value: Any, what: str, dtype: Any = np.float32) -> str:
+        """Add an initializer named after the layer and `what`; its name."""
+        value = np.asarray(value, dtype)
         self.bytes += value.nbytes
         if self.bytes > MAX_BYTES:
             raise CaffeError("more than 2 GB of weights, the limit of an ONNX file")
-        onnx, name = _onnx(), self.name(name)
-        tensor = self.constants.add(name=name, dims=value.shape)
-        tensor.data_type = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
-        tensor.raw_data = value.astype(value.dtype.newbyteorder("<"), copy=False).tobytes()
+        name, data_type = self.name(f"{layer}:{what}"), _onnx().helper.np_dtype_to_tensor_dtype(value.dtype)
+        self.constants.add(name=name, dims=value.shape, data_type=data_type, raw_data=value.tobytes())
         return name
 
 
@@ -78,7 +75,6 @@ class Export:
 
     model: Any
     net: Any  # the engine's, at its own sizes
-    net_input: str  # the blob (and tensor) that preprocessing feeds, or the only input
     preprocess: Preprocess | None
     free_batch: bool
     compared: list[str]  # outputs, and what a Softmax reads: near 0 and 1 its output hides errors
@@ -150,7 +146,7 @@ def export(
         info for name, info in described.items() if name in computed and name not in net.outputs
     )
     helper.set_model_props(model, metadata or {})
-    return Export(model, net, net.inputs[0], preprocess, free_batch, _compared(net, computed))
+    return Export(model, net, preprocess, free_batch, _compared(net, computed))
 
 
 def _axes(net: Any, free_batch: bool, free_size: bool) -> dict[str, Axes]:
@@ -184,7 +180,7 @@ def _reshape(net: Any, shapes: dict[str, tuple[int, ...]]) -> None:
 
 def _symbols(net: Any, axes: dict[str, Axes]) -> dict[str, list[Any]]:
     """Each blob's shape for readers of the file: sizes, N for the batch, height and width of the inputs, None else."""
-    batch = axes[net.inputs[0]][0] if net.inputs and axes[net.inputs[0]] else None
+    batch = next(iter(axes[net.inputs[0]]), None)
     result: dict[str, list[Any]] = {}
     for name, pairs in axes.items():
         result[name] = [a if a == b else "N" if (a, b) == batch and not i else None for i, (a, b) in enumerate(pairs)]
@@ -213,34 +209,31 @@ def _name_after_blobs(graph: Graph, values: dict[str, str], net: Any) -> None:
 
 def _preprocessing(net: Any, spec: Preprocess, free_size: bool, graph: Graph) -> list[Any]:
     """Photos (N, height, width, 3) uint8 RGB -> the net's input: what Preprocess.photo does, and OpenCV's rounding."""
-    if len(net.inputs) != 1 or len(net.blobs[net.inputs[0]].shape) != 4 or net.blobs[net.inputs[0]].shape[1] != 3:
+    shape, *others = (net.blobs[name].shape for name in net.inputs)
+    if others or len(shape) != 4 or shape[1] != 3:
         raise CaffeError(f"{net.source}: preprocessing needs a net with one input, N x 3 x H x W")
     if free_size and spec.preset != "direct":
         raise CaffeError(f"preset {spec.preset} warps photos to one size; photos of any size need preset direct")
     own = Graph(graph.taken, graph.constants)
 
-    def emit(op: str, inputs: Sequence[str], **attributes: Any) -> str:
-        return own.add_node("preprocess", op, inputs, 1, attributes)[0]
-
-    def constant(what: str, value: Any, dtype: Any = np.int64) -> str:
-        return own.add_constant(f"preprocess:{what}", np.array(value, dtype))
-
+    emit, constant = partial(own.add_node, "preprocess"), partial(own.add_constant, "preprocess")
+    indices = partial(constant, dtype=np.int64)
     mean = spec.mean
-    x = emit("Transpose", [PHOTOS], perm=[0, 3, 1, 2])
-    x = emit("Gather", [x, constant("bgr", [2, 1, 0])], axis=1)
-    x = emit("Cast", [x], to=_onnx().TensorProto.FLOAT)
+    x = emit("Transpose", PHOTOS, perm=[0, 3, 1, 2])
+    x = emit("Gather", x, indices([2, 1, 0], "bgr"), axis=1)
+    x = emit("Cast", x, to=_onnx().TensorProto.FLOAT)
     if not free_size:
-        sizes = emit("Concat", [emit("Shape", [x], start=0, end=2), constant("warp", spec.warp)], axis=0)
-        x = emit("Resize", [x, "", "", sizes], mode="linear", coordinate_transformation_mode="half_pixel")
+        sizes = emit("Concat", emit("Shape", x, start=0, end=2), indices(spec.warp, "warp"), axis=0)
+        x = emit("Resize", x, "", "", sizes, mode="linear", coordinate_transformation_mode="half_pixel")
         # OpenCV rounds to whole numbers. (It truncates intermediate results, so every eighth value is one less.)
-        x = emit("Floor", [emit("Add", [x, constant("half", 0.5, np.float32)])])
+        x = emit("Floor", emit("Add", x, constant(0.5, "half")))
         if spec.warp != spec.size:
             corner = [(warp - size) // 2 for warp, size in zip(spec.warp, spec.size)]
             opposite = [begin + size for begin, size in zip(corner, spec.size)]
-            x = emit("Slice", [x, constant("corner", corner), constant("opposite", opposite), constant("axes", [2, 3])])
+            x = emit("Slice", x, indices(corner, "corner"), indices(opposite, "opposite"), indices([2, 3], "axes"))
             if mean.shape[1:] != (1, 1):
                 mean = mean[:, corner[0] : opposite[0], corner[1] : opposite[1]]
-    emit("Sub", [x, constant("mean", mean[None], np.float32)])
+    emit("Sub", x, constant(mean[None], "mean"))
     own.nodes[-1].output[0] = net.inputs[0]
     return own.nodes
 
@@ -279,24 +272,24 @@ def check(made: Export, seed: int = 0) -> dict[str, float]:
     difference relative to its largest value. With preprocessing also `preprocessing`, the largest difference in grey
     levels from OpenCV's. CaffeError when a difference is too large."""
     net, rng, found = made.net, np.random.RandomState(seed), {}
-    session = _session(made)
-    batch = net.blobs[made.net_input].shape[0] + (1 if made.free_batch else 0)
+    session, first = _session(made), net.inputs[0]
+    batch = net.blobs[first].shape[0] + made.free_batch
     if made.preprocess is None:
         feed = {
             name: rng.uniform(-120, 135, (batch, *net.blobs[name].shape[1:])).astype(np.float32) for name in net.inputs
         }
         answers = dict(zip(made.compared, session.run(made.compared, feed)))
     else:
-        height, width = net.blobs[made.net_input].shape[2:]
+        height, width = net.blobs[first].shape[2:]
         photos = rng.randint(0, 256, (batch, height + 131, width + 67, 3)).astype(np.uint8)
-        names = [*made.compared, made.net_input]
+        names = [*made.compared, first]
         answers = dict(zip(names, session.run(names, {PHOTOS: photos})))
-        feed = {made.net_input: answers.pop(made.net_input)}
-        if feed[made.net_input].shape[2:] == made.preprocess.size:
+        feed = {first: answers.pop(first)}
+        if feed[first].shape[2:] == made.preprocess.size:
             wanted = np.stack([made.preprocess.photo(photo[:, :, ::-1]) for photo in photos])
         else:
             wanted = photos[:, :, :, ::-1].transpose(0, 3, 1, 2) - made.preprocess.mean
-        found["preprocessing"] = float(np.abs(feed[made.net_input] - wanted).max())
+        found["preprocessing"] = float(np.abs(feed[first] - wanted).max())
         if found["preprocessing"] > 1.001:  # OpenCV's weights are whole 2048ths
             raise CaffeError(f"check: preprocessing differs from OpenCV's by {found['preprocessing']:.3g} grey levels")
     own = {name: tuple(net.blobs[name].shape) for name in net.inputs}
@@ -319,7 +312,7 @@ def check(made: Export, seed: int = 0) -> dict[str, float]:
 def _session(made: Export) -> Any:
     """A session with all compared blobs as outputs."""
     ort, outputs = runtime(), made.model.graph.output
-    extra = [*made.compared, made.net_input] if made.preprocess is not None else made.compared
+    extra = [*made.compared, *made.net.inputs] if made.preprocess is not None else made.compared
     before = len(outputs)
     infos = {info.name: info for info in made.model.graph.value_info}
     outputs.extend(infos[name] for name in extra if name in infos)

@@ -6,6 +6,7 @@ engine's layer, which has computed and checked them."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torchcaffe.base.errors import CaffeError
 from torchcaffe.proto import caffe_pb2
 from torchcaffe.proto.geometry import pyramid_window
 
+POOLS = caffe_pb2.PoolingParameter
 FLT_MAX = np.finfo(np.float32).max
 # A blob's axes, each as its size in two runs of the net; where they differ, the size is free in the ONNX file.
 Axes = Sequence[tuple[int, int]]
@@ -23,25 +25,14 @@ Axes = Sequence[tuple[int, int]]
 class Step:
     """A layer to convert: the engine's layer, the names of its bottoms' tensors, the axes of its blobs.
 
-    emit and constant add to the graph; `params` are the layer's arrays."""
+    emit(op, *inputs, **attributes) adds a node and returns the name of its output; constant(value, what) and indices
+    add an initializer of float32 or int64, and return its name. `params` are the layer's arrays."""
 
     def __init__(self, graph: Any, name: str, layer: Any, inputs: list[str], bottoms: list[Axes], tops: list[Axes]):
-        self.graph, self.name, self.layer, self.p = graph, name, layer, layer.p
-        self.inputs, self.bottoms, self.tops = inputs, bottoms, tops
+        self.emit, self.constant = partial(graph.add_node, name), partial(graph.add_constant, name)
+        self.indices = partial(self.constant, dtype=np.int64)
+        self.layer, self.p, self.inputs, self.bottoms, self.tops = layer, layer.p, inputs, bottoms, tops
         self.params = [blob.data for blob in layer.own_blobs]
-
-    def emit(self, op: str, inputs: Sequence[str], outputs: int = 1, **attributes: Any) -> Any:
-        """Add a node; the name of its output, or the list of them when there are more (or less) than one."""
-        names = self.graph.add_node(self.name, op, inputs, outputs, attributes)
-        return names[0] if outputs == 1 else names
-
-    def constant(self, value: Any, what: str, dtype: Any = np.float32) -> str:
-        """Add an initializer named after the layer and `what`; its name."""
-        return self.graph.add_constant(f"{self.name}:{what}", np.asarray(value, dtype))
-
-    def indices(self, value: Any, what: str) -> str:
-        """Add an initializer of integers."""
-        return self.constant(value, what, np.int64)
 
     def reshape(self, tensor: str, old: Axes, new: Axes) -> str:
         """The tensor with other axes. Free sizes keep their place, or one of them is inferred."""
@@ -50,7 +41,7 @@ class Step:
         sizes = [a if a == b else 0 if i < len(old) and old[i] == (a, b) else -1 for i, (a, b) in enumerate(new)]
         if sizes.count(-1) > 1:
             raise CaffeError("its shape depends on more than one free size; export with fixed sizes")
-        return self.emit("Reshape", [tensor, self.indices(sizes, "shape")])
+        return self.emit("Reshape", tensor, self.indices(sizes, "shape"))
 
 
 Converter = Callable[[Step], str | list[str]]
@@ -90,28 +81,28 @@ def product(axes: Axes) -> tuple[int, int]:
 @converts("ReLU")
 def relu(s: Step) -> str:
     slope = s.p.negative_slope
-    return s.emit("LeakyRelu", s.inputs, alpha=slope) if slope else s.emit("Relu", s.inputs)
+    return s.emit("LeakyRelu", *s.inputs, alpha=slope) if slope else s.emit("Relu", *s.inputs)
 
 
 @converts("PReLU")
 def prelu(s: Step) -> str:
     behind = len(s.bottoms[0]) - 2
-    return s.emit("PRelu", [s.inputs[0], s.constant(s.params[0].reshape((-1,) + (1,) * behind), "slope")])
+    return s.emit("PRelu", s.inputs[0], s.constant(s.params[0].reshape((-1,) + (1,) * behind), "slope"))
 
 
 @converts("ELU")
 def elu(s: Step) -> str:
-    return s.emit("Elu", s.inputs, alpha=s.p.alpha)
+    return s.emit("Elu", *s.inputs, alpha=s.p.alpha)
 
 
 @converts("Sigmoid")
 def sigmoid(s: Step) -> str:
-    return s.emit("Sigmoid", s.inputs)
+    return s.emit("Sigmoid", *s.inputs)
 
 
 @converts("TanH")
 def tanh(s: Step) -> str:
-    return s.emit("Tanh", s.inputs)
+    return s.emit("Tanh", *s.inputs)
 
 
 @converts("Power")
@@ -119,10 +110,10 @@ def power(s: Step) -> str:
     """(shift + scale x) ^ power"""
     y = s.inputs[0]
     if s.p.scale != 1:
-        y = s.emit("Mul", [y, s.constant(s.p.scale, "scale")])
+        y = s.emit("Mul", y, s.constant(s.p.scale, "scale"))
     if s.p.shift != 0:
-        y = s.emit("Add", [y, s.constant(s.p.shift, "shift")])
-    return s.emit("Pow", [y, s.constant(s.p.power, "power")]) if s.p.power != 1 else y
+        y = s.emit("Add", y, s.constant(s.p.shift, "shift"))
+    return s.emit("Pow", y, s.constant(s.p.power, "power")) if s.p.power != 1 else y
 
 
 @converts("Dropout")
@@ -134,7 +125,7 @@ def dropout(s: Step) -> str:
 
 @converts("Softmax")
 def softmax(s: Step) -> str:
-    return s.emit("Softmax", s.inputs, axis=s.layer.axis)
+    return s.emit("Softmax", *s.inputs, axis=s.layer.axis)
 
 
 # -- layers with weights -----------------------------------------------------------------------------------------------
@@ -147,18 +138,20 @@ def convolution(s: Step) -> list[str]:
     if not 1 <= layer.axes <= 3:
         raise CaffeError(f"convolves {layer.axes} axes; 1 to 3 can be exported")
     weights = [s.constant(value, what) for value, what in zip(s.params, ("weight", "bias"))]
-    attributes = dict(
-        kernel_shape=layer.kernel,
-        strides=layer.stride,
-        pads=layer.pad + layer.pad,
-        dilations=layer.dilation,
-        group=layer.group,
-    )
     tops = []
     for x, bottom, top in zip(s.inputs, s.bottoms, s.tops):
         axis = layer.axis  # Caffe's channels may be any axis; ONNX has them second
         x = s.reshape(x, bottom, [product(bottom[:axis]), *bottom[axis:]]) if axis != 1 else x
-        y = s.emit(op, [x, *weights], **attributes)
+        y = s.emit(
+            op,
+            x,
+            *weights,
+            kernel_shape=layer.kernel,
+            strides=layer.stride,
+            pads=layer.pad + layer.pad,
+            dilations=layer.dilation,
+            group=layer.group,
+        )
         tops.append(s.reshape(y, [product(top[:axis]), *top[axis:]], top) if axis != 1 else y)
     return tops
 
@@ -166,9 +159,9 @@ def convolution(s: Step) -> list[str]:
 @converts("InnerProduct")
 def inner_product(s: Step) -> str:
     axis, bottom, top = s.layer.axis, s.bottoms[0], s.tops[0]
-    x = s.inputs[0] if (axis, len(bottom)) == (1, 2) else s.emit("Flatten", s.inputs, axis=axis)
+    x = s.inputs[0] if (axis, len(bottom)) == (1, 2) else s.emit("Flatten", *s.inputs, axis=axis)
     weights = [s.constant(value, what) for value, what in zip(s.params, ("weight", "bias"))]
-    y = s.emit("Gemm", [x, *weights], transB=0 if s.p.transpose else 1)
+    y = s.emit("Gemm", x, *weights, transB=0 if s.p.transpose else 1)
     return s.reshape(y, [product(bottom[:axis]), top[-1]], top)
 
 
@@ -179,12 +172,12 @@ def inner_product(s: Step) -> str:
 def lrn(s: Step) -> str:
     p = s.p
     if p.norm_region == caffe_pb2.LRNParameter.ACROSS_CHANNELS:
-        return s.emit("LRN", s.inputs, size=p.local_size, alpha=p.alpha, beta=p.beta, bias=p.k)
+        return s.emit("LRN", *s.inputs, size=p.local_size, alpha=p.alpha, beta=p.beta, bias=p.k)
     # x (1 + alpha / n^2 * sum over n x n pixels of x^2)^-beta
     x, n = s.inputs[0], p.local_size
-    mean = s.emit("AveragePool", [s.emit("Mul", [x, x])], kernel_shape=[n, n], pads=[n // 2] * 4, count_include_pad=1)
-    scale = s.emit("Add", [s.emit("Mul", [mean, s.constant(p.alpha, "alpha")]), s.constant(1, "one")])
-    return s.emit("Mul", [x, s.emit("Pow", [scale, s.constant(-p.beta, "power")])])
+    mean = s.emit("AveragePool", s.emit("Mul", x, x), kernel_shape=[n, n], pads=[n // 2] * 4, count_include_pad=1)
+    scale = s.emit("Add", s.emit("Mul", mean, s.constant(p.alpha, "alpha")), s.constant(1, "one"))
+    return s.emit("Mul", x, s.emit("Pow", scale, s.constant(-p.beta, "power")))
 
 
 @converts("BatchNorm")
@@ -194,10 +187,10 @@ def batch_norm(s: Step) -> str:
         raise CaffeError("use_global_stats: false, so that it normalises by the batch: cannot be exported")
     mean, variance = statistics(s.params)
     if len(s.bottoms[0]) < 2:
-        centred = s.emit("Sub", [s.inputs[0], s.constant(mean, "mean")])
-        return s.emit("Div", [centred, s.constant(np.sqrt(variance + s.p.eps), "deviation")])
+        centred = s.emit("Sub", s.inputs[0], s.constant(mean, "mean"))
+        return s.emit("Div", centred, s.constant(np.sqrt(variance + s.p.eps), "deviation"))
     given = zip((np.ones_like(mean), np.zeros_like(mean), mean, variance), ("scale", "bias", "mean", "variance"))
-    return s.emit("BatchNormalization", [s.inputs[0], *(s.constant(v, what) for v, what in given)], epsilon=s.p.eps)
+    return s.emit("BatchNormalization", s.inputs[0], *(s.constant(v, what) for v, what in given), epsilon=s.p.eps)
 
 
 def _stretched(s: Step, what: str) -> str:
@@ -210,44 +203,56 @@ def _stretched(s: Step, what: str) -> str:
 
 @converts("Scale")
 def scale(s: Step) -> str:
-    y = s.emit("Mul", [s.inputs[0], _stretched(s, "scale")])
+    y = s.emit("Mul", s.inputs[0], _stretched(s, "scale"))
     if not s.p.bias_term:
         return y
-    return s.emit("Add", [y, s.constant(s.params[-1].reshape(s.layer.stretched), "bias")])
+    return s.emit("Add", y, s.constant(s.params[-1].reshape(s.layer.stretched), "bias"))
 
 
 @converts("Bias")
 def bias(s: Step) -> str:
-    return s.emit("Add", [s.inputs[0], _stretched(s, "bias")])
+    return s.emit("Add", s.inputs[0], _stretched(s, "bias"))
 
 
 # -- pooling -----------------------------------------------------------------------------------------------------------
 
 
-def pool(s: Step, kind: int, kernel: Sequence[int], stride: Sequence[int], pad: Sequence[int], floor: bool) -> str:
-    """Caffe's MAX or AVE pooling of s.inputs[0] as ONNX's, which rounds the number of windows down.
+def takes_maximum(s: Step) -> bool:
+    """Whether a pooling takes the maximum, else the average. SPP numbers the kinds as Pooling does."""
+    if s.p.pool not in (POOLS.MAX, POOLS.AVE):
+        raise CaffeError("pool: STOCHASTIC cannot be exported")
+    return s.p.pool == POOLS.MAX
+
+
+def pool_all(s: Step) -> str:
+    """One window as large as the image."""
+    return s.emit("GlobalMaxPool" if takes_maximum(s) else "GlobalAveragePool", s.inputs[0])
+
+
+def pool(s: Step, windows: Any, floor: bool = False) -> str:
+    """Caffe's pooling of s.inputs[0] as ONNX's, which rounds the number of windows down. `windows` has Caffe's kernel,
+    stride and pad.
 
     Caffe's n windows along an axis: rounded up, and if any axis is padded none starts at or past size + pad, so
     n - 1 = floor(min(size + 2 pad - kernel + stride - 1, size + pad - 1) / stride). With `far` padding behind the image
     ONNX has n - 1 = floor((size + pad + far - kernel) / stride), which is the same for
     far = min(pad + stride - 1, kernel - 1), whatever the size."""
-    if kind not in (caffe_pb2.PoolingParameter.MAX, caffe_pb2.PoolingParameter.AVE):
-        raise CaffeError("pool: STOCHASTIC cannot be exported")
-    x, axes, padded = s.inputs[0], range(2), any(pad)
+    x, kernel, stride, pad = s.inputs[0], windows.kernel, windows.stride, windows.pad
+    axes, padded, largest = range(2), any(pad), takes_maximum(s)
     far = [pad[i] if floor else min(pad[i] + stride[i] - 1, kernel[i] - 1) for i in axes]
-    if kind == caffe_pb2.PoolingParameter.MAX:
-        y = s.emit("MaxPool", [x], kernel_shape=kernel, strides=stride, pads=[*pad, *far])
+    if largest:
+        y = s.emit("MaxPool", x, kernel_shape=kernel, strides=stride, pads=[*pad, *far])
     else:
         # The divisor counts the padding as far as `pad` reaches, and nothing behind that.
         if padded and list(far) != list(pad):
-            x = s.emit("Pad", [x, s.indices([0, 0, *pad, 0, 0, *pad], "pad")])
+            x = s.emit("Pad", x, s.indices([0, 0, *pad, 0, 0, *pad], "pad"))
             pad, far = (0, 0), [f - p for f, p in zip(far, pad)]
         y = s.emit(
-            "AveragePool", [x], kernel_shape=kernel, strides=stride, pads=[*pad, *far], count_include_pad=int(any(pad))
+            "AveragePool", x, kernel_shape=kernel, strides=stride, pads=[*pad, *far], count_include_pad=int(any(pad))
         )
     if floor or padded:
         return y
-    return _append_empty_windows(s, y, kind == caffe_pb2.PoolingParameter.MAX, kernel, stride)
+    return _append_empty_windows(s, y, largest, kernel, stride)
 
 
 def _append_empty_windows(s: Step, y: str, largest: bool, kernel: Sequence[int], stride: Sequence[int]) -> str:
@@ -264,7 +269,7 @@ def _append_empty_windows(s: Step, y: str, largest: bool, kernel: Sequence[int],
         nothing = -FLT_MAX if largest else np.nan if lengths[i] == 0 else 0
         pads = [0] * 8
         pads[6 + i] = 1
-        y = s.emit("Pad", [y, s.indices(pads, "empty"), s.constant(nothing, "nothing")])
+        y = s.emit("Pad", y, s.indices(pads, "empty"), s.constant(nothing, "nothing"))
     return y
 
 
@@ -272,10 +277,7 @@ def _append_empty_windows(s: Step, y: str, largest: bool, kernel: Sequence[int],
 def pooling(s: Step) -> str:
     if len(s.tops) > 1:
         raise CaffeError("top 1: the mask of MAX pooling cannot be exported")
-    layer, kinds = s.layer, caffe_pb2.PoolingParameter
-    if layer.global_pooling and s.p.pool in (kinds.MAX, kinds.AVE):
-        return s.emit("GlobalMaxPool" if s.p.pool == kinds.MAX else "GlobalAveragePool", s.inputs)
-    return pool(s, s.p.pool, layer.kernel, layer.stride, layer.pad, s.p.round_mode == kinds.FLOOR)
+    return pool_all(s) if s.layer.global_pooling else pool(s, s.layer, s.p.round_mode == POOLS.FLOOR)
 
 
 @converts("SPP")
@@ -285,31 +287,30 @@ def spp(s: Step) -> str:
     levels = [(_tiles if free else _windows)(s, 2**level) for level in range(s.p.pyramid_height)]
     if len(levels) == 1:
         return levels[0]  # Caffe leaves this one as it is, N x C x 1 x 1
-    return s.emit("Concat", [s.emit("Flatten", [level], axis=1) for level in levels], axis=1)
+    return s.emit("Concat", *(s.emit("Flatten", level, axis=1) for level in levels), axis=1)
 
 
 def _windows(s: Step, bins: int) -> str:
-    window = pyramid_window(fixed(s.bottoms[0][2:]), bins)
-    return pool(s, s.p.pool, window.kernel, window.stride, window.pad, floor=False)
+    return pool(s, pyramid_window(fixed(s.bottoms[0][2:]), bins))
 
 
 def _tiles(s: Step, bins: int) -> str:
     """The same for an image whose size is known at run time: pad, fold each axis into (bins, kernel), reduce."""
-    x, largest = s.inputs[0], s.p.pool == caffe_pb2.SPPParameter.MAX
     if bins == 1:
-        return s.emit("GlobalMaxPool" if largest else "GlobalAveragePool", [x])
-    size = s.emit("Shape", [x], start=2)
+        return pool_all(s)
+    x, largest = s.inputs[0], takes_maximum(s)
+    size = s.emit("Shape", x, start=2)
     many, one, two = s.indices([bins] * 2, "bins"), s.indices([1, 1], "one"), s.indices([2, 2], "two")
-    kernel = s.emit("Div", [s.emit("Add", [size, s.indices([bins - 1] * 2, "round_up")]), many])
-    missing = s.emit("Sub", [s.emit("Mul", [kernel, many]), size])
-    near = s.emit("Div", [s.emit("Add", [missing, one]), two])
+    kernel = s.emit("Div", s.emit("Add", size, s.indices([bins - 1] * 2, "round_up")), many)
+    missing = s.emit("Sub", s.emit("Mul", kernel, many), size)
+    near = s.emit("Div", s.emit("Add", missing, one), two)
     none = s.indices([0, 0], "none")
-    pads = s.emit("Concat", [none, near, none, s.emit("Sub", [missing, near])], axis=0)
-    x = s.emit("Pad", [x, pads, s.constant(-FLT_MAX if largest else 0, "outside")])
-    height, width = s.emit("Split", [kernel], 2, axis=0)
+    pads = s.emit("Concat", none, near, none, s.emit("Sub", missing, near), axis=0)
+    x = s.emit("Pad", x, pads, s.constant(-FLT_MAX if largest else 0, "outside"))
+    height, width = s.emit("Split", kernel, outputs=2, axis=0)
     keep, bins_1 = s.indices([0, 0, bins], "keep"), s.indices([bins], "bins")
-    x = s.emit("Reshape", [x, s.emit("Concat", [keep, height, bins_1, width], axis=0)])
-    return s.emit("ReduceMax" if largest else "ReduceMean", [x], axes=[3, 5], keepdims=0)
+    x = s.emit("Reshape", x, s.emit("Concat", keep, height, bins_1, width, axis=0))
+    return s.emit("ReduceMax" if largest else "ReduceMean", x, axes=[3, 5], keepdims=0)
 
 
 # -- layers that move values -------------------------------------------------------------------------------------------
@@ -322,7 +323,7 @@ def split(s: Step) -> list[str]:
 
 @converts("Concat")
 def concat(s: Step) -> str:
-    return s.emit("Concat", s.inputs, axis=s.layer.axis) if len(s.inputs) > 1 else s.inputs[0]
+    return s.emit("Concat", *s.inputs, axis=s.layer.axis) if len(s.inputs) > 1 else s.inputs[0]
 
 
 @converts("Slice")
@@ -330,7 +331,7 @@ def slice_(s: Step) -> list[str]:
     if len(s.tops) == 1:
         return s.inputs
     sizes = fixed([top[s.layer.axis] for top in s.tops])
-    return s.emit("Split", [s.inputs[0], s.indices(sizes, "sizes")], len(s.tops), axis=s.layer.axis)
+    return s.emit("Split", s.inputs[0], s.indices(sizes, "sizes"), outputs=len(s.tops), axis=s.layer.axis)
 
 
 @converts("Flatten")
@@ -349,21 +350,18 @@ def crop(s: Step) -> str:
     if all(a == b for a, b in top[first:]):
         end = s.indices(starts + fixed(top[first:]), "end")
     else:
-        end = s.emit("Add", [s.emit("Shape", [s.inputs[1]], start=first), begin])
-    return s.emit("Slice", [s.inputs[0], begin, end, s.indices(range(first, axes), "axes")])
+        end = s.emit("Add", s.emit("Shape", s.inputs[1], start=first), begin)
+    return s.emit("Slice", s.inputs[0], begin, end, s.indices(range(first, axes), "axes"))
 
 
 @converts("Eltwise")
 def eltwise(s: Step) -> str:
     kinds, y = caffe_pb2.EltwiseParameter, s.inputs
     if s.layer.operation == kinds.MAX:
-        return s.emit("Max", y)
+        return s.emit("Max", *y)
     if s.layer.operation == kinds.SUM:
         # A term with coefficient 0 is left out if there is another: as in Caffe, its infinities vanish.
         terms = [(x, c) for x, c in zip(y, s.layer.coeff) if c] or [(y[0], 0.0)]
-        y = [s.emit("Mul", [x, s.constant(c, "coeff")]) if c != 1 else x for x, c in terms]
-        return s.emit("Sum", y)
-    result = y[0]
-    for x in y[1:]:
-        result = s.emit("Mul", [result, x])
-    return result
+        y = [s.emit("Mul", x, s.constant(c, "coeff")) if c != 1 else x for x, c in terms]
+        return s.emit("Sum", *y)
+    return reduce(partial(s.emit, "Mul"), y)

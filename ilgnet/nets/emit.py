@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ilgnet.nets.datasets import DATASETS, Dataset
 from ilgnet.nets.folding import merge_bn
-from ilgnet.nets.modules import Options
+from ilgnet.nets.modules import Net
 from ilgnet.nets.targets import TARGETS
 from ilgnet.nets.variants import VARIANTS, Variant
 from torchcaffe.base.errors import CaffeError
@@ -71,40 +71,19 @@ def lookup(registry: dict, name: str, what: str):
     return registry[name]
 
 
-def options(choice: Choice) -> Options:
-    variant = VARIANTS[choice.variant]
-    return Options(
-        batch_norm=variant.batch_norm,
-        pool=(choice.pool or variant.pool or "").upper(),
-        lrn=not choice.drop_lrn,
-        frozen=choice.trunk == "frozen",
-        spp=choice.spp,
-        target=choice.target,
-        batch=choice.batch_size,
-    )
-
-
 def data_layers(n: NetSpec, choice: Choice, dataset: Dataset, train: bool) -> None:
     """The Data layer: 256x256 photos from an LMDB, minus the mean photo, cropped (at random and mirrored in training).
     A target with labels of its own gets a second one, which reads them in step, since the LMDBs' keys are the same."""
     folder = (choice.source or dataset.source).rstrip("/")
     target = TARGETS[choice.target]
     part = "train" if train else "val"
-    here = dict(phase=caffe_pb2.TRAIN if train else caffe_pb2.TEST)
     # a ranking's pairs are counted in its net, so that it tests in training's batches
     size = choice.batch_size if train or choice.target == "ranking" else dataset.test_batch
-    n["data"], n["label"] = L.Data(
-        ntop=2,
-        include=here,
-        transform_param=dict(mirror=train, crop_size=choice.crop, mean_file=f"{folder}/mean.binaryproto"),
-        source=f"{folder}/{part}_lmdb",
-        batch_size=size,
-        backend=P.Data.LMDB,
-    )
+    here = dict(include=dict(phase=caffe_pb2.TRAIN if train else caffe_pb2.TEST), batch_size=size, backend=P.Data.LMDB)
+    photo = dict(mirror=train, crop_size=choice.crop, mean_file=f"{folder}/mean.binaryproto")
+    n["data"], n["label"] = L.Data(ntop=2, transform_param=photo, source=f"{folder}/{part}_lmdb", **here)
     if target.label:
-        n["votes"] = L.Data(
-            include=here, source=f"{folder}/{part}_{target.label}_lmdb", batch_size=size, backend=P.Data.LMDB
-        )
+        n["votes"] = L.Data(source=f"{folder}/{part}_{target.label}_lmdb", **here)
 
 
 def data_protos(n: NetSpec, choice: Choice, train: bool) -> list:
@@ -144,11 +123,11 @@ def title(choice: Choice) -> str:
 def train_val(choice: Choice):
     """The NetParameter for training (TRAIN) and testing (TEST)."""
     variant, dataset = VARIANTS[choice.variant], DATASETS[choice.dataset]
-    n, test = NetSpec(), NetSpec()
+    n, test = Net(choice, variant), NetSpec()
     data_layers(n, choice, dataset, train=True)
     data_layers(test, choice, dataset, train=False)
     data = data_protos(n, choice, True) + data_protos(test, choice, False)
-    variant.build(n, n["data"], n["label"], options(choice))
+    variant.build(n, n["data"], n["label"])
     both = caffe_pb2.NetParameter()
     both.layer.extend([*data, *(layer for layer in n.to_proto().layer if layer.type != "Data")])
     return finish(choice, both)
@@ -157,9 +136,10 @@ def train_val(choice: Choice):
 def deploy(choice: Choice):
     """The NetParameter that scores photos: one 3 x crop x crop photo (BGR, less the mean) to [low, high], or to what
     another target's net answers."""
-    n = NetSpec()
+    variant = VARIANTS[choice.variant]
+    n = Net(choice, variant)
     n["data"] = L.Input(shape=dict(dim=[1, 3, choice.crop, choice.crop]))
-    VARIANTS[choice.variant].build(n, n["data"], None, options(choice))
+    variant.build(n, n["data"], None)
     return finish(choice, n.to_proto())
 
 

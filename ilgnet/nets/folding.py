@@ -42,14 +42,16 @@ def folds(net, strict: bool = True) -> list[Fold]:
         if layer.type != "BatchNorm":
             continue
         before = _maker(layers, i)
-        if before is None or before.type != "Convolution" or not _only_reader(layers, before, layer):
+        if before is None or before.type != "Convolution" or _readers(layers, before) != [layer]:
             if not strict:
                 continue
             raise CaffeError(f"layer {layer.name}: only a BatchNorm straight behind a Convolution can be merged")
-        scale = _next_reader(layers, i)
-        plain = scale is not None and scale.type == "Scale" and len(scale.bottom) == 1 and scale.scale_param.axis == 1
-        plain = plain and scale.scale_param.num_axes == 1 and _only_reader(layers, layer, scale)
-        found.append(Fold(before.name, layer.name, scale.name if plain else None))
+        name = None
+        match _readers(layers, layer):
+            case [scale] if scale.type == "Scale" and len(scale.bottom) == 1:
+                if scale.scale_param.axis == scale.scale_param.num_axes == 1:
+                    name = scale.name
+        found.append(Fold(before.name, layer.name, name))
     return found
 
 
@@ -93,12 +95,3 @@ def _readers(layers: list, maker) -> list:
         if blob in layer.top:
             break
     return found
-
-
-def _next_reader(layers: list, i: int):
-    return next(iter(_readers(layers, layers[i])), None)
-
-
-def _only_reader(layers: list, maker, reader) -> bool:
-    readers = _readers(layers, maker)
-    return len(readers) == 1 and readers[0] is reader

@@ -1,18 +1,22 @@
 """The building blocks of the nets, a function each, on pycaffe's net_spec.
 
-Every block takes the NetSpec `n` it adds its layers to, the layer it reads (a Top) and, where they matter, the Options
-of the net; it returns the Top of its output. Layer names are BVLC GoogLeNet's for Inception V1 and those of the widely
-used Caffe ports for V3 and V4, so that their caffemodels load by name. Depths are in channels, sizes in pixels."""
+Every block takes the Net `n` it adds its layers to and the layer it reads (a Top); it returns the Top of its output.
+Layer names are BVLC GoogLeNet's for Inception V1 and those of the widely used Caffe ports for V3 and V4, so that their
+caffemodels load by name. Depths are in channels, sizes in pixels."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ilgnet.nets.targets import IN_TEST, TARGETS, constant, weighted
+from ilgnet.nets.targets import IN_TEST, TARGETS, constant, named, weighted
 from torchcaffe.pycaffe.net_spec import NetSpec, Top
 from torchcaffe.pycaffe.net_spec import layers as L
 from torchcaffe.pycaffe.net_spec import params as P
+
+if TYPE_CHECKING:
+    from ilgnet.nets.emit import Choice
+    from ilgnet.nets.variants import Variant
 
 XAVIER = dict(type="xavier")
 DROPOUT = 0.7  # the released net's ratio, and that of BVLC's auxiliary heads
@@ -33,17 +37,12 @@ GOOGLENET = {
 }
 
 
-@dataclass(frozen=True)
-class Options:
-    """What the blocks of one net have in common."""
+class Net(NetSpec):
+    """A NetSpec with what was chosen for the net, and its variant, which its blocks go by."""
 
-    batch_norm: bool = True
-    pool: str = "AVE"  # the pooling branch of Inception V1's modules: AVE in the released ILGNet, MAX in BVLC GoogLeNet
-    lrn: bool = True
-    frozen: bool = False  # the trunk learns nothing: the paper's text; the released files train everything
-    spp: bool = False  # spatial pyramid pooling in place of poolings of fixed size
-    target: str = "classes"  # what the net learns: one of TARGETS
-    batch: int = 48  # photos a batch, where a target has to know
+    def __init__(self, choice: Choice, variant: Variant):
+        super().__init__()
+        self.__dict__.update(choice=choice, variant=variant)
 
 
 # --- Learning rates: multiples of the solver's rate and weight decay, for the weights and the bias -------------------
@@ -59,14 +58,14 @@ def rates(lr: float, bias: bool = True) -> list[dict]:
 
 
 def conv_bn_relu(
-    n: NetSpec,
+    n: Net,
     name: str,
     bottom: Top,
     names: tuple[str, str, str],
-    o: Options,
     eps: float | None = None,
     lr: int | None = None,
     top: str = "",
+    plain: bool = False,
     **geometry,
 ) -> Top:
     """Convolution (bias_term false) -> BatchNorm -> Scale (with bias) -> ReLU, or Convolution -> ReLU.
@@ -74,100 +73,99 @@ def conv_bn_relu(
     BatchNorm's three blobs are statistics, which the solver must leave alone (lr_mult 0). All but the convolution work
     in place, which is safe in BVLC: BatchNorm and Scale keep what their backward needs, ReLU needs its output alone.
     `names` are those of the last three layers, `top` the blob's when it is not the layer's, `lr` the convolution's
-    rate (by default 0 in a frozen trunk, whose BatchNorm uses the source's statistics in training, too)."""
+    rate (by default 0 in a frozen trunk, whose BatchNorm uses the source's statistics in training, too). `plain`: never
+    with batch normalisation."""
     if lr is None:
-        lr = 0 if o.frozen else 1
-    extra = dict(geometry, weight_filler=XAVIER, param=rates(lr, bias=not o.batch_norm))
-    if not o.batch_norm:
-        extra["bias_filler"] = constant(0.2)
-    else:
+        lr = 0 if n.choice.trunk == "frozen" else 1
+    batch_norm = n.variant.batch_norm and not plain
+    extra = dict(geometry, weight_filler=XAVIER, param=rates(lr, bias=not batch_norm))
+    if batch_norm:
         extra["bias_term"] = False
+    else:
+        extra["bias_filler"] = constant(0.2)
     if top:
         extra["name"] = name
-    n[top or name] = x = L.Convolution(bottom, **extra)
+    x = named(n, top or name, L.Convolution(bottom, **extra))
     bn, scale, relu = names
-    if o.batch_norm:
+    if batch_norm:
         statistics = {} if eps is None else dict(eps=eps)
         if lr == 0:
             statistics["use_global_stats"] = True
-        n[bn] = x = L.BatchNorm(x, in_place=True, param=[dict(lr_mult=0, decay_mult=0)] * 3, **statistics)
+        x = named(n, bn, L.BatchNorm(x, in_place=True, param=[dict(lr_mult=0, decay_mult=0)] * 3, **statistics))
         # The scale is not decayed: decay would draw it to 0, and it starts at 1.
         scales = [dict(lr_mult=lr, decay_mult=0), dict(lr_mult=2 * lr, decay_mult=0)]
-        n[scale] = x = L.Scale(x, in_place=True, param=scales, bias_term=True)
-    n[relu] = x = L.ReLU(x, in_place=True)
+        x = named(n, scale, L.Scale(x, in_place=True, param=scales, bias_term=True))
+    x = named(n, relu, L.ReLU(x, in_place=True))
     return x
 
 
-def conv(n: NetSpec, name: str, bottom: Top, depth: int, o: Options, relu: str = "", **more) -> Top:
+def conv(n: Net, name: str, bottom: Top, depth: int, relu: str = "", **more) -> Top:
     """A convolution of GoogLeNet with its BVLC names: `inception_3a/1x1`, .../1x1/bn, .../1x1/scale, .../relu_1x1."""
     block, layer = name.split("/")
     names = (f"{name}/bn", f"{name}/scale", relu or f"{block}/relu_{layer}")
-    return conv_bn_relu(n, name, bottom, names, o, num_output=depth, **more)
+    return conv_bn_relu(n, name, bottom, names, num_output=depth, **more)
 
 
-def conv_v3(n: NetSpec, name: str, bottom: Top, depth: int, o: Options, **geometry) -> Top:
+def conv_v3(n: Net, name: str, bottom: Top, depth: int, **geometry) -> Top:
     """A convolution of Inception V3 or V4 with its names in the Caffe ports: `x`, `x_bn`, `x_scale`, `x_relu`."""
     names = (f"{name}_bn", f"{name}_scale", f"{name}_relu")
-    return conv_bn_relu(n, name, bottom, names, o, eps=0.001, num_output=depth, **geometry)
+    return conv_bn_relu(n, name, bottom, names, eps=0.001, num_output=depth, **geometry)
 
 
-def chain(n: NetSpec, prefix: str, x: Top, o: Options, make: Callable[..., Top], *rows: tuple) -> Top:
+def chain(n: Net, prefix: str, x: Top, make: Callable[..., Top], *rows: tuple) -> Top:
     """Convolutions behind one another, made by conv or conv_v3.
 
     rows: the end of the name, depth, kernel size, and, if it is not to keep the picture's size, pad and stride."""
     for name, depth, size, *given in rows:
         geometry = zip(("pad", "stride"), given or [size // 2])
-        x = make(n, prefix + name, x, depth, o, kernel_size=size, **{field: v for field, v in geometry if v})
+        x = make(n, prefix + name, x, depth, kernel_size=size, **{field: v for field, v in geometry if v})
     return x
 
 
 def branches(
-    n: NetSpec, prefix: str, bottom: Top, o: Options, make: Callable[..., Top], names: tuple[str, str], kind: str, *rows
+    n: Net, prefix: str, bottom: Top, make: Callable[..., Top], names: tuple[str, str], kind: str, *rows
 ) -> Top:
     """An inception module: rows of convolutions side by side, the last one behind a 3x3 pooling, then concatenated.
 
     names: of the pooling and of the module's output. kind: of pooling, AVE or MAX."""
     pooling, output = names
-    tops = [chain(n, prefix, bottom, o, make, *row) for row in rows[:-1]]
+    tops = [chain(n, prefix, bottom, make, *row) for row in rows[:-1]]
     pooled = pool(n, prefix + pooling, bottom, kind, 3, stride=1, pad=1)
-    n[prefix + output] = L.Concat(*tops, chain(n, prefix, pooled, o, make, *rows[-1]))
-    return n[prefix + output]
+    return named(n, prefix + output, L.Concat(*tops, chain(n, prefix, pooled, make, *rows[-1])))
 
 
-def pool(n: NetSpec, name: str, bottom: Top, kind: str, kernel_size: int, **geometry) -> Top:
-    n[name] = L.Pooling(bottom, pool=getattr(P.Pooling, kind), kernel_size=kernel_size, **geometry)
-    return n[name]
+def pool(n: Net, name: str, bottom: Top, kind: str, kernel_size: int, **geometry) -> Top:
+    return named(n, name, L.Pooling(bottom, pool=getattr(P.Pooling, kind), kernel_size=kernel_size, **geometry))
 
 
-def max_pool(n: NetSpec, name: str, bottom: Top) -> Top:
+def max_pool(n: Net, name: str, bottom: Top) -> Top:
     """MAX 3x3, stride 2. Caffe rounds the output size up."""
     return pool(n, name, bottom, "MAX", 3, stride=2)
 
 
-def lrn(n: NetSpec, name: str, bottom: Top, o: Options) -> Top:
+def lrn(n: Net, name: str, bottom: Top) -> Top:
     """GoogLeNet's local response normalisation. The nets with batch normalisation keep it, too: the ImageNet weights
     were trained with it, and without it most of what they know is lost."""
-    if not o.lrn:
+    if n.choice.drop_lrn:
         return bottom
-    n[name] = L.LRN(bottom, local_size=5, alpha=1e-4, beta=0.75)
-    return n[name]
+    return named(n, name, L.LRN(bottom, local_size=5, alpha=1e-4, beta=0.75))
 
 
-def stem_v1(n: NetSpec, data: Top, o: Options) -> Top:
+def stem_v1(n: Net, data: Top) -> Top:
     """GoogLeNet's layers before its first inception module ("pre-treatment layer" in the paper): 192 deep, size / 8."""
-    x = conv(n, "conv1/7x7_s2", data, 64, o, relu="conv1/relu_7x7", kernel_size=7, stride=2, pad=3)
+    x = conv(n, "conv1/7x7_s2", data, 64, relu="conv1/relu_7x7", kernel_size=7, stride=2, pad=3)
     x = max_pool(n, "pool1/3x3_s2", x)
-    x = lrn(n, "pool1/norm1", x, o)
-    x = chain(n, "conv2/", x, o, conv, ("3x3_reduce", 64, 1), ("3x3", 192, 3))
-    x = lrn(n, "conv2/norm2", x, o)
+    x = lrn(n, "pool1/norm1", x)
+    x = chain(n, "conv2/", x, conv, ("3x3_reduce", 64, 1), ("3x3", 192, 3))
+    x = lrn(n, "conv2/norm2", x)
     return max_pool(n, "pool2/3x3_s2", x)
 
 
-def inception_v1(n: NetSpec, name: str, bottom: Top, o: Options) -> Top:
+def inception_v1(n: Net, name: str, bottom: Top) -> Top:
     """The Inception V1 module (paper, section 3.1): 1x1, 3x3 and 5x5 convolutions and a pooling, side by side."""
     n1x1, n3x3_reduce, n3x3, n5x5_reduce, n5x5, pool_proj = GOOGLENET[name]
     return branches(
-        n, f"{name}/", bottom, o, conv, ("pool", "output"), o.pool,
+        n, f"{name}/", bottom, conv, ("pool", "output"), (n.choice.pool or n.variant.pool).upper(),
         [("1x1", n1x1, 1)],
         [("3x3_reduce", n3x3_reduce, 1), ("3x3", n3x3, 3)],
         [("5x5_reduce", n5x5_reduce, 1), ("5x5", n5x5, 5)],
@@ -175,12 +173,12 @@ def inception_v1(n: NetSpec, name: str, bottom: Top, o: Options) -> Top:
     )  # fmt: skip
 
 
-def ordinary_convolution(n: NetSpec, name: str, bottom: Top, o: Options) -> Top:
+def ordinary_convolution(n: Net, name: str, bottom: Top) -> Top:
     """ILGNet-without-Inc.'s stand-in for an inception module: one 3x3 convolution of the same output depth (paper,
     section 4.2). No source has weights for it, so it learns in a frozen trunk, too."""
     n1x1, _, n3x3, _, n5x5, pool_proj = GOOGLENET[name]
     depth = n1x1 + n3x3 + n5x5 + pool_proj
-    return conv(n, f"{name}/conv3x3", bottom, depth, o, lr=1, top=f"{name}/output", kernel_size=3, pad=1)
+    return conv(n, f"{name}/conv3x3", bottom, depth, lr=1, top=f"{name}/output", kernel_size=3, pad=1)
 
 
 # --- Inception V3 and V4 ---------------------------------------------------------------------------------------------
@@ -189,58 +187,56 @@ def ordinary_convolution(n: NetSpec, name: str, bottom: Top, o: Options) -> Top:
 STEM = (("1_3x3_s2", 32, 3, 0, 2), ("2_3x3_s1", 32, 3, 0), ("3_3x3_s1", 64, 3))  # V3's and V4's
 
 
-def stem_v3(n: NetSpec, data: Top, o: Options) -> Top:
+def stem_v3(n: Net, data: Top) -> Top:
     """Inception V3's layers before its first module: 192 deep."""
-    x = chain(n, "conv", data, o, conv_v3, *STEM)
+    x = chain(n, "conv", data, conv_v3, *STEM)
     x = max_pool(n, "pool1_3x3_s2", x)
-    x = chain(n, "conv4_3x3", x, o, conv_v3, ("_reduce", 80, 1), ("", 192, 3, 0))
+    x = chain(n, "conv4_3x3", x, conv_v3, ("_reduce", 80, 1), ("", 192, 3, 0))
     return max_pool(n, "pool2_3x3_s2", x)
 
 
-def inception_v3_a(n: NetSpec, name: str, bottom: Top, pool_proj: int, o: Options) -> Top:
+def inception_v3_a(n: Net, name: str, bottom: Top) -> Top:
     """Inception V3's first kind of module: V1's, with the large convolution factorised into two of 3x3."""
     return branches(
-        n, f"{name}_", bottom, o, conv_v3, ("pool", "output"), "AVE",
+        n, f"{name}_", bottom, conv_v3, ("pool", "output"), "AVE",
         [("1x1", 64, 1)],
         [("5x5_reduce", 48, 1), ("5x5", 64, 5)],
         [("3x3_reduce", 64, 1), ("3x3_1", 96, 3), ("3x3_2", 96, 3)],
-        [("pool_proj", pool_proj, 1)],
+        [("pool_proj", 32 if name == "inception_a1" else 64, 1)],
     )  # fmt: skip
 
 
-def max_pool_like(n: NetSpec, name: str, bottom: Top, like: Top) -> Top:
+def max_pool_like(n: Net, name: str, bottom: Top, like: Top) -> Top:
     """MAX 3x3, stride 2, to stand beside the 3x3 convolution `like` of the same stride. Caffe rounds a pooling's size
     up and a convolution's down: where a size is even, as behind 224 pixels, the pooling's last row and column have no
     counterpart, and are cropped. At 299 pixels, which V4's weights were trained with, there is nothing to crop."""
     x = max_pool(n, name, bottom)
-    n[f"{name}_crop"] = L.Crop(x, like, axis=2)
-    return n[f"{name}_crop"]
+    return named(n, f"{name}_crop", L.Crop(x, like, axis=2))
 
 
-def stem_v4(n: NetSpec, data: Top, o: Options) -> Top:
+def stem_v4(n: Net, data: Top) -> Top:
     """Inception V4's layers before its first module: three times two branches side by side; 384 deep."""
-    x = chain(n, "conv", data, o, conv_v3, *STEM)
-    a = chain(n, "inception_stem1_3x3", x, o, conv_v3, ("_s2", 96, 3, 0, 2))
+    x = chain(n, "conv", data, conv_v3, *STEM)
+    a = chain(n, "inception_stem1_3x3", x, conv_v3, ("_s2", 96, 3, 0, 2))
     b = max_pool_like(n, "inception_stem1_pool", x, a)
-    n["inception_stem1"] = x = L.Concat(b, a)
+    x = named(n, "inception_stem1", L.Concat(b, a))
 
-    a = chain(n, "inception_stem2_3x3", x, o, conv_v3, ("_reduce", 64, 1), ("", 96, 3, 0))
-    b = chain(n, "inception_stem2_1x7", x, o, conv_v3, ("_reduce", 64, 1))
-    b = conv_v3(n, "inception_stem2_1x7", b, 64, o, kernel_h=1, kernel_w=7, pad_h=0, pad_w=3)
-    b = conv_v3(n, "inception_stem2_7x1", b, 64, o, kernel_h=7, kernel_w=1, pad_h=3, pad_w=0)
-    b = chain(n, "inception_stem2_3x3", b, o, conv_v3, ("_2", 96, 3, 0))
-    n["inception_stem2"] = x = L.Concat(a, b)
+    a = chain(n, "inception_stem2_3x3", x, conv_v3, ("_reduce", 64, 1), ("", 96, 3, 0))
+    b = chain(n, "inception_stem2_1x7", x, conv_v3, ("_reduce", 64, 1))
+    b = conv_v3(n, "inception_stem2_1x7", b, 64, kernel_h=1, kernel_w=7, pad_h=0, pad_w=3)
+    b = conv_v3(n, "inception_stem2_7x1", b, 64, kernel_h=7, kernel_w=1, pad_h=3, pad_w=0)
+    b = chain(n, "inception_stem2_3x3", b, conv_v3, ("_2", 96, 3, 0))
+    x = named(n, "inception_stem2", L.Concat(a, b))
 
-    a = chain(n, "inception_stem3_3x3", x, o, conv_v3, ("_s2", 192, 3, 0, 2))
+    a = chain(n, "inception_stem3_3x3", x, conv_v3, ("_s2", 192, 3, 0, 2))
     b = max_pool_like(n, "inception_stem3_pool", x, a)
-    n["inception_stem3"] = L.Concat(a, b)
-    return n["inception_stem3"]
+    return named(n, "inception_stem3", L.Concat(a, b))
 
 
-def inception_v4_a(n: NetSpec, name: str, bottom: Top, o: Options) -> Top:
+def inception_v4_a(n: Net, name: str, bottom: Top) -> Top:
     """Inception V4's first kind of module: 384 deep."""
     return branches(
-        n, f"{name}_", bottom, o, conv_v3, ("pool_ave", "concat"), "AVE",
+        n, f"{name}_", bottom, conv_v3, ("pool_ave", "concat"), "AVE",
         [("1x1_2", 96, 1)],
         [("3x3_reduce", 64, 1), ("3x3", 96, 3)],
         [("3x3_2_reduce", 64, 1), ("3x3_2", 96, 3), ("3x3_3", 96, 3)],
@@ -251,108 +247,109 @@ def inception_v4_a(n: NetSpec, name: str, bottom: Top, o: Options) -> Top:
 # --- The heads -------------------------------------------------------------------------------------------------------
 
 
-def sized(name: str, o: Options) -> str:
+def sized(n: Net, name: str) -> str:
     """Behind a spatial pyramid a layer's weights have another shape, so it has another name: loading weights by name
     stops at a shape that differs."""
-    return f"{name}_spp" if o.spp else name
+    return f"{name}_spp" if n.choice.spp else name
 
 
-def pyramid(n: NetSpec, name: str, bottom: Top, kind: str) -> Top:
+def pyramid(n: Net, name: str, bottom: Top, kind: str) -> Top:
     """Spatial pyramid pooling: a vector of 21 values a channel (1x1, 2x2 and 4x4 bins), whatever the photo's size."""
-    n[name] = L.SPP(bottom, pyramid_height=PYRAMID_HEIGHT, pool=getattr(P.SPP, kind))
-    return n[name]
+    return named(n, name, L.SPP(bottom, pyramid_height=PYRAMID_HEIGHT, pool=getattr(P.SPP, kind)))
 
 
-def inner_product(n: NetSpec, name: str, bottom: Top, depth: int, lr: int, bias: float, filler: dict = XAVIER) -> Top:
-    n[name] = L.InnerProduct(
-        bottom, param=rates(lr), num_output=depth, weight_filler=filler, bias_filler=constant(bias)
+def inner_product(n: Net, name: str, bottom: Top, depth: int, lr: int, bias: float, filler: dict = XAVIER) -> Top:
+    return named(
+        n,
+        name,
+        L.InnerProduct(bottom, param=rates(lr), num_output=depth, weight_filler=filler, bias_filler=constant(bias)),
     )
-    return n[name]
 
 
-def connected(n: NetSpec, name: str, bottom: Top, depth: int, lr: int, relu: str, drop: str) -> Top:
+def connected(n: Net, name: str, bottom: Top, depth: int, lr: int, relu: str, drop: str) -> Top:
     """InnerProduct -> ReLU -> Dropout."""
     x = inner_product(n, name, bottom, depth, lr, 0.2)
-    n[relu] = x = L.ReLU(x, in_place=True)
-    n[drop] = x = L.Dropout(x, in_place=True, dropout_ratio=DROPOUT)
+    x = named(n, relu, L.ReLU(x, in_place=True))
+    x = named(n, drop, L.Dropout(x, in_place=True, dropout_ratio=DROPOUT))
     return x
 
 
-def new_layer(n: NetSpec, name: str, bottom: Top, depth: int, drop: str = "") -> Top:
+def new_layer(n: Net, name: str, bottom: Top, depth: int, drop: str = "") -> Top:
     """A connected layer that is new in ILGNet, and learns at ten times the rate of what GoogLeNet brought."""
     return connected(n, name, bottom, depth, 10, f"{name}_relu", drop or f"{name}_drop")
 
 
-def local_head(n: NetSpec, name: str, bottom: Top, o: Options) -> Top:
+def local_head(n: Net, name: str, bottom: Top) -> Top:
     """256 local features of one inception module's whole output (paper, section 3.2)."""
-    if o.spp:
+    if n.choice.spp:
         bottom = pyramid(n, f"{name}_pyramid", bottom, "MAX")
-    return new_layer(n, sized(name, o), bottom, 256)
+    return new_layer(n, sized(n, name), bottom, 256)
 
 
-def reduced(n: NetSpec, head: str, bottom: Top, o: Options, lr: int = 1) -> Top:
+def reduced(n: Net, head: str, bottom: Top, lr: int = 1) -> Top:
     """How GoogLeNet's auxiliary heads begin: AVE pooling 5x5, stride 3, and a 1x1 convolution to 128 channels. It is
     part of the head: it learns in a frozen trunk, too, and has no batch normalisation."""
-    x = bottom if o.spp else pool(n, f"{head}/ave_pool", bottom, "AVE", 5, stride=3)
-    x = conv(n, f"{head}/conv", x, 128, Options(batch_norm=False), lr=lr, kernel_size=1)
-    return pyramid(n, f"{head}/pyramid", x, "AVE") if o.spp else x
+    x = bottom if n.choice.spp else pool(n, f"{head}/ave_pool", bottom, "AVE", 5, stride=3)
+    x = conv(n, f"{head}/conv", x, 128, plain=True, lr=lr, kernel_size=1)
+    return pyramid(n, f"{head}/pyramid", x, "AVE") if n.choice.spp else x
 
 
-def global_head(n: NetSpec, bottom: Top, o: Options, lr: int = 1) -> Top:
+def global_head(n: Net, bottom: Top, lr: int = 1) -> Top:
     """512 global features of the last inception module (paper, section 3.2)."""
-    return new_layer(n, sized("temp3", o), reduced(n, "loss1", bottom, o, lr), 512)
+    return new_layer(n, sized(n, "temp3"), reduced(n, "loss1", bottom, lr), 512)
 
 
-def answer(n: NetSpec, head: str, bottom: Top, o: Options, sized_by: bool = False) -> Top:
+def answer(n: Net, head: str, bottom: Top, sized_by: bool = False) -> Top:
     """The last layer with weights: as many outputs as the target has, two for two classes.
 
     Where it learns from votes its weights start at 0. GoogLeNet's features are large, and xavier would begin with
     scores of +-20: in a Softmax of ten that leaves the earth mover's distance no gradient, in a mean such an error."""
-    target = TARGETS[o.target]
+    target = TARGETS[n.choice.target]
     name = f"{head}/{target.layer}"
     filler = constant(0) if target.label else XAVIER
-    return inner_product(n, sized(name, o) if sized_by else name, bottom, target.outputs, 10, target.bias, filler)
+    return inner_product(n, sized(n, name) if sized_by else name, bottom, target.outputs, 10, target.bias, filler)
 
 
-def connected_local_global(n: NetSpec, local1: Top, local2: Top, global_: Top, o: Options) -> Top:
+def connected_local_global(n: Net, local1: Top, local2: Top, global_: Top) -> Top:
     """The connected layer of local and global features, 256 + 256 + 512 = 1024, and the classifier (section 3.2)."""
     n["temp"] = L.Concat(local1, local2, global_)
     x = new_layer(n, "temp_cjy", n["temp"], 1024, drop="temp3_cjy_drop")
-    return answer(n, "loss1", x, o)
+    return answer(n, "loss1", x)
 
 
-def auxiliary_head(n: NetSpec, head: str, bottom: Top, o: Options) -> Top:
+def auxiliary_head(n: Net, head: str, bottom: Top) -> Top:
     """GoogLeNet's auxiliary classifier, for the target: `head` is loss1 or loss2."""
-    x = reduced(n, head, bottom, o)
-    x = connected(n, sized(f"{head}/fc", o), x, 1024, 1, f"{head}/relu_fc", f"{head}/drop_fc")
-    return answer(n, head, x, o)
+    x = reduced(n, head, bottom)
+    x = connected(n, sized(n, f"{head}/fc"), x, 1024, 1, f"{head}/relu_fc", f"{head}/drop_fc")
+    return answer(n, head, x)
 
 
-def final_head(n: NetSpec, bottom: Top, o: Options) -> Top:
+def final_head(n: Net, bottom: Top) -> Top:
     """GoogLeNet's own classifier, for the target."""
-    if o.spp:
+    if n.choice.spp:
         x = pyramid(n, "loss3/pyramid", bottom, "AVE")
     else:
         x = pool(n, "pool5/7x7_s1", bottom, "AVE", 7, stride=1)
-    n["pool5/drop_7x7_s1"] = x = L.Dropout(x, in_place=True, dropout_ratio=0.4)
-    return answer(n, "loss3", x, o, sized_by=True)
+    x = named(n, "pool5/drop_7x7_s1", L.Dropout(x, in_place=True, dropout_ratio=0.4))
+    return answer(n, "loss3", x, sized_by=True)
 
 
-def score(n: NetSpec, name: str, classifier: Top, label: Top | None, o: Options, weight: float = 1) -> None:
+def score(n: Net, name: str, classifier: Top, label: Top | None, weight: float = 1) -> None:
     """The loss, where there is a label; else, under the same name, the probabilities [low, high] or the shares of the
     votes (a mean or a rank is the classifier's output as it is)."""
-    target = TARGETS[o.target]
-    if label is not None and target.loss is not None:
-        target.loss(n, name, classifier, weight, o.batch)
-    elif label is not None:
+    target = TARGETS[n.choice.target]
+    if label is None:
+        if target.outputs > 1:
+            n[name] = L.Softmax(classifier)
+    elif target.loss is not None:
+        target.loss(n, name, classifier, weight, n.choice.batch_size)
+    else:
         n[name] = L.SoftmaxWithLoss(classifier, label, **weighted(weight))
-    elif target.outputs > 1:
-        n[name] = L.Softmax(classifier)
 
 
-def accuracy(n: NetSpec, name: str, classifier: Top, label: Top, o: Options) -> None:
+def accuracy(n: Net, name: str, classifier: Top, label: Top) -> None:
     """The share of right answers, in testing only."""
-    test = TARGETS[o.target].test
+    test = TARGETS[n.choice.target].test
     if test is not None:
         test(n, name, classifier)
     else:

@@ -29,6 +29,12 @@ def weighted(weight: float) -> dict:
     return {} if weight == 1 else dict(loss_weight=weight)
 
 
+def named(n: NetSpec, name: str, top: Top) -> Top:
+    """Add a layer's top to the net under a name; returns it."""
+    n[name] = top
+    return top
+
+
 # --- the score distribution ------------------------------------------------------------------------------------------
 
 
@@ -57,8 +63,8 @@ def distribution_loss(n: NetSpec, name: str, x: Top, weight: float, batch: int) 
     as EuclideanLoss on the running sums: both p and q sum to 1, so the shares above k differ as much as those up to k,
     which makes up for the loss's factor 1/2. The loss_weight is NIMA's 1/10."""
     head = name.split("/")[0]
-    n[f"{head}/shares"] = p = L.Softmax(x)
-    n[f"{head}/shares_row"] = p = L.Reshape(p, shape=dict(dim=[0, 1, 1, SCORES]))
+    p = named(n, f"{head}/shares", L.Softmax(x))
+    p = named(n, f"{head}/shares_row", L.Reshape(p, shape=dict(dim=[0, 1, 1, SCORES])))
     p = running_sums(n, f"{head}/running_sums", p)
     q = n["votes_running_sums"] if "votes_running_sums" in n.tops else running_sums(n, "votes_running_sums", n["votes"])
     n[name] = L.EuclideanLoss(p, q, loss_weight=weight / SCORES)
@@ -70,23 +76,17 @@ def distribution_test(n: NetSpec, name: str, x: Top) -> None:
     up_to, above = f"{head}/up_to", f"{head}/above"
     n[up_to], n[above] = L.Slice(n[f"{head}/running_sums"], ntop=2, axis=3, slice_point=[SCORES], **IN_TEST)
     n[f"{head}/silence"] = L.Silence(n[up_to], ntop=0, **IN_TEST)
-    n[f"{head}/mean"] = L.InnerProduct(
-        n[above],
-        num_output=1,
-        weight_filler=constant(1),
-        bias_filler=constant(1),
-        param=[FIXED["param"]] * 2,
-        **IN_TEST,
-    )
-    two_classes(n, name, n[f"{head}/mean"])
+    ones = dict(weight_filler=constant(1), bias_filler=constant(1), param=[FIXED["param"]] * 2)
+    mean = named(n, f"{head}/mean", L.InnerProduct(n[above], num_output=1, **ones, **IN_TEST))
+    two_classes(n, name, mean)
 
 
 def two_classes(n: NetSpec, name: str, mean: Top) -> None:
     """Accuracy of a mean score: 10 - mean stands for low, mean for high, so that "high" is a mean above 5."""
     head = name.split("/")[0]
-    n[f"{head}/low"] = L.Power(mean, scale=-1, shift=10, **IN_TEST)
-    n[f"{head}/two_classes"] = L.Concat(n[f"{head}/low"], mean, **IN_TEST)
-    n[name] = L.Accuracy(n[f"{head}/two_classes"], n["label"], **IN_TEST)
+    low = named(n, f"{head}/low", L.Power(mean, scale=-1, shift=10, **IN_TEST))
+    both = named(n, f"{head}/two_classes", L.Concat(low, mean, **IN_TEST))
+    n[name] = L.Accuracy(both, n["label"], **IN_TEST)
 
 
 # --- the mean score --------------------------------------------------------------------------------------------------
@@ -104,12 +104,11 @@ def pairs(n: NetSpec, name: str, x: Top, half: int) -> Top:
     """(N, 1) -> (N/2 * N/2, 1): the difference of every photo of the batch's first half to every one of its second."""
     first, second = f"{name}/first", f"{name}/second"
     n[first], n[second] = L.Slice(x, ntop=2, axis=0)
-    n[f"{name}/rows"] = rows = L.Tile(n[first], axis=1, tiles=half)
-    n[f"{name}/second_row"] = row = L.Reshape(n[second], shape=dict(dim=[1, half]))
-    n[f"{name}/columns"] = columns = L.Tile(row, axis=0, tiles=half)
-    n[f"{name}/differences"] = d = L.Eltwise(rows, columns, coeff=[1, -1])
-    n[f"{name}/pairs"] = L.Reshape(d, shape=dict(dim=[half * half, 1]))
-    return n[f"{name}/pairs"]
+    rows = named(n, f"{name}/rows", L.Tile(n[first], axis=1, tiles=half))
+    row = named(n, f"{name}/second_row", L.Reshape(n[second], shape=dict(dim=[1, half])))
+    columns = named(n, f"{name}/columns", L.Tile(row, axis=0, tiles=half))
+    d = named(n, f"{name}/differences", L.Eltwise(rows, columns, coeff=[1, -1]))
+    return named(n, f"{name}/pairs", L.Reshape(d, shape=dict(dim=[half * half, 1])))
 
 
 def ranking_loss(n: NetSpec, name: str, x: Top, weight: float, batch: int) -> None:
@@ -118,11 +117,11 @@ def ranking_loss(n: NetSpec, name: str, x: Top, weight: float, batch: int) -> No
     head, half = name.split("/")[0], batch // 2
     d = pairs(n, f"{head}/scores", x, half)
     if "votes/better" not in n.tops:
-        n["votes/flat"] = L.Reshape(n["votes"], shape=dict(dim=[2 * half, 1]))
-        n["votes/better"] = L.Threshold(pairs(n, "votes", n["votes/flat"], half))
-    n[f"{head}/turned"] = L.Power(d, scale=-1)
-    n[f"{head}/two_orders"] = L.Concat(n[f"{head}/turned"], d)
-    n[name] = L.HingeLoss(n[f"{head}/two_orders"], n["votes/better"], loss_weight=weight / 2)
+        flat = named(n, "votes/flat", L.Reshape(n["votes"], shape=dict(dim=[2 * half, 1])))
+        n["votes/better"] = L.Threshold(pairs(n, "votes", flat, half))
+    turned = named(n, f"{head}/turned", L.Power(d, scale=-1))
+    orders = named(n, f"{head}/two_orders", L.Concat(turned, d))
+    n[name] = L.HingeLoss(orders, n["votes/better"], loss_weight=weight / 2)
 
 
 def ranking_test(n: NetSpec, name: str, x: Top) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ilgnet.nets.modules import (
-    Options,
+    Net,
     accuracy,
     auxiliary_head,
     connected_local_global,
@@ -25,82 +25,80 @@ from ilgnet.nets.modules import (
     stem_v3,
     stem_v4,
 )
-from torchcaffe.pycaffe.net_spec import NetSpec, Top
+from torchcaffe.pycaffe.net_spec import Top
 
 
-def ilgnet(n: NetSpec, data: Top, label: Top | None, o: Options, module: Callable = inception_v1) -> Top:
+def ilgnet(n: Net, data: Top, label: Top | None, module: Callable = inception_v1) -> Top:
     """ILGNet (Fig. 2): one pre-treatment layer and 3 inception modules; the first two give local features, the last
     one global features, and a layer of 1024 connects them."""
-    x = stem_v1(n, data, o)
-    x = module(n, "inception_3a", x, o)
-    local1 = local_head(n, "temp1", x, o)
-    x = module(n, "inception_3b", x, o)
-    local2 = local_head(n, "temp2", x, o)
+    x = stem_v1(n, data)
+    x = module(n, "inception_3a", x)
+    local1 = local_head(n, "temp1", x)
+    x = module(n, "inception_3b", x)
+    local2 = local_head(n, "temp2", x)
     x = max_pool(n, "pool3/3x3_s2", x)
-    x = module(n, "inception_4a", x, o)
-    return connected_local_global(n, local1, local2, global_head(n, x, o), o)
+    x = module(n, "inception_4a", x)
+    return connected_local_global(n, local1, local2, global_head(n, x))
 
 
-def ilgnet_without_inception(n: NetSpec, data: Top, label: Top | None, o: Options) -> Top:
+def ilgnet_without_inception(n: Net, data: Top, label: Top | None) -> Top:
     """ILGNet with each inception module replaced by one ordinary convolution (section 4.2)."""
-    return ilgnet(n, data, label, o, module=ordinary_convolution)
+    return ilgnet(n, data, label, module=ordinary_convolution)
 
 
-def ilgnet_v3(n: NetSpec, data: Top, label: Top | None, o: Options) -> Top:
-    """ILGNet on the beginning of Inception V3: local features of its first two modules, global ones of the third."""
-    x = stem_v3(n, data, o)
-    x = inception_v3_a(n, "inception_a1", x, 32, o)
-    local1 = local_head(n, "temp1", x, o)
-    x = inception_v3_a(n, "inception_a2", x, 64, o)
-    local2 = local_head(n, "temp2", x, o)
-    x = inception_v3_a(n, "inception_a3", x, 64, o)
-    return connected_local_global(n, local1, local2, global_head(n, x, o, lr=10), o)
+def ilgnet_a(n: Net, x: Top, module: Callable) -> Top:
+    """ILGNet behind Inception V3's or V4's stem: local features of its first two modules, global ones of the third."""
+    x = module(n, "inception_a1", x)
+    local1 = local_head(n, "temp1", x)
+    x = module(n, "inception_a2", x)
+    local2 = local_head(n, "temp2", x)
+    x = module(n, "inception_a3", x)
+    return connected_local_global(n, local1, local2, global_head(n, x, lr=10))
 
 
-def ilgnet_v4(n: NetSpec, data: Top, label: Top | None, o: Options) -> Top:
-    """ILGNet on the beginning of Inception V4: local features of its first two modules, global ones of the third."""
-    x = stem_v4(n, data, o)
-    x = inception_v4_a(n, "inception_a1", x, o)
-    local1 = local_head(n, "temp1", x, o)
-    x = inception_v4_a(n, "inception_a2", x, o)
-    local2 = local_head(n, "temp2", x, o)
-    x = inception_v4_a(n, "inception_a3", x, o)
-    return connected_local_global(n, local1, local2, global_head(n, x, o, lr=10), o)
+def ilgnet_v3(n: Net, data: Top, label: Top | None) -> Top:
+    """ILGNet on the beginning of Inception V3."""
+    return ilgnet_a(n, stem_v3(n, data), inception_v3_a)
 
 
-def googlenet_to_4a(n: NetSpec, data: Top, o: Options) -> Top:
+def ilgnet_v4(n: Net, data: Top, label: Top | None) -> Top:
+    """ILGNet on the beginning of Inception V4."""
+    return ilgnet_a(n, stem_v4(n, data), inception_v4_a)
+
+
+def googlenet_to_4a(n: Net, data: Top) -> Top:
     """GoogLeNet as far as its first auxiliary classifier."""
-    x = inceptions(n, stem_v1(n, data, o), o, "3a", "3b")
-    return inceptions(n, max_pool(n, "pool3/3x3_s2", x), o, "4a")
+    x = inceptions(n, stem_v1(n, data), "3a", "3b")
+    return inceptions(n, max_pool(n, "pool3/3x3_s2", x), "4a")
 
 
-def inceptions(n: NetSpec, x: Top, o: Options, *names: str) -> Top:
+def inceptions(n: Net, x: Top, *names: str) -> Top:
     """GoogLeNet's modules of these names behind one another."""
     for name in names:
-        x = inception_v1(n, f"inception_{name}", x, o)
+        x = inception_v1(n, f"inception_{name}", x)
     return x
 
 
-def googlenet_third(n: NetSpec, data: Top, label: Top | None, o: Options) -> Top:
+def googlenet_third(n: Net, data: Top, label: Top | None) -> Top:
     """The first third of GoogLeNet: as far as its first auxiliary classifier (section 4.3)."""
-    return auxiliary_head(n, "loss1", googlenet_to_4a(n, data, o), o)
+    return auxiliary_head(n, "loss1", googlenet_to_4a(n, data))
 
 
-def googlenet_two_thirds(n: NetSpec, data: Top, label: Top | None, o: Options) -> Top:
+def googlenet_two_thirds(n: Net, data: Top, label: Top | None) -> Top:
     """The first two thirds of GoogLeNet: as far as its second auxiliary classifier (section 4.3)."""
-    return auxiliary_head(n, "loss2", inceptions(n, googlenet_to_4a(n, data, o), o, "4b", "4c", "4d"), o)
+    return auxiliary_head(n, "loss2", inceptions(n, googlenet_to_4a(n, data), "4b", "4c", "4d"))
 
 
-def googlenet_full(n: NetSpec, data: Top, label: Top | None, o: Options) -> Top:
+def googlenet_full(n: Net, data: Top, label: Top | None) -> Top:
     """The whole of GoogLeNet (section 4.3). In training its two auxiliary classifiers count 0.3 each, as BVLC's do."""
-    x = googlenet_to_4a(n, data, o)
+    x = googlenet_to_4a(n, data)
     if label is not None:
-        score(n, "loss1/loss", auxiliary_head(n, "loss1", x, o), label, o, weight=0.3)
-    x = inceptions(n, x, o, "4b", "4c", "4d")
+        score(n, "loss1/loss", auxiliary_head(n, "loss1", x), label, weight=0.3)
+    x = inceptions(n, x, "4b", "4c", "4d")
     if label is not None:
-        score(n, "loss2/loss", auxiliary_head(n, "loss2", x, o), label, o, weight=0.3)
-    x = max_pool(n, "pool4/3x3_s2", inceptions(n, x, o, "4e"))
-    return final_head(n, inceptions(n, x, o, "5a", "5b"), o)
+        score(n, "loss2/loss", auxiliary_head(n, "loss2", x), label, weight=0.3)
+    x = max_pool(n, "pool4/3x3_s2", inceptions(n, x, "4e"))
+    return final_head(n, inceptions(n, x, "5a", "5b"))
 
 
 @dataclass(frozen=True)
@@ -110,10 +108,10 @@ class Variant:
     name: str  # --variant
     title: str  # the paper's name
     about: str
-    body: Callable[[NetSpec, Top, Top | None, Options], Top]
+    body: Callable[[Net, Top, Top | None], Top]
     source: str  # the caffemodel whose weights its trunk takes
     batch_norm: bool = True
-    pool: str | None = "AVE"  # see Options.pool; None: there is no such branch
+    pool: str | None = "AVE"  # of Inception V1's modules: AVE in the released ILGNet, MAX in BVLC GoogLeNet; None: none
     answer: str = "loss1/loss"  # the output blob of deploy.prototxt: probabilities [low, high]
     trunk: str = "inception_4a/output"  # the trunk's last blob; what is behind it, and behind local, is the head
     lrn: bool = True  # it has GoogLeNet's local response normalisation
@@ -125,19 +123,16 @@ class Variant:
     table4: tuple[float | None, float | None, float | None] = (None, None, None)
     # ^ AVA1 accuracy, days of training, seconds of testing a photo (GTX 980 Ti)
 
-    def build(self, n: NetSpec, data: Top, label: Top | None, o: Options) -> None:
+    def build(self, n: Net, data: Top, label: Top | None) -> None:
         """Add the net's layers. Without a label it is the net for deployment."""
-        classifier = self.body(n, data, label, o)
-        score(n, self.answer, classifier, label, o)
+        classifier = self.body(n, data, label)
+        score(n, self.answer, classifier, label)
         if label is not None:
-            accuracy(n, self.answer.partition("/")[0] + "/top-1", classifier, label, o)
+            accuracy(n, self.answer.partition("/")[0] + "/top-1", classifier, label)
 
 
 GOOGLENET_WEIGHTS = "bvlc_googlenet.caffemodel"
 LOCAL_V1 = ("inception_3a/output", "inception_3b/output")
-
-V3_WEIGHTS, V4_WEIGHTS = "inception_v3.caffemodel", "inception_v4.caffemodel"
-LOCAL_V3, LOCAL_V4 = ("inception_a1_output", "inception_a2_output"), ("inception_a1_concat", "inception_a2_concat")
 
 VARIANTS = {
     v.name: v
@@ -167,11 +162,11 @@ VARIANTS = {
             "ILGNet-Inc.V3",
             "local and global layers on the first three modules of Inception V3",
             ilgnet_v3,
-            V3_WEIGHTS,
+            "inception_v3.caffemodel",
             pool=None,
             lrn=False,
             stem="pool2_3x3_s2",
-            local=LOCAL_V3,
+            local=("inception_a1_output", "inception_a2_output"),
             trunk="inception_a3_output",
             table2=(81.71, 80.65),
             table3=85.51,
@@ -181,11 +176,11 @@ VARIANTS = {
             "ILGNet-Inc.V4",
             "local and global layers on the first three modules of Inception V4",
             ilgnet_v4,
-            V4_WEIGHTS,
+            "inception_v4.caffemodel",
             pool=None,
             lrn=False,
             stem="inception_stem3",
-            local=LOCAL_V4,
+            local=("inception_a1_concat", "inception_a2_concat"),
             trunk="inception_a3_concat",
             table2=(82.66, 80.83),
             table3=85.53,

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -41,9 +41,6 @@ class Checks:
         if self.crushed > CRUSHED or self.brightness < DARK:
             found.append("under-exposed")
         return found
-
-    def as_dict(self) -> dict[str, object]:
-        return asdict(self)
 
 
 def measure(bgr: np.ndarray) -> Checks:

@@ -34,8 +34,6 @@ RAW = tuple(
 SUFFIXES = PLAIN + HEIF + RAW
 EXTRA = "pip install 'ilgnet-toolkit[photos]' (in a checkout: pip install '.[photos]')"
 
-MAX_PIXELS = 160_000_000  # the largest medium format backs have 151 million
-MAX_BYTES = 512 << 20  # of a file
 SHORT = 512  # pixels: what shrinking leaves at least of the shorter side, twice what a net looks at
 VERSION = 1  # of what this module makes of a file; raise it when that changes, so that caches forget
 
@@ -61,9 +59,9 @@ def read(path: Path | str) -> Photo:
 
 
 def read_bytes(path: Path | str) -> bytes:
-    """A file's content. CaffeError when it is no regular file, empty or larger than MAX_BYTES."""
+    """A file's content. CaffeError when it is no regular file, empty or too large."""
     try:
-        data = files.read_bytes(path, MAX_BYTES)
+        data = files.read_bytes(path, pictures.MAX_BYTES)
     except OSError as error:
         raise CaffeError(f"{path}: {error.strerror or error}") from None
     if not data:
@@ -73,25 +71,16 @@ def read_bytes(path: Path | str) -> bytes:
 
 def decode(data: bytes, path: Path | str) -> Photo:
     """As `read`, from a file's bytes. `path` names it in errors, and its suffix tells RAW."""
-    suffix = Path(path).suffix.lower()
-    if suffix in RAW:
-        return _raw(data, path)
-    if data[4:8] == b"ftyp":
-        return _heif(data, path)
-    return _plain(data, path)
+    raw, heif = Path(path).suffix.lower() in RAW, data[4:8] == b"ftyp"
+    try:
+        return _raw(data) if raw else _heif(data) if heif else _plain(data)
+    except CaffeError as error:
+        raise CaffeError(f"{path}: {error}") from None
 
 
 def shrink_factor(width: int, height: int) -> int:
     """1, 2, 4 or 8: by how much a photo is shrunk while it is read, leaving at least SHORT on its shorter side."""
     return next((factor for factor in (8, 4, 2) if min(width, height) // factor >= SHORT), 1)
-
-
-def check_size(width: int, height: int, path: Path | str) -> None:
-    """CaffeError for a picture of no or too many pixels: a header of a few bytes can claim gigabytes."""
-    if width < 1 or height < 1:
-        raise CaffeError(f"{path}: a picture of {width} x {height}")
-    if width * height > MAX_PIXELS:
-        raise CaffeError(f"{path}: {width} x {height} pixels; at most {MAX_PIXELS // 10**6} million are read")
 
 
 def upright(bgr: np.ndarray, orientation: int) -> np.ndarray:
@@ -117,12 +106,12 @@ def taken_at(exif: Any) -> float | None:
         return None
 
 
-def _plain(data: bytes, path: Path | str, flip: int = 1) -> Photo:
+def _plain(data: bytes, flip: int = 1) -> Photo:
     """JPEG, PNG, ...: `flip` is the orientation where the file itself names none."""
     import cv2
 
     if is_cut_short(data):
-        raise CaffeError(f"{path}: cut short: the end is missing")
+        raise CaffeError("cut short: the end is missing")
     try:
         with pictures.header(io.BytesIO(data), _FORMATS) as header:
             width, height = header.size
@@ -130,10 +119,10 @@ def _plain(data: bytes, path: Path | str, flip: int = 1) -> Photo:
             # Not getexif() of a PNG: where there is no EXIF it decodes the whole picture to look behind it.
             exif = header.getexif() if jpeg or header.format == "TIFF" else _exif(header.info.get("exif"))
             orientation, taken = exif.get(_ORIENTATION), taken_at(exif)
-    except CaffeError as error:
-        raise CaffeError(f"{path}: {error}") from None
+    except CaffeError:
+        raise
     except Exception:  # Pillow's readers of EXIF raise many types for broken files
-        raise CaffeError(f"{path}: not a picture, or a broken one") from None
+        raise CaffeError("not a picture, or a broken one") from None
     factor = shrink_factor(width, height)
     flags = cv2.IMREAD_COLOR  # OpenCV turns it upright
     if jpeg and factor > 1:  # its decoder leaves the fine detail out: far faster
@@ -141,9 +130,9 @@ def _plain(data: bytes, path: Path | str, flip: int = 1) -> Photo:
     try:
         bgr = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
-        raise CaffeError(f"{path}: not decoded: {error.err}") from None
+        raise CaffeError(f"not decoded: {error.err}") from None
     if bgr is None:
-        raise CaffeError(f"{path}: not a picture that OpenCV can read, or a broken one")
+        raise CaffeError("not a picture that OpenCV can read, or a broken one")
     if not jpeg:
         height, width = bgr.shape[:2]
         bgr = _shrunk(bgr, factor)
@@ -163,53 +152,53 @@ def _exif(data: bytes | None) -> Any:
     return exif
 
 
-def heif_exif(data: Any, path: Path | str) -> Any:
+def heif_exif(data: Any) -> Any:
     """The EXIF of a HEIC file's bytes."""
-    return _exif(_extra("pillow_heif", path).open_heif(io.BytesIO(data)).info.get("exif"))
+    return _exif(_extra("pillow_heif").open_heif(io.BytesIO(data)).info.get("exif"))
 
 
-def _heif(data: bytes, path: Path | str) -> Photo:
+def _heif(data: bytes) -> Photo:
     """HEIC: libheif turns it upright itself, by the file's own boxes; EXIF's orientation there is only a copy."""
-    heif = _extra("pillow_heif", path)
+    heif = _extra("pillow_heif")
     try:
         file = heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=True, bgr_mode=True)
         width, height = file.size
-        check_size(width, height, path)  # pixels are decoded when they are asked for, below
+        pictures.check_size(width, height)  # pixels are decoded when they are asked for, below
         taken = taken_at(_exif(file.info.get("exif")))
         bgr = np.asarray(file)
     except CaffeError:
         raise
     except Exception as error:
-        raise CaffeError(f"{path}: not a picture, or a broken one ({error or type(error).__name__})") from None
+        raise CaffeError(f"not a picture, or a broken one ({error or type(error).__name__})") from None
     if bgr.ndim == 2:
         bgr = np.repeat(bgr[..., None], 3, axis=2)
     bgr = np.ascontiguousarray(bgr[..., :3])
     return Photo(_shrunk(bgr, shrink_factor(width, height)), width, height, taken)
 
 
-def _raw(data: bytes, path: Path | str) -> Photo:
+def _raw(data: bytes) -> Photo:
     """The preview that the camera put into a RAW file: developing it would take seconds, and is a matter of taste."""
-    rawpy = _extra("rawpy", path)
+    rawpy = _extra("rawpy")
     try:
         with rawpy.imread(io.BytesIO(data)) as raw:
             flip = _LIBRAW_FLIP.get(raw.sizes.flip, 1)
             preview = raw.extract_thumb()
     except Exception as error:
-        raise CaffeError(f"{path}: no preview that LibRaw can read ({error or type(error).__name__})") from None
+        raise CaffeError(f"no preview that LibRaw can read ({error or type(error).__name__})") from None
     if preview.format == rawpy.ThumbFormat.JPEG:
-        return _plain(bytes(preview.data), path, flip)
+        return _plain(bytes(preview.data), flip)
     height, width = preview.data.shape[:2]
-    check_size(width, height, path)
+    pictures.check_size(width, height)
     bgr = upright(_shrunk(np.ascontiguousarray(preview.data[..., 2::-1]), shrink_factor(width, height)), flip)
     return Photo(bgr, *((height, width) if flip >= 5 else (width, height)), None)
 
 
-def _extra(module: str, path: Path | str) -> Any:
+def _extra(module: str) -> Any:
     """An optional library. CaffeError naming the extra that installs it."""
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise CaffeError(f"{path}: reading {Path(path).suffix} needs {module}: {EXTRA}") from None
+        raise CaffeError(f"reading it needs {module}: {EXTRA}") from None
 
 
 def _shrunk(bgr: np.ndarray, factor: int) -> np.ndarray:

@@ -93,7 +93,7 @@ def _header_rating(photo: Path, data: mmap.mmap) -> int:
         return 0
     try:
         if data[4:8] == b"ftyp":
-            return int(decode.heif_exif(data, photo).get(_RATING) or 0)
+            return int(decode.heif_exif(data).get(_RATING) or 0)
         with Image.open(photo, formats=("JPEG", "TIFF", "PNG", "WEBP")) as header:
             rating = int(header.getexif().get(_RATING) or 0)
             text = header.info.get("XML:com.adobe.xmp", "") if is_png else ""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ilgnet.nets.folding import Fold, folds, merge_bn, statistics
+from ilgnet.nets.folding import folds, merge_bn, statistics
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import caffemodel
 from torchcaffe.formats.blobproto import same_shape
@@ -81,8 +81,7 @@ def transplant(net: Any, params: dict[str, list[np.ndarray]], source: list[Layer
         blobs = params.get(layer.name)
         if not blobs:
             continue
-        found = by_name.get(layer.name)
-        fold = by_layer.get(layer.name)
+        found, fold = by_name.get(layer.name), by_layer.get(layer.name)
         row = Row(layer.name, layer.type, _shapes(blobs), "filled")
         report.rows.append(row)
         if found is not None:
@@ -179,21 +178,23 @@ def calibrate(engine_net: Any, net: Any, report: Report) -> int:
     stays what it was; behind filled ones the BatchNorm normalises. Returns how many were calibrated."""
     names = list(engine_net.top_names)
     rows = {row.layer: row for row in report.rows}
-    eps = {layer.name: layer.batch_norm_param.eps for layer in net.layer}
-    tops = {layer.name: layer.top[0] for layer in net.layer if layer.top}
-    todo = [f for f in folds(net, strict=False) if f.batch_norm in report.made and _made_scale(engine_net, rows, f)]
+    layers = {layer.name: layer for layer in net.layer}
+    todo = [
+        (names.index(fold.convolution), fold.batch_norm, fold.scale)
+        for fold in folds(net, strict=False)
+        if fold.batch_norm in report.made and fold.scale and rows[fold.scale].what == "made"
+        if len(engine_net.params[fold.scale]) == 2
+    ]
     start = 0
-    for fold in sorted(todo, key=lambda f: names.index(f.convolution)):
-        end = names.index(fold.convolution)
+    for end, norm, scale in sorted(todo):
         engine_net.run_forward(start, end)
         start = end + 1
-        x = engine_net.blobs[tops[fold.convolution]].data
-        if not np.all(np.isfinite(x)):
-            raise CaffeError(f"layer '{fold.convolution}': its output on the calibration images is not finite")
-        bn, scale = ([blob.data for blob in engine_net.params[name]] for name in (fold.batch_norm, fold.scale))
-        set_statistics(bn, scale, eps[fold.batch_norm], x, report.made[fold.batch_norm])
-        for name in filter(None, (fold.batch_norm, fold.scale)):
-            rows[name].note = "calibrated"
+        x = engine_net.blobs[layers[names[end]].top[0]].data
+        if not np.isfinite(x).all():
+            raise CaffeError(f"layer '{names[end]}': its output on the calibration images is not finite")
+        arrays, affine = ([blob.data for blob in engine_net.params[name]] for name in (norm, scale))
+        set_statistics(arrays, affine, layers[norm].batch_norm_param.eps, x, report.made[norm])
+        rows[norm].note = rows[scale].note = "calibrated"
     engine_net.run_forward(start, len(names) - 1)
     return len(todo)
 
@@ -205,7 +206,7 @@ def calibrate_on(engine_net: Any, net: Any, report: Report, images: np.ndarray) 
         blob.reshape(len(images), *(images.shape[1:] if i == 0 else blob.data.shape[1:]))
     engine_net.reshape()
     engine_net.blobs[engine_net.inputs[0]].data[...] = images
-    engine_net.run_forward(0, len(engine_net.layers) - 1)
+    engine_net.forward()
     before = _answers(engine_net, net)
     count = calibrate(engine_net, net, report)
     return float(np.linalg.norm(_answers(engine_net, net) - before) / max(np.linalg.norm(before), 1e-30)), count
@@ -225,10 +226,6 @@ def share(source: Any, target: Any) -> None:
         if name in source.params:
             for to, given in zip(blobs, source.params[name]):
                 to.data[...] = given.data
-
-
-def _made_scale(engine_net: Any, rows: dict[str, Row], fold: Fold) -> bool:
-    return fold.scale is not None and rows[fold.scale].what == "made" and len(engine_net.params[fold.scale]) == 2
 
 
 def unloaded(params: dict[str, list[np.ndarray]], source: list[Layer]) -> list[str]:

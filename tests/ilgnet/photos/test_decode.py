@@ -203,6 +203,6 @@ def test_broken_files(tmp_path, monkeypatch):
     with pytest.raises(CaffeError, match="No such file"):
         decode.read(tmp_path / "missing.jpg")
     (tmp_path / "whole.jpg").write_bytes(whole)
-    monkeypatch.setattr(decode, "MAX_BYTES", 100)
+    monkeypatch.setattr(decode.pictures, "MAX_BYTES", 100)
     with pytest.raises(CaffeError, match="at most 100 bytes are read"):
         decode.read(tmp_path / "whole.jpg")
