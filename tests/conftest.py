@@ -5,9 +5,22 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
-import torchcaffe
+# Tests run side by side, one a core. A second thread would only wait for the first one's core, and busily.
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+
+import torchcaffe  # noqa: E402  (PyTorch reads the above when it is loaded)
+
+# How fast the machine is and what it runs besides decide no test.
+health = [hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture]
+hypothesis.settings.register_profile("local", deadline=None, suppress_health_check=health)
+hypothesis.settings.register_profile(
+    "ci", hypothesis.settings.get_profile("local"), derandomize=True, database=None, print_blob=True
+)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 # `import caffe` in a test means this engine (tests that want the real one start a process of their own).
 torchcaffe.install_as_caffe()

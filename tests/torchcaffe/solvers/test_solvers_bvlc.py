@@ -12,12 +12,10 @@ import sys
 import numpy as np
 import pytest
 
-from tests import GOLDENS as _GOLDENS
-from tests.bvlc import compare, run_caffe, solvers
+from tests.bvlc import run_caffe, solvers
+from tests.bvlc.solver_goldens import GOLDENS, check
 
-GOLDENS = _GOLDENS / "solvers"
 ERRORS = json.loads((GOLDENS / "errors.json").read_text())
-SPREAD = json.loads((GOLDENS / "spread.json").read_text())  # BVLC's own, under another BLAS kernel
 
 
 @pytest.fixture(scope="module")
@@ -25,15 +23,6 @@ def caffe():
     import torchcaffe as caffe
 
     return caffe
-
-
-def check(group: str, name: str, value: object, got: dict[str, np.ndarray], limit: float) -> None:
-    with np.load(GOLDENS / f"{group}.npz") as f:
-        wanted = {key.split("/", 1)[1]: f[key] for key in f.files if key.startswith(name + "/")}
-    assert (-1 if value is None else value) == wanted.pop("value")
-    assert {k: v.shape for k, v in got.items()} == {k: v.shape for k, v in wanted.items()}
-    worst = compare.errors(got, wanted)["forward"]
-    assert worst <= max(limit, 3 * SPREAD[f"{group}/{name}"]), compare.explain(got, wanted)
 
 
 @pytest.mark.parametrize("name", solvers.TRAINING)
