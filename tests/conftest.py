@@ -13,6 +13,7 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
 import torchcaffe  # noqa: E402  (PyTorch reads the above when it is loaded)
+from tests.faults import Faults  # noqa: E402
 
 # How fast the machine is and what it runs besides decide no test.
 health = [hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture]
@@ -50,6 +51,12 @@ def _log_level():
     os.environ.pop("GLOG_minloglevel", None)
     if before is not None:
         os.environ["GLOG_minloglevel"] = before
+
+
+@pytest.fixture
+def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Faults:
+    """The file layer for files below tmp_path, where nothing fails until `fail` is called."""
+    return Faults(tmp_path, monkeypatch)
 
 
 @pytest.fixture(scope="session")

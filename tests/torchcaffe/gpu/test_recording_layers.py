@@ -190,7 +190,7 @@ def update_on_device(solver) -> None:
         solver.update(0.1, 1.0)
 
 
-def test_training_from_records_never_waits_for_a_gpu(folder):  # noqa: F811
+def test_training_from_records_never_waits_for_a_gpu(folder):
     solver = make(recorder=lambda work: (work(), lambda: None))  # bytes on the device
     solver.step(1)
     pass_on_device(solver.net)
