@@ -142,7 +142,7 @@ def everything(*nets) -> dict[tuple, np.ndarray]:
     for index, net in enumerate(nets):
         blobs = {name: blob for name, blob in zip(net._blob_names, net._blob_list)}
         blobs.update(
-            ((name, i), b) for name, layer in zip(net._layer_names, net._layers) for i, b in enumerate(layer.blobs)
+            ((name, i), b) for name, layer in zip(net._layer_names, net.layers) for i, b in enumerate(layer.blobs)
         )
         for name, blob in blobs.items():
             found[index, name, "data"] = values(blob.data_memory, blob.shape)
