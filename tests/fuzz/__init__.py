@@ -182,11 +182,13 @@ LOG = (
 )
 
 TARGETS = {
-    "caffemodel": Target(caffemodel.read_caffemodel, "x.caffemodel", lambda: _small("bvlc/**/*.caffemodel")),
-    "caffemodel_net": Target(caffemodel.read_caffemodel_net, "x.caffemodel", lambda: _small("bvlc/**/*.caffemodel")),
+    "caffemodel": Target(caffemodel.read_caffemodel, "x.caffemodel", lambda: _small("bvlc/goldens/**/*.caffemodel")),
+    "caffemodel_net": Target(
+        caffemodel.read_caffemodel_net, "x.caffemodel", lambda: _small("bvlc/goldens/**/*.caffemodel")),
     "caffemodel_hdf5": Target(caffemodel.read_caffemodel, "x.caffemodel.h5", lambda: [
         *_small("bvlc/goldens/**/*.caffemodel.h5"), _hdf5(data__ip__0=np.ones((2, 3), "f4"))], tried=True),
-    "solverstate": Target(solverstate.read_solverstate, "x.solverstate", lambda: _small("bvlc/**/*.solverstate")),
+    "solverstate": Target(
+        solverstate.read_solverstate, "x.solverstate", lambda: _small("bvlc/goldens/**/*.solverstate")),
     "solverstate_hdf5": Target(solverstate.read_solverstate, "x.solverstate.h5", lambda: [
         *_small("bvlc/goldens/**/*.solverstate.h5"),
         _hdf5(iter=np.int32(1), learned_net=b"x", current_step=np.int32(0), history__0=np.ones(3, "f4"))], tried=True),

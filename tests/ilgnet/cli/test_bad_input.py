@@ -1,6 +1,7 @@
 """Bad input, a table a kind of file: every tool that reads it ends with one line that names the file, and status 2.
 
-`python -m tests.ilgnet.cli.test_bad_input` prints what each says, --bvlc how real Caffe's programs end on them."""
+`python -m tests.ilgnet.cli.test_bad_input` prints what each says, with --bvlc how real Caffe's programs end on the
+same files."""
 
 from __future__ import annotations
 

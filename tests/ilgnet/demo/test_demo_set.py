@@ -14,7 +14,7 @@ from ilgnet.ava.ratings import read_ratings
 from ilgnet.cli import demo, prepare
 from ilgnet.demo import demo_set, scenes
 from ilgnet.evaluate import protocol
-from tests.torchcaffe.data.test_imageset import datums
+from tests.records import datums
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats.blobproto import read_blobproto
 

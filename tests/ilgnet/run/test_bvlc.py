@@ -12,6 +12,7 @@ from ilgnet.cli import setup_bvlc
 from ilgnet.run import bvlc, bvlc_setup
 from tests.bvlc import parity_nets, real, run_caffe, solvers
 from tests.bvlc.engines import Engine, EngineError
+from tests.bvlc.solver_goldens import check
 from torchcaffe.base.errors import CaffeError
 
 BOOKWORM = {"ID": "debian", "VERSION_CODENAME": "bookworm"}
@@ -136,8 +137,6 @@ def test_real_caffe_goes_on_from_our_snapshot(name, tmp_path):
     run_caffe.run_train(caffe, solvers.snapshot_job(name, str(tmp_path)))
     with Engine("bvlc") as engine:
         value, got = engine.call("train", solvers.resume_job(name, str(tmp_path)))
-    from tests.torchcaffe.solvers.test_solvers_bvlc import check
-
     check("resumed", name, value, got, 2e-5)
 
 

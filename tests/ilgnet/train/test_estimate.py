@@ -8,12 +8,12 @@ import pytest
 
 from ilgnet.cli import train
 from ilgnet.train import estimate, runs
-from tests.ilgnet.cli.test_tools import folder, write_solver  # noqa: F401  (folder is a fixture)
+from tests.ilgnet.small_nets import write_solver
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.proto import caffe_pb2
 
 
-def test_it_is_printed_first_and_changes_nothing(folder, capfd):  # noqa: F811
+def test_it_is_printed_first_and_changes_nothing(folder, capfd):
     solver, weights = write_solver(folder, max_iter=12), folder / "run" / "x_iter_12.caffemodel"
     assert train.main(["--solver", solver]) == 0
     plain = weights.read_bytes()

@@ -14,13 +14,13 @@ import torchcaffe as caffe
 from tests import BVLC
 from tests.bvlc import compare, layers
 from tests.bvlc.run_caffe import draw, draw_params, inside, run_layer, write_files
+from tests.torchcaffe.ops.plain_rows import PLAIN, net_of
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.core.layer import TorchLayer, registry
 from torchcaffe.ops.hdf5 import LibcRand
 from torchcaffe.proto import caffe_pb2, parse_text
 
 HERE = BVLC
-PLAIN = [row for row in layers.ROWS if not row.fails and row.bottoms and not row.reads and row.type != "Python"]
 # Where BVLC's gradient is not that of what it computes: ties, zeros and the edges of what is clamped.
 NOT_SMOOTH = (
     "ties",
@@ -35,14 +35,6 @@ NOT_SMOOTH = (
     "in_place",
     "not_numbers",
 )
-
-
-def net_of(row: layers.Row) -> tuple[caffe.Net, dict]:
-    job = layers.case(row)
-    caffe.set_random_seed(job["seed"])
-    param = parse_text(job["proto"], caffe_pb2.NetParameter(), "test")
-    param.state.phase = caffe.TRAIN if job["phase"] == "TRAIN" else caffe.TEST
-    return caffe.Net.from_param(param), job
 
 
 def untouched(row: layers.Row, channels_last: bool) -> tuple[dict, caffe.Net]:
