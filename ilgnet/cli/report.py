@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(
         outputs.plain(
             f"wrote {args.out}, {args.out.with_suffix('.md').name}, {args.out.with_suffix('.json').name} "
-            f"and {len(written) - 3} tables and figures beside it\n"
+            f"and {written} tables and figures beside it\n"
         )
     )
     print(outputs.plain(f"Next: open {args.out} in a browser."))

@@ -98,9 +98,9 @@ def extract(
     else:
         photos = {key: preprocess.read_photo(key) for key in shown_keys}
     keys, *columns = zip(*rows)
-    return Features(
-        stages, shapes, list(keys), *map(np.array, columns), [s._replace(photo=photos[s.key]) for s in first]
-    )
+    labels, p_highs, density = map(np.array, columns)
+    first = [s._replace(photo=photos[s.key]) for s in first]
+    return Features(stages, shapes, list(keys), labels, p_highs, density, first)
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------
@@ -221,7 +221,7 @@ def figure5(found: Features) -> np.ndarray:
             x = gap + k * (SIDE + gap)
             sheet[y : y + image.shape[0], x : x + image.shape[1]] = image
         called = "called high" if s.p_high > 0.5 else "called low"
-        name = {0: "low photo", 1: "high photo"}.get(s.label, called)
+        name = {0: "low photo", 1: "high photo", None: called}[s.label]
         cv2.rectangle(sheet, (gap, y), (gap + 84, y + 16), (255, 255, 255), -1)
         pictures.write_text(sheet, name, gap + 2, y + 12)
     return sheet

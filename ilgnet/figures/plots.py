@@ -92,7 +92,7 @@ def curves(found: list[Curve], ylabel: str, level: tuple[float, str] | None = No
             axes.plot(curve.x, y, color=curve.colour, label=plain(curve.label), **style)
         if level is not None:
             axes.axhline(level[0] * scale, color=GREY, linewidth=1.2, linestyle=":", label=level[1])
-        values = np.concatenate([curve.y for curve in found] or [[]]) * scale
+        values = np.concatenate([curve.y for curve in found] or [np.zeros(0)]) * scale
         finite = values[np.isfinite(values)]
         if len(finite) and percent:
             shown = np.append(finite, level[0] * scale if level else [])
