@@ -60,8 +60,7 @@ def main(argv: list[str]) -> int:
     )
     page_of = args.out.with_suffix
     outputs.say(
-        f"wrote {args.out}, {page_of('.md').name}, {page_of('.json').name} "
-        f"and {len(written) - 3} tables and figures beside it"
+        f"wrote {args.out}, {page_of('.md').name}, {page_of('.json').name} and {written} tables and figures beside it"
     )
     outputs.say(f"Next: open {args.out} in a browser.")
     return 0

@@ -606,7 +606,8 @@ def test_smoothed_is_the_trailing_mean():
 
 
 def test_numbers_for_people():
-    assert html.percent(0.8168) == "81.68 %" and html.percent(None) == "–" and html.number(float("nan")) == "–"
+    assert html.percent(0.8168) == "81.68 %" and html.percent(None) == "–"
+    assert report_tables.number(float("nan")) == report_tables.share(None) == report_tables.EMPTY
 
 
 def test_iterations_a_second_of_a_run_that_stood_still(tmp_path):

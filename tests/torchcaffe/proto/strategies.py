@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from google.protobuf import descriptor_pb2
 from hypothesis import strategies as st
 
 from tests.bvlc.make_proto_goldens import schema_table
 from torchcaffe.proto import caffe_pb2
 
-OURS = schema_table(caffe_pb2.DESCRIPTOR.serialized_pb)
+_RESOLVED = descriptor_pb2.FileDescriptorProto()  # with the full names of types
+caffe_pb2.DESCRIPTOR.CopyToProto(_RESOLVED)
+OURS = schema_table(_RESOLVED.SerializeToString())
 
 _SCALARS = {
     "TYPE_DOUBLE": st.floats(allow_nan=False),

@@ -11,7 +11,6 @@ import sys
 
 import google.protobuf
 import pytest
-from google.protobuf import descriptor_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,9 +23,6 @@ from torchcaffe.proto.schema import build_classes, parse_schema
 from .make_stub import STUB, stub_text
 
 GOLDEN = json.loads((ROOT / "tests/bvlc/goldens/proto/schema.json").read_text())
-_RESOLVED = descriptor_pb2.FileDescriptorProto()  # with the full names of types
-caffe_pb2.DESCRIPTOR.CopyToProto(_RESOLVED)
-OURS = schema_table(_RESOLVED.SerializeToString())
 OWN = {"BNParameter", "BNParameter.Engine"}  # of public forks, not in BVLC's
 
 
