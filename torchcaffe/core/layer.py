@@ -111,6 +111,11 @@ class Layer(python_layer.Layer):
 
     # -- the contract ------------------------------------------------------------------------------------------------
 
+    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+        """Set the tops' shapes: here those of the bottoms. A layer without bottoms leaves its tops as they are."""
+        for source, blob in zip(bottom, top):
+            blob.reshape(*source.shape)
+
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         """Compute the tops' data."""
         raise CaffeError(f"layer type {self.type} has no forward")

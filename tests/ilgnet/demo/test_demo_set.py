@@ -200,7 +200,7 @@ def test_prepare_the_demo_set(made, tmp_path, capsys):
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*_lmdb/data.mdb")}
     assert run_prepare(made, tmp_path / "out") == manifest
     assert before == {path: path.stat().st_mtime_ns for path in before}
-    with pytest.raises(CaffeError, match="is there already"):
+    with pytest.raises(CaffeError, match="exists, but was not made from this list"):
         run_prepare(made, tmp_path / "out", "--seed", "2")
     assert run_prepare(made, tmp_path / "jpeg", "--encoded", "jpeg")["options"]["encode"] == "jpg"
 

@@ -41,7 +41,7 @@ def test_refusals(tmp_path):
     (tmp_path / "x.log").write_text("hello")
     with pytest.raises(CaffeError, match="is it a Caffe log"):
         log_to_tensorboard.main([str(tmp_path / "x.log")])
-    with pytest.raises(CaffeError, match="--follow 0.0: must be above 0 seconds, and below a million"):
+    with pytest.raises(CaffeError, match="--follow 0.0: must be from 0.001 to 1000000"):
         log_to_tensorboard.main([str(tmp_path / "x.log"), "--follow", "0"])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.log"]
 

@@ -31,7 +31,8 @@ SOLVER = """net: "train.prototxt" base_lr: 0.1 lr_policy: "fixed" max_iter: 6 di
 random_seed: 3 test_iter: 1 test_interval: 100 snapshot_format: HDF5"""
 STAND_IN = """import runpy, sys, torchcaffe
 torchcaffe.install_as_caffe()
-runpy.run_path(sys.argv[1], run_name="__main__")"""
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")"""
 
 
 @pytest.fixture(params=["torchcaffe", "real"])

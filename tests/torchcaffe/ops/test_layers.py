@@ -335,6 +335,30 @@ def test_an_lrn_window_wider_than_the_channels_costs_no_more():
     np.testing.assert_allclose(net.blobs["y"].data, x * scale**-0.75, rtol=1e-5)
 
 
+@pytest.mark.parametrize("within", [False, True])
+@pytest.mark.parametrize("beta", [0.75, 0.6])
+def test_lrn_is_its_definition(within, beta):
+    """y = x (k + alpha / n * sum of x^2)^-beta over n channels, or within a channel with k = 1 over n x n pixels."""
+    region, n, k, alpha = ("WITHIN_CHANNEL", 9, 1, 3) if within else ("ACROSS_CHANNELS", 3, 2, 3)
+    net = net_from(
+        'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 5 dim: 4 dim: 6 } } }'
+        'layer { name: "y" type: "LRN" bottom: "x" top: "y" lrn_param { local_size: 3 k: 2 '
+        f"alpha: {alpha} beta: {beta} norm_region: {region} }} }} force_backward: true"
+    )
+    net.blobs["x"].data[...] = draw("normal", (2, 5, 4, 6), 1)
+    net.forward()
+    net.blobs["y"].diff[...] = draw("normal", (2, 5, 4, 6), 2)
+    net.backward()
+    x = torch.tensor(net.blobs["x"].data, dtype=torch.float64, requires_grad=True)
+    padded = torch.nn.functional.pad(x * x, (1, 1, 1, 1, 1, 1))
+    places = [(1, i, j) for i in range(3) for j in range(3)] if within else [(c, 1, 1) for c in range(3)]
+    total = sum(padded[:, c : c + 5, i : i + 4, j : j + 6] for c, i, j in places)
+    y = x * (k + alpha / n * total) ** -beta
+    y.backward(torch.tensor(net.blobs["y"].diff, dtype=torch.float64))
+    assert compare.error(net.blobs["y"].data, y.detach().numpy()) < 1e-6
+    assert compare.error(net.blobs["x"].diff, x.grad.numpy()) < 1e-6
+
+
 @pytest.mark.parametrize("kind", ["HingeLoss", "SigmoidCrossEntropyLoss"])
 def test_a_loss_goes_back_from_the_scores_that_forward_saw(kind):
     """BVLC keeps the margins (in the bottom's diff) and the probabilities; scores edited since change nothing."""
