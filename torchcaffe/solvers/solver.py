@@ -319,10 +319,11 @@ class Solver:
             bad = "the loss of an earlier iteration, not looked at one by one, was not finite"
         elif self.debug_nan and not all(_finite(b.g) for b in self.net.learnable if b.has_diff()):
             bad = "a gradient is not finite"
-        if not self.agreed(bool(bad)):
-            return
-        # Snapshot the state before this iteration, and repeat the iteration to find the layer.
-        bad = bad or "in another process"
+        if self.agreed(bool(bad)):
+            self._stop_diverged(bad or "in another process", statistics)
+
+    def _stop_diverged(self, bad: str, statistics: Statistics) -> None:
+        """Snapshot the state before this iteration, repeat the iteration to find the layer, raise Diverged."""
         said = f"{self.source}: iteration {self.iter}: {bad}: training has diverged (lower base_lr?)"
         self._put_back(statistics)
         self._refuse_broken(said)
