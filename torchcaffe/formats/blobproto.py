@@ -145,15 +145,15 @@ def write_blobproto(path: PathLike, array: np.ndarray) -> None:
     write_pieces(path, blob_pieces(array.reshape((1,) * (4 - array.ndim) + array.shape), legacy=True))
 
 
-def parse_without_blobs(path: PathLike, message: Any, holders: dict) -> Any:
-    """The message in a file, of that class, without its blobs. Raises CaffeError.
+def parse_without_blobs(path: PathLike, message: Any, what: str, holders: dict) -> Any:
+    """The message in a file, of that class, without its blobs. Raises CaffeError, where `what` names the kind of file.
 
     holders: the fields that hold blobs: number -> the numbers inside; with none inside it is a field of blobs."""
     buffer = map_file(path)
     try:
         return message.FromString(_without_blobs(buffer, 0, len(buffer), holders))
     except (DecodeError, ValueError, IndexError, struct.error) as error:  # the last two from protobuf in pure Python
-        raise CaffeError(f"{path}: not a {message.DESCRIPTOR.name}, or a damaged one: {error}") from error
+        raise CaffeError(f"{path}: not a {what}, or a damaged one: {error}") from error
 
 
 def _without_blobs(buffer: Any, start: int, end: int, holders: dict) -> bytes:

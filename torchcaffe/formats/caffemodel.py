@@ -99,7 +99,7 @@ def read_caffemodel(path: PathLike) -> list[LayerBlobs]:
 
 def read_caffemodel_net(path: PathLike) -> Any:
     """The NetParameter of a binary caffemodel without its blobs, not upgraded. Raises CaffeError."""
-    return parse_without_blobs(path, caffe_pb2.NetParameter, _HOLDS_BLOBS)
+    return parse_without_blobs(path, caffe_pb2.NetParameter, "caffemodel", _HOLDS_BLOBS)
 
 
 def write_caffemodel(

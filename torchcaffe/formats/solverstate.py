@@ -32,7 +32,7 @@ def read_solverstate(path: PathLike) -> SolverState:
     """Read a solverstate, binary or HDF5. Raises CaffeError with file and field."""
     if is_hdf5(path):
         return _read_solverstate_hdf5(path)
-    plain = parse_without_blobs(path, caffe_pb2.SolverState, {3: {}})
+    plain = parse_without_blobs(path, caffe_pb2.SolverState, "solverstate", {3: {}})
     if not plain.HasField("iter"):
         raise CaffeError(f"{path}: not a solverstate: it holds no iter")
     buffer, history = map_file(path), []
