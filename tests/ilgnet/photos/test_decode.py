@@ -204,5 +204,5 @@ def test_broken_files(tmp_path, monkeypatch):
         decode.read(tmp_path / "missing.jpg")
     (tmp_path / "whole.jpg").write_bytes(whole)
     monkeypatch.setattr(decode.pictures, "MAX_BYTES", 100)
-    with pytest.raises(CaffeError, match="at most 100 bytes are read"):
+    with pytest.raises(CaffeError, match="at most 100 are read"):
         decode.read(tmp_path / "whole.jpg")
