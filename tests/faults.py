@@ -88,9 +88,3 @@ class _File:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-
-
-@pytest.fixture
-def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Faults:
-    """The layer for files below tmp_path, where nothing fails until `fail` is called."""
-    return Faults(tmp_path, monkeypatch)

@@ -16,7 +16,7 @@ import torchcaffe as caffe
 from ilgnet.evaluate import protocol
 from ilgnet.train import runs
 from tests import ROOT
-from tests.faults import EIO, ENOSPC, EROFS, Faults, faults  # noqa: F401  (a fixture)
+from tests.faults import EIO, ENOSPC, EROFS
 from torchcaffe.base import malloc
 from torchcaffe.base.errors import CaffeError, OutOfMemory, WriteError, named
 from torchcaffe.base.signals import Signals
@@ -76,7 +76,7 @@ WRITERS = {
 
 @pytest.mark.parametrize("error", [ENOSPC, EIO, EROFS])
 @pytest.mark.parametrize("kind", WRITERS)
-def test_every_step_may_fail(kind, error, faults, tmp_path, monkeypatch):  # noqa: F811
+def test_every_step_may_fail(kind, error, faults, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     name, first, second = WRITERS[kind]
     first()
@@ -97,7 +97,7 @@ def test_every_step_may_fail(kind, error, faults, tmp_path, monkeypatch):  # noq
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_short_writes(kind, faults, tmp_path, monkeypatch):  # noqa: F811
+def test_short_writes(kind, faults, tmp_path, monkeypatch):
     """write(2) may take a part of what it is given."""
     monkeypatch.chdir(tmp_path)
     name, first, _ = WRITERS[kind]
@@ -109,7 +109,7 @@ def test_short_writes(kind, faults, tmp_path, monkeypatch):  # noqa: F811
     assert Path(name).read_bytes() == whole
 
 
-def test_a_snapshot_that_fails_anywhere(faults, tmp_path, monkeypatch):  # noqa: F811
+def test_a_snapshot_that_fails_anywhere(faults, tmp_path, monkeypatch):
     """The snapshot before it is the newest that is whole, and a run goes on from it."""
     monkeypatch.chdir(tmp_path)
     solver = make_solver()

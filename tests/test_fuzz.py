@@ -6,7 +6,7 @@ import functools
 import random
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz import TARGETS, attempt, mutated
@@ -24,14 +24,14 @@ def test_seeds_are_read(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", TARGETS)
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_faulty_files_are_read_or_refused_in_a_line(name, seed, tmp_path):
     attempt(TARGETS[name], mutated(seeds(name), random.Random(seed)), tmp_path)
 
 
 @pytest.mark.parametrize("name", TARGETS)
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15)
 @given(data=st.binary(max_size=300))
 def test_any_bytes_are_read_or_refused_in_a_line(name, data, tmp_path):
     attempt(TARGETS[name], data, tmp_path)

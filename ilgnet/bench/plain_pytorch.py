@@ -15,40 +15,39 @@ from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import upgrade
 from torchcaffe.proto.geometry import read_window
 
-Weights = Sequence[Tensor]
 
-
-def _pooling(p: Any, x: Tensor, w: Weights, training: bool) -> Tensor:
-    q = p.pooling_param
-    if q.global_pooling:
-        return F.adaptive_max_pool2d(x, 1) if q.pool == q.MAX else F.adaptive_avg_pool2d(x, 1)
-    window = read_window(q)
-    pool: Callable[..., Tensor] = F.max_pool2d if q.pool == q.MAX else F.avg_pool2d
-    return pool(x, window.kernel, window.stride, window.pad, ceil_mode=True)
-
-
-def _convolution(p: Any, x: Tensor, w: Weights, training: bool) -> Tensor:
-    c = p.convolution_param
-    window = read_window(c)
-    return F.conv2d(x, *w, stride=window.stride, padding=window.pad, groups=c.group)
-
-
-def _lrn(p: Any, x: Tensor, w: Weights, training: bool) -> Tensor:
-    q = p.lrn_param
-    return F.local_response_norm(x, q.local_size, q.alpha, q.beta, q.k)
-
-
-OPS: dict[str, Callable[[Any, Tensor, Weights, bool], Tensor]] = {
-    "Convolution": _convolution,
-    "InnerProduct": lambda p, x, w, training: F.linear(x.flatten(1), *w),
-    "BatchNorm": lambda p, x, w, training: F.batch_norm(x, w[0], w[1], training=training, eps=p.batch_norm_param.eps),
-    "Scale": lambda p, x, w, training: x * w[0] + w[1],
-    "Pooling": _pooling,
-    "LRN": _lrn,
-    "ReLU": lambda p, x, w, training: F.relu(x, inplace=True),
-    "Dropout": lambda p, x, w, training: F.dropout(x, p.dropout_param.dropout_ratio, training),
-    "Softmax": lambda p, x, w, training: F.softmax(x, 1),
-}
+def _run(p: Any, inputs: list[Tensor], w: Sequence[Tensor], training: bool) -> Tensor:
+    """A layer's answer. CaffeError for a type that the nets here do not have."""
+    x, *_ = inputs
+    match p.type:
+        case "Convolution":
+            window = read_window(p.convolution_param)
+            return F.conv2d(x, *w, stride=window.stride, padding=window.pad, groups=p.convolution_param.group)
+        case "InnerProduct":
+            return F.linear(x.flatten(1), *w)
+        case "BatchNorm":
+            return F.batch_norm(x, w[0], w[1], training=training, eps=p.batch_norm_param.eps)
+        case "Scale":
+            return x * w[0] + w[1]
+        case "Pooling":
+            q = p.pooling_param
+            if q.global_pooling:
+                return F.adaptive_max_pool2d(x, 1) if q.pool == q.MAX else F.adaptive_avg_pool2d(x, 1)
+            window = read_window(q)
+            pool: Callable[..., Tensor] = F.max_pool2d if q.pool == q.MAX else F.avg_pool2d
+            return pool(x, window.kernel, window.stride, window.pad, ceil_mode=True)
+        case "LRN":
+            q = p.lrn_param
+            return F.local_response_norm(x, q.local_size, q.alpha, q.beta, q.k)
+        case "ReLU":
+            return F.relu(x, inplace=True)
+        case "Dropout":
+            return F.dropout(x, p.dropout_param.dropout_ratio, training)
+        case "Softmax":
+            return F.softmax(x, 1)
+        case "Concat":
+            return torch.cat(inputs, 1)
+    raise CaffeError(f"layer '{p.name}': the plain port has no {p.type}")
 
 
 def _weights(p: Any, blobs: list) -> nn.ParameterList:
@@ -59,30 +58,24 @@ def _weights(p: Any, blobs: list) -> nn.ParameterList:
         tensors = [t / factor if factor else t * 0 for t in (mean, variance)]
     elif p.type == "Scale":
         tensors = [t.reshape(1, -1, 1, 1) for t in tensors]
-    elif p.type == "InnerProduct":
-        tensors = [tensors[0].reshape(p.inner_product_param.num_output, -1), *(t.reshape(-1) for t in tensors[1:])]
-    elif p.type == "Convolution":
-        tensors[1:] = [t.reshape(-1) for t in tensors[1:]]
+    else:  # as of old caffemodels, too, whose blobs have four axes
+        tensors[1:] = [t.flatten() for t in tensors[1:]]
+        if p.type == "InnerProduct":
+            tensors[0] = tensors[0].flatten(0, -2)
     return nn.ParameterList(nn.Parameter(t, requires_grad=p.type != "BatchNorm") for t in tensors)
 
 
 class PlainNet(nn.Module):
-    """deploy.prototxt with its caffemodel; forward(x) gives the last layer's answer. CaffeError for a layer that is not
-    in OPS."""
+    """deploy.prototxt with its caffemodel; forward(x) gives the last layer's answer."""
 
     def __init__(self, net: Path | str, weights: Path | str):
         super().__init__()
         self.layers = [p for p in upgrade.read_net(net).layer if p.type != "Input"]
-        for p in self.layers:
-            if p.type not in (*OPS, "Concat"):
-                raise CaffeError(f"layer '{p.name}': the plain port has no {p.type}")
         blobs = {layer.name: layer.blobs for layer in surgery.read_weights(weights)}
         self.weights = nn.ModuleList(_weights(p, blobs.get(p.name, [])) for p in self.layers)
 
     def forward(self, x: Tensor) -> Tensor:
         values = {"data": x}
         for p, w in zip(self.layers, self.weights):
-            inputs = [values[name] for name in p.bottom]
-            concat = p.type == "Concat"
-            x = values[p.top[0]] = torch.cat(inputs, 1) if concat else OPS[p.type](p, inputs[0], w, self.training)
+            x = values[p.top[0]] = _run(p, [values[name] for name in p.bottom], w, self.training)
         return x

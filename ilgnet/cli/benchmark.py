@@ -6,26 +6,25 @@ Example:
   ilgnet benchmark --variants v1bn third --out out/benchmark.json
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import platform
+import re
 import tempfile
-from collections import defaultdict
-from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ilgnet.bench import benchmark
-from ilgnet.cli.arguments import make_parser
+from ilgnet.cli.arguments import check_range, make_parser
 from ilgnet.evaluate.results import Benchmark, Machine, Timed, write_json
 from ilgnet.nets.table1 import TABLE1
 from ilgnet.nets.variants import VARIANTS
-from ilgnet.photos import decode
+from ilgnet.photos import records
 from ilgnet.report.tables import BATCH, efficiency
 from ilgnet.run import bvlc, outputs
-from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
 
 TABLE4 = [name for name, variant in VARIANTS.items() if variant.table4[1] is not None]
@@ -40,13 +39,13 @@ def peers(task: str, gpu: int | None) -> list[str]:
     return wanted
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    p = make_parser(__name__)
-    p.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=TABLE4, help="default: Table 4's nets")
+def main(argv: list[str]) -> int:
+    p = make_parser(__name__, quiet=True)
+    p.add_argument("--variants", nargs="+", choices=VARIANTS, default=TABLE4, help="default: Table 4's nets")
     p.add_argument(
         "--tasks",
         nargs="+",
-        choices=list(benchmark.TASKS),
+        choices=benchmark.TASKS,
         default=["train", "test", "test1"],
         help="; ".join(f"{name}: {what}" for name, what in benchmark.TASKS.items()),
     )
@@ -70,63 +69,61 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--gpu", type=int)
     p.add_argument("--out", type=Path, help="JSON file to write")
     args = p.parse_args(argv)
-    if min(args.rounds, args.batch, args.threads, args.crop) < 1:
-        raise CaffeError("--rounds, --batch, --threads and --crop must be 1 or more")
+    check_range(args, "rounds batch threads crop")
     if args.weights and len(args.variants) > 1:
         raise CaffeError(f"--weights fits one variant; {len(args.variants)} are given")
     if args.precision and args.gpu is not None:
         raise CaffeError("--precision is for the CPU")
     if args.out:
         outputs.check(args.out, ".json")
-    log.set_level(2)
     limits = benchmark.machine_limits(args.threads, args.gpu)
     print(
         f"this machine: {limits['sgemm_flops'] / 1e9:.0f} GFLOP/s sgemm, "
         f"{limits['copy_bytes_per_s'] / 1e9:.1f} GB/s copy, {args.threads} threads"
-        + (f", GPU {args.gpu}" if args.gpu is not None else "")
+        + ("" if args.gpu is None else f", GPU {args.gpu}")
     )
     machine = Machine(cpu=cpu_name(), threads=args.threads, gpu=args.gpu, **limits)
     result = Benchmark(machine=machine, rows=[], layers={}, precision=[])
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         measure(args, Path(folder), machine, result)
-    table4(result.rows)
     result.ratios = ratios(result.rows)
+    table4(result)
     if args.out:
         write_json(args.out, result)
         print(f"wrote {args.out}")
-        print(outputs.plain(f"Next: add it to the report: ilgnet report --benchmark {args.out}"))
+        outputs.say(f"Next: add it to the report: ilgnet report --benchmark {args.out}")
     return 0
 
 
 def measure(args: argparse.Namespace, folder: Path, machine: Machine, result: Benchmark) -> None:
     """Measure what the arguments ask for: into `result`, and a printed line each."""
-    photos = photo_paths(args.photos) if args.photos else benchmark.sample_photos(folder)
+    photos = records.files_in(args.photos) if args.photos else benchmark.sample_photos(folder)
     result.photos = benchmark.photo_times(photos, args.crop)
     print(
-        f"a photo, {len(photos)} {'of ' + str(args.photos) if args.photos else 'made up (640 x 480, JPEG)'}: "
+        f"a photo, {len(photos)} {f'of {args.photos}' if args.photos else 'made up (640 x 480, JPEG)'}: "
         f"{result.photos['decode_s'] * 1e3:.2f} ms to read and decode, "
         f"{result.photos['prepare_s'] * 1e3:.2f} ms to warp and subtract the mean: not in what follows"
     )
+
+    def job(task: str, batch: int, onnx: bool = False) -> benchmark.Job:
+        made = benchmark.Job(variant, task, batch, args.crop, args.threads, args.gpu, args.weights)
+        return benchmark.prepare(made, folder, onnx)
+
     for variant in args.variants:
         for task in args.tasks:
-            batch = 1 if task in ("test1", "load") else args.batch
             engines = ["torchcaffe"]
             if task in ("test", "test1"):
                 engines += [f"torchcaffe-{precision}" for precision in args.precision]
             engines += peers(task, args.gpu) if args.peers else []
-            job = benchmark.Job(variant, task, batch, args.crop, args.threads, args.gpu, args.weights)
-            spec = benchmark.prepare(job, folder, "onnxruntime" in engines)
-            for row in benchmark.compete(job, spec, engines, args.rounds):
+            made = job(task, 1 if task in ("test1", "load") else args.batch, "onnxruntime" in engines)
+            for row in benchmark.compete(made, engines, args.rounds):
                 result.rows.append(row)
                 show(result.rows, machine)
         if args.layers:
-            job = benchmark.Job(variant, "train", args.batch, args.crop, args.threads, args.gpu)
-            result.layers[variant] = benchmark.layer_times(benchmark.prepare(job, folder), args.rounds)
+            result.layers[variant] = benchmark.layer_times(job("train", args.batch), args.rounds)
             show_layers(variant, result.layers[variant])
         for precision in args.precision:
-            job = benchmark.Job(variant, "test1", 1, args.crop, args.threads, weights=args.weights)
-            spec = benchmark.prepare(job, folder)
-            effect = benchmark.precision_effect(spec, photos, precision)
+            effect = benchmark.precision_effect(job("test1", 1), photos, precision)
             result.precision.append({"variant": variant, "precision": precision, **effect})
             print(
                 f"{VARIANTS[variant].title}, {precision}: P(high) of {effect['photos']} photos moves by at most "
@@ -134,20 +131,10 @@ def measure(args: argparse.Namespace, folder: Path, machine: Machine, result: Be
             )
 
 
-def photo_paths(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise CaffeError(f"--photos {folder}: no such folder")
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in decode.SUFFIXES)
-    if not found:
-        raise CaffeError(f"--photos {folder}: no photos in it")
-    return found
-
-
 def cpu_name() -> str:
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    found = re.search(r"^model name\s*: (.*)", info.read_text() if info.exists() else "", re.M)
+    return found[1] if found else platform.processor() or platform.machine()
 
 
 def show(rows: list[Timed], limits: Machine) -> None:
@@ -173,41 +160,34 @@ def show(rows: list[Timed], limits: Machine) -> None:
 
 def show_layers(variant: str, layers: list[dict]) -> None:
     """Print the layers that take 1% of the iteration or more, and the sums by type."""
-    total = sum(layer["forward_s"] + layer["backward_s"] for layer in layers)
-    by_type: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     print(f"{VARIANTS[variant].title}, layer by layer: {'forward':>21} {'backward':>9} ms")
-    for layer in layers:
-        sums = by_type[layer["type"]]
-        sums[0] += layer["forward_s"]
-        sums[1] += layer["backward_s"]
-        if layer["forward_s"] + layer["backward_s"] >= total / 100:
-            print(
-                f"  {layer['layer']:30} {layer['type']:15} {layer['forward_s'] * 1e3:9.2f} "
-                f"{layer['backward_s'] * 1e3:9.2f}"
-            )
-    for kind, (forward, backward) in sorted(by_type.items(), key=lambda item: -sum(item[1])):
-        print(f"  {'all':30} {kind:15} {forward * 1e3:9.2f} {backward * 1e3:9.2f}")
+    times = {(layer["layer"], layer["type"]): np.array([layer["forward_s"], layer["backward_s"]]) for layer in layers}
+    sums: dict[tuple[str, str], np.ndarray] = {}
+    for (_, kind), spent in times.items():
+        sums["all", kind] = sums.get(("all", kind), np.zeros(2)) + spent
+    least = np.sum(list(times.values())) / 100
+    shown = [item for item in times.items() if item[1].sum() >= least]
+    for (name, kind), spent in shown + sorted(sums.items(), key=lambda item: -item[1].sum()):
+        print("  {:30} {:15} {:9.2f} {:9.2f}".format(name, kind, *spent * 1e3))
 
 
-def table4(rows: list[Timed]) -> None:
+def table4(result: Benchmark) -> None:
     """Print Table 4, the paper's columns beside ours."""
     iterations = TABLE1["ava1"].max_iter
     print(
         f"\nTable 4{'':18} paper: training, test a photo | here: {iterations:,} iterations of {BATCH}; a photo; in "
         "batches; memory of training"
     )
-    for variant, found in efficiency(rows).items():
+    for variant, found in efficiency(result.rows).items():
         _, days, seconds = VARIANTS[variant].table4
-        here = ["not run"] * 4
-        if found.train:
-            here[0] = f"{found.days:.1f} days"
-            here[3] = f"{found.train.peak_memory_bytes / 1e6:,.0f} MB at {found.train.batch}"
-        for i, value in ((1, found.one), (2, found.many)):
-            if value is not None:
-                here[i] = f"{value * 1e3:.1f} ms"
+        here = [
+            f"{found.days:.1f} days" if found.train else None,
+            *(f"{value * 1e3:.1f} ms" if value else None for value in (found.one, found.many)),
+            f"{found.train.peak_memory_bytes / 1e6:,.0f} MB at {found.train.batch}" if found.train else None,
+        ]
         paper = "-" if days is None else f"{days} days, {seconds} s"
-        print(f"{VARIANTS[variant].title:24} {paper:>20} | {', '.join(here)}")
-    for line in ratios(rows):
+        print(f"{VARIANTS[variant].title:24} {paper:>20} | {', '.join(text or 'not run' for text in here)}")
+    for line in result.ratios:
         paper = "" if line["paper"] is None else f" (paper: {line['paper']:.2f})"
         print(
             f"{VARIANTS[line['variant']].title} costs {line['ratio']:.2f}{paper} of {VARIANTS[line['of']].title}, "
@@ -219,17 +199,10 @@ def ratios(rows: list[Timed]) -> list[dict[str, Any]]:
     """The paper's claim: ILGNet costs about as much as 1/3 GoogLeNet, and at test time 0.37 of the full one."""
     found = {(r.variant, r.task): r.median_s for r in rows if r.engine == "torchcaffe"}
     made = []
-    for of in ("third", "full"):
-        for task, column in (("train", 1), ("test1", 2), ("test", 2)):
-            if ("v1bn", task) in found and (of, task) in found:
-                ours, others = (VARIANTS[name].table4[column] for name in ("v1bn", of))
-                made.append(
-                    {
-                        "variant": "v1bn",
-                        "of": of,
-                        "task": task,
-                        "paper": ours / others if ours and others else None,
-                        "ratio": found["v1bn", task] / found[of, task],
-                    }
-                )
+    for of, (task, column) in product(("third", "full"), (("train", 1), ("test1", 2), ("test", 2))):
+        if ("v1bn", task) in found and (of, task) in found:
+            ours, others = (VARIANTS[name].table4[column] for name in ("v1bn", of))
+            paper = ours / others if ours and others else None
+            ratio = found["v1bn", task] / found[of, task]
+            made.append({"variant": "v1bn", "of": of, "task": task, "paper": paper, "ratio": ratio})
     return made

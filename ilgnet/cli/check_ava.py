@@ -7,11 +7,8 @@ Example:
   ilgnet check-ava out/demo/ava --lists out/demo/ava/lists
 """
 
-from __future__ import annotations
-
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from ilgnet.ava.check_ava import FINDINGS, check
@@ -19,11 +16,12 @@ from ilgnet.ava.ratings import read_ratings
 from ilgnet.ava.splits import make_split
 from ilgnet.cli import splits
 from ilgnet.cli.arguments import make_parser
+from ilgnet.run import outputs
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats.files import write_bytes
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     parser = make_parser(__name__)
     parser.add_argument("ava", type=Path, metavar="AVA", help="folder with AVA.txt and images/")
     parser.add_argument("--images", type=Path, help="folder of the photos (AVA/images)")
@@ -38,9 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ratings = read_ratings(args.ava / "AVA.txt")
     split = make_split(ratings, splits.choice(args))
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)  # before the photos are read, not after
-        if args.out.is_dir():
-            raise CaffeError(f"{args.out}: is a folder; give a file")
+        outputs.check(args.out)
     report = check(images, split, [rating.photo for rating in ratings], max(1, args.workers))
     print(f"{report['photos']} photos in AVA.txt and lists ({split.how})")
     for name in FINDINGS:

@@ -9,25 +9,20 @@ Example:
     --net out/demo/net/deploy.prototxt --mean out/demo/data/mean.binaryproto
 """
 
-from __future__ import annotations
-
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 from ilgnet.cli.arguments import add_net, make_parser
 from ilgnet.photos import records
 from ilgnet.rank import check, ranking
 from ilgnet.run import engine
-from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = make_parser(__name__)
+def main(argv: list[str]) -> int:
+    parser = make_parser(__name__, quiet=True)
     parser.add_argument("folder", type=Path, help="good photos")
-    parser.add_argument("--weights", required=True, metavar="CAFFEMODEL")
     add_net(parser)
     parser.add_argument("--held-out", metavar="DEMO", help="only the photos that this demo set does not train on")
     parser.add_argument(
@@ -53,7 +48,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         for share in getattr(args, name):
             if not 0 < share < 1:
                 raise CaffeError(f"--{name} {share}: must be above 0 and below 1")
-    log.set_level(2)
     paths = records.files_in(args.folder)
     if args.held_out:
         names = check.held_out(args.held_out)

@@ -6,13 +6,10 @@ Example:
   ilgnet compare-nets --data out/demo/data --variants v1bn third
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from ilgnet.cli.arguments import make_parser
@@ -20,7 +17,6 @@ from ilgnet.figures import summary
 from ilgnet.nets.variants import VARIANTS
 from ilgnet.run import engine
 from ilgnet.train import runs as training
-from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import files, upgrade
 
@@ -31,15 +27,15 @@ RATE = (1e-6, 2e-5)
 SEED = 1
 
 
-def tool(name: str, *args: object) -> None:
+def tool(name: str, *args: str) -> None:
     """Run another command in a process of its own, which prints its own errors."""
-    done = subprocess.run([sys.executable, "-m", "ilgnet", name, *map(str, args)])
+    done = subprocess.run([sys.executable, "-m", "ilgnet", name, *args])
     if done.returncode:
         raise CaffeError(f"ilgnet {name} ended with status {done.returncode}")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    p = make_parser(__name__)
+def main(argv: list[str]) -> int:
+    p = make_parser(__name__, quiet=True)
     p.add_argument("--data", type=Path, required=True, help="folder with train_lmdb, val_lmdb and mean.binaryproto")
     p.add_argument(
         "--weights",
@@ -49,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="CAFFEMODEL",
         help="source weights (repeatable); each net takes those of its trunk, by file name",
     )
-    p.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    p.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     p.add_argument("--random", action="store_true", help="also train each net from random weights")
     p.add_argument("--iterations", type=int, default=300)
     p.add_argument("--batch-size", type=int, default=16)
@@ -62,17 +58,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     for path in args.weights:
         if not path.is_file():
             raise CaffeError(f"{path}: no such weights")
-    compute = ["--engine", args.engine] + ([] if args.gpu is None else ["--gpu", args.gpu])
+    compute = [f"--engine={args.engine}"] + ([] if args.gpu is None else [f"--gpu={args.gpu}"])
     rows, runs = [], []
     for name in args.variants:
         source = sources.get(VARIANTS[name].source)
         for start in ([source.name] if source else []) + (["random"] if args.random or not source else []):
             row = train_one(args, compute, name, start, None if start == "random" else source)
             rows.append(row)
-            runs += ["--run", f"{row['title']} from {start}={row['log']}", "--eval", row["evaluation"]]
+            runs += [f"--run={row['title']} from {start}={row['log']}", f"--eval={row['evaluation']}"]
             print_table(rows)
     files.write_bytes(args.out / "compare.json", json.dumps(rows, indent=1).encode())
-    tool("report", *runs, "--out", args.out / "report.html", "--title", f"Nets compared on {args.data}")
+    tool("report", *runs, f"--out={args.out}/report.html", f"--title=Nets compared on {args.data}")
     return 0
 
 
@@ -82,70 +78,47 @@ def train_one(args: argparse.Namespace, compute: list, name: str, start: str, so
     folder.mkdir(parents=True, exist_ok=True)
     rate = args.base_lr or RATES.get(name, RATE)[source is None]
     net, solver, prefix = folder / "train_val.prototxt", folder / "solver.prototxt", folder / name
-    tool("gen-net", "--variant", name, "--batch-size", args.batch_size, "--source", args.data, "--out", folder)
+    tool(
+        "gen-net",
+        f"--variant={name}",
+        f"--batch-size={args.batch_size}",
+        f"--source={args.data}",
+        f"--out={folder}",
+    )
     tool(
         "gen-solver",
-        "--variant",
-        name,
-        "--net",
-        net,
-        "--base-lr",
-        rate,
-        "--max-iter",
-        args.iterations,
-        "--test-iter",
-        1,
-        "--test-interval",
-        max(1, args.iterations // 4),
-        "--snapshot",
-        args.iterations,
-        "--display",
-        10,
-        "--random-seed",
-        SEED,
-        "--snapshot-prefix",
-        prefix,
-        "--out",
-        solver,
+        f"--variant={name}",
+        f"--net={net}",
+        f"--base-lr={rate}",
+        f"--max-iter={args.iterations}",
+        "--test-iter=1",
+        f"--test-interval={max(1, args.iterations // 4)}",
+        f"--snapshot={args.iterations}",
+        "--display=10",
+        f"--random-seed={SEED}",
+        f"--snapshot-prefix={prefix}",
+        f"--out={solver}",
     )
     init = []
     if source is not None:
-        init = ["--weights", folder / "init.caffemodel"]
-        calibrate = args.calibrate and VARIANTS[name].batch_norm
-        tool(
-            "surgery",
-            "--weights",
-            source,
-            "--net",
-            net,
-            "--out",
-            init[1],
-            "--seed",
-            SEED,
-            *(["--calibrate", args.data / "train_lmdb"] if calibrate else []),
-        )
+        start_at = folder / "init.caffemodel"
+        init = [f"--weights={start_at}"]
+        calibrate = [f"--calibrate={args.data}/train_lmdb"] * (args.calibrate and VARIANTS[name].batch_norm)
+        tool("surgery", f"--weights={source}", f"--net={net}", f"--out={start_at}", f"--seed={SEED}", *calibrate)
     for earlier in training.snapshots(str(prefix)):  # of an earlier comparison
         earlier.unlink()
-    tool("train", "--solver", solver, *init, *compute)
-    weights = f"{prefix}_iter_{args.iterations}.caffemodel"
-    title = VARIANTS[name].title
+    tool("train", f"--solver={solver}", *init, *compute)
+    title, evaluation = VARIANTS[name].title, folder / "evaluation.json"
     tool(
         "evaluate",
-        "--weights",
-        weights,
-        "--net",
-        folder / "deploy.prototxt",
-        "--lmdb",
-        args.data / "val_lmdb",
-        "--name",
-        f"{title} from {start}",
-        "--out",
-        folder / "evaluation.json",
+        f"--weights={prefix}_iter_{args.iterations}.caffemodel",
+        f"--net={folder}/deploy.prototxt",
+        f"--lmdb={args.data}/val_lmdb",
+        f"--name={title} from {start}",
+        f"--out={evaluation}",
         *compute,
     )
-    found = json.loads((folder / "evaluation.json").read_text())
-    figures = found["result"]
-    log.set_level(2)
+    figures = json.loads(evaluation.read_text())["result"]
     caffe = engine.load_engine("torch", None)  # this Python may have no pycaffe, and both count alike
     costs = summary.summarize(caffe, upgrade.read_net(folder / "deploy.prototxt"), caffe.TEST)
     return {
@@ -154,13 +127,11 @@ def train_one(args: argparse.Namespace, compute: list, name: str, start: str, so
         "start": start,
         "base_lr": rate,
         "iterations": args.iterations,
-        "accuracy": figures["accuracy"],
-        "balanced_accuracy": figures["balanced_accuracy"],
-        "auc": figures["auc"],
+        **{figure: figures[figure] for figure in ("accuracy", "balanced_accuracy", "auc")},
         "parameters": costs.parameters,
         "multiply_adds": costs.multiply_adds,
         "log": f"{prefix}.log",
-        "evaluation": str(folder / "evaluation.json"),
+        "evaluation": str(evaluation),
     }
 
 

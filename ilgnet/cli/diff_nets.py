@@ -4,9 +4,6 @@ Example:
   ilgnet diff-nets prototxt/v1bn/deploy.prototxt prototxt/noinc/deploy.prototxt
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from pathlib import Path
 
 from ilgnet.cli.arguments import make_parser
@@ -15,7 +12,7 @@ from torchcaffe.base import log
 from torchcaffe.formats.upgrade import read_net
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     parser = make_parser(__name__)
     parser.add_argument("nets", nargs=2, type=Path, metavar="NET.prototxt")
     paths = parser.parse_args(argv).nets

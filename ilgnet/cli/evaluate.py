@@ -10,21 +10,17 @@ Example:
     --name demo --out out/demo/evaluation.json
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from ilgnet.cli.arguments import add_net, make_parser
+from ilgnet.cli.arguments import add_net, check_range, given, make_parser
 from ilgnet.evaluate import protocol, votes
 from ilgnet.evaluate.results import Evaluation
 from ilgnet.nets.datasets import DATASETS
 from ilgnet.run import engine, outputs, processes
 from ilgnet.scoring import tta
 from ilgnet.scoring.scorers import Scorer, Settings
-from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
 
 
@@ -89,36 +85,18 @@ def from_picks(args: argparse.Namespace, weights: str, out: Path | None) -> Eval
 
 # Options that --log, --picks and --lmdb do not use.
 NOTHING = {
-    "log": (
-        "net",
-        "lmdb",
-        "picks",
-        "photos",
-        "mean",
-        "preset",
-        "batch",
-        "tta",
-        "test_batch",
-        "cut_on",
-        "engine",
-        "gpu",
-        "precision",
-    ),
-    "picks": ("lmdb", "tta", "test_batch", "cut_on", "dataset"),
-    "lmdb": ("photos",),
+    "log": "net lmdb picks photos mean preset batch tta test_batch cut_on engine gpu precision",
+    "picks": "lmdb tta test_batch cut_on dataset",
+    "lmdb": "photos",
 }
 
 
 def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """End the program if an option would be ignored or is out of range."""
     kind = "log" if args.log else "picks" if args.picks else "lmdb"
-    for name in NOTHING[kind]:
-        if getattr(args, name) != parser.get_default(name):
-            parser.error(f"--{name.replace('_', '-')} means nothing with --{kind}")
-    for name in ("batch", "test_batch"):
-        value = getattr(args, name)
-        if value is not None and not 1 <= value <= 1_000_000:
-            parser.error(f"--{name.replace('_', '-')} {value}: must be 1 to a million")
+    for option in given(parser, args, NOTHING[kind].split()):
+        parser.error(f"{option} means nothing with --{kind}")
+    check_range(args, "batch test_batch", 1, 1_000_000)
     if args.weights and not all(args.weights):
         parser.error("--weights: a file's name is empty")
     if args.weights and not args.lmdb and not args.picks:
@@ -127,9 +105,8 @@ def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
         parser.error("several processes share the records of an --lmdb alone")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    argv = list(sys.argv[1:] if argv is None else argv)
-    parser = make_parser(__name__)
+def main(argv: list[str]) -> int:
+    parser = make_parser(__name__, quiet=True)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "--weights",
@@ -143,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--picks", metavar="CSV", help="instead: your choices (columns file and pick, label, mean or votes)"
     )
     parser.add_argument("--photos", type=Path, metavar="DIR", help="folder of the --picks files (default: the CSV's)")
-    add_net(parser, "(default: beside the LMDB)")
+    add_net(parser, "(default: beside the LMDB)", weights=False)
     parser.add_argument("--batch", type=int, default=16, help="photos at a time (default 16); changes no result")
     parser.add_argument("--tta", choices=tta.KINDS, help="average over a photo and its mirror, five crops, or both")
     parser.add_argument("--test-batch", type=int, help="batch size of the 50-batch figure (default: the released one)")
@@ -152,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="LMDB",
         help="training photos that give a ranking net its cut between low and high",
     )
-    parser.add_argument("--dataset", choices=list(DATASETS), help="column of the paper's tables")
+    parser.add_argument("--dataset", choices=DATASETS, help="column of the paper's tables")
     parser.add_argument("--name", help="name in reports: of the result, or of the group of several weights")
     parser.add_argument("--group", help="group in reports, which print its mean and spread")
     parser.add_argument(
@@ -167,13 +144,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     stems, several = [Path(weights).stem for weights in args.weights or [args.log]], len(args.weights or []) > 1
     if len(set(stems)) < len(stems):
         raise CaffeError(f"--weights: two files have one name ({', '.join(stems)}): results are named after them")
-    outs: Sequence[Path | None] = [None] * len(stems)
+    outs: list[Path | None] = [None] * len(stems)
     if args.out is not None:
         whole = outputs.check(args.out, ".json")
         outs = [outputs.check(whole.with_name(f"{whole.stem}_{stem}.json")) if several else whole for stem in stems]
     if args.lmdb and not args.mean and args.preset != "direct":
         args.mean = protocol.mean_beside(args.lmdb)
-    log.set_level(2)
     status = processes.launch(args, "evaluate", argv)
     if status is not None:
         return status
@@ -192,11 +168,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("\n".join([outputs.plain(name) + ":"] * several + protocol.lines(result)))
         if out is not None:
             protocol.write_json(out, result)
-            print(outputs.plain(f"wrote {out}"))
+            outputs.say(f"wrote {out}")
     if several and processes.root():
-        print(
-            "\n".join(outputs.plain(line) for group in protocol.groups(found) for line in protocol.group_lines(group))
-        )
+        for group in protocol.groups(found):
+            outputs.say(*protocol.group_lines(group))
     if args.out is not None and processes.root():
-        print(outputs.plain(f"Next: add it to the report: ilgnet report --eval {outs[0]}"))
+        outputs.say(f"Next: add it to the report: ilgnet report --eval {outs[0]}")
     return 0

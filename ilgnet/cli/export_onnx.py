@@ -5,10 +5,7 @@ Example:
     --net out/demo/net/deploy.prototxt --out out/demo/net.onnx
 """
 
-from __future__ import annotations
-
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from ilgnet.cli.arguments import make_parser
@@ -17,18 +14,13 @@ from ilgnet.photos import preprocess
 from ilgnet.run import outputs
 from ilgnet.scoring import scorers
 from ilgnet.weights import surgery
-from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = make_parser(__name__)
+def main(argv: list[str]) -> int:
+    parser = make_parser(__name__, quiet=True)
     parser.add_argument("--weights", required=True, metavar="CAFFEMODEL", help="trained weights")
-    parser.add_argument(
-        "--net",
-        metavar="PROTOTXT",
-        help="deploy.prototxt or variant's name (default: the variant the weights fit)",
-    )
+    parser.add_argument("--net", help="deploy.prototxt or variant's name (default: the variant the weights fit)")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.onnx")
     parser.add_argument(
         "--preprocess",
@@ -52,7 +44,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.check and onnx_export.runtime() is None:
         raise CaffeError("--check needs ONNX Runtime (pip install onnxruntime)")
     outputs.check(args.out)
-    log.set_level(2)
     path = scorers.net_for(surgery.read_weights(args.weights), args.weights) if args.net is None else args.net
     net = onnx_export.load(scorers.deploy_net(path), path, args.weights)
     spec = None

@@ -7,24 +7,21 @@ Example:
   ilgnet fetch-weights googlenet
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from pathlib import Path
 
 from ilgnet.cli.arguments import make_parser
 from ilgnet.nets import emit
+from ilgnet.run import outputs
 from ilgnet.weights import published
-from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = make_parser(__name__)
+def main(argv: list[str]) -> int:
+    parser = make_parser(__name__, quiet=True)
     parser.add_argument(
         "model",
         nargs="?",
-        choices=list(published.MODELS),
+        choices=published.MODELS,
         default="googlenet",
         help="googlenet (default), or a trained ILGNet, which needs --file",
     )
@@ -33,19 +30,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--url", help="mirror to download googlenet from; its SHA-1 is checked")
     args = parser.parse_args(argv)
     model = published.MODELS[args.model]
-    if isinstance(model, published.Released) and args.file is None:
-        raise CaffeError(published.where(args.model, model))
-    args.out.mkdir(parents=True, exist_ok=True)
     if isinstance(model, published.Released):
-        target = args.out / model.installed
+        if args.file is None:
+            raise CaffeError(published.where(args.model, model))
+        target = outputs.check(args.out / model.installed)
         if target.exists():
             raise CaffeError(f"{target} exists; move it away")
-        log.set_level(2)
         print(published.convert(model, args.file, target, emit.deploy(emit.Choice("v1")), "v1"))
         print(f"wrote {target}, in the current format; its net is v1")
         print(f"Next: rank photos with it: ilgnet rank FOLDER --weights {target}")
         return 0
-    target = args.out / model.file
+    target = outputs.check(args.out / model.file)
     if published.is_there(target, model.sha1):
         print(f"{target} is there already, and its sha1 is right")
     else:

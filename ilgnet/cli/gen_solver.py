@@ -8,26 +8,20 @@ Example:
     --snapshot-prefix out/demo/snapshots/demo --out out/demo/solver.prototxt
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from pathlib import Path
 
-from ilgnet.cli.arguments import make_parser
+from ilgnet.cli.arguments import check_range, given, make_parser
 from ilgnet.nets import emit, table1
 from ilgnet.nets.datasets import DATASETS
 from ilgnet.nets.variants import VARIANTS
-from torchcaffe.base.errors import CaffeError
 from torchcaffe.proto import caffe_pb2
 
-AT_LEAST = dict(max_iter=0, stepsize=1, test_iter=1, test_interval=0, snapshot=0, display=0, iter_size=1, base_lr=0)
 
-
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     p = make_parser(__name__)
     p.add_argument("--all", action="store_true", help="write every file below solvers/ again")
-    p.add_argument("--dataset", choices=list(DATASETS), default="ava1", help="column of Table 1 (default ava1)")
-    p.add_argument("--variant", choices=list(VARIANTS), default="v1bn", help="default v1bn")
+    p.add_argument("--dataset", choices=DATASETS, default="ava1", help="column of Table 1 (default ava1)")
+    p.add_argument("--variant", choices=VARIANTS, default="v1bn", help="default v1bn")
     p.add_argument("--released", action="store_true", help="the values of the authors' files where they differ")
     p.add_argument("--net", help="the net to train (default prototxt/VARIANT/train_val*.prototxt)")
     p.add_argument("--base-lr", type=float, help="initial learning rate")
@@ -44,15 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--out", type=Path, help="file to write (default out/solvers/DATASET/VARIANT.prototxt)")
     args = p.parse_args(argv)
     if args.all:
-        if any(value != p.get_default(field) for field, value in vars(args).items() if field != "all"):
+        if given(p, args, vars(args)) != ["--all"]:
             p.error("--all takes no other option")
         files = table1.committed()
     else:
-        which = ("all", "dataset", "variant", "released", "cpu", "out")
+        which = "all dataset variant released cpu out".split()
         changed = {field: value for field, value in vars(args).items() if field not in which and value is not None}
-        for field, least in AT_LEAST.items():
-            if not changed.get(field, least) >= least:
-                raise CaffeError(f"--{field.replace('_', '-')} {changed[field]}: must be at least {least}")
+        check_range(args, "stepsize test_iter iter_size")
+        check_range(args, "max_iter test_interval snapshot display base_lr", 0)
         if args.cpu:
             changed["solver_mode"] = caffe_pb2.SolverParameter.CPU
         out = args.out or Path("out") / "solvers" / args.dataset / f"{args.variant}.prototxt"

@@ -7,18 +7,14 @@ Example:
   ilgnet log-to-tensorboard out/demo/snapshots/demo.log
 """
 
-from __future__ import annotations
-
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
-from ilgnet.cli.arguments import make_parser
+from ilgnet.cli.arguments import check_range, make_parser
 from ilgnet.report import tensorboard
-from torchcaffe.base.errors import CaffeError
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     parser = make_parser(__name__)
     parser.add_argument("log", type=Path)
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: LOG_tensorboard beside the log")
@@ -30,8 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="look for new lines and snapshots every SECONDS until Ctrl-C",
     )
     args = parser.parse_args(argv)
-    if args.follow is not None and not 0 < args.follow < 1e6:
-        raise CaffeError(f"--follow {args.follow}: must be above 0 seconds, and below a million")
+    check_range(args, "follow", 0.001, 1_000_000)
     out = args.out or args.log.with_name(args.log.stem + "_tensorboard")
     events = tensorboard.EventLog(args.log, out, not args.no_weights)
     try:

@@ -1,12 +1,10 @@
 """The program `ilgnet`: the table of its commands. Only the module of the command that runs is imported."""
 
-from __future__ import annotations
-
 import ast
 import importlib
+import multiprocessing
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import ilgnet
@@ -42,8 +40,8 @@ def summary(command: str) -> str:
     return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    command, *words = (sys.argv[1:] if argv is None else argv) or ["--help"]
+def main(argv: list[str]) -> int:
+    command, *words = argv or ["--help"]
     if command in ("--help", "-h"):
         groups = {group: "".join(f"  {name:20}{summary(name)}\n" for name in GROUPS[group]) for group in GROUPS}
         print(HELP.format(commands="\n".join(f"{group}:\n{lines}" for group, lines in groups.items())))
@@ -58,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(*command: str) -> None:
     """Entry point of `ilgnet` and `python -m ilgnet`; with a command, of its program in a checkout's tools/."""
+    if multiprocessing.current_process().name != "MainProcess":
+        return  # a process that the command started imports the program again, not to run it
     if command:
         # Nothing may be installed: processes that the command starts with `-m ilgnet` must find this checkout, too.
         here = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")]

@@ -7,16 +7,12 @@ Example:
     out/demo/train_lmdb --shuffle 1
 """
 
-from __future__ import annotations
-
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from ilgnet.ava.prepare import summary
 from ilgnet.ava.splits import shuffled
-from ilgnet.cli.arguments import make_parser
-from torchcaffe.base.errors import CaffeError
+from ilgnet.cli.arguments import check_range, make_parser
 from torchcaffe.data.imageset import Options, convert_imageset, read_list
 
 SIZE = 256  # the authors' LMDBs hold photos warped to 256 x 256
@@ -32,13 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def options_of(args: argparse.Namespace) -> Options:
     """convert_imageset's flags for add_arguments' options."""
-    if args.size < 0 or (args.workers is not None and args.workers < 1):
-        raise CaffeError("--size must be at least 0, --workers at least 1")
+    check_range(args, "size", 0)
+    check_range(args, "workers")
     resize = (args.size, args.size) if args.size else None
     return Options(resize, encode={None: "", "jpeg": "jpg", "png": "png"}[args.encoded], quality=QUALITY)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     parser = make_parser(__name__)
     parser.add_argument("photos", type=Path, help="folder of the photos")
     parser.add_argument("list", type=Path, help="text file, a line a photo: NAME LABEL")

@@ -7,16 +7,13 @@ Example:
   ilgnet mean out/demo/train_lmdb
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from pathlib import Path
 
 from ilgnet.cli.arguments import make_parser
 from torchcaffe.data.imageset import compute_image_mean, write_mean
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     parser = make_parser(__name__)
     parser.add_argument("lmdb", type=Path, help="the training LMDB")
     parser.add_argument("binaryproto", type=Path, nargs="?", help="file to write (mean.binaryproto beside the LMDB)")

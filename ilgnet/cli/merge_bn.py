@@ -8,9 +8,6 @@ Example:
     --out-net out/demo/merged.prototxt --out out/demo/merged.caffemodel
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from pathlib import Path
 
 from ilgnet.cli.arguments import make_parser
@@ -21,7 +18,7 @@ from torchcaffe.formats import caffemodel, files, upgrade
 from torchcaffe.proto import format_text
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     parser = make_parser(__name__)
     parser.add_argument("--net", required=True, metavar="PROTOTXT", help="deploy net with BatchNorm layers")
     parser.add_argument("--weights", required=True, metavar="CAFFEMODEL", help="its weights")

@@ -7,9 +7,6 @@ Example:
   ilgnet plot-log out/demo/snapshots/demo.log
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from pathlib import Path
 
 from ilgnet.cli.arguments import make_parser
@@ -17,7 +14,7 @@ from ilgnet.report import page
 from torchcaffe.base.errors import CaffeError
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     parser = make_parser(__name__)
     parser.add_argument("logs", nargs="+", metavar="[NAME=]LOG")
     parser.add_argument("--out", type=Path, metavar="PREFIX", help="default: the first log's name without its suffix")

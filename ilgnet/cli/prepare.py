@@ -8,17 +8,14 @@ Example:
     --out out/demo/data
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from pathlib import Path
 
 from ilgnet.ava import labels, prepare, targets
 from ilgnet.cli import make_lmdb, splits
-from ilgnet.cli.arguments import make_parser
+from ilgnet.cli.arguments import given, make_parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     parser = make_parser(__name__)
     parser.add_argument("ava", type=Path, nargs="?", metavar="AVA", help="folder with AVA.txt and images/")
     parser.add_argument("--labels", type=Path, metavar="CSV", help="your own: file, and label, mean or votes")
@@ -40,11 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if (args.ava is None) == (args.labels is None):
         parser.error("give AVA, or --labels CSV")
-    others = ("cut", "held_out") if args.labels is None else ("dataset", "thresholds", "lists")
-    whose = "--labels" if args.labels is None else "AVA, not for --labels"
-    for name in others:
-        if getattr(args, name) != parser.get_default(name):
-            parser.error(f"--{name.replace('_', '-')} is for {whose}")
+    for option in given(parser, args, ("dataset", "thresholds", "lists") if args.labels else ("cut", "held_out")):
+        parser.error(f"{option} is for " + ("AVA, not for --labels" if args.labels else "--labels"))
     options = make_lmdb.options_of(args)
     if args.labels is not None:
         source = prepare.read_own(args.labels, args.images, args.cut, args.held_out, args.seed)

@@ -10,20 +10,16 @@ Example:
     --net out/demo/net/deploy.prototxt --mean out/demo/data/mean.binaryproto
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import time
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
-from ilgnet.cli.arguments import add_net, make_parser
+from ilgnet.cli.arguments import add_net, check_range, flag, make_parser
 from ilgnet.rank import cache as photo_cache
 from ilgnet.rank import gallery, picks, ranking, xmp
 from ilgnet.run import engine, outputs, processes
-from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
 
 
@@ -37,20 +33,15 @@ def places(out: Path) -> tuple[Path, Path, Path]:
 
 def check(args: argparse.Namespace) -> None:
     """CaffeError for bad options, before any photo is scored."""
-    for name in ("top", "batch", "workers", "gallery_limit"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise CaffeError(f"--{name.replace('_', '-')} {value}: must be at least 1")
-    if args.watch is not None and not 0 < args.watch < 1e6:
-        raise CaffeError(f"--watch {args.watch}: must be above 0 seconds, and below a million")
-    if not 0 <= args.reject_below <= 100:
-        raise CaffeError(f"--reject-below {args.reject_below}: must be from 0 to 100")
+    check_range(args, "top batch workers gallery_limit")
+    check_range(args, "watch", 0.001, 1_000_000)
+    check_range(args, "reject_below", 0, 100)
     if args.reject_below and not args.xmp:
         raise CaffeError("--reject-below is for --xmp")
     if not (args.xmp or args.copy_picks or args.link_picks):
         for name in ("picks", "dry_run"):
             if getattr(args, name):
-                raise CaffeError(f"--{name.replace('_', '-')} is for --xmp, --copy-picks or --link-picks")
+                raise CaffeError(f"{flag(name)} is for --xmp, --copy-picks or --link-picks")
     if args.picks:
         picks.missing(picks.read_choices(args.picks), (item.name for item in ranking.find(args.folder)[0]), args.folder)
     for to in filter(None, (args.copy_picks, args.link_picks)):
@@ -63,17 +54,16 @@ def report(args: argparse.Namespace, made: ranking.Ranking) -> None:
     gallery.write(page, made, args.gallery_limit)
     ranking.write_csv(table, made)
     ranking.write_json(text, made, [page, table])
-    for name, reason in made.unread[:20]:
-        print(outputs.plain(f"not read: {name}: {reason}"), file=sys.stderr)
+    outputs.say(*(f"not read: {name}: {reason}" for name, reason in made.unread[:20]), file=sys.stderr)
     if len(made.unread) > 20:
-        print(outputs.plain(f"not read: {len(made.unread) - 20} more, all in {text}"), file=sys.stderr)
+        outputs.say(f"not read: {len(made.unread) - 20} more, all in {text}", file=sys.stderr)
     print(
         f"{len(made.photos)} photos ({made.from_cache} known already), {len(made.unread)} not read; "
         f"{made.about.title}, preset {made.about.preprocess.preset}; {made.about.meaning}"
     )
     for photo in made.top(args.top or 0):
         print(f"{photo.rank:5d}  {photo.p_high:.4f}  {photo.percentile:6.2f}%  {outputs.plain(photo.name)}")
-    print(outputs.plain(f"wrote {page}, {table.name} and {text.name}"))
+    outputs.say(f"wrote {page}, {table.name} and {text.name}")
 
 
 def act(args: argparse.Namespace, made: ranking.Ranking) -> None:
@@ -81,10 +71,9 @@ def act(args: argparse.Namespace, made: ranking.Ranking) -> None:
     choices = picks.read_choices(args.picks) if args.picks else None
     missing = picks.missing(choices, (photo.name for photo in made.photos), args.folder) if choices else []
     if choices and missing:
+        names = ", ".join([*map(repr, missing[:5]), *["..."] * (len(missing) > 5)])
         print(
-            f"picks: {len(missing)} of {len(choices)} files are not among the photos that can be read: "
-            + ", ".join(map(repr, missing[:5]))
-            + ", ..." * (len(missing) > 5),
+            f"picks: {len(missing)} of {len(choices)} files are not among the photos that can be read: {names}",
             file=sys.stderr,
         )
     done = []
@@ -93,16 +82,13 @@ def act(args: argparse.Namespace, made: ranking.Ranking) -> None:
             done += picks.transfer(picks.chosen(made, choices, args.top), args.folder, to, link, args.dry_run)
     if args.xmp:
         done += picks.write_sidecars(made, picks.ratings(made, choices, args.reject_below), args.xmp, args.dry_run)
-    for line in done:
-        print(outputs.plain(("would " if args.dry_run and not line.startswith("left") else "") + line))
-    print(outputs.plain(f"Next: open {args.out} in a browser."))
+    outputs.say(*(("would " if args.dry_run and not line.startswith("left") else "") + line for line in done))
+    outputs.say(f"Next: open {args.out} in a browser.")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    argv = list(sys.argv[1:] if argv is None else argv)
-    parser = make_parser(__name__)
+def main(argv: list[str]) -> int:
+    parser = make_parser(__name__, quiet=True)
     parser.add_argument("folder", type=Path, help="folder of photos; folders below it count too")
-    parser.add_argument("--weights", required=True, metavar="CAFFEMODEL")
     add_net(parser)
     parser.add_argument("--out", type=Path, default=Path("out/gallery.html"), help="default out/gallery.html")
     parser.add_argument("--top", type=int, metavar="N", help="print and pick the best N, no two nearly the same")
@@ -137,7 +123,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if processes.wanted(args) > 1 and args.watch is not None:
         parser.error("--watch works in one process, on one GPU")
     check(args)
-    log.set_level(2)
     status = processes.launch(args, "rank", argv)
     if status is not None:
         return status

@@ -4,16 +4,13 @@ Example:
   ilgnet ratings out/demo/ava/AVA.txt
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from pathlib import Path
 
 from ilgnet.ava.ratings import read_ratings
 from ilgnet.cli.arguments import make_parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     parser = make_parser(__name__)
     parser.add_argument("ava_txt", type=Path, help="AVA.txt")
     ava_txt = parser.parse_args(argv).ava_txt

@@ -8,9 +8,6 @@ Example:
     --eval out/demo/evaluation.json --synthetic --out out/demo/report.html
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from pathlib import Path
 
 from ilgnet.cli.arguments import make_parser
@@ -19,7 +16,7 @@ from ilgnet.run import outputs
 from torchcaffe.base.errors import CaffeError
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     parser = make_parser(__name__)
     parser.add_argument(
         "--run",
@@ -61,11 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.synthetic,
         ),
     )
-    print(
-        outputs.plain(
-            f"wrote {args.out}, {args.out.with_suffix('.md').name}, {args.out.with_suffix('.json').name} "
-            f"and {len(written) - 3} tables and figures beside it\n"
-        )
+    page_of = args.out.with_suffix
+    outputs.say(
+        f"wrote {args.out}, {page_of('.md').name}, {page_of('.json').name} and {written} tables and figures beside it"
     )
-    print(outputs.plain(f"Next: open {args.out} in a browser."))
+    outputs.say(f"Next: open {args.out} in a browser.")
     return 0

@@ -6,10 +6,7 @@ Example:
   ilgnet splits out/demo/ava/AVA.txt --dataset ava2 --out out/demo/lists
 """
 
-from __future__ import annotations
-
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from ilgnet.ava import splits
@@ -39,7 +36,7 @@ def choice(args: argparse.Namespace) -> splits.Choice:
     return splits.Choice(args.dataset, args.seed, args.thresholds, args.lists)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     parser = make_parser(__name__)
     parser.add_argument("ava_txt", type=Path, help="AVA.txt")
     parser.add_argument("--out", type=Path, required=True, help="folder for train.txt and val.txt")

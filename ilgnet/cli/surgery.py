@@ -7,21 +7,17 @@ Example:
     --net out/demo/net/train_val.prototxt --out out/demo/init.caffemodel
 """
 
-from __future__ import annotations
-
 import argparse
-from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ilgnet.cli.arguments import make_parser
+from ilgnet.cli.arguments import check_range, make_parser
 from ilgnet.photos import preprocess
 from ilgnet.run import engine, outputs
 from ilgnet.weights import surgery
-from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import files, upgrade
 
@@ -88,8 +84,8 @@ def print_table(report: surgery.Report) -> None:
     print(", ".join(f"{count} {what}" for what, count in counts.items() if count))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = make_parser(__name__)
+def main(argv: list[str]) -> int:
+    parser = make_parser(__name__, quiet=True)
     parser.add_argument("--weights", required=True, metavar="SOURCE", help="caffemodel to copy from")
     parser.add_argument("--net", required=True, metavar="TARGET", help="train_val.prototxt to make weights for")
     parser.add_argument("--out", required=True, type=Path, metavar="CAFFEMODEL")
@@ -104,13 +100,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, help="random seed of the fillers")
     engine.add_arguments(parser)
     args = parser.parse_args(argv)
-    if args.seed is not None and not 0 <= args.seed < 2**32:
-        raise CaffeError(f"--seed {args.seed}: must be at least 0 and below 2^32")
-    if args.images < 2:
-        raise CaffeError(f"--images {args.images}: a calibration needs at least 2")
+    check_range(args, "seed", 0, 2**32 - 1)
+    check_range(args, "images", 2)
     outputs.check(args.out)
-    log.set_level(2)
     print_table(operate(args))
     print(f"wrote {args.out}")
-    print(outputs.plain(f"Next: train from it: ilgnet train --weights {args.out} --solver SOLVER"))
+    outputs.say(f"Next: train from it: ilgnet train --weights {args.out} --solver SOLVER")
     return 0

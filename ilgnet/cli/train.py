@@ -6,79 +6,20 @@ Example:
   ilgnet train --solver out/demo/solver.prototxt
 """
 
-from __future__ import annotations
-
-import argparse
 import contextlib
 import os
-import sys
-from collections.abc import Sequence
 
-from ilgnet.cli.arguments import make_parser
+from ilgnet.cli.arguments import check_range, make_parser
 from ilgnet.report import tensorboard
 from ilgnet.run import engine, processes
-from ilgnet.train import estimate, logtee, runs
-from torchcaffe.base import context, log, signals
+from ilgnet.train import estimate, runs
+from torchcaffe.base import log, signals
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import upgrade
-from torchcaffe.proto import caffe_pb2
 
 
-@context.denormals_flushed()
-def train(args: argparse.Namespace, settings: caffe_pb2.SolverParameter, log_file: str) -> int:
-    """Train, and return the exit status. A signal stops with a snapshot. Of several processes, only rank 0 prints."""
-    parallel = processes.start(args)
-    root = parallel is None or parallel.root()
-    show = root and sys.stderr.isatty()
-    with logtee.tee(log_file, bar=show) if root else open(os.devnull, "w") as terminal:
-        snapshot = args.snapshot
-        if snapshot == runs.AUTO:
-            snapshot = runs.newest_snapshot(settings.snapshot_prefix, terminal)
-            if snapshot is None:
-                print(f"no snapshot yet: starting from {args.weights or 'the fillers'}", file=terminal)
-        caffe = engine.load_engine(args.engine, args.gpu, logtee.write_line)
-        solver = caffe.get_solver(args.solver)
-        if args.weights and snapshot is None:
-            count = runs.load_weights(solver.net, args.weights)
-            print(f"{count} layers take their weights from {args.weights}", file=terminal)
-        if parallel:
-            parallel.join(solver)
-        if args.debug_nan:
-            solver.debug_nan = True
-        told = signals.Signals(args.sigint_effect, args.sighup_effect, logtee.tell)
-        watcher = runs.Watcher(
-            solver,
-            settings,
-            told,
-            terminal,
-            show,
-            args.keep if root else None,
-            parallel.any_of_us if parallel else int,
-            look_every=settings.display or 100 if args.gpu is not None else 1,
-        )
-        solver.add_callback(watcher, lambda: None)
-        try:
-            with told:
-                solver.solve(snapshot) if snapshot else solver.solve()
-        except runs.Stopped:
-            solver.snapshot()
-            print(
-                f"stopped at iteration {solver.iter}; go on with --snapshot "
-                f"{settings.snapshot_prefix}_iter_{solver.iter}.solverstate",
-                file=terminal,
-            )
-            return told.status
-        except KeyboardInterrupt:
-            print("stopped at once, without a snapshot; go on from the last with --snapshot auto", file=terminal)
-            return told.status
-        finally:
-            watcher.close()
-    return 0
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    argv = list(sys.argv[1:] if argv is None else argv)
-    parser = make_parser(__name__)
+def main(argv: list[str]) -> int:
+    parser = make_parser(__name__, quiet=True)
     parser.add_argument("--solver", required=True, metavar="PROTOTXT", help="paths in it are relative to this folder")
     parser.add_argument("--weights", metavar="CAFFEMODEL", help="starting weights (`ilgnet surgery` makes them)")
     parser.add_argument(
@@ -117,10 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     engine.add_arguments(parser, several=True)
     args = parser.parse_args(argv)
-    log.set_level(2)
     settings = upgrade.read_solver(args.solver)
-    if args.keep is not None and args.keep < 1:
-        raise CaffeError("--keep must be 1 or more")
+    check_range(args, "keep")
     if args.debug_nan and args.engine != "torch":
         raise CaffeError(f"--engine {args.engine}: only torch has --debug-nan")
     processes.wanted(args)
@@ -134,10 +73,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.estimate and "WORLD_SIZE" not in os.environ:
         measured = estimate.measure(args.solver, args.engine, args.gpu[0] if args.gpu else None)
         done = runs.iteration_of(args.snapshot, settings.snapshot_prefix) if args.snapshot else 0
-        print("\n".join(estimate.lines(settings, measured, done)), flush=True)
+        print(estimate.text(settings, measured, done), flush=True)
     code = processes.launch(args, "train", inner)
     if code is None:
-        code = train_here(args, settings, log_file)
+        code = runs.train(args, settings, log_file)
+        with contextlib.suppress(OSError):  # Ctrl-C ends a `| tee`, too
+            print(f"log: {log_file}", flush=True)
     if args.tensorboard:
         folder = settings.snapshot_prefix + "_tensorboard"
         tensorboard.write(log_file, folder)
@@ -145,14 +86,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     if code == 0 and "WORLD_SIZE" not in os.environ:
         weights = f"{settings.snapshot_prefix}_iter_{settings.max_iter}.caffemodel"
         print(f"Next: test it: ilgnet evaluate --weights {weights} --lmdb VAL_LMDB")
-    return code
-
-
-def train_here(args: argparse.Namespace, settings: caffe_pb2.SolverParameter, log_file: str) -> int:
-    """Train in this process."""
-    if args.gpu is None and settings.HasField("solver_mode") and settings.solver_mode == caffe_pb2.SolverParameter.GPU:
-        print(f"{args.solver}: solver_mode GPU but --gpu not given: training on the CPU", file=sys.stderr)
-    code = train(args, settings, log_file)
-    with contextlib.suppress(OSError):  # Ctrl-C ends a `| tee`, too
-        print(f"log: {log_file}", flush=True)
     return code

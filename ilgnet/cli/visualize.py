@@ -10,22 +10,16 @@ Example:
     --out out/demo/features.json
 """
 
-from __future__ import annotations
-
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from ilgnet.cli.arguments import add_net, make_parser
+from ilgnet.cli.arguments import add_net, check_range, make_parser
 from ilgnet.evaluate import feature_maps, protocol
 from ilgnet.run import engine, outputs
-from torchcaffe.base import log
-from torchcaffe.base.errors import CaffeError
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = make_parser(__name__)
-    parser.add_argument("--weights", required=True, metavar="CAFFEMODEL")
+def main(argv: list[str]) -> int:
+    parser = make_parser(__name__, quiet=True)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--lmdb", help="labelled photos, e.g. data/ava1/val_lmdb")
     what.add_argument("--photos", metavar="FOLDER", help="photos without labels: draws, and tests nothing")
@@ -43,12 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     engine.add_arguments(parser)
     args = parser.parse_args(argv)
-    if args.shown < 0 or args.batch < 1:
-        raise CaffeError("--shown must be 0 or more, --batch 1 or more")
+    check_range(args, "shown", 0)
+    check_range(args, "batch")
     if args.lmdb and not args.mean and args.preset != "direct":
         args.mean = protocol.mean_beside(args.lmdb)
     outputs.check(args.out, ".json")
-    log.set_level(2)
     from ilgnet.scoring.scorers import Scorer, Settings
 
     scorer = Scorer(Settings(args.weights, args.net, args.preset, args.mean, args.batch, args.engine, args.gpu))
@@ -83,5 +76,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         print(f"{f'{stage.mark} {stage.what}'.strip()[:24]:24} {figures}")
     print(f"{result.claim}\nwrote {args.out}")
-    print(outputs.plain(f"Next: add it to the report: ilgnet report --features {args.out}"))
+    outputs.say(f"Next: add it to the report: ilgnet report --features {args.out}")
     return 0

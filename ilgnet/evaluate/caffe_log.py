@@ -16,7 +16,7 @@ from ilgnet.evaluate.results import Proportion
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import files
 
-_GLOG = re.compile(r"[IWEF](\d\d)(\d\d) (\d\d):(\d\d):(\d\d)(?:\.(\d+))?\s+\d+ [^\]]*\] ?")
+_GLOG = re.compile(r"[IWEF](\d{4} \d\d:\d\d:\d\d)(?:(\.\d{1,6})\d*)?\s+\d+ [^\]]*\] ?")
 # BVLC 1.0.0 puts the speed between the iteration and the loss: "Iteration 20 (3.1 iter/s, 6.4s/20 iters), loss = 0.7"
 _LOSS = re.compile(r"Iteration (\d+)(?: \([^)]*\))?, loss = (\S+)")
 _LR = re.compile(r"Iteration (\d+), lr = (\S+)")
@@ -27,43 +27,35 @@ _TEST_LOSS = re.compile(r"^Loss: (\S+)\s*$")
 _TEST_OUTPUT = re.compile(r"^(\S+) = (\S+)(?: \(\* .*\))?\s*$")
 _SNAPSHOT = re.compile(r"Snapshotting to (?:binary proto|HDF5) file (\S+)")
 _PRINTED = re.compile(r"Initializing (net|solver) from parameters")
-_FLOATS = {"1.#qnan": "nan", "1.#ind": "nan", "1.#inf": "inf", "-1.#inf": "-inf", "-1.#ind": "nan"}
 
 
 def _number(text: str) -> float:
-    """A float as glog printed it, including -nan and Windows' spellings; NaN for anything else."""
-    text = text.rstrip(",").lower()
+    """A float as glog printed it, including Windows' 1.#INF; NaN for anything else, such as 1.#QNAN."""
     try:
-        return float(_FLOATS.get(text, text))
+        return float(text.rstrip(",").replace("1.#INF", "inf"))
     except ValueError:
         return float("nan")
 
 
-class Series:
+class Series(list[tuple[int, float]]):
     """Values by iteration: `.iterations` (n,) int64, `.values` (n,) float64.
 
     A point that is not after the last one means that the run was resumed or restarted there: it replaces the points
     from that iteration on.
     """
 
-    def __init__(self) -> None:
-        self._points: list[tuple[int, float]] = []
-
     def add(self, iteration: int, value: float) -> None:
-        while self._points and self._points[-1][0] >= iteration:
-            self._points.pop()
-        self._points.append((iteration, value))
-
-    def __len__(self) -> int:
-        return len(self._points)
+        while self and self[-1][0] >= iteration:
+            self.pop()
+        self.append((iteration, value))
 
     @property
     def iterations(self) -> np.ndarray:
-        return np.array([i for i, _ in self._points], dtype=np.int64)
+        return np.array([i for i, _ in self], np.int64)
 
     @property
     def values(self) -> np.ndarray:
-        return np.array([v for _, v in self._points], dtype=np.float64)
+        return np.array([v for _, v in self], np.float64)
 
 
 @dataclass
@@ -103,19 +95,15 @@ class CaffeLog:
     def printed(self, pattern: str) -> str | None:
         """A field, as the first group of a pattern, of the last net that the log prints and that has it."""
         found = (re.search(pattern, net, re.M) for net in reversed(self.nets))
-        return next((match.group(1) for match in found if match), None)
+        return next((match[1] for match in found if match), None)
 
 
 def main_output(names: list[str], kind: str) -> str | None:
     """The output that is the net's accuracy (or loss): top-1 before others, the last head before auxiliary ones."""
-    found = [n for n in names if _is_accuracy(n)]
+    found = [n for n in names if re.search(r"acc|top-?\d", n.lower())]
     if kind == "loss":
         found = [n for n in names if "loss" in n.lower() and n not in found]
     return max([n for n in found if not re.search(r"top-?[2-9]", n)] or found, default=None)
-
-
-def _is_accuracy(name: str) -> bool:
-    return re.search(r"acc|top-?\d", name.lower()) is not None
 
 
 def read_log(path: str | Path) -> CaffeLog:
@@ -144,18 +132,18 @@ def _parse(log: CaffeLog, lines: io.TextIOWrapper) -> None:
         text = line[prefix.end() :] if prefix else line
         printing = ""
         if match := _PRINTED.search(text):
-            printing = match.group(1)
+            printing = match[1]
             if printing == "net":
                 log.nets.append("")
             else:
                 log.solver = ""
                 last = None  # another run begins
         elif match := _TESTING.search(text):
-            iteration, test_net = int(match.group(1)), int(match.group(2))
+            iteration, test_net = int(match[1]), int(match[2])
             log.tests.setdefault(test_net, {})
         elif match := _LOSS.search(text):
-            iteration = int(match.group(1))
-            log.loss.add(iteration, _number(match.group(2)))
+            iteration = int(match[1])
+            log.loss.add(iteration, _number(match[2]))
             now = _time(prefix) if prefix else None
             if now is not None:
                 first_time = first_time or now
@@ -165,12 +153,12 @@ def _parse(log: CaffeLog, lines: io.TextIOWrapper) -> None:
                     log.speed = (log.speed[0] + iteration - last[0], log.speed[1] + (now - last[1]).total_seconds())
                 last = iteration, now
         elif match := _LR.search(text):
-            log.lr.add(int(match.group(1)), _number(match.group(2)))
+            log.lr.add(int(match[1]), _number(match[2]))
         elif match := _OUTPUT.search(text):
-            where = log.train if match.group(1) == "Train" else log.tests.setdefault(test_net, {})
-            where.setdefault(match.group(2), Series()).add(iteration, _number(match.group(3)))
+            where = log.train if match[1] == "Train" else log.tests.setdefault(test_net, {})
+            where.setdefault(match[2], Series()).add(iteration, _number(match[3]))
         elif match := _SNAPSHOT.search(text):
-            log.snapshots.append(match.group(1))
+            log.snapshots.append(match[1])
         else:
             _parse_test_run(log, text)
 
@@ -178,27 +166,25 @@ def _parse(log: CaffeLog, lines: io.TextIOWrapper) -> None:
 def _parse_test_run(log: CaffeLog, text: str) -> None:
     run = log.test_run
     if match := _BATCH.search(text):
-        if run is None or (int(match.group(1)) == 0 and match.group(2) in run.batches):
+        if run is None or (int(match[1]) == 0 and match[2] in run.batches):
             log.test_run = run = TestRun()  # a second test in the same file replaces the first
-        run.batches.setdefault(match.group(2), []).append(_number(match.group(3)))
+        run.batches.setdefault(match[2], []).append(_number(match[3]))
     elif run and (match := _TEST_LOSS.search(text)):
-        run.loss = _number(match.group(1))
-    elif run and (match := _TEST_OUTPUT.search(text)) and match.group(1) in run.batches:
-        run.outputs[match.group(1)] = _number(match.group(2))
+        run.loss = _number(match[1])
+    elif run and (match := _TEST_OUTPUT.search(text)) and match[1] in run.batches:
+        run.outputs[match[1]] = _number(match[2])
 
 
 def _time(prefix: re.Match[str]) -> datetime.datetime | None:
     """The line's time. glog prints no year; in a leap year, 29 February is valid."""
     try:
-        micro = int((prefix.group(6) or "0")[:6].ljust(6, "0"))
-        month, day, hour, minute, second = (int(prefix.group(i)) for i in range(1, 6))
-        return datetime.datetime(2020, month, day, hour, minute, second, micro)
+        return datetime.datetime.strptime(f"2020{prefix[1]}{prefix[2] or '.0'}", "%Y%m%d %H:%M:%S.%f")
     except ValueError:
         return None
 
 
 class LastTest(NamedTuple):
-    """The last test of a log: the accuracy of what it tested, and the data layer's source and net's name as printed."""
+    """A log's last test: the accuracy of what it tested, and the data layer's source and the net's name as printed."""
 
     accuracy: Proportion  # with batch and batches
     loss: float
@@ -227,7 +213,7 @@ def last_test(log: CaffeLog) -> LastTest:
         found = re.search(r"\btest_iter:\s*(\d+)", log.solver)
         if not found:
             raise CaffeError(f"{log.path}: the log does not print the solver, so its test_iter is unknown")
-        batches, value = int(found.group(1)), float(log.tests[0][name].values[-1])
+        batches, value = int(found[1]), float(log.tests[0][name].values[-1])
         losses = log.test_series("loss")
         loss = float(losses.values[-1]) if losses else float("nan")
     if not 0 <= value <= 1:

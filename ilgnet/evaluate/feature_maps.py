@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,10 +74,7 @@ def extract(
     from tqdm import tqdm
 
     names = [name for stage in stages for name in stage.blobs]
-    keys: list[str] = []
-    labels: list[int | None] = []
-    p_high: list[float] = []
-    density: list[list[float]] = []
+    rows: list[tuple[str, int, float, list[float]]] = []
     chosen: dict[int, list[Shown]] = {0: [], 1: []}
     shapes: list[list[tuple[int, ...]]] = []
     with tqdm(unit="photo", disable=not progress) as bar:
@@ -87,36 +83,24 @@ def extract(
             values = scorer.features(names)
             shapes = [[values[name].shape[1:] for name in stage.blobs] for stage in stages]
             for i, (key, label, _) in enumerate(group):
+                p_high = float(answers[i])
                 per_stage = [[values[name][i] for name in stage.blobs] for stage in stages]
-                keys.append(key)
-                labels.append(label)
-                p_high.append(float(answers[i]))
-                density.append(
-                    [float(np.mean(np.concatenate([v.reshape(-1) for v in stage]) > 0)) for stage in per_stage]
-                )
-                group_of = int(answers[i] > 0.5) if label is None else label
-                if group_of in chosen and len(chosen[group_of]) < shown:
-                    maps = [picture(stage) for stage in per_stage]
-                    chosen[group_of].append(Shown(key, label, float(answers[i]), np.zeros(0), maps))
+                active = [float(np.mean(np.concatenate(stage, axis=None) > 0)) for stage in per_stage]
+                rows.append((key, -1 if label is None else label, p_high, active))
+                like = chosen.get(int(p_high > 0.5) if label is None else label)
+                if like is not None and len(like) < shown:
+                    like.append(Shown(key, label, p_high, np.zeros(0), list(map(picture, per_stage))))
             bar.update(len(group))
-    with_photos = [s._replace(photo=image) for s, image in _photos_of(source, chosen[1] + chosen[0])]
-    return Features(
-        stages,
-        shapes,
-        keys,
-        np.array([-1 if x is None else x for x in labels]),
-        np.array(p_high),
-        np.array(density),
-        with_photos,
-    )
-
-
-def _photos_of(source: Path | str, shown: list[Shown]) -> Iterator[tuple[Shown, np.ndarray]]:
+    first = chosen[1] + chosen[0]
+    shown_keys = [s.key for s in first]
     if records.is_lmdb(source):
-        found = records.read_records(source, [s.key for s in shown])
-        yield from ((s, found[s.key]) for s in shown)
+        photos = records.read_records(source, shown_keys)
     else:
-        yield from ((s, preprocess.read_photo(s.key)) for s in shown)
+        photos = {key: preprocess.read_photo(key) for key in shown_keys}
+    keys, *columns = zip(*rows)
+    labels, p_highs, density = map(np.array, columns)
+    first = [s._replace(photo=photos[s.key]) for s in first]
+    return Features(stages, shapes, list(keys), labels, p_highs, density, first)
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------
@@ -132,13 +116,12 @@ def picture(blobs: list[np.ndarray]) -> np.ndarray:
         order = np.argsort(-channels.mean(axis=(1, 2)), kind="stable")[:TILES]
         grid = montage(channels[order])
     else:
-        grid = montage(np.concatenate([b.reshape(-1) for b in blobs]).reshape(-1, 1, 1), gap=0)
+        grid = montage(np.concatenate(blobs, axis=None)[:, None, None], gap=0)
     grid = np.maximum(grid, 0)
     top = np.percentile(grid, 99.5) or grid.max()
     grey = np.clip(grid / top * 255, 0, 255).astype(np.uint8) if top > 0 else np.zeros(grid.shape, np.uint8)
     scale = max(1, SIDE // max(grey.shape))
-    grey = np.repeat(np.repeat(grey, scale, axis=0), scale, axis=1)
-    return cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO)
+    return cv2.applyColorMap(grey.repeat(scale, axis=0).repeat(scale, axis=1), cv2.COLORMAP_INFERNO)
 
 
 def montage(tiles: np.ndarray, gap: int = 1) -> np.ndarray:
@@ -146,11 +129,9 @@ def montage(tiles: np.ndarray, gap: int = 1) -> np.ndarray:
     n, h, w = tiles.shape
     columns = math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
-    grid = np.zeros((rows * (h + gap) - gap, columns * (w + gap) - gap), tiles.dtype)
-    for i, tile in enumerate(tiles):
-        y, x = divmod(i, columns)
-        grid[y * (h + gap) : y * (h + gap) + h, x * (w + gap) : x * (w + gap) + w] = tile
-    return grid
+    padded = np.pad(tiles, ((0, rows * columns - n), (0, gap), (0, gap)))
+    grid = padded.reshape(rows, columns, h + gap, w + gap).swapaxes(1, 2).reshape(rows * (h + gap), -1)
+    return grid[: len(grid) - gap, : grid.shape[1] - gap]
 
 
 # --- the claim -------------------------------------------------------------------------------------------------------
@@ -190,18 +171,17 @@ def write(out: Path, found: Features, facts: dict[str, Any]) -> results.FeatureM
         files.write_bytes(folder / name, pictures.png(image))
         return f"{folder.name}/{name}"
 
-    shown = []
-    for i, s in enumerate(found.shown, 1):
-        shown.append(
-            results.ShownPhoto(
-                key=s.key,
-                label=s.label,
-                p_high=s.p_high,
-                photo=save(f"{i}_photo.png", pictures.scaled(s.photo, SIDE)),
-                maps=[save(f"{i}_{k}.png", m) for k, m in enumerate(s.maps, 1)],
-            )
+    shown = [
+        results.ShownPhoto(
+            key=s.key,
+            label=s.label,
+            p_high=s.p_high,
+            photo=save(f"{i}_photo.png", pictures.scaled(s.photo, SIDE)),
+            maps=[save(f"{i}_{k}.png", m) for k, m in enumerate(s.maps, 1)],
         )
-    if found.shown:
+        for i, s in enumerate(found.shown, 1)
+    ]
+    if shown:
         files.write_bytes(f"{folder}.png", pictures.png(figure5(found)))
     table = out.with_suffix(".csv")
     rows: list[list] = [["key", "label", "p_high", *(safe_cell("+".join(stage.blobs)) for stage in found.stages)]]
@@ -230,10 +210,9 @@ def figure5(found: Features) -> np.ndarray:
     import cv2
 
     gap, head = 8, 26
-    columns = 1 + len(found.stages)
-    sheet = np.full((head + len(found.shown) * (SIDE + gap), columns * (SIDE + gap) + gap, 3), 255, np.uint8)
-
-    for k, mark in enumerate(["photo", *(s.mark or s.what for s in found.stages)]):
+    heads = ["photo", *(s.mark or s.what for s in found.stages)]
+    sheet = np.full((head + len(found.shown) * (SIDE + gap), len(heads) * (SIDE + gap) + gap, 3), 255, np.uint8)
+    for k, mark in enumerate(heads):
         pictures.write_text(sheet, mark, gap + k * (SIDE + gap), head - 9)
     for row, s in enumerate(found.shown):
         y = head + row * (SIDE + gap)
@@ -241,10 +220,10 @@ def figure5(found: Features) -> np.ndarray:
             image = pictures.scaled(image, SIDE)
             x = gap + k * (SIDE + gap)
             sheet[y : y + image.shape[0], x : x + image.shape[1]] = image
-        answer = "high" if s.p_high > 0.5 else "low"
-        names = {0: "low photo", 1: "high photo", None: f"called {answer}"}
+        called = "called high" if s.p_high > 0.5 else "called low"
+        name = {0: "low photo", 1: "high photo", None: called}[s.label]
         cv2.rectangle(sheet, (gap, y), (gap + 84, y + 16), (255, 255, 255), -1)
-        pictures.write_text(sheet, names.get(s.label, ""), gap + 2, y + 12)
+        pictures.write_text(sheet, name, gap + 2, y + 12)
     return sheet
 
 
@@ -261,11 +240,8 @@ def density_plot(result: results.FeatureMaps) -> plots.Plot | None:
         labels, density = np.array([int(row[1]) for row in rows]), np.array([float(row[-1]) for row in rows])
     except (OSError, ValueError, IndexError) as error:
         raise CaffeError(f"{path}: not the densities of {result.name}: {error}") from None
-    return plots.histograms(
-        [
-            ("high photos", 100 * density[labels == 1], plots.COLOURS[2]),
-            ("low photos", 100 * density[labels == 0], plots.COLOURS[1]),
-        ],
-        "active features in the last layer (%)",
-        "share of photos (%)",
-    )
+    groups = [
+        (f"{name} photos", 100 * density[labels == label], plots.COLOURS[label + 1])
+        for label, name in ((1, "high"), (0, "low"))
+    ]
+    return plots.histograms(groups, "active features in the last layer (%)", "share of photos (%)")

@@ -1,8 +1,8 @@
-"""Metrics of a two-class test: accuracy with its interval, AUC, calibration and correlations (NumPy only).
+"""Metrics of a two-class test: accuracy with its interval, AUC, calibration and correlations.
 
 All arrays are (n,): `labels` are 0 (low) or 1 (high), `p_high` is the net's probability of "high" (index 1 of the
 Softmax), and `scores` orders the photos. A two-class net's score is its margin, log P(high) / P(low), since P(high)
-rounds to 1 in float32 from a margin of about 17.
+rounds to 1 in float32 from a margin of about 17. Functions import SciPy's statistics themselves: it takes a second.
 """
 
 from __future__ import annotations
@@ -14,19 +14,17 @@ import numpy as np
 from ilgnet.evaluate.results import Bin, Calibration, Comparison, Figures, Mean, Proportion, Spread
 from torchcaffe.base.errors import CaffeError
 
-Z95 = 1.959963984540054  # the standard normal's 97.5% quantile
+BINS = 10  # of the calibration
 
 
-def wilson(correct: int, n: int, z: float = Z95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (E. B. Wilson 1927), as (low, high); (0, 1) when n is 0."""
+def wilson(correct: int, n: int) -> tuple[float, float]:
+    """Wilson's 95% score interval of a proportion (E. B. Wilson 1927), as (low, high); (0, 1) when n is 0."""
+    from scipy import stats
+
     if n == 0:
         return 0.0, 1.0
-    p = correct / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    low = 0.0 if correct == 0 else max(0.0, float(centre - half))
-    high = 1.0 if correct == n else min(1.0, float(centre + half))
-    return low, high
+    found = stats.binomtest(correct, n).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
 
 
 def predictions(labels: np.ndarray, p_high: np.ndarray) -> np.ndarray:
@@ -36,9 +34,7 @@ def predictions(labels: np.ndarray, p_high: np.ndarray) -> np.ndarray:
 
 def confusion(labels: np.ndarray, p_high: np.ndarray) -> np.ndarray:
     """(2, 2) counts: a row for each true class, a column for each answer."""
-    matrix = np.zeros((2, 2), dtype=np.int64)
-    np.add.at(matrix, (labels, predictions(labels, p_high)), 1)
-    return matrix
+    return np.bincount(2 * labels + predictions(labels, p_high), minlength=4).reshape(2, 2)
 
 
 def balanced_accuracy(matrix: np.ndarray) -> float:
@@ -56,56 +52,50 @@ def ranks(values: np.ndarray) -> np.ndarray:
 
 def auc(labels: np.ndarray, scores: np.ndarray) -> float:
     """Area under the ROC curve = P(a high photo scores above a low one), ties counting half (Mann-Whitney's U)."""
-    positives, negatives = int(np.sum(labels == 1)), int(np.sum(labels == 0))
+    high = labels == 1
+    positives, negatives = high.sum(), (~high).sum()
     if not positives or not negatives:
         return float("nan")
-    u = ranks(scores)[labels == 1].sum() - positives * (positives + 1) / 2.0
+    u = ranks(scores)[high].sum() - positives * (positives + 1) / 2
     return float(u / (positives * negatives))
 
 
 def average_precision(labels: np.ndarray, scores: np.ndarray) -> float:
     """sum of (R_k - R_{k-1}) P_k over the distinct thresholds, highest first; NaN without a positive."""
-    positives = int(np.sum(labels == 1))
-    if not positives:
+    if not labels.any():
         return float("nan")
     order = np.argsort(-scores, kind="mergesort")
-    hits = np.cumsum(labels[order] == 1)
-    last_of_tie = np.append(np.diff(scores[order]) != 0, True)
-    hits, answered = hits[last_of_tie], (np.flatnonzero(last_of_tie) + 1)
-    return float(np.sum(np.diff(np.concatenate(([0], hits))) * hits / answered) / positives)
+    last_of_tie = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
+    hits = np.cumsum(labels[order])[last_of_tie]
+    return float(np.sum(np.diff(hits, prepend=0) * hits / (last_of_tie + 1)) / hits[-1])
 
 
-def reliability(labels: np.ndarray, p_high: np.ndarray, bins: int = 10) -> list[Bin]:
+def reliability(labels: np.ndarray, p_high: np.ndarray) -> list[Bin]:
     """The bins of p_high that hold photos."""
-    index = np.minimum((p_high * bins).astype(int), bins - 1)
-    table = []
-    for b in range(bins):
-        chosen = index == b
-        if chosen.any():
-            table.append(
-                Bin(
-                    low=b / bins,
-                    high=(b + 1) / bins,
-                    n=int(chosen.sum()),
-                    p_high=float(np.mean(p_high[chosen])),
-                    observed=float(np.mean(labels[chosen] == 1)),
-                )
-            )
-    return table
+    index = np.minimum((p_high * BINS).astype(int), BINS - 1)
+    return [
+        Bin(
+            low=b / BINS,
+            high=(b + 1) / BINS,
+            n=np.sum(index == b),
+            p_high=p_high[index == b].mean(),
+            observed=labels[index == b].mean(),
+        )
+        for b in np.unique(index)
+    ]
 
 
-def expected_calibration_error(labels: np.ndarray, p_high: np.ndarray, bins: int = 10) -> float:
+def expected_calibration_error(labels: np.ndarray, p_high: np.ndarray) -> float:
     """Mean |observed share - mean probability| over the bins, weighted by their counts (Naeini et al., AAAI 2015)."""
-    table = reliability(labels, p_high, bins)
-    return float(sum(b.n * abs(b.observed - b.p_high) for b in table) / len(labels))
+    return sum(b.n * abs(b.observed - b.p_high) for b in reliability(labels, p_high)) / len(labels)
 
 
 def margins(p_high: np.ndarray, p_low: np.ndarray | None = None) -> np.ndarray:
     """log P(high) / P(low), both clamped at FLT_MIN as SoftmaxWithLoss does. Without p_low the rounding of p_high
     limits the margin."""
     p_high = np.asarray(p_high, dtype=np.float64)
-    p_low = 1.0 - p_high if p_low is None else np.asarray(p_low, dtype=np.float64)
-    high, low = (np.log(np.maximum(p, np.finfo(np.float32).tiny)) for p in (p_high, p_low))
+    both = p_high, 1 - p_high if p_low is None else p_low
+    high, low = (np.log(np.maximum(p, np.finfo(np.float32).tiny, dtype=np.float64)) for p in both)
     return high - low
 
 
@@ -116,32 +106,28 @@ def log_loss(labels: np.ndarray, margin: np.ndarray) -> float:
 
 def pearson(x: np.ndarray, y: np.ndarray) -> float:
     """Pearson's correlation of two (n,) arrays; NaN when one of them is constant."""
-    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    if np.all(x == x[0]) or np.all(y == y[0]):
-        return float("nan")
-    x, y = x - x.mean(), y - y.mean()
-    # Scale first: squares of tiny differences would underflow.
-    x, y = x / np.abs(x).max(), y / np.abs(y).max()
-    return float(np.clip((x * y).sum() / np.sqrt((x * x).sum() * (y * y).sum()), -1, 1))
+    from scipy import stats
+
+    constant = np.ptp(x) == 0 or np.ptp(y) == 0  # SciPy would warn
+    return float("nan") if constant else float(stats.pearsonr(x, y).statistic)
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
     """Spearman's rank correlation (Pearson's of the ranks, ties averaged)."""
-    return pearson(ranks(np.asarray(x)), ranks(np.asarray(y)))
+    return pearson(ranks(x), ranks(y))
 
 
 def emd(p: np.ndarray, q: np.ndarray, r: float = 1) -> np.ndarray:
     """(n,) earth mover's distances between two (n, bins) arrays of shares, (mean over bins of |CDF_p - CDF_q|^r)^(1/r),
     as in NIMA (Talebi and Milanfar 2018), which reports r = 1 and trains with r = 2."""
-    difference = np.cumsum(np.asarray(p, dtype=np.float64) - np.asarray(q, dtype=np.float64), axis=1)
+    difference = np.cumsum(np.subtract(p, q, dtype=np.float64), axis=1)
     return np.mean(np.abs(difference) ** r, axis=1) ** (1 / r)
 
 
 def best_cut(labels: np.ndarray, scores: np.ndarray) -> float:
     """The cut between two neighbouring scores that gives the best balanced accuracy when photos above it count as high;
     the lowest of equally good ones. CaffeError when a class is absent."""
-    labels, scores = np.asarray(labels), np.asarray(scores, dtype=np.float64)
-    if not (labels == 1).any() or not (labels == 0).any():
+    if not labels.any() or labels.all():
         raise CaffeError("a cut needs photos of both classes")
     order = np.argsort(scores, kind="mergesort")
     scores, high = scores[order], labels[order] == 1
@@ -155,9 +141,9 @@ def best_cut(labels: np.ndarray, scores: np.ndarray) -> float:
 
 def cut_summary(labels: np.ndarray, scores: np.ndarray, cut: float | None) -> Figures:
     """Two-class figures of scores on any scale; above `cut` is high. Without a cut, only the figures that need none."""
-    labels, scores = np.asarray(labels).astype(int), np.asarray(scores, dtype=np.float64)
-    if not np.isfinite(scores).all():
-        first = int(np.flatnonzero(~np.isfinite(scores))[0])
+    bad = ~np.isfinite(scores)
+    if bad.any():
+        first = bad.argmax()
         raise CaffeError(f"metrics: record {first}: its score is {scores[first]}")
     figures = Figures(
         n=len(labels),
@@ -170,7 +156,7 @@ def cut_summary(labels: np.ndarray, scores: np.ndarray, cut: float | None) -> Fi
     )
     if cut is not None:
         matrix = confusion(labels, (scores > cut).astype(float))
-        figures.accuracy = proportion(int(np.trace(matrix)), len(labels))
+        figures.accuracy = proportion(np.trace(matrix), len(labels))
         figures.balanced_accuracy = balanced_accuracy(matrix)
         figures.confusion = matrix.tolist()
     return figures
@@ -178,24 +164,15 @@ def cut_summary(labels: np.ndarray, scores: np.ndarray, cut: float | None) -> Fi
 
 def spread(values: Any) -> Spread:
     """The Spread of a figure's values."""
-    values = np.asarray(values, dtype=np.float64)
-    return Spread(
-        mean=float(values.mean()),
-        sd=float(values.std(ddof=1)) if len(values) > 1 else float("nan"),
-        min=float(values.min()),
-        max=float(values.max()),
-        runs=len(values),
-    )
+    runs = len(values)
+    sd = np.std(values, ddof=1) if runs > 1 else float("nan")
+    return Spread(mean=np.mean(values), sd=sd, min=min(values), max=max(values), runs=runs)
 
 
 def cohens_d(a: np.ndarray, b: np.ndarray) -> float:
     """(mean a - mean b) over the pooled standard deviation (J. Cohen 1988); NaN when neither varies."""
     n, m = len(a), len(b)
-    if n + m < 3:
-        return float("nan")
-    pooled = np.sqrt(
-        ((n - 1) * np.var(a, ddof=1 if n > 1 else 0) + (m - 1) * np.var(b, ddof=1 if m > 1 else 0)) / (n + m - 2)
-    )
+    pooled = np.sqrt((n * np.var(a) + m * np.var(b)) / max(1, n + m - 2))
     return float((np.mean(a) - np.mean(b)) / pooled) if pooled > 0 else float("nan")
 
 
@@ -204,7 +181,7 @@ def permutation_test(a: np.ndarray, b: np.ndarray, rounds: int = 9999, seed: int
 
     The observed order counts as one more than the `rounds` random ones, so it is never 0 (Phipson and Smyth 2010)."""
     together = np.concatenate([a, b]).astype(np.float64)
-    together = together - together.mean()  # the sum of one group alone now orders the differences
+    together -= together.mean()  # the sum of one group alone now orders the differences
     observed = abs(together[: len(a)].sum())
     rng = np.random.default_rng(seed)
     take = min(len(a), len(b))  # the sum of the smaller group; the other's is its negative
@@ -224,9 +201,9 @@ def compare_groups(high: np.ndarray, low: np.ndarray, rounds: int = 9999) -> Com
         raise CaffeError(f"{len(high)} high and {len(low)} low photos: a comparison needs both")
     labels = np.repeat([1, 0], [len(high), len(low)])
     return Comparison(
-        high=Mean(mean=float(np.mean(high)), n=len(high)),
-        low=Mean(mean=float(np.mean(low)), n=len(low)),
-        difference=float(np.mean(high) - np.mean(low)),
+        high=Mean(mean=np.mean(high), n=len(high)),
+        low=Mean(mean=np.mean(low), n=len(low)),
+        difference=np.mean(high) - np.mean(low),
         cohens_d=cohens_d(high, low),
         p_superior=auc(labels, np.concatenate([high, low])),
         p_value=permutation_test(high, low, rounds),
@@ -254,7 +231,7 @@ def first_batches(labels: np.ndarray, p_high: np.ndarray, batch: int, batches: i
     index = np.arange(batch * batches) % len(labels)
     right = predictions(labels, p_high) == labels
     found = proportion(int(right[: len(index)].sum()), min(len(index), len(labels)))
-    found.value, found.batch, found.batches = float(np.mean(right[index])), batch, batches
+    found.value, found.batch, found.batches = right[index].mean(), batch, batches
     return found
 
 
@@ -270,7 +247,7 @@ def summary(labels: np.ndarray, p_high: np.ndarray, margin: np.ndarray | None = 
         ("p_high is not in [0, 1]", ~((p_high >= 0) & (p_high <= 1))),
     ):
         if bad.any():
-            first = int(np.flatnonzero(bad)[0])
+            first = bad.argmax()
             raise CaffeError(f"metrics: record {first}: {name} (label {labels[first]}, p_high {p_high[first]})")
     labels = labels.astype(int)
     margin = margins(p_high) if margin is None else margin
@@ -278,7 +255,7 @@ def summary(labels: np.ndarray, p_high: np.ndarray, margin: np.ndarray | None = 
     return Figures(
         n=len(labels),
         classes=["low", "high"],
-        accuracy=proportion(int(np.trace(matrix)), len(labels)),
+        accuracy=proportion(np.trace(matrix), len(labels)),
         majority_baseline=majority(labels),
         balanced_accuracy=balanced_accuracy(matrix),
         auc=auc(labels, margin),

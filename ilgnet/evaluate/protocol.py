@@ -14,9 +14,10 @@ import numpy as np
 
 from ilgnet.ava.labels import plain_cell, safe_cell
 from ilgnet.evaluate import caffe_log, metrics, results
-from ilgnet.evaluate.results import VOTES, Calibration, Evaluation, Figures, Group, Proportion, Spread
+from ilgnet.evaluate.results import VOTES, Evaluation, Figures, Group, Spread
 from ilgnet.evaluate.results import read_json as read_json
 from ilgnet.evaluate.results import write_json as write_json
+from ilgnet.figures import html
 from ilgnet.nets import paper
 from ilgnet.nets.variants import VARIANTS
 from ilgnet.photos import records
@@ -53,18 +54,11 @@ class Answers(NamedTuple):
         return Predictions(self.keys, self.labels, high, metrics.margins(high, low))
 
 
-def predict(scorer: Scorer, lmdb: Path | str, progress: bool = False, augment: str | None = None) -> Predictions:
-    """P(high) of every record of the LMDB; with `augment` (see tta.KINDS) the mean over its views.
-
-    CaffeError naming the record whose label is not 0 or 1, and for a net that is not a two-class net."""
-    if scorer.target.label:
-        raise CaffeError(f"{scorer.net_path}: answers {scorer.target.answer}; expected a two-class net")
-    return ask(scorer, lmdb, progress, augment).predictions()
-
-
 def ask(scorer: Scorer, lmdb: Path | str, progress: bool = False, augment: str | None = None) -> Answers:
-    """As `predict`, for nets of any target. Of several processes (see processes.py) each answers for a share, and all
-    return the whole."""
+    """The answer to every record of the LMDB; with `augment` (see tta.KINDS) the mean over its views.
+
+    Of several processes (see processes.py) each answers for a share, and all return the whole. CaffeError naming the
+    record whose label is not 0 or 1."""
     from tqdm import tqdm
 
     from torchcaffe.data.lmdb_reader import LmdbReader
@@ -106,16 +100,16 @@ def dataset_of(source: str | None) -> str | None:
 
 def about(lmdb: Path | str) -> tuple[str | None, Any]:
     """(data set, what is synthetic about it or None), from the manifest beside an LMDB or the folder's name."""
-    folder = Path(lmdb).resolve().parent
-    if not (folder / "manifest.json").is_file():
-        return dataset_of(str(folder)), None
-    manifest = results.read(folder / "manifest.json", results.Manifest)
+    beside = Path(lmdb).resolve().with_name("manifest.json")
+    if not beside.is_file():
+        return dataset_of(str(beside.parent)), None
+    manifest = results.read(beside, results.Manifest)
     return ("demo", manifest.synthetic) if manifest.synthetic else (manifest.dataset, None)
 
 
 def mean_beside(lmdb: Path | str) -> str | None:
     """The mean.binaryproto beside an LMDB, if there is one."""
-    beside = Path(lmdb).resolve().parent / "mean.binaryproto"
+    beside = Path(lmdb).resolve().with_name("mean.binaryproto")
     return str(beside) if beside.is_file() else None
 
 
@@ -186,44 +180,8 @@ def read_csv(path: Path | str) -> Predictions:
 
 def lines(test: Evaluation) -> list[str]:
     """The figures as text."""
-
-    def share(p: Proportion) -> str:
-        return f"{100 * p.value:6.2f}%  (95% interval {100 * p.low:.2f} to {100 * p.high:.2f}, {p.n} photos)"
-
-    f = test.result
-    if f.accuracy:
-        out = [f"whole test set     {share(f.accuracy)}"]
-        if f.tested:
-            out.append(f"                   of {f.tested} in the log, which counts some photos more than once")
-    elif not test.log:
-        out = ["whole test set     no accuracy: a ranking has no threshold; --cut-on TRAIN_LMDB finds one"]
-    elif f.whole:
-        out = [f"whole test set     not in this log: {f.n} of {f.whole} photos were tested"]
-    else:
-        out = [f"whole test set     unknown: {f.n} photos were tested; the set's size is unknown (--dataset)"]
-    first, base = f.first_batches, f.majority_baseline
-    if first:
-        usual = "`caffe test`'s default, " if first.batches == paper.DEFAULT_TEST_BATCHES else ""
-        out.append(f"{f'first {first.batches} batches':18} {share(first)}: {usual}in batches of {first.batch}")
-    if base:
-        of = f" of {base.of}" if base.of else ""
-        out.append(f'majority baseline  {100 * base.value:6.2f}%  (always answering "{base.answer}"{of})')
-    if f.balanced_accuracy is not None:
-        out.append(f"balanced accuracy  {100 * f.balanced_accuracy:6.2f}%")
-    named = {"auc": "AUC", "average_precision": "average precision", "loss": "loss"}
-    named.update({name: short for name, (short, _) in VOTES.items()})
-    for name, title in named.items():
-        value = getattr(f, name)
-        if value is not None and not math.isnan(value):
-            out.append(f"{title:18} {value:.4f}")
-    if f.calibration:
-        out.append(f"calibration error  {f.calibration.ece:.4f}")
-    if f.confusion:
-        (ll, lh), (hl, hh) = f.confusion
-        out.append(
-            f"confusion          low photos: {ll} called low, {lh} high; high photos: {hl} called low, {hh} high"
-        )
-    return out
+    made = html.page("evaluation.txt", test=test, votes=VOTES, usual_batches=paper.DEFAULT_TEST_BATCHES)
+    return made.splitlines()
 
 
 # --- several runs of one net (seeds) ---------------------------------------------------------------------------------
@@ -237,9 +195,7 @@ def spread(tests: list[Evaluation]) -> dict[str, Spread]:
     found = {}
     for name in SPREAD:
         values = [getattr(test.result, name) for test in tests]
-        if name == "calibration":
-            values = [v.ece if isinstance(v, Calibration) else v for v in values]
-        values = [v.value if isinstance(v, Proportion) else v for v in values]
+        values = [getattr(v, "ece" if name == "calibration" else "value", v) for v in values]
         if all(v is not None and math.isfinite(v) for v in values):
             found[name] = metrics.spread(values)
     return found
@@ -254,15 +210,16 @@ def groups(tests: list[Evaluation]) -> list[Group]:
             found.setdefault((test.group, test.dataset), []).append(test)
     made = []
     for (name, dataset), members in found.items():
-        for what, usual in (("title", None), ("tta", None), ("preprocess", None), ("precision", "fp32")):
+        for what in ("title", "tta", "preprocess", "precision"):
+            usual = "fp32" if what == "precision" else None
             kinds = {json.dumps(results.plain(getattr(m, what) or usual), sort_keys=True) for m in members}
             if len(kinds) > 1:
                 raise CaffeError(
                     f"group '{name}': its evaluations differ in {what} ({' and '.join(sorted(kinds))}): "
                     "they are not runs of one net"
                 )
-        first = members[0]
-        for other in members[1:]:
+        first, *others = members
+        for other in others:
             if tested(other) != tested(first):
                 raise CaffeError(
                     f"group '{name}': {whose(first)} tests {tested(first)}, {whose(other)} "
@@ -294,13 +251,5 @@ def whose(test: Evaluation) -> str:
 
 def group_lines(group: Group) -> list[str]:
     """A group as text."""
-    titles = {"accuracy": "whole test set", "first_batches": "first 50 batches", "calibration": "calibration error"}
-    runs = len(group.members)
-    several = f"{runs} runs, mean ± standard deviation (smallest to largest)"
-    out = [f"{group.name}: {several if runs > 1 else '1 run'}"]
-    for name, s in group.spread.items():
-        scale, digits, unit = (100, 2, "%") if name in PERCENT else (1, 4, "")
-        mean, sd, low, high = (f"{scale * value:.{digits}f}" for value in (s.mean, s.sd, s.min, s.max))
-        around = f" ± {sd} ({low} to {high})" if runs > 1 else ""
-        out.append(f"{titles.get(name, name.replace('_', ' ')):18} {mean}{unit}{around}")
-    return out
+    first, *others = html.page("group.txt", group=group, percent=PERCENT).splitlines()
+    return [f"{group.name}: {first}", *others]

@@ -29,11 +29,14 @@ VOTES = {
 
 
 class Result:
-    """Base of the results. Fields are given by keyword; a field that is not given has its class's default and is not
-    written: a test that is read from a log, for example, has no weights. Fields that no program reads need no
-    annotation. `path`: the file that it was read from."""
+    """Base of the results, which makes each a dataclass. Fields are given by keyword; a field that is not given has its
+    class's default and is not written: a test that is read from a log, for example, has no weights. Fields that no
+    program reads need no annotation. `path`: the file that it was read from."""
 
     path = Path()
+
+    def __init_subclass__(cls) -> None:
+        dataclass(init=False)(cls)
 
     def __init__(self, **fields: Any):
         vars(self).update(fields)
@@ -42,7 +45,6 @@ class Result:
 # --- a test of a net ------------------------------------------------------------------------------------------------
 
 
-@dataclass(init=False)
 class Proportion(Result):
     """A proportion with its 95% interval; also one of the first batches, or of the commoner class's answer."""
 
@@ -57,7 +59,6 @@ class Proportion(Result):
     correct: int | None = None
 
 
-@dataclass(init=False)
 class Bin(Result):
     """The photos whose P(high) is from `low` to `high`: their number, mean P(high), and share of high photos."""
 
@@ -66,7 +67,6 @@ class Bin(Result):
     observed: float
 
 
-@dataclass(init=False)
 class Calibration(Result):
     """`ece`: the expected calibration error."""
 
@@ -74,7 +74,6 @@ class Calibration(Result):
     bins: list[Bin]
 
 
-@dataclass(init=False)
 class Figures(Result):
     """The figures of a test of `n` photos. `whole`: size of the whole test set, `tested`: photos in a log of its test,
     some counted twice."""
@@ -97,7 +96,6 @@ class Figures(Result):
     emd: float | None = None
 
 
-@dataclass(init=False)
 class Preprocessing(Result):
     """What preprocess.Preprocess.describe gives."""
 
@@ -106,7 +104,6 @@ class Preprocessing(Result):
     crop: tuple[int, int]
 
 
-@dataclass(init=False)
 class Evaluation(Result):
     """A test of a net: on an LMDB, on the photos of a person's picks, or as a log tells of it."""
 
@@ -133,7 +130,6 @@ class Evaluation(Result):
     predictions: str | None = None
 
 
-@dataclass(init=False)
 class Spread(Result):
     """A figure over several runs. `sd`: standard deviation (n - 1), NaN for one run."""
 
@@ -144,7 +140,6 @@ class Spread(Result):
     runs: int
 
 
-@dataclass(init=False)
 class Group(Result):
     """Evaluations of several runs of one net on one test set. `members`: their names; `spread`: by figure."""
 
@@ -158,7 +153,6 @@ class Group(Result):
 # --- feature maps ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(init=False)
 class Mean(Result):
     """The mean of `n` photos."""
 
@@ -166,7 +160,6 @@ class Mean(Result):
     n: int
 
 
-@dataclass(init=False)
 class Comparison(Result):
     """High photos against low ones (see metrics.compare_groups)."""
 
@@ -178,7 +171,6 @@ class Comparison(Result):
     cohens_d: float | None
 
 
-@dataclass(init=False)
 class Stage(Result):
     """One of the paper's labels (1) to (7), its blobs, their shapes, and the density of their active features."""
 
@@ -188,7 +180,6 @@ class Stage(Result):
     comparison: Comparison | None
 
 
-@dataclass(init=False)
 class ShownPhoto(Result):
     """A photo of Fig. 5: its picture and those of its maps, one a stage, as files below the result's folder."""
 
@@ -199,7 +190,6 @@ class ShownPhoto(Result):
     maps: list[str]
 
 
-@dataclass(init=False)
 class FeatureMaps(Result):
     """Fig. 5. `densities` (CSV) and `figure` (PNG): files beside the result."""
 
@@ -219,7 +209,6 @@ class FeatureMaps(Result):
 # --- a benchmark ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(init=False)
 class Machine(Result):
     """`sgemm_flops`, `copy_bytes_per_s`: measured limits. `gpu`: its number, or None for the CPU."""
 
@@ -230,7 +219,6 @@ class Machine(Result):
     copy_bytes_per_s: float
 
 
-@dataclass(init=False)
 class Timed(Result):
     """An engine's time for one batch of a task. `difference`: of its answer from ours, relative."""
 
@@ -246,7 +234,6 @@ class Timed(Result):
     weight_bytes_per_s: float = 0.0
 
 
-@dataclass(init=False)
 class Benchmark(Result):
     made_by = "ilgnet benchmark"
 
@@ -261,7 +248,6 @@ class Benchmark(Result):
 # --- what data preparation writes -----------------------------------------------------------------------------------
 
 
-@dataclass(init=False)
 class Manifest(Result):
     """What evaluation needs of the manifest beside an LMDB. `synthetic`: what is synthetic about its labels."""
 

@@ -3,9 +3,12 @@ block as in the paper's Fig. 2."""
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from ilgnet.figures import html, plots
 from ilgnet.figures.summary import POOLINGS, WEIGHTED, Row, Summary, depth_sentence
@@ -113,21 +116,13 @@ def place(nodes: list[Node]) -> None:
 
 def spread(nodes: list[Node], row: list[int], wanted: list[float]) -> None:
     """Set centres as near to `wanted` (ascending) as boxes without overlap can be; touching boxes share a shift."""
-    groups: list[tuple[list[int], list[float], float]] = []  # (members, offsets from the first centre, first centre)
-    for k, i in enumerate(row):
-        groups.append(([i], [0.0], wanted[k]))
-        while len(groups) > 1:
-            left, right = groups[-2], groups[-1]
-            needed = (nodes[left[0][-1]].width + nodes[right[0][0]].width) / 2 + GAP_X
-            if right[2] - (left[2] + left[1][-1]) >= needed:
-                break
-            shift = left[1][-1] + needed
-            total = left[2] * len(left[0]) + (right[2] - shift) * len(right[0])
-            merged = len(left[0]) + len(right[0])
-            groups[-2:] = [(left[0] + right[0], left[1] + [o + shift for o in right[1]], total / merged)]
-    for members, offsets, start in groups:
-        for i, offset in zip(members, offsets):
-            nodes[i].x = start + offset
+    from scipy.optimize import isotonic_regression
+
+    gaps = [(nodes[i].width + nodes[k].width) / 2 + GAP_X for i, k in itertools.pairwise(row)]
+    offsets = np.cumsum([0, *gaps])
+    # Without the offsets, the centres must only not decrease.
+    for i, x in zip(row, isotonic_regression(wanted - offsets).x + offsets):
+        nodes[i].x = x
 
 
 def svg(summary: Summary) -> str:
@@ -172,24 +167,18 @@ def blocks(summary: Summary, labels: list[Label]) -> list[Node]:
     it; and the rest, the answer."""
     writers: dict[str, list[int]] = {}  # by blob: the rows that write it, in place ones too
     needs: list[set[int]] = []
+    below: list[set[int]] = []  # by row: itself and all that it depends on
     for i, row in enumerate(summary.rows):
         needs.append({j for bottom in row.bottoms for j in writers.get(bottom, [])})
+        below.append({i}.union(*(below[j] for j in needs[i])))
         for top in row.tops:
             writers.setdefault(top, []).append(i)
-
-    def below(rows: set[int]) -> set[int]:
-        found, todo = set(rows), list(rows)
-        while todo:
-            new = needs[todo.pop()] - found
-            found |= new
-            todo += new
-        return found
 
     parts = [("photo", "", {i for i, row in enumerate(summary.rows) if not row.bottoms})]
     taken = set(parts[0][2])
     for label in labels:
         for blob in label.blobs:
-            rows = below(set(writers[blob])) - taken
+            rows = set().union(*(below[i] for i in writers[blob])) - taken
             taken |= rows
             parts.append((label.mark, label.what, rows))
     parts.append(("answer", "(low or high)", set(range(len(summary.rows))) - taken))

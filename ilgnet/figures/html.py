@@ -17,7 +17,7 @@ def page(template: str, **values: Any) -> str:
 
     environment = Environment(
         loader=FileSystemLoader(str(TEMPLATES)),
-        autoescape=not template.endswith(".md"),
+        autoescape=template.endswith((".html", ".svg")),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -38,11 +38,6 @@ def thumbnail(bgr: Any, side: int = 220) -> str:
     return data_uri(pictures.small_jpeg(bgr, side), "image/jpeg")
 
 
-def percent(value: float | None, digits: int = 2) -> str:
+def percent(value: float | None) -> str:
     """0.8168 as 81.68 %; None or NaN as a dash."""
-    return "–" if value is None or value != value else f"{100 * value:.{digits}f} %"
-
-
-def number(value: float | None, digits: int = 4) -> str:
-    """A number; None or NaN as a dash."""
-    return "–" if value is None or value != value else f"{value:.{digits}f}"
+    return "–" if value is None or value != value else f"{100 * value:.2f} %"

@@ -92,12 +92,15 @@ def curves(found: list[Curve], ylabel: str, level: tuple[float, str] | None = No
             axes.plot(curve.x, y, color=curve.colour, label=plain(curve.label), **style)
         if level is not None:
             axes.axhline(level[0] * scale, color=GREY, linewidth=1.2, linestyle=":", label=level[1])
-        finite = np.concatenate([c.y[np.isfinite(c.y)] * scale for c in found] or [np.zeros(0)])
-        if len(finite):
-            high = np.percentile(finite, 99.5) if not percent else max(finite.max(), (level or (0,))[0] * scale)
-            low = min(finite.min(), (level or (np.inf,))[0] * scale) if percent else min(0, finite.min())
-            pad = 0.06 * max(high - low, 1.0 if percent else 1e-9)
-            axes.set_ylim(low - (pad if percent else 0), min(high + pad, 100.5) if percent else high + pad)
+        values = np.concatenate([curve.y for curve in found] or [np.zeros(0)]) * scale
+        finite = values[np.isfinite(values)]
+        if len(finite) and percent:
+            shown = np.append(finite, level[0] * scale if level else [])
+            pad = 0.06 * max(np.ptp(shown), 1.0)
+            axes.set_ylim(shown.min() - pad, min(shown.max() + pad, 100.5))
+        elif len(finite):
+            low, high = min(0, finite.min()), np.percentile(finite, 99.5)
+            axes.set_ylim(low, high + 0.06 * max(high - low, 1e-9))
         axes.set_xlabel("iteration")
         axes.set_ylabel(ylabel + (" (%)" if percent else ""))
         axes.xaxis.get_major_locator().set_params(integer=True, nbins=6)

@@ -113,18 +113,16 @@ def receptive_field(layer: Any, below: list[Field], shapes: dict) -> Field:
     """The Field of a layer's tops: a window of k values, `step` pixels apart, adds (k - 1) * step pixels."""
     sizes = [f.size for f in below if f.size is not None]
     step = below[0].step if below else (1, 1)
-    size: Sizes | None = (1, 1)
+    size: Sizes | None = tuple(map(max, zip((1, 1), *sizes)))
     pools_all = layer.type == "Pooling" and layer.pooling_param.global_pooling
     if layer.type in WHOLE or len(sizes) < len(below) or pools_all:
         size = None
-    elif sizes:
-        size = (max(s[0] for s in sizes), max(s[1] for s in sizes))
     if layer.type in WINDOWS:
         kernel, stride = geometry(layer, shapes)
-    elif layer.type == "LRN" and layer.lrn_param.norm_region == layer.lrn_param.WITHIN_CHANNEL:
-        kernel, stride = (layer.lrn_param.local_size,) * 2, (1, 1)
     else:
-        kernel, stride = (1, 1), (1, 1)
+        lrn, stride = layer.lrn_param, (1, 1)
+        within = layer.type == "LRN" and lrn.norm_region == lrn.WITHIN_CHANNEL
+        kernel = (lrn.local_size if within else 1,) * 2
     if layer.type == "Deconvolution":  # `stride` values of the top take the place of one of the bottom
         step = (max(1, step[0] // stride[0]), max(1, step[1] // stride[1]))
         stride = (1, 1)
@@ -168,23 +166,17 @@ def longest_path(rows: list[Row]) -> tuple[int, int, list[str]]:
 
 def table(summary: Summary) -> str:
     """The summary as text: a line for each layer, the totals, and the net's depth."""
-    heads = ("layer", "type", "output", "parameters", "multiply-adds", "sees")
-    lines = [heads]
+    lines = [("layer", "type", "output", "parameters", "multiply-adds", "sees")]
     for row in summary.rows:
         kind = f"{row.type} {row.window}".strip()
         shape = "x".join(map(str, row.shape)) or "1"
         lines.append((row.name, kind, shape, number(row.parameters), number(row.multiply_adds), str(row.field)))
     lines.append(("total", "", "", number(summary.parameters), number(summary.multiply_adds), ""))
-    widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
-    left = (0, 1, 2)
-    text = []
-    for line in lines:
-        cells = [c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths))]
-        text.append("  ".join(cells).rstrip())
-    rule = "-" * max(map(len, text))
-    text[1:1] = [rule]
-    text[-1:-1] = [rule]
-    return "\n".join(text) + "\n\n" + depth_sentence(summary) + "\n"
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    form = "{{:{}}}  {{:{}}}  {{:{}}}  {{:>{}}}  {{:>{}}}  {{:>{}}}".format(*widths)
+    head, *text, total = [form.format(*line).rstrip() for line in lines]
+    rule = "-" * max(map(len, [head, *text, total]))
+    return "\n".join([head, rule, *text, rule, total, "", depth_sentence(summary), ""])
 
 
 def depth_sentence(summary: Summary) -> str:

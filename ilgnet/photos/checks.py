@@ -105,12 +105,7 @@ def perceptual_hash(grey: np.ndarray) -> str:
     return np.packbits(low > np.median(low)).tobytes().hex()
 
 
-def distances(hashes: Sequence[str], others: Sequence[str]) -> np.ndarray:
-    """(n, m) numbers of differing bits of two lists of perceptual hashes."""
-    return np.rint((64 - _signs(hashes) @ _signs(others).T) / 2).astype(np.int64)
-
-
-def _signs(hashes: Sequence[str]) -> np.ndarray:
+def signs_of(hashes: Sequence[str]) -> np.ndarray:
     """(n, 64) float32 of -1 and 1: a dot product is then the equal bits less the differing ones."""
     data = np.frombuffer(bytes.fromhex("".join(hashes)), np.uint8).reshape(len(hashes), 8)
     return np.unpackbits(data, axis=1).astype(np.float32) * 2 - 1
@@ -124,7 +119,7 @@ def group(hashes: Sequence[str], taken: Sequence[float | None], order: Sequence[
     chained, along its time: each shot follows another within BURST_SECONDS and looks somewhat like the best.
     """
     best = list(range(len(hashes)))
-    runs, signs = np.array(_runs(taken), dtype=np.int64), _signs(hashes)
+    runs, signs = np.array(_runs(taken), dtype=np.int64), signs_of(hashes)
     ranked = np.array(order, dtype=np.int64)
     leaders = ranked[:0]
     for start in range(0, len(ranked), 512):

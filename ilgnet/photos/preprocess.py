@@ -31,12 +31,7 @@ class Preprocess:
 
     def photo(self, bgr: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8, BGR -> (3, size) float32."""
-        import cv2
-
-        height, width = self.warp
-        if bgr.shape[:2] != self.warp:
-            bgr = cv2.resize(bgr, (width, height), interpolation=cv2.INTER_LINEAR)
-        return self.warped(bgr.transpose(2, 0, 1))
+        return self.warped(warp(bgr, self.warp))
 
     def warped(self, chw: np.ndarray) -> np.ndarray:
         """(3, warp) -> (3, size) float32, as Caffe's data transformer does in the TEST phase: an LMDB's record."""
@@ -44,9 +39,11 @@ class Preprocess:
             return self.photo(np.ascontiguousarray(chw.transpose(1, 2, 0)))
         if chw.shape != (3,) + self.warp:
             raise CaffeError(f"photo of shape {chw.shape}; preset {self.preset} takes {(3,) + self.warp}")
-        height, width = self.size
-        top, left = (self.warp[0] - height) // 2, (self.warp[1] - width) // 2
-        cut = (slice(None), slice(top, top + height), slice(left, left + width))
+        return self.crop(chw, (self.warp[0] - self.size[0]) // 2, (self.warp[1] - self.size[1]) // 2)
+
+    def crop(self, chw: np.ndarray, top: int, left: int) -> np.ndarray:
+        """A crop of a warped photo, less the mean there."""
+        cut = (slice(None), slice(top, top + self.size[0]), slice(left, left + self.size[1]))
         mean = self.mean if self.mean.shape[1:] == (1, 1) else self.mean[cut]
         return chw[cut].astype(np.float32) - mean
 
@@ -58,6 +55,15 @@ class Preprocess:
             "crop": list(self.size),
             "channel_mean_bgr": [float(v) for v in self.mean.mean(axis=(1, 2), dtype=np.float64)],
         }
+
+
+def warp(bgr: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(H, W, 3) uint8 BGR -> (3, size)."""
+    import cv2
+
+    if bgr.shape[:2] != size:
+        bgr = cv2.resize(bgr, size[::-1], interpolation=cv2.INTER_LINEAR)
+    return bgr.transpose(2, 0, 1)
 
 
 def read_mean(path: Path | str) -> np.ndarray:

@@ -58,7 +58,6 @@ class Row:
     margin: float
 
 
-@dataclass(init=False)
 class About(results.Result):
     """What reports say of a scorer. meaning: of its answer; heat_of: the blob of the heat map."""
 
@@ -115,10 +114,8 @@ class Cache:
         self._db.close()
 
     def commit(self) -> None:
-        try:
-            self._db.commit()
-        except sqlite3.Error as error:
-            raise self._refusal(error) from None
+        if self._db.in_transaction:
+            self._run("COMMIT")
 
     def _run(self, statement: str, values: Sequence[Any] = ()) -> list[tuple]:
         """A statement's rows. CaffeError when the tables are not the cache's, broken, or locked for too long."""

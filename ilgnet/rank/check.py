@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,12 +34,10 @@ def over_exposed(bgr: np.ndarray, share: float) -> np.ndarray:
 KINDS = {"blurred": blurred, "over-exposed": over_exposed}
 
 
-@dataclass(init=False)
 class DemoPhoto(results.Result):
     source: str
 
 
-@dataclass(init=False)
 class Demo(results.Result):
     """DEMO.json: the source of each photo of a demo set."""
 

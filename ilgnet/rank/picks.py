@@ -77,7 +77,6 @@ def measure(scorer: Scorer, path: Path | str, folder: Path | str | None = None, 
         figures = metrics.summary(*predictions[1:])
     except CaffeError as error:
         raise CaffeError(f"{scorer.weights} on {path}: {error}") from None
-    title = scorer.title
     if out is not None:
         protocol.write_csv(out.with_suffix(".csv"), predictions)
     return Evaluation(
@@ -87,8 +86,8 @@ def measure(scorer: Scorer, path: Path | str, folder: Path | str | None = None, 
         photos=str(folder.resolve()),
         weights=scorer.weights,
         net=scorer.net_path,
-        title=title,
-        variant=protocol.variant_of(title),
+        title=scorer.title,
+        variant=protocol.variant_of(scorer.title),
         preprocess=scorer.preprocess.describe(),
         result=figures,
     )
@@ -157,22 +156,20 @@ def write_sidecars(ranking: Ranking, given: dict[str, Rating], style: str, dry_r
     """Write a rating sidecar beside each photo that nobody has rated, neither in the photo nor in a sidecar of either
     style. An unchanged sidecar of this program is replaced, unless it holds a person's choice and the new rating is the
     net's."""
-    done, owners = [], {}
-    for folder in {photo.path.parent for photo in ranking.photos}:
-        owners.update(_owners(folder, style))
+    done, owners = [], _owners({photo.path.parent for photo in ranking.photos}, style)
     for photo in sorted(ranking.photos, key=lambda photo: photo.name):
         place, rating = xmp.sidecar(photo.path, style), given[photo.name]
         owner = owners.get(place, photo.path)
         if owner != photo.path:
             done.append(f"left alone, the sidecar is {owner.name}'s: {photo.name}")
             continue
-        text = xmp.render(rating.value, photo.p_high, photo.percentile, rating.by_person)
         reason = xmp.rated_by_hand(photo.path, rating.by_person)
-        ours = os.path.lexists(place)
-        if reason is None and ours and place.read_bytes() == text:
-            continue
         if reason is not None:
             done.append(f"left alone, {reason}: {photo.name}")
+            continue
+        text = xmp.render(rating.value, photo.p_high, photo.percentile, rating.by_person)
+        ours = os.path.lexists(place)
+        if ours and place.read_bytes() == text:
             continue
         done.append(f"rate {rating.value}: {place}")
         if not dry_run:
@@ -180,11 +177,9 @@ def write_sidecars(ranking: Ranking, given: dict[str, Rating], style: str, dry_r
     return done
 
 
-def _owners(folder: Path, style: str) -> dict[Path, Path]:
-    """The photo of each sidecar in a folder. If two photos share one (IMG_1.CR2 and IMG_1.JPG), it is the RAW's, even
-    if that cannot be read and so is not ranked."""
-    owners: dict[Path, Path] = {}
-    photos = [path for path in folder.iterdir() if path.suffix.lower() in decode.SUFFIXES]
-    for path in sorted(photos, key=lambda path: (path.suffix.lower() not in decode.RAW, path.name)):
-        owners.setdefault(xmp.sidecar(path, style), path)
-    return owners
+def _owners(folders: Iterable[Path], style: str) -> dict[Path, Path]:
+    """The photo of each sidecar in the folders. If two photos share one (IMG_1.CR2 and IMG_1.JPG), it is the RAW's,
+    even if that cannot be read and so is not ranked."""
+    photos = [path for folder in folders for path in folder.iterdir() if path.suffix.lower() in decode.SUFFIXES]
+    photos.sort(key=lambda path: (path.suffix.lower() not in decode.RAW, path.name), reverse=True)
+    return {xmp.sidecar(path, style): path for path in photos}  # the last one counts

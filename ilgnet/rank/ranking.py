@@ -171,9 +171,9 @@ def find(folder: Path | str) -> tuple[list[Found], list[tuple[str, str]]]:
 
     for where, folders, names in os.walk(folder, onerror=trouble):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in folders:
-            if os.path.islink(os.path.join(where, name)):
-                passed.append((shown(Path(where, name), folder), "a link to a folder: not followed"))
+        for path in (Path(where, name) for name in folders):
+            if path.is_symlink():
+                passed.append((shown(path, folder), "a link to a folder: not followed"))
         for name in names:
             path = Path(where, name)
             if name.startswith(".") or path.suffix.lower() not in decode.SUFFIXES:
@@ -194,28 +194,26 @@ def find(folder: Path | str) -> tuple[list[Found], list[tuple[str, str]]]:
     return sorted(found), passed
 
 
-class _Read(NamedTuple):
-    """A photo that a thread has read, or only the digest if the cache knows it."""
-
-    digest: bytes
-    photo: tuple[photo_cache.Facts, bytes, np.ndarray] | None  # facts, thumbnail, input of the net
+Read = tuple[photo_cache.Facts, bytes, np.ndarray]  # facts, thumbnail, input of the net
 
 
-def _read(found: Found, spec: Spec, known: set[bytes]) -> _Read | str:
-    """A file's content, or the reason why it cannot be read. Errors of the net are raised."""
+def _read(found: Found, spec: Spec, known: set[bytes]) -> tuple[bytes | str, Read | None]:
+    """A file's digest and, unless the cache knows it, its content; or the reason why it cannot be read.
+
+    Errors of the net are raised."""
     try:
         data = decode.read_bytes(found.path)
         name = photo_cache.digest(data, "raw" if found.path.suffix.lower() in decode.RAW else "")
         if name in known:
-            return _Read(name, None)
+            return name, None
         photo = decode.decode(data, found.path)
     except CaffeError as error:
-        return str(error).replace(f"{outputs.plain(found.path)}: ", "", 1)
+        return str(error).replace(f"{outputs.plain(found.path)}: ", "", 1), None
     except MemoryError:
-        return "not enough memory"
+        return "not enough memory", None
     facts = photo_cache.Facts(photo.width, photo.height, photo.taken, photo_checks.measure(photo.bgr))
     thumbnail = pictures.small_jpeg(photo.bgr, THUMBNAIL)
-    return _Read(name, (facts, thumbnail, spec.scorer().preprocess.photo(photo.bgr)))
+    return name, (facts, thumbnail, spec.scorer().preprocess.photo(photo.bgr))
 
 
 def rank(
@@ -229,24 +227,23 @@ def rank(
     folder = Path(folder)
     found, unread = processes.roots(find(folder))  # photos may come and go while processes start
     key, version = spec.key(cache), f"{decode.VERSION}.{photo_checks.VERSION}.{THUMBNAIL}"
-    known = cache.names(version, key)
+    known = processes.roots(cache.names(version, key))  # others may score meanwhile
     share = found[processes.mine()]
-    digests = {item.name: cache.file_digest(item.path, item.stat) for item in share}
-    todo = [item for item in share if digests[item.name] not in known]
+    # By name: the photo's digest, or why it cannot be read.
+    outcomes: dict[str, bytes | str | None] = {item.name: cache.file_digest(item.path, item.stat) for item in share}
+    todo = [item for item in share if outcomes[item.name] not in known]
     about = cache.about(key)
     if about is None:
         about = spec.about()  # loads the net, so that errors in it come first
         cache.set_about(key, about)
     cache.commit()  # other processes may be waiting to write
     workers = workers or min(os.cpu_count() or 1, 8)
-    # By name: the photo's digest, or why it cannot be read; and whether the net was asked.
-    outcomes: dict[str, tuple[bytes | str | None, bool]] = {name: (digest, False) for name, digest in digests.items()}
     read_files: list[tuple[Found, bytes]] = []
-    batch: list[tuple[bytes, photo_cache.Facts, bytes, np.ndarray]] = []
+    batch: list[tuple[bytes, Read]] = []
 
     def score_batch() -> None:
-        answers = spec.scorer().answers(np.stack([array for *_, array in batch]), heat=True) if batch else []
-        for (digest, facts, thumbnail, _), answer in zip(batch, answers):
+        answers = spec.scorer().answers(np.stack([array for _, (*_, array) in batch]), heat=True) if batch else []
+        for (digest, (facts, thumbnail, _)), answer in zip(batch, answers):
             cache.put(digest, version, key, photo_cache.Known(facts, thumbnail, answer))
         for item, digest in read_files:
             cache.remember_file(item.path, item.stat, digest)
@@ -257,37 +254,32 @@ def rank(
     with tqdm(total=len(share), initial=len(share) - len(todo), unit="photo", disable=not progress) as bar:
         # A photo's pixels are let go in the thread that decoded them, so memory holds one photo a worker.
         pairs = in_order(lambda item: (item, _read(item, spec, known)), todo, workers, workers + 2 * spec.batch)
-        for item, read in pairs:
+        for item, (outcome, photo) in pairs:
             bar.update()
-            if isinstance(read, str):
-                outcomes[item.name] = read, False
-                continue
-            outcomes[item.name] = read.digest, read.photo is not None
-            read_files.append((item, read.digest))
-            if read.photo is not None:
-                batch.append((read.digest, *read.photo))
-                if len(batch) == spec.batch:
-                    score_batch()
+            outcomes[item.name] = outcome
+            if isinstance(outcome, bytes):
+                read_files.append((item, outcome))
+            if photo is not None:
+                batch.append((outcome, photo))
+            if len(batch) == spec.batch:
+                score_batch()
         score_batch()
     outcomes = dict(processes.everyones(list(outcomes.items())))
-    photos, scored = [], 0
+    photos = []
     for item in found:
-        outcome, asked = outcomes[item.name]
+        outcome = outcomes[item.name]
         if not isinstance(outcome, bytes):
-            unread.append((item.name, str(outcome)))
+            unread.append((item.name, outcome))
             continue
-        scored += asked
         entry = cache.get(outcome, version, key)
         assert entry is not None  # it was known, or has just been put
         photos.append(Ranked(item.name, item.path, outcome, *entry.answer, entry.thumbnail, entry.facts))
     set_order(photos)
-    return Ranking(folder.resolve().name, photos, sorted(unread), about, len(photos) - scored)
+    return Ranking(folder.resolve().name, photos, sorted(unread), about, sum(p.digest in known for p in photos))
 
 
 def set_order(photos: list[Ranked]) -> None:
     """Sort photos best first, equal ones by name; set each one's rank, percentile, stars and group."""
-    if not photos:
-        return
     photos.sort(key=lambda photo: (-photo.margin, photo.name))
     places = metrics.ranks(np.array([photo.margin for photo in photos]))
     facts = [photo.facts for photo in photos]
@@ -342,7 +334,6 @@ def write_csv(path: Path | str, ranking: Ranking) -> None:
     results.write_csv(path, [COLUMNS, *made])
 
 
-@dataclass(init=False)
 class Written(results.Result):
     """A ranking's JSON. sha256: digests of the files that were written beside it."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import operator
 import os
 import sys
@@ -82,19 +83,22 @@ def read_benchmark(path: Path | str) -> Benchmark:
 
 def run_plots(runs: list[Run], tests: list[Evaluation]) -> list[tuple[str, str, plots.Plot]]:
     """(file name, caption, plot) of the training loss, test loss and test accuracy that were logged."""
-    colours = [plots.COLOURS[i % len(plots.COLOURS)] for i in range(len(runs))]
+    coloured = list(zip(runs, itertools.cycle(plots.COLOURS)))
     found = []
     train = [
-        plots.Curve(r.name, r.log.loss.iterations, r.log.loss.values, c, smooth=max(5, len(r.log.loss) // 20))
-        for r, c in zip(runs, colours)
-        if len(r.log.loss)
+        plots.Curve(r.name, loss.iterations, loss.values, c, smooth=max(5, len(loss) // 20))
+        for r, c in coloured
+        if (loss := r.log.loss)
     ]
     if train:
         plot = plots.curves(train, "training loss")
         found.append(("train_loss", "Training loss as logged (faint) and its running mean.", plot))
     for kind in ("loss", "accuracy"):
-        series = [(r.name, r.log.test_series(kind), c) for r, c in zip(runs, colours)]
-        lines = [plots.Curve(n, s.iterations, s.values, c, dashed=True) for n, s, c in series if s]
+        lines = [
+            plots.Curve(r.name, s.iterations, s.values, c, dashed=True)
+            for r, c in coloured
+            if (s := r.log.test_series(kind))
+        ]
         if lines:
             percent = kind == "accuracy"
             plot = plots.curves(lines, f"test {kind}", baseline_level(tests) if percent else None, percent)
@@ -111,18 +115,18 @@ def baseline_level(tests: list[Evaluation]) -> tuple[float, str] | None:
 def run_facts(run: Run) -> dict[str, Any]:
     """A run's row in the table of runs."""
     log = run.log
-    loss, accuracy = log.loss.values, log.test_series("accuracy")
-    finite = accuracy.values[np.isfinite(accuracy.values)] if accuracy is not None else np.zeros(0)
+    loss, accuracy = log.loss.values, (log.test_series("accuracy") or caffe_log.Series()).values
+    finite = accuracy[np.isfinite(accuracy)]
     iterations, seconds = log.speed
     return {
         "name": run.name,
         "log": log.path,
-        "iterations": int(log.loss.iterations[-1]) if len(loss) else None,
-        "first_lr": float(log.lr.values[0]) if len(log.lr) else None,
-        "first_loss": float(loss[0]) if len(loss) else None,
-        "last_loss": float(loss[-1]) if len(loss) else None,
-        "last_accuracy": float(finite[-1]) if len(finite) else None,
-        "best_accuracy": float(finite.max()) if len(finite) else None,
+        "iterations": log.loss.iterations[-1] if len(loss) else None,
+        "first_lr": log.lr.values[0] if len(log.lr) else None,
+        "first_loss": loss[0] if len(loss) else None,
+        "last_loss": loss[-1] if len(loss) else None,
+        "last_accuracy": finite[-1] if len(finite) else None,
+        "best_accuracy": finite.max() if len(finite) else None,
         "iterations_per_second": iterations / seconds if seconds else None,
     }
 
@@ -163,18 +167,19 @@ def sheet(test: Evaluation) -> tuple[list[dict[str, Any]], str]:
     for title, right, mask, order in groups:
         index = np.flatnonzero(mask)
         index = index[np.argsort(order[index], kind="stable")][:SHEET]
-        photos = [{"key": predictions.keys[i], "p_high": float(p[i])} for i in index]
-        found.append({"title": title, "right": right, "total": int(mask.sum()), "photos": photos})
+        photos = [{"key": predictions.keys[i], "p_high": p[i]} for i in index]
+        found.append({"title": title, "right": right, "total": len(mask.nonzero()[0]), "photos": photos})
+    shown = [photo for group in found for photo in group["photos"]]
     images, why = {}, ""
     if _may_show(test):
         with contextlib.suppress(CaffeError):  # the LMDB may be on another machine
-            images = records.read_records(test.lmdb, [ph["key"] for g in found for ph in g["photos"]])
+            images = records.read_records(test.lmdb, [photo["key"] for photo in shown])
     else:
         why = (
             f"The photos of {test.lmdb} are left out: it lies neither below the result's folder nor below the "
             "folder that the report was made in."
         )
-    for photo in (photo for group in found for photo in group["photos"]):
+    for photo in shown:
         photo["name"] = photo["key"].split("_", 1)[-1]
         photo["bgr"] = image = images.get(photo["key"])
         photo["image"] = html.thumbnail(image) if image is not None else None
@@ -199,18 +204,14 @@ def _may_show(test: Evaluation) -> bool:
 
 
 @functools.cache
-def net_drawing(variant: str) -> tuple[plots.Plot | None, str]:
-    """Fig. 2: a variant drawn with the paper's labels, and a sentence on it; or None and the reason, if there is no
-    engine."""
+def net_drawing(variant: str) -> tuple[plots.Plot, str]:
+    """Fig. 2: a variant drawn with the paper's labels, and a sentence on it."""
     from ilgnet.figures import drawing, summary
     from ilgnet.run import engine
     from ilgnet.scoring import scorers
 
     log.set_level(2)
-    try:
-        caffe = engine.load_engine()
-    except CaffeError as error:
-        return None, f"Not drawn: {error}"
+    caffe = engine.load_engine()
     found = summary.summarize(caffe, scorers.deploy_net(variant), caffe.TEST)
     return drawing.figure2(found, paper.labels(variant)), summary.depth_sentence(found)
 
@@ -244,7 +245,7 @@ class Report:
         if self.groups:
             made.append(report_tables.groups_table(self.groups))
         if self.runs:
-            made.append(report_tables.runs_table([run_facts(r) for r in self.runs]))
+            made.append(report_tables.runs_table(list(map(run_facts, self.runs))))
         solvers, wrong = _solvers(self.runs)
         made.append(report_tables.parameters_table(solvers, self.variant))
         made[-1].note += wrong
@@ -284,53 +285,48 @@ def embedded(features: FeatureMaps) -> list[dict[str, Any]]:
     ]
 
 
-def write(out: Path, report: Report) -> list[Path]:
+def write(out: Path, report: Report) -> int:
     """Write OUT (HTML), and beside it the same as Markdown and JSON, each table as CSV and each figure as SVG and PNG.
-    Returns their paths."""
+    Returns how many files of tables and figures there are."""
     tables = report.tables()
+    net_title = VARIANTS[report.variant].title
     net_plot, net_text = net_drawing(report.variant)
+    curves = run_plots(report.runs, report.evaluations)
+    figures: list[tuple[str, str, plots.Plot | bytes | None]] = [
+        ("fig2", f"Fig. 2: {net_title}, labelled as in the paper", net_plot),
+        *(("fig4" if name == "train_loss" else name, caption, plot) for name, caption, plot in curves),
+    ]
     tests: list[dict[str, Any]] = []
-    for test in report.evaluations:
+    pictured: list[tuple[str, str, bytes | None]] = []
+    for i, test in enumerate(report.evaluations, 1):
         groups, why = sheet(test)
         if why:
             print(outputs.plain(f"{test.name}: {why}"), file=sys.stderr)
-        tests.append({"test": test, "sheet": groups, "left_out": why, "calibration": _calibration(test)})
-    curves = run_plots(report.runs, report.evaluations)
-    shown: list[dict[str, Any]] = [
-        {"result": f, "shown": embedded(f), "density": feature_maps.density_plot(f)} for f in report.features
-    ]
-    figures = [("fig2", f"Fig. 2: {VARIANTS[report.variant].title}, labelled as in the paper", net_plot)]
-    figures += [("fig4" if name == "train_loss" else name, caption, plot) for name, caption, plot in curves]
-    for i, t in enumerate(tests, 1):
-        figures.append((f"calibration{i}", f"Calibration of {t['test'].name}", t["calibration"]))
-    for i, f in enumerate(shown, 1):
-        figures.append((f"density{i}", f"Active features in the last layer, {f['result'].name}", f["density"]))
-    written = [out]
-    captions: list[tuple[str, str]] = []  # (file, caption)
-
-    def save(name: str, data: bytes, caption: str = "") -> None:
-        path = out.with_name(f"{out.stem}_{name}")
-        write_bytes(path, data)
-        written.append(path)
-        if caption:
-            captions.append((path.name, caption))
-
-    for name, caption, plot in figures:
-        if plot:
-            save(f"{name}.svg", plot.light, caption)
-            save(f"{name}.png", plot.png)
-    for i, t in enumerate(tests, 1):
-        if any(p["bgr"] is not None for g in t["sheet"] for p in g["photos"]):
-            caption = f"Fig. 3: photos that {t['test'].name} labels high and low"
-            save(f"fig3_{i}.png", pictures.png(sheet_picture(t["sheet"])), caption)
-    for i, features in enumerate(report.features, 1):
-        path = inside(_folder(features), features.figure) if features.figure else None
-        if path is not None and path.is_file():
-            save(f"fig5_{i}.png", path.read_bytes(), f"Fig. 5: features of {features.name}")
+        plot = _calibration(test)
+        tests.append({"test": test, "sheet": groups, "left_out": why, "calibration": plot})
+        figures.append((f"calibration{i}", f"Calibration of {test.name}", plot))
+        pictured.append((f"fig3_{i}", f"Fig. 3: photos that {test.name} labels high and low", sheet_picture(groups)))
+    shown: list[dict[str, Any]] = []
+    for i, f in enumerate(report.features, 1):
+        plot, path = feature_maps.density_plot(f), f.figure and inside(_folder(f), f.figure)
+        shown.append({"result": f, "shown": embedded(f), "density": plot})
+        figures.append((f"density{i}", f"Active features in the last layer, {f.name}", plot))
+        picture = path.read_bytes() if path and path.is_file() else None
+        pictured.append((f"fig5_{i}", f"Fig. 5: features of {f.name}", picture))
+    captions: dict[str, str] = {}  # by file
+    written = len(tables)
+    for name, caption, figure in figures + pictured:
+        place = out.with_name(f"{out.stem}_{name}.png")
+        if isinstance(figure, plots.Plot):
+            figure.write(place.with_suffix(""))
+            captions[f"{place.stem}.svg"] = caption
+            written += 2
+        elif figure:
+            write_bytes(place, figure)
+            captions[place.name] = caption
+            written += 1
     for name, table in tables.items():
-        path = out.with_name(f"{out.stem}_{name}.csv")
-        results.write_csv(path, table.csv())
-        written.append(path)
+        results.write_csv(out.with_name(f"{out.stem}_{name}.csv"), table.csv())
     common: dict[str, Any] = {"title": report.title, "synthetic": report.synthetic, "tables": tables}
     text = html.page(
         "report.html",
@@ -339,7 +335,7 @@ def write(out: Path, report: Report) -> list[Path]:
         curves=curves,
         net_plot=net_plot,
         net_text=net_text,
-        net_title=VARIANTS[report.variant].title,
+        net_title=net_title,
         labels_note=paper.LABELS_NOTE,
         features=shown,
     )
@@ -359,15 +355,17 @@ def write(out: Path, report: Report) -> list[Path]:
             "features": report.features,
         },
     )
-    return written + [out.with_suffix(".md"), out.with_suffix(".json")]
+    return written
 
 
-def sheet_picture(groups: list[dict[str, Any]], side: int = 160) -> np.ndarray:
-    """Fig. 3 as one picture, (H, W, 3) uint8 BGR: a row for each group, with its title above it."""
+def sheet_picture(groups: list[dict[str, Any]], side: int = 160) -> bytes | None:
+    """Fig. 3 as one PNG: a row for each group, with its title above it. None without pictures."""
     import cv2
 
     gap, head = 6, 22
     groups = [g for g in groups if g["photos"]]
+    if not any(p["bgr"] is not None for g in groups for p in g["photos"]):
+        return None
     image = np.full((len(groups) * (side + head + gap) + gap, SHEET * (side + gap) + gap, 3), 255, np.uint8)
     for row, group in enumerate(groups):
         y = gap + row * (side + head + gap)
@@ -377,7 +375,7 @@ def sheet_picture(groups: list[dict[str, Any]], side: int = 160) -> np.ndarray:
                 x = gap + k * (side + gap)
                 small = cv2.resize(photo["bgr"], (side, side), interpolation=cv2.INTER_AREA)
                 image[y + head : y + head + side, x : x + side] = small
-    return image
+    return pictures.png(image)
 
 
 def _calibration(test: Evaluation) -> plots.Plot | None:

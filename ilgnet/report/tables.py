@@ -3,7 +3,8 @@ net that was not tested says "not run"."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -28,10 +29,6 @@ class Cell(NamedTuple):
     numbers: tuple[float, ...] = ()
 
     @property
-    def missing(self) -> bool:
-        return self.text == NOT_RUN
-
-    @property
     def line(self) -> str:
         return self.text + (f" ({self.small})" if self.small else "")
 
@@ -47,20 +44,14 @@ class Table:
     note: str = ""
     ours: set[int] = field(default_factory=set)
 
-    def csv(self) -> list[list[str]]:
+    def csv(self) -> Iterable[Sequence[str]]:
         """The rows of the CSV file: numbers where cells have them; a column with intervals becomes three."""
-        triple = [any(len(row[i].numbers) == 3 for row in self.rows) for i in range(len(self.columns))]
-        made: list[list[str]] = [[]]
-        for column, three in zip(self.columns, triple):
-            names = [column, f"{column}, from", f"{column}, to"] if three else [column]
-            made[0] += map(safe_cell, names)
-        for row in self.rows:
-            values: list[str] = []
-            for cell, three in zip(row, triple):
-                given = [f"{n:.6g}" for n in cell.numbers] or [safe_cell(cell.line)]
-                values += (given + ["", ""])[:3] if three else given[:1]
-            made.append(values)
-        return made
+        made: list[tuple[str, ...]] = []
+        for name, cells in zip(self.columns, zip(*self.rows)):
+            given = [[f"{n:.6g}" for n in cell.numbers] or [safe_cell(cell.line)] for cell in cells]
+            heads = map(safe_cell, (name, f"{name}, from", f"{name}, to"))
+            made += list(itertools.zip_longest(heads, *given, fillvalue=""))[: max(map(len, given))]
+        return zip(*made)
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -75,13 +66,18 @@ class Table:
 EMPTY = Cell("–")
 
 
+def printed(value: float | None, form: str = "{:.2f} %") -> Cell:
+    """A number, by default in per cent; EMPTY for None and NaN."""
+    return EMPTY if value is None or value != value else Cell(form.format(value), numbers=(value,))
+
+
 def share(value: float | None) -> Cell:
     """0.8168 as 81.68 %."""
-    return EMPTY if value is None or value != value else Cell(html.percent(value), numbers=(100 * value,))
+    return printed(None if value is None else 100 * value)
 
 
-def number(value: float | None, digits: int = 4) -> Cell:
-    return EMPTY if value is None or value != value else Cell(html.number(value, digits), numbers=(value,))
+def number(value: float | None) -> Cell:
+    return printed(value, "{:.4f}")
 
 
 def interval(p: Proportion | None) -> Cell:
@@ -90,7 +86,7 @@ def interval(p: Proportion | None) -> Cell:
         return EMPTY
     return Cell(
         html.percent(p.value),
-        f"{html.percent(p.low, 1)} – {html.percent(p.high, 1)}",
+        f"{100 * p.low:.1f} % – {100 * p.high:.1f} %",
         (100 * p.value, 100 * p.low, 100 * p.high),
     )
 
@@ -116,11 +112,6 @@ def runs_of(s: Spread | None, percent: bool = True) -> Cell:
     )
 
 
-def printed(value: float | None, form: str = "{:.2f} %") -> Cell:
-    """The paper's figure, by default in per cent."""
-    return EMPTY if value is None else Cell(form.format(value), numbers=(value,))
-
-
 # --- the paper's -----------------------------------------------------------------------------------------------------
 
 
@@ -134,7 +125,7 @@ def parameters_table(solvers: list[tuple[str, Any]], variant: str = "v1bn") -> T
         if not solver.HasField(name):
             return EMPTY
         value = getattr(solver, name)
-        return Cell(value) if isinstance(value, str) else Cell(f"{value:.7g}", numbers=(float(f"{value:.7g}"),))
+        return Cell(value) if isinstance(value, str) else printed(float(f"{value:.7g}"), "{:.7g}")
 
     return Table(
         "table1",
@@ -303,46 +294,37 @@ def results_table(tests: list[Evaluation]) -> Table:
         v = VARIANTS[t.variant]
         return printed(dict(zip(paper.RELEASED_TEST, (*v.table2, v.table3)))[t.dataset])
 
-    def whole(t: Evaluation) -> Cell:
-        if t.result.accuracy:
-            return interval(t.result.accuracy)
-        return Cell(NOT_RUN, "the set's size is unknown" if t.log and not t.result.whole else "")
-
-    def photos(t: Evaluation) -> Cell:
+    def column(t: Evaluation) -> dict[str, Cell]:
         r = t.result
-        cell = number((r.accuracy or r.first_batches or r).n, 0)
-        return _marked(cell, f"{r.tested} in the log: some more than once" if r.tested else "")
+        size = "the set's size is unknown" if t.log and not r.whole else ""
+        return {
+            "test set": Cell((t.dataset or "own") + (", from a log" if t.log else "")),
+            "net": Cell(t.title) if t.title else EMPTY,
+            "photos tested": _marked(
+                printed((r.accuracy or r.first_batches or r).n, "{:.0f}"),
+                f"{r.tested} in the log: some more than once" if r.tested else "",
+            ),
+            "whole test set": interval(r.accuracy) if r.accuracy else Cell(NOT_RUN, size),
+            "first 50 batches, as the authors tested": batches(r.first_batches),
+            "always the commoner class": share(r.majority_baseline.value if r.majority_baseline else None),
+            "balanced accuracy": share(r.balanced_accuracy),
+            "AUC": number(r.auc),
+            "average precision": number(r.average_precision),
+            "loss": number(r.loss),
+            "calibration error": number(r.calibration.ece if r.calibration else None),
+            **{title: number(getattr(r, name)) for name, (_, title) in VOTES.items()},
+            "views a photo": Cell(t.tta or "1"),
+            "precision": Cell(t.precision) if t.precision else EMPTY,
+            "the paper's figure": paper_figure(t),
+        }
 
-    def text(value: str | None) -> Cell:
-        return Cell(value) if value else EMPTY
-
-    rows: dict[str, list[Cell]] = {
-        "test set": [Cell((t.dataset or "own") + (", from a log" if t.log else "")) for t in tests],
-        "net": [text(t.title) for t in tests],
-        "photos tested": list(map(photos, tests)),
-        "whole test set": list(map(whole, tests)),
-        "first 50 batches, as the authors tested": [batches(t.result.first_batches) for t in tests],
-        "always the commoner class": [
-            share(t.result.majority_baseline.value if t.result.majority_baseline else None) for t in tests
-        ],
-        "balanced accuracy": [share(t.result.balanced_accuracy) for t in tests],
-        "AUC": [number(t.result.auc) for t in tests],
-        "average precision": [number(t.result.average_precision) for t in tests],
-        "loss": [number(t.result.loss) for t in tests],
-        "calibration error": [number(t.result.calibration.ece if t.result.calibration else None) for t in tests],
-    }
-    for name, (_, title) in VOTES.items():
-        cells = [number(getattr(t.result, name)) for t in tests]
-        if any(cell.numbers for cell in cells):
-            rows[title] = cells
-    rows["views a photo"] = [Cell(t.tta or "1") for t in tests]
-    rows["precision"] = [text(t.precision) for t in tests]
-    rows["the paper's figure"] = list(map(paper_figure, tests))
+    columns = list(map(column, tests))
+    unseen = {title for _, title in VOTES.values() if not any(c[title].numbers for c in columns)}
     return Table(
         "results",
         "Accuracy, with 95% intervals",
         ["", *(t.name for t in tests)],
-        [[Cell(name), *cells] for name, cells in rows.items()],
+        [[Cell(name), *(c[name] for c in columns)] for name in columns[0] if name not in unseen],
         "Intervals are Wilson's. The released accuracies, 81.68 % and 85.50 %, are those of 50 batches.",
     )
 
@@ -367,26 +349,27 @@ def groups_table(groups: list[Group]) -> Table:
 
 def runs_table(facts: list[dict[str, Any]]) -> Table:
     """A row for each training log (see page.run_facts)."""
-    columns = {
-        "last iteration": lambda f: number(f["iterations"], 0),
-        "first rate": lambda f: printed(f["first_lr"], "{:g}"),
-        "first loss": lambda f: number(f["first_loss"]),
-        "last loss": lambda f: number(f["last_loss"]),
-        "last accuracy": lambda f: share(f["last_accuracy"]),
-        "best accuracy": lambda f: share(f["best_accuracy"]),
-        "iterations/s": lambda f: number(f["iterations_per_second"], 2),
-    }
-    rows = [[Cell(f["name"]), *(cell(f) for cell in columns.values())] for f in facts]
-    return Table("runs", "Training runs", ["run", *columns], rows)
+    columns = ["run", "last iteration", "first rate", "first loss", "last loss", "last accuracy", "best accuracy"]
+    rows = [
+        [
+            Cell(f["name"]),
+            printed(f["iterations"], "{:.0f}"),
+            printed(f["first_lr"], "{:g}"),
+            number(f["first_loss"]),
+            number(f["last_loss"]),
+            share(f["last_accuracy"]),
+            share(f["best_accuracy"]),
+            printed(f["iterations_per_second"], "{:.2f}"),
+        ]
+        for f in facts
+    ]
+    return Table("runs", "Training runs", [*columns, "iterations/s"], rows)
 
 
 def density_table(features: FeatureMaps) -> Table:
     """Density of active features at each label, high photos against low ones."""
-    table = Table(
-        "density",
-        f"Share of active features (above 0), {features.name}",
-        ["layer", "in high photos", "in low photos", "difference", "Cohen's d", "P(high above low)", "p"],
-    )
+    columns = ["layer", "in high photos", "in low photos", "difference", "Cohen's d", "P(high above low)", "p"]
+    rows = []
     for stage in features.stages:
         c, cells = stage.comparison, [EMPTY] * 6
         if c:
@@ -394,9 +377,9 @@ def density_table(features: FeatureMaps) -> Table:
                 share(c.high.mean),
                 share(c.low.mean),
                 printed(100 * c.difference, "{:+.2f} points"),
-                number(c.cohens_d, 2),
-                number(c.p_superior, 3),
+                printed(c.cohens_d, "{:.2f}"),
+                printed(c.p_superior, "{:.3f}"),
                 printed(c.p_value, "{:.4f}" if c.p_value >= 1e-4 else "{:.1e}"),
             ]
-        table.rows.append([Cell(f"{stage.mark} {stage.what}".strip(), " + ".join(stage.blobs)), *cells])
-    return table
+        rows.append([Cell(f"{stage.mark} {stage.what}".strip(), " + ".join(stage.blobs)), *cells])
+    return Table("density", f"Share of active features (above 0), {features.name}", columns, rows)

@@ -42,22 +42,20 @@ def snapshots(log: caffe_log.CaffeLog, log_path: Path) -> list[tuple[int, Path]]
     return found
 
 
-def histogram(values: np.ndarray) -> Any:
-    """A HistogramProto of all finite values, with BINS equal bins from the smallest to the largest value."""
-    from tensorboard.compat.proto.summary_pb2 import HistogramProto
-
+def histogram(values: np.ndarray) -> dict[str, Any]:
+    """All finite values for SummaryWriter.add_histogram_raw: BINS equal bins from the smallest to the largest value."""
     flat = np.asarray(values)[np.isfinite(values)].astype(np.float64)
     if not flat.size:
-        return HistogramProto(bucket_limit=[0.0], bucket=[0.0])
+        return dict(min=0, max=0, num=0, sum=0, sum_squares=0, bucket_limits=[0.0], bucket_counts=[0.0])
     counts, edges = np.histogram(flat, BINS)
-    return HistogramProto(
+    return dict(
         min=flat.min(),
         max=flat.max(),
         num=flat.size,
         sum=flat.sum(),
         sum_squares=flat @ flat,
-        bucket_limit=edges[1:].tolist(),
-        bucket=counts.tolist(),
+        bucket_limits=edges[1:].tolist(),
+        bucket_counts=counts.tolist(),
     )
 
 
@@ -78,13 +76,13 @@ class EventLog:
 
     def __init__(self, log_path: Path | str, out: Path | str, weights: bool = True):
         require()
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        from torch.utils.tensorboard import SummaryWriter
 
         self.log_path, self.out, self.weights = Path(log_path), Path(out), weights
         caffe_log.read_log(self.log_path)  # raises before a file is made
         self.out.mkdir(parents=True, exist_ok=True)
         old = list(self.out.glob("events.out.tfevents.*" + SUFFIX))
-        self._writer = EventFileWriter(str(self.out), filename_suffix=SUFFIX)
+        self._writer = SummaryWriter(self.out, filename_suffix=SUFFIX)
         for path in old:
             path.unlink()
         self._last: dict[str, int] = {}  # the last iteration written, by tag
@@ -104,24 +102,22 @@ class EventLog:
             (iteration, tag, value) for tag, iteration, value in scalars(log) if iteration > self._last.get(tag, -1)
         )
         for iteration, tag, value in new:
-            self._add(when(iteration), iteration, tag, simple_value=value)
+            self._writer.add_scalar(tag, value, iteration, when(iteration))
+            self._last[tag] = iteration
             self.scalars += 1
         for iteration, path in snapshots(log, self.log_path) if self.weights else []:
             if iteration > self._last.get("weights", -1):
                 for layer in surgery.read_weights(path):
                     for i, blob in enumerate(layer.blobs):
-                        self._add(when(iteration), iteration, f"weights/{layer.name}/{i}", histo=histogram(blob))
+                        self._writer.add_histogram_raw(
+                            f"weights/{layer.name}/{i}",
+                            **histogram(blob),
+                            global_step=iteration,
+                            walltime=when(iteration),
+                        )
                         self.histograms += 1
                 self._last["weights"] = iteration
         self._writer.flush()
-
-    def _add(self, time: float, step: int, tag: str, **value: Any) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        self._last[tag] = step
-        summary = Summary(value=[Summary.Value(tag=tag, **value)])
-        self._writer.add_event(Event(wall_time=time, step=step, summary=summary))
 
     def close(self) -> None:
         self._writer.close()

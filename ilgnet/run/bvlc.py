@@ -1,6 +1,6 @@
 """Where real Caffe is, and how to run it: the one place that knows.
 
-`make bvlc` (tools/setup_bvlc.py) unpacks Debian 11 with BVLC Caffe 1.0.0 under the user's cache folder. Its programs
+`make bvlc` (bvlc_setup.py) unpacks Debian 11 with BVLC Caffe 1.0.0 under the user's cache folder. Its programs
 run through that root's own dynamic loader instead of chroot: paths mean the same as outside, and running needs no root
 rights. Without it, a pycaffe that some Python of this machine can import is used as it is."""
 
@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torchcaffe.base.errors import CaffeError
 
@@ -56,7 +57,7 @@ def _system_python() -> str | None:
 
 def available() -> bool:
     """Whether some real pycaffe can be run from here."""
-    return bvlc_root() is not None or _system_python() is not None
+    return bool(bvlc_root() or _system_python())
 
 
 def python_command() -> list[str]:
@@ -68,19 +69,6 @@ def python_command() -> list[str]:
     if python is None:
         raise CaffeError(f"no real Caffe on this machine: {HOW}")
     return [python]
-
-
-def binary_command(name: str) -> list[str]:
-    """The command line that starts one of Caffe's programs (caffe, convert_imageset, compute_image_mean, ...)."""
-    root = bvlc_root()
-    if root is not None:
-        if not (root / "usr" / "bin" / name).is_file():
-            raise CaffeError(f"{root}/usr/bin/{name}: real Caffe has no such program")
-        return loader_command(root, name)
-    found = shutil.which(name)
-    if found is None:
-        raise CaffeError(f"no program {name} of real Caffe on this machine: {HOW}")
-    return [found]
 
 
 def bvlc_env(
@@ -120,40 +108,10 @@ def fatal_line(stderr: str) -> str:
     return lines[-1].strip() if lines else "stopped without a word"
 
 
-def run(command: Sequence[str], check: bool, what: str, **options) -> subprocess.CompletedProcess:
-    done = subprocess.run(list(command), capture_output=True, text=True, **options)
+def run(command: Sequence[str], what: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command of real Caffe. `what` names it in the CaffeError with BVLC's own reason, if it fails and `check`
+    holds. `options` go to subprocess.run."""
+    done = subprocess.run(command, capture_output=True, text=True, **options)
     if check and done.returncode:
         raise CaffeError(f"real Caffe, {what}: {fatal_line(done.stderr)} (exit status {done.returncode})")
     return done
-
-
-def bvlc_python(
-    args: Sequence,
-    env: Mapping[str, str] | None = None,
-    coretype: str = "Haswell",
-    threads: int = 1,
-    quiet: bool = True,
-    check: bool = True,
-    **options,
-) -> subprocess.CompletedProcess:
-    """Run `args` (a script and its arguments, or -c CODE) in a Python that has the real pycaffe.
-
-    Returns the finished process with stdout and stderr as text; CaffeError with BVLC's own reason when it failed and
-    `check` holds (BVLC aborts on bad input). `options` go to subprocess.run (cwd, timeout, input)."""
-    args = [str(a) for a in args]
-    return run(python_command() + args, check, args[0], env=bvlc_env(env, coretype, threads, quiet), **options)
-
-
-def bvlc_binary(
-    name: str,
-    *args,
-    env: Mapping[str, str] | None = None,
-    coretype: str = "Haswell",
-    threads: int = 1,
-    quiet: bool = False,
-    check: bool = True,
-    **options,
-) -> subprocess.CompletedProcess:
-    """Run one of real Caffe's programs, e.g. bvlc_binary("caffe", "train", "--solver=s.prototxt"); see bvlc_python."""
-    command = binary_command(name) + [str(a) for a in args]
-    return run(command, check, name, env=bvlc_env(env, coretype, threads, quiet), **options)

@@ -1,14 +1,14 @@
 """Real pycaffe behind a pipe: the one file that runs inside real Caffe's Python. It needs pycaffe and NumPy alone.
 
-Started by ilgnet.run.remote with the Python that has pycaffe (Debian 11's is 3.9, with NumPy 1.19). A message is a line
-of JSON; where it has a `shape`, the float32 values follow. Requests come on stdin, answers go to stdout; Caffe's log
-goes to stderr. A fatal error of Caffe ends the process, and the log says why."""
+Started by ilgnet.run.remote with the Python that has pycaffe (Debian 11's is 3.9, with NumPy 1.19), and the number of a
+pipe. A message is JSON; where it has a `shape`, the float32 values follow in a second message. Caffe's log goes to
+stderr. A fatal error of Caffe ends the process, and the log says why."""
 
 import json
-import os
 import statistics
 import sys
 import time
+from multiprocessing.connection import Connection
 
 import caffe
 import numpy as np
@@ -36,42 +36,32 @@ def describe(net):
 class Worker:
     """Answers requests about the nets and solvers that it has made, which have numbers."""
 
-    def __init__(self, source, sink):
-        self.source, self.sink = source, sink
+    def __init__(self, pipe):
+        self.pipe = pipe
         self.objects = []
 
     def send(self, array=None, **message):
-        if array is not None:
-            array = np.ascontiguousarray(array, np.float32)
-            message["shape"] = array.shape
-        self.sink.write(json.dumps(message).encode() + b"\n")
-        if array is not None:
-            self.sink.write(array.tobytes())
-        self.sink.flush()
+        if array is None:
+            self.pipe.send_bytes(json.dumps(message).encode())
+        else:
+            self.pipe.send_bytes(json.dumps(dict(message, shape=array.shape)).encode())
+            self.pipe.send_bytes(array.tobytes())
 
     def receive(self):
-        """The next request, its array under "array"; None at the end of the input."""
-        line = self.source.readline()
-        if not line:
-            return None
-        request = json.loads(line)
+        """The next request, its array under "array". EOFError at the end of the input."""
+        request = json.loads(self.pipe.recv_bytes().decode())
         if "shape" in request:
-            count = int(np.prod(request["shape"], dtype=np.int64))
-            request["array"] = np.frombuffer(self.source.read(4 * count), np.float32).reshape(request["shape"])
+            request["array"] = np.frombuffer(self.pipe.recv_bytes(), np.float32).reshape(request["shape"])
         return request
 
-    def serve(self, inside_callback=False):
-        """Answer requests until the input ends; inside a callback until a request says how the training goes on."""
+    def serve(self):
+        """Answer requests; inside a callback until one says how the training goes on."""
         while True:
             request = self.receive()
-            if request is None:
-                if inside_callback:
-                    raise Stop
-                return
             do = request.pop("do")
-            if inside_callback and do == "go":
+            if do == "go":
                 return
-            if inside_callback and do == "stop":
+            if do == "stop":
                 raise Stop
             try:
                 answer = getattr(self, "do_" + do)(**request) or {}
@@ -98,19 +88,15 @@ class Worker:
 
     def do_solver(self, path):
         solver = caffe.get_solver(path)
-
-        def nets(found):
-            return [dict(describe(net), number=self.keep(net)) for net in found]
-
-        number = self.keep(solver)
-        return {"value": {"number": number, "net": nets([solver.net])[0], "test_nets": nets(solver.test_nets)}}
+        nets = [dict(describe(net), number=self.keep(net)) for net in [solver.net] + list(solver.test_nets)]
+        return {"value": {"number": self.keep(solver), "nets": nets}}
 
     def do_watch(self, of):
         """From now on ask before each iteration and each update whether the training goes on."""
 
         def ask(event):
             self.send(event=event)
-            self.serve(inside_callback=True)
+            self.serve()
 
         self.objects[of].add_callback(lambda: ask("start"), lambda: ask("gradients"))
 
@@ -153,6 +139,7 @@ class Worker:
 
 
 if __name__ == "__main__":
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever else prints goes where the log goes
-    Worker(sys.stdin.buffer, answers).serve()
+    try:
+        Worker(Connection(int(sys.argv[1]))).serve()
+    except EOFError:
+        pass

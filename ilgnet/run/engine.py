@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,6 @@ from torchcaffe.base import context
 from torchcaffe.base.errors import CaffeError
 
 ENGINES = ("torch", "bvlc")
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def gpu_list(text: str) -> list[int]:
@@ -87,6 +84,17 @@ def load_engine(name: str = "torch", gpu: int | None = None, log: Callable[[byte
     return caffe
 
 
+def of_phase(net: Any, phase: int) -> Any:
+    """The layers that an upgraded NetParameter has in a phase, as a new NetParameter."""
+    from torchcaffe.nets import plan
+    from torchcaffe.proto import caffe_pb2
+
+    param = caffe_pb2.NetParameter()
+    param.CopyFrom(net)
+    param.state.phase = phase
+    return plan.filter_net(param)
+
+
 def without_data(net: Any, phase: int, batch: int = 1, source: str = "net") -> Any:
     """The net of one phase with its data layers replaced by Input layers, so that it loads without its LMDB.
 
@@ -94,19 +102,11 @@ def without_data(net: Any, phase: int, batch: int = 1, source: str = "net") -> A
     that learns from votes ends in its answers: its labels have other shapes, and a ranking's loss wants whole batches.
     """
     from ilgnet.nets.targets import up_to_answers
-    from torchcaffe.nets import plan
     from torchcaffe.proto import caffe_pb2
 
-    param = caffe_pb2.NetParameter()
-    param.CopyFrom(net)
-    param.state.phase = phase
-    param = up_to_answers(plan.filter_net(param))
-    result = caffe_pb2.NetParameter()
-    result.CopyFrom(param)
-    del result.layer[:]
+    param = up_to_answers(of_phase(net, phase))
     for layer in param.layer:
         if layer.bottom or layer.type in ("Input", "DummyData", "Parameter"):
-            result.layer.add().CopyFrom(layer)
             continue
         crop = layer.transform_param.crop_size or layer.memory_data_param.height
         if not crop:
@@ -114,33 +114,25 @@ def without_data(net: Any, phase: int, batch: int = 1, source: str = "net") -> A
                 f"{source}: layer '{layer.name}': transform_param.crop_size is not set, so its size is "
                 "unknown; give its deploy.prototxt"
             )
-        made = result.layer.add(name=layer.name, type="Input", top=layer.top)
+        made = caffe_pb2.LayerParameter(name=layer.name, type="Input", top=layer.top)
         for i in range(len(layer.top)):
             made.input_param.shape.add(dim=[batch] if i else [batch, 3, crop, crop])
-    return result
-
-
-@contextlib.contextmanager
-def prototxt_file(net: Any) -> Iterator[str]:
-    """A temporary file with the net's text, since an engine reads nets from files."""
-    from torchcaffe.proto import format_text
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "net.prototxt")
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(format_text(net))
-        yield path
+        layer.CopyFrom(made)
+    return param
 
 
 def make_net(caffe: Any, net: Any, phase: int, source: str = "net") -> Any:
     """A Net of `caffe` from a NetParameter; `source` names it in errors."""
-    with prototxt_file(net) as path:
+    from torchcaffe.proto import format_text
+
+    with tempfile.TemporaryDirectory() as folder:  # an engine reads nets from files
+        path = Path(folder, "net.prototxt")
+        path.write_text(format_text(net), encoding="utf-8")
         try:
             made = caffe.Net(path, phase)
         except CaffeError as error:
-            raise CaffeError(str(error).replace(path, source)) from None
-    if hasattr(made, "source"):
-        made.source = source
+            raise CaffeError(str(error).replace(str(path), source)) from None
+    made.source = source
     return made
 
 

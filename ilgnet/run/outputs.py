@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import IO
 
 from torchcaffe.base.errors import CaffeError
 
@@ -10,6 +11,12 @@ from torchcaffe.base.errors import CaffeError
 def plain(text: object) -> str:
     """Text with names in it as a terminal may show it: one line, what does not print spelt out (see CaffeError)."""
     return str(CaffeError(text))
+
+
+def say(*lines: str, file: IO[str] | None = None) -> None:
+    """Print lines with names in them to stdout or `file`, each as `plain` has it."""
+    for line in lines:
+        print(plain(line), file=file)
 
 
 def check(path: Path, *suffixes: str) -> Path:

@@ -4,6 +4,9 @@ Each takes its turn at the photos and tells the others; the root (rank 0) prints
 
 from __future__ import annotations
 
+import multiprocessing
+import signal
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 from torchcaffe.base import context
@@ -41,6 +44,12 @@ def start(args: Any) -> Any:
     parallel.start(gpus)
     args.gpu = context.device_id if gpus else None
     return parallel
+
+
+def elsewhere() -> ProcessPoolExecutor:
+    """One process beside this one, in which nothing is imported yet. Ctrl-C ends it without a message."""
+    spawn = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(1, spawn, signal.signal, (signal.SIGINT, signal.SIG_DFL))
 
 
 def root() -> bool:

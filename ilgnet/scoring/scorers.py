@@ -74,7 +74,7 @@ class Scorer:
                 f"{self.net_path}: {len(self._net.inputs)} inputs and {len(self._net.outputs)} outputs; "
                 "a deploy net has one of each"
             )
-        self._input, self._output = self._net.inputs[0], self._net.outputs[0]
+        (self._input,), (self._output,) = self._net.inputs, self._net.outputs
         shape = tuple(self._net.blobs[self._input].data.shape)
         if len(shape) != 4 or shape[1] != 3:
             raise CaffeError(f"{self.net_path}: input '{self._input}' has shape {shape}; expected N x 3 x H x W")
@@ -179,9 +179,7 @@ class Scorer:
         """(n, h, w): Grad-CAM (Selvaraju et al., ICCV 2017, eq. 1 and 2) of the margin on a module, for the last
         photos. Without the paper's ReLU, so that it also shows what lowered the margin."""
         blob, top = self._net.blobs[module], self._net.blobs[self._logits]
-        diff = np.zeros(top.data.shape, np.float32)
-        diff.reshape(-1, 2)[:, LOW], diff.reshape(-1, 2)[:, HIGH] = -1, 1
-        top.diff[...] = diff
+        top.diff[...] = np.resize([-1, 1], top.data.shape)  # of low and high
         behind = self._names[self._producer(module) + 1]
         self._net.backward(start=self._names[self._producer(self._logits)], end=behind)
         weights = blob.diff.mean(axis=(2, 3), keepdims=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ilgnet.photos.preprocess import Preprocess
+from ilgnet.photos.preprocess import Preprocess, warp
 from torchcaffe.base.errors import CaffeError
 
 KINDS = {"mirror": 2, "crops": 5, "both": 10}  # --tta: how many views a photo
@@ -34,20 +34,11 @@ class Views:
         """The views of an LMDB's record, (3, warp)."""
         if chw.shape != (3,) + self.spec.warp:
             return np.stack(self._mirrored([self.spec.warped(chw)]))  # raises, or warps (preset direct)
-        views = []
-        for top, left in self._offsets:
-            cut = (slice(None), slice(top, top + self.spec.size[0]), slice(left, left + self.spec.size[1]))
-            mean = self.spec.mean if self.spec.mean.shape[1:] == (1, 1) else self.spec.mean[cut]
-            views.append(chw[cut].astype(np.float32) - mean)
-        return np.stack(self._mirrored(views))
+        return np.stack(self._mirrored([self.spec.crop(chw, *offset) for offset in self._offsets]))
 
     def photo(self, bgr: np.ndarray) -> np.ndarray:
         """The views of a photo, (H, W, 3) uint8 BGR."""
-        import cv2
-
-        if bgr.shape[:2] != self.spec.warp:
-            bgr = cv2.resize(bgr, self.spec.warp[::-1], interpolation=cv2.INTER_LINEAR)
-        return self.warped(bgr.transpose(2, 0, 1))
+        return self.warped(warp(bgr, self.spec.warp))
 
     def _mirrored(self, views: list[np.ndarray]) -> list[np.ndarray]:
         return views if self.kind == "crops" else views + [v[:, :, ::-1] for v in views]

@@ -1,25 +1,21 @@
 """An estimate of a solver's training time on this machine, from a few of its iterations and test batches.
 
-These run in a separate process, `python -m ilgnet.train.estimate SOLVER ENGINE GPU PRECISION` (GPU: a number, or "" for
-the CPU), so that the estimate does not affect the training that follows.
+These run in a process of their own, so that the estimate does not affect the training that follows.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ilgnet.run import engine as engines
+from ilgnet.run import processes
 from torchcaffe.base import context, log
-from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import upgrade
 from torchcaffe.proto import format_text
 
@@ -30,17 +26,11 @@ LEAST = 0.1  # seconds a round
 def measure(path: Path | str, engine: str, gpu: int | None) -> dict[str, Any]:
     """{"iteration_s": seconds, "test_batch_s": [seconds a batch of each test net]} of a solver, at this process's
     precision. CaffeError if it does not run."""
-    words = [str(path), engine, "" if gpu is None else str(gpu), context.precision]
-    command = [sys.executable, "-m", "ilgnet.train.estimate", *words]
-    path_to_us = os.pathsep.join([str(engines.ROOT), os.environ.get("PYTHONPATH", "")])
-    env = {**os.environ, "GLOG_minloglevel": "2", "PYTHONPATH": path_to_us}
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
-    if done.returncode:
-        raise CaffeError(f"{path}: cannot be timed: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    with processes.elsewhere() as pool:
+        return pool.submit(measure_here, path, engine, gpu, context.precision).result()
 
 
-def lines(settings: Any, measured: dict[str, Any], done: int = 0) -> list[str]:
+def text(settings: Any, measured: dict[str, Any], done: int = 0) -> str:
     """The estimate as text. settings: the SolverParameter; done: iterations already made."""
     left = max(settings.max_iter - done, 0)
     each = measured["iteration_s"]
@@ -52,7 +42,7 @@ def lines(settings: Any, measured: dict[str, Any], done: int = 0) -> list[str]:
         for batches, seconds in zip(settings.test_iter, measured["test_batch_s"]):
             out.append(f"{tests} tests of {batches} batches of {seconds:.3g} s")
             total += tests * batches * seconds
-    return [f"estimated on this machine: {span(total)} ({', '.join(out)}; snapshots not counted)"]
+    return f"estimated on this machine: {span(total)} ({', '.join(out)}; snapshots not counted)"
 
 
 def span(seconds: float) -> str:
@@ -81,41 +71,34 @@ def timed(work: Callable[[int], None]) -> float:
 
 
 @context.denormals_flushed()  # as in training
-def main(path: str, engine: str, gpu: str, precision: str) -> None:
+def measure_here(path: Path | str, engine: str, gpu: int | None, precision: str) -> dict[str, Any]:
+    """What `measure` returns, measured in this process."""
     log.set_level(2)
     context.set_precision(precision)
-    caffe = engines.load_engine(engine, int(gpu) if gpu else None)
+    caffe = engines.load_engine(engine, gpu)
     settings = upgrade.read_solver(path)
     never = 2**31 - 1
     settings.max_iter, settings.display, settings.snapshot, settings.base_lr = never, 0, 0, 1e-12
     settings.test_interval, settings.test_initialization = never, False
     with tempfile.TemporaryDirectory() as folder:
-        settings.snapshot_prefix = os.path.join(folder, "unused")
-        copy = os.path.join(folder, "solver.prototxt")
-        Path(copy).write_text(format_text(settings))
+        settings.snapshot_prefix = f"{folder}/unused"
+        copy = Path(folder, "solver.prototxt")
+        copy.write_text(format_text(settings))
         solver = caffe.get_solver(copy)
 
         def train(count: int) -> None:
             solver.step(count)
             finish(solver.net)
 
-        def test(net: Any) -> Callable[[int], None]:
-            def forward(count: int) -> None:
-                for _ in range(count):
-                    net.forward()
-                finish(net)
+        def test(net: Any, count: int) -> None:
+            for _ in range(count):
+                net.forward()
+            finish(net)
 
-            return forward
-
-        found = {"iteration_s": timed(train), "test_batch_s": [timed(test(net)) for net in solver.test_nets]}
-    print(json.dumps(found))
+        return {"iteration_s": timed(train), "test_batch_s": [timed(partial(test, net)) for net in solver.test_nets]}
 
 
 def finish(net: Any) -> None:
     """Wait for a GPU by reading the net's outputs."""
     for name in net.outputs:
         net.blobs[name].data.sum()
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

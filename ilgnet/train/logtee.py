@@ -9,27 +9,42 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 _GLOG = re.compile(r"([IWEF])\d{4} \d\d:\d\d:\d\d")
 _SHOWN_BESIDE_BAR = re.compile(r"solver\.cpp:\d+\].*(Iteration|net output|Snapshotting|Optimization|Restoring)")
 
 
+class _Terminal(io.TextIOBase):
+    """The real stderr. A terminal that was closed must not end the training."""
+
+    def __init__(self, stream: IO[str]):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+            self._stream.flush()
+        return len(text)
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+
 class _Tee(io.TextIOBase):
     """A stderr that also appends to a log. Beside a bar the terminal shows only results, warnings and errors."""
 
-    def __init__(self, log: IO[str], terminal: IO[str], bar: bool):
-        self._log, self._terminal, self._bar, self._shown = log, terminal, bar, True
+    def __init__(self, log: IO[str], terminal: IO[str]):
+        self._log, self._terminal, self._bar, self._shown = log, terminal, terminal.isatty(), True
 
     def write(self, text: str) -> int:
         self._log.write(text)
         self._log.flush()
-        with contextlib.suppress(OSError):  # a terminal that was closed must not end the training
-            if self._bar:
-                for line in text.splitlines():
-                    self._beside_bar(line)
-            else:
-                self._terminal.write(text)
+        if self._bar:
+            for line in text.splitlines():
+                self._beside_bar(line)
+        else:
+            self._terminal.write(text)
         return len(text)
 
     def _beside_bar(self, line: str) -> None:
@@ -41,11 +56,11 @@ class _Tee(io.TextIOBase):
 
 
 @contextlib.contextmanager
-def tee(path: Path | str, bar: bool = False) -> Iterator[IO[str]]:
+def tee(path: Path | str) -> Iterator[IO[str]]:
     """Append everything that goes to sys.stderr to `path` too; yields the real stderr, for a progress bar."""
     with open(path, "a", errors="replace") as log, open(os.devnull, "w") as nowhere:
-        terminal = sys.stderr or nowhere
-        with contextlib.redirect_stderr(_Tee(log, terminal, bar)):
+        terminal = cast(IO[str], _Terminal(sys.stderr or nowhere))
+        with contextlib.redirect_stderr(_Tee(log, terminal)):
             yield terminal
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import glob
+import argparse
 import math
+import os
 import re
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from ilgnet.run import engine, processes
+from ilgnet.train import logtee
 from ilgnet.weights import surgery
+from torchcaffe.base import context, signals
 from torchcaffe.base.errors import CaffeError, Diverged
 from torchcaffe.formats import upgrade
 from torchcaffe.formats.blobproto import same_shape
-from torchcaffe.nets import plan
 from torchcaffe.proto import caffe_pb2
 from torchcaffe.solvers import snapshots as resume
 
@@ -52,10 +57,7 @@ def check_inputs(solver: Any, solver_path: str, weights: str | None, snapshot: s
 def check_sources(path: str, net: Any) -> None:
     """CaffeError unless the Data layers' LMDBs and mean files exist, in both phases."""
     for phase in (caffe_pb2.TRAIN, caffe_pb2.TEST):
-        param = caffe_pb2.NetParameter()
-        param.CopyFrom(net)
-        param.state.phase = phase
-        for layer in plan.filter_net(param).layer:
+        for layer in engine.of_phase(net, phase).layer:
             where = f"{path}: layer '{layer.name}'"
             if layer.type == "Data":
                 source = layer.data_param.source
@@ -86,32 +88,27 @@ def load_weights(net: Any, weights: str) -> int:
     return len(common)
 
 
-_STATE = re.compile(r"(.*)_iter_([0-9]+)\.solverstate(\.h5)?")
-_EXTRA = re.compile(r"(.*)_iter_([0-9]+)\.resume(\.rank[0-9]+)?\.npz")
+_STATE = r"_iter_([0-9]+)\.solverstate(\.h5)?"
+_EXTRA = r"_iter_([0-9]+)\.resume(\.rank[0-9]+)?\.npz"
+
+
+def _numbered(prefix: str, ending: str) -> list[tuple[int, Path]]:
+    """The files of a snapshot_prefix with an ending, and their iterations, newest first."""
+    pattern = re.compile(re.escape(Path(prefix).name) + ending)
+    found = ((pattern.fullmatch(path.name), path) for path in Path(prefix).parent.glob("*"))
+    return sorted(((int(match[1]), path) for match, path in found if match), reverse=True)
 
 
 def snapshots(prefix: str) -> list[Path]:
     """The solverstates of a snapshot_prefix, newest first."""
-    return [path for _, path in _numbered(prefix)]
-
-
-def _numbered(prefix: str) -> list[tuple[int, Path]]:
-    folder, name = Path(prefix).parent, Path(prefix).name
-    if not folder.is_dir():
-        return []
-    found = [
-        (int(match.group(2)), path)
-        for path in folder.iterdir()
-        if (match := _STATE.fullmatch(path.name)) and match.group(1) == name
-    ]
-    return sorted(found, reverse=True)
+    return [path for _, path in _numbered(prefix, _STATE)]
 
 
 def iteration_of(snapshot: str, prefix: str) -> int:
     """The iteration in a solverstate's name (AUTO: the newest one's); 0 without one."""
-    newest = snapshots(prefix)[:1] if snapshot == AUTO else [Path(snapshot)]
-    match = _STATE.fullmatch(newest[0].name) if newest else None
-    return int(match.group(2)) if match else 0
+    names = map(str, snapshots(prefix)) if snapshot == AUTO else [snapshot]
+    match = re.search(_STATE + "$", next(iter(names), ""))
+    return int(match[1]) if match else 0
 
 
 def newest_snapshot(prefix: str, terminal: IO[str]) -> str | None:
@@ -128,22 +125,15 @@ def newest_snapshot(prefix: str, terminal: IO[str]) -> str | None:
 def remove_old_snapshots(prefix: str, keep: int, done: int) -> None:
     """Remove all but the newest `keep` snapshots up to iteration `done`: solverstate, caffemodel and each process's
     extra state. Later ones are from an earlier run, which this one was resumed behind."""
-    for number, path in _numbered(prefix):
-        if number > done:
-            continue
-        keep -= 1
-        if keep < 0:
-            path.unlink(missing_ok=True)  # first, so that no solverstate lacks its other files
-    folder, name = Path(prefix).parent, Path(prefix).name
-    for extra in folder.iterdir() if folder.is_dir() else ():
-        match = _EXTRA.fullmatch(extra.name)
-        if match is None or match[1] != name or int(match[2]) > done:
-            continue
-        stem = f"{name}_iter_{match[2]}"
-        if not list(folder.glob(glob.escape(stem) + ".solverstate*")):
+    states = [(number, path) for number, path in _numbered(prefix, _STATE) if number <= done]
+    for _, path in states[keep:]:
+        path.unlink(missing_ok=True)  # first, so that no solverstate lacks its other files
+    kept = {number for number, _ in states[:keep]}
+    for number, extra in _numbered(prefix, _EXTRA):
+        if number <= done and number not in kept:
             # The extra state goes last, so that another run finds what a kill left half written or half removed.
-            for model in (f"{stem}.caffemodel", f"{stem}.caffemodel.h5"):
-                (folder / model).unlink(missing_ok=True)
+            for model in (".caffemodel", ".caffemodel.h5"):
+                Path(f"{prefix}_iter_{number}{model}").unlink(missing_ok=True)
             extra.unlink(missing_ok=True)
 
 
@@ -154,27 +144,21 @@ class Stopped(Exception):
 _ACTIONS = (None, "snapshot", "stop")
 
 
+@dataclass
 class Watcher:
     """The solver's callback before each iteration: the progress bar, signals, and a check that the loss is finite.
 
     keep: how many snapshots to keep (None: all). agreed: gives the greatest value of all processes. look_every:
     iterations between looks at the loss, each of which waits for the GPU. Raises Stopped when a signal asks for it."""
 
-    def __init__(
-        self,
-        solver: Any,
-        settings: Any,
-        asked: Callable[[], str | None],
-        terminal: IO[str],
-        show: bool,
-        keep: int | None = None,
-        agreed: Callable[[int], int] = int,
-        look_every: int = 1,
-    ):
-        self.solver, self.max_iter, self.terminal, self.show = solver, settings.max_iter, terminal, show
-        self.prefix, self.every, self.keep = settings.snapshot_prefix, settings.snapshot, keep
-        self.asked, self.agreed, self.look_every = asked, agreed, look_every
-        self.bar: Any = None
+    solver: Any
+    settings: Any
+    asked: Callable[[], str | None]
+    terminal: IO[str]
+    keep: int | None = None
+    agreed: Callable[[int], int] = int
+    look_every: int = 1
+    bar: Any = None
 
     def __call__(self) -> None:
         from tqdm import tqdm
@@ -182,10 +166,10 @@ class Watcher:
         done = int(self.solver.iter)
         if self.bar is None:  # only now is a resumed run's iteration known
             self.bar = tqdm(
-                total=self.max_iter,
+                total=self.settings.max_iter,
                 initial=done,
                 file=self.terminal,
-                disable=not self.show,
+                disable=not self.terminal.isatty(),
                 unit="it",
                 dynamic_ncols=True,
             )
@@ -193,7 +177,8 @@ class Watcher:
             if done % self.look_every == 0:
                 self.check_loss(done)
             self.bar.update(1)
-            if self.every and done % self.every == 0:
+            every = self.settings.snapshot
+            if every and done % every == 0:
                 self.tidy()
         action = _ACTIONS[self.agreed(_ACTIONS.index(self.asked()))]
         if action == "snapshot":
@@ -210,7 +195,7 @@ class Watcher:
         loss = sum(weights[name] * float(net.blobs[name].data.sum()) for name in net.outputs if weights[name])
         if not math.isfinite(loss):
             raise Diverged(f"iteration {done - 1}: the loss is {loss}: training has diverged; lower base_lr")
-        if self.show:
+        if not self.bar.disable:
             waiting = getattr(self.solver, "waiting", 0)
             self.bar.set_postfix_str(
                 f"loss={loss:.4g}" + f", waiting for data {waiting:.0%}" * (waiting >= 0.01), refresh=False
@@ -218,10 +203,64 @@ class Watcher:
 
     def tidy(self) -> None:
         if self.keep:
-            remove_old_snapshots(self.prefix, self.keep, int(self.solver.iter))
+            remove_old_snapshots(self.settings.snapshot_prefix, self.keep, int(self.solver.iter))
 
     def close(self) -> None:
         self.tidy()
         if self.bar is not None:
             self.bar.update(int(self.solver.iter) - self.bar.n)
             self.bar.close()
+
+
+@context.denormals_flushed()
+def train(args: argparse.Namespace, settings: caffe_pb2.SolverParameter, log_file: str) -> int:
+    """Train as the options of `ilgnet train` say, and return the exit status. A signal stops with a snapshot.
+
+    Of several processes, only rank 0 prints."""
+    if args.gpu is None and settings.HasField("solver_mode") and settings.solver_mode == caffe_pb2.SolverParameter.GPU:
+        print(f"{args.solver}: solver_mode GPU but --gpu not given: training on the CPU", file=sys.stderr)
+    parallel = processes.start(args)
+    root = processes.root()
+    with logtee.tee(log_file) if root else open(os.devnull, "w") as terminal:
+        snapshot = args.snapshot
+        if snapshot == AUTO:
+            snapshot = newest_snapshot(settings.snapshot_prefix, terminal)
+            if snapshot is None:
+                print(f"no snapshot yet: starting from {args.weights or 'the fillers'}", file=terminal)
+        caffe = engine.load_engine(args.engine, args.gpu, logtee.write_line)
+        solver = caffe.get_solver(args.solver)
+        if args.weights and snapshot is None:
+            count = load_weights(solver.net, args.weights)
+            print(f"{count} layers take their weights from {args.weights}", file=terminal)
+        if parallel:
+            parallel.join(solver)
+        if args.debug_nan:
+            solver.debug_nan = True
+        told = signals.Signals(args.sigint_effect, args.sighup_effect, logtee.tell)
+        watcher = Watcher(
+            solver,
+            settings,
+            told,
+            terminal,
+            args.keep if root else None,
+            parallel.any_of_us if parallel else int,
+            look_every=settings.display or 100 if args.gpu is not None else 1,
+        )
+        solver.add_callback(watcher, lambda: None)
+        try:
+            with told:
+                solver.solve(snapshot) if snapshot else solver.solve()
+        except Stopped:
+            solver.snapshot()
+            print(
+                f"stopped at iteration {solver.iter}; go on with --snapshot "
+                f"{settings.snapshot_prefix}_iter_{solver.iter}.solverstate",
+                file=terminal,
+            )
+            return told.status
+        except KeyboardInterrupt:
+            print("stopped at once, without a snapshot; go on from the last with --snapshot auto", file=terminal)
+            return told.status
+        finally:
+            watcher.close()
+    return 0

@@ -11,8 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ilgnet.run import bvlc
-from tests.bvlc import cli_jobs
+from tests.bvlc import cli_jobs, real
 
 OUT = Path(__file__).resolve().parent / "goldens" / "cli"
 
@@ -34,7 +33,7 @@ def main() -> None:
                 (folder / path).write_text(text)
             lines: list[str] = []
             for command in commands:
-                done = bvlc.bvlc_binary(*command, cwd=folder)
+                done = real.binary(*command, cwd=folder)
                 lines += ["$ " + " ".join(command), *cli_jobs.normalise(done.stdout + done.stderr)]
             (OUT / f"{name}.log").write_text("\n".join(lines) + "\n")
             for database in cli_jobs.DATABASES:

@@ -83,9 +83,9 @@ def main(argv):
         return 0
     from pathlib import Path
 
-    from ilgnet.run import bvlc
+    from tests.bvlc import real
 
-    bvlc.bvlc_python([__file__, Path(__file__).resolve().parent / "goldens" / "detector.npz"])
+    real.python([__file__, Path(__file__).resolve().parent / "goldens" / "detector.npz"])
     return 0
 
 

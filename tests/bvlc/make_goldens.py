@@ -21,8 +21,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from ilgnet.run import bvlc
-from tests.bvlc import compare, layers, net_rules, run_caffe, solvers
+from tests.bvlc import compare, layers, net_rules, real, run_caffe, solvers
 from tests.bvlc.engines import Engine, EngineError
 
 GOLDENS = Path(__file__).resolve().parent / "goldens"
@@ -63,9 +62,9 @@ def make_files(folder: Path) -> None:
         kinds = (("lmdb", []), ("lmdb_gray", ["--gray"]), ("lmdb_encoded", ["--encoded", "--encode_type=png"]))
         for name, own in kinds:
             flags = [*own, "--resize_height=14", "--resize_width=17"]
-            bvlc.bvlc_binary("convert_imageset", *flags, f"{folder}/images/", listing, folder / name)
-    bvlc.bvlc_binary("compute_image_mean", folder / "lmdb", folder / "mean.binaryproto")
-    bvlc.bvlc_python(["-c", HDF5, folder])
+            real.binary("convert_imageset", *flags, f"{folder}/images/", listing, folder / name)
+    real.binary("compute_image_mean", folder / "lmdb", folder / "mean.binaryproto")
+    real.python(["-c", HDF5, folder])
 
 
 def reason(error: str) -> str:
@@ -147,7 +146,7 @@ def make_solvers(folder: Path) -> None:
         with run_caffe.inside(run_caffe.write_files(solvers.log_files(name))) as work:
             for path in (folder / "sgd_momentum").iterdir():
                 shutil.copy(path, work)
-            done = bvlc.bvlc_binary("caffe", *command)
+            done = real.binary("caffe", *command)
             (folder / f"{name}.log").write_text("\n".join(solvers.normalise(done.stderr)) + "\n")
 
 

@@ -51,7 +51,7 @@ def records_sha256(lmdb: Path) -> str:
 
 
 def main() -> None:
-    from ilgnet.run import bvlc
+    from tests.bvlc import real
 
     goldens = {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -61,10 +61,10 @@ def main() -> None:
         for name, options in CASES.items():
             height, width = options.resize or (0, 0)
             flags = [f"-resize_height={height}", f"-resize_width={width}"] + ["-gray"] * options.gray
-            bvlc.bvlc_binary("convert_imageset", *flags, f"{work}/png/", work / "list.txt", work / name)
+            real.binary("convert_imageset", *flags, f"{work}/png/", work / "list.txt", work / name)
             goldens[name] = {"records": records_sha256(work / name)}
             if options.resize:
-                bvlc.bvlc_binary("compute_image_mean", work / name, work / "mean")
+                real.binary("compute_image_mean", work / name, work / "mean")
                 goldens[name]["mean"] = sha256(work / "mean")
     GOLDENS.write_text(json.dumps(goldens, indent=1) + "\n")
 

@@ -1,5 +1,5 @@
-"""Writes tests/bvlc/goldens/net_spec/NAME.prototxt: the nets of net_spec_examples.py as pycaffe's net_spec makes them and
-Caffe prints them. Run by a Python that has BVLC's pycaffe, with Caffe's programs on PATH:
+"""Writes tests/bvlc/goldens/net_spec/NAME.prototxt: the nets of net_spec_examples.py as pycaffe's net_spec makes
+them and Caffe prints them. Run by a Python that has BVLC's pycaffe, with Caffe's programs on PATH:
 
     python3 tests/bvlc/make_net_spec_goldens.py tests/bvlc/goldens/net_spec
 """

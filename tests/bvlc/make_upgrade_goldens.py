@@ -1,5 +1,5 @@
-"""Writes what Caffe's upgrade programs make of tests/bvlc/goldens/upgrade/NAME.in.prototxt: NAME.out.prototxt (unless Caffe
-aborts) and NAME.log. Needs Caffe's programs on PATH:
+"""Writes what Caffe's upgrade programs make of tests/bvlc/goldens/upgrade/NAME.in.prototxt: NAME.out.prototxt (unless
+Caffe aborts) and NAME.log. Needs Caffe's programs on PATH:
 
     python3 tests/bvlc/make_upgrade_goldens.py tests/bvlc/goldens/upgrade
 """

@@ -50,8 +50,7 @@ def main(argv: list) -> int:
     if args.worker:
         work(args.worker, args.nets[0], args.first)
         return 0
-    from ilgnet.run import bvlc
-    from tests.bvlc import compare, whole_nets
+    from tests.bvlc import compare, real, whole_nets
 
     kernels = ("Haswell", *compare.OTHER_CORETYPES)  # the first makes the golden
     GOLDENS.mkdir(parents=True, exist_ok=True)
@@ -64,7 +63,7 @@ def main(argv: list) -> int:
             for kernel, folder in zip(kernels, folders):
                 folder.mkdir()
                 command = [__file__, "--worker", folder, name, *(["--first"] if kernel == kernels[0] else [])]
-                bvlc.bvlc_python(command, {"PYTHONPATH": str(ROOT)}, coretype=kernel)
+                real.python(command, {"PYTHONPATH": str(ROOT)}, coretype=kernel)
             shutil.copy(folders[0] / "golden.npz", GOLDENS / f"{name}.npz")
             for file in ("golden", *SEEDS):
                 golden, *others = (whole_nets.load(folder / f"{file}.npz") for folder in folders)

@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from ilgnet.nets.variants import VARIANTS
 from ilgnet.run import bvlc
-from tests.bvlc import compare, drawn, layers, solvers, whole_nets
+from tests.bvlc import compare, drawn, layers, real, solvers, whole_nets
 from tests.bvlc.engines import Engine, EngineError
 from torchcaffe.base.errors import CaffeError, run_main
 from torchcaffe.formats.caffemodel import read_caffemodel
@@ -259,8 +259,8 @@ def photos(s: Setting, count: int = 64) -> Path:
     (folder / "list.txt").write_text("".join(f"{name} {i % 2}\n" for i, name in enumerate(names)))
     size = ["--resize_height=256", "--resize_width=256"]
     for lmdb in ("train_lmdb", "val_lmdb"):
-        bvlc.bvlc_binary("convert_imageset", *size, f"{source}/", folder / "list.txt", folder / lmdb)
-    bvlc.bvlc_binary("compute_image_mean", folder / "train_lmdb", folder / "mean.binaryproto")
+        real.binary("convert_imageset", *size, f"{source}/", folder / "list.txt", folder / lmdb)
+    real.binary("compute_image_mean", folder / "train_lmdb", folder / "mean.binaryproto")
     return folder
 
 

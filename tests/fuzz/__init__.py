@@ -183,10 +183,12 @@ LOG = (
 
 TARGETS = {
     "caffemodel": Target(caffemodel.read_caffemodel, "x.caffemodel", lambda: _small("bvlc/goldens/**/*.caffemodel")),
-    "caffemodel_net": Target(caffemodel.read_caffemodel_net, "x.caffemodel", lambda: _small("bvlc/goldens/**/*.caffemodel")),
+    "caffemodel_net": Target(
+        caffemodel.read_caffemodel_net, "x.caffemodel", lambda: _small("bvlc/goldens/**/*.caffemodel")),
     "caffemodel_hdf5": Target(caffemodel.read_caffemodel, "x.caffemodel.h5", lambda: [
         *_small("bvlc/goldens/**/*.caffemodel.h5"), _hdf5(data__ip__0=np.ones((2, 3), "f4"))], tried=True),
-    "solverstate": Target(solverstate.read_solverstate, "x.solverstate", lambda: _small("bvlc/goldens/**/*.solverstate")),
+    "solverstate": Target(
+        solverstate.read_solverstate, "x.solverstate", lambda: _small("bvlc/goldens/**/*.solverstate")),
     "solverstate_hdf5": Target(solverstate.read_solverstate, "x.solverstate.h5", lambda: [
         *_small("bvlc/goldens/**/*.solverstate.h5"),
         _hdf5(iter=np.int32(1), learned_net=b"x", current_step=np.int32(0), history__0=np.ones(3, "f4"))], tried=True),
@@ -208,7 +210,7 @@ TARGETS = {
     "picture": Target(lambda path: pictures.read(path, cv2.IMREAD_COLOR), "x.jpg", _images),
     "photo": Target(decode.read, "x.jpg", lambda: _images()[:5]),
     "prototxt": Target(upgrade.read_net, "x.prototxt", lambda: [
-        *_small("goldens/upgrade/*.in.prototxt"), *_small("goldens/net_spec/*.prototxt")]),
+        *_small("bvlc/goldens/upgrade/*.in.prototxt"), *_small("bvlc/goldens/net_spec/*.prototxt")]),
     "net": Target(_read_net, "x.prototxt", _nets),
     "solver": Target(upgrade.read_solver, "x.prototxt", lambda: [
         path.read_bytes() for path in sorted((ROOT / "solvers").glob("*/v1.prototxt"))]),

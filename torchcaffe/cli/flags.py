@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
 
 Value = str | int | bool
+Flags = dict[str, Any]  # the values by name
 
 
-@dataclass(frozen=True)
-class Flag:
+class Flag(NamedTuple):
     """A command line flag. Its type (text, integer or boolean) is that of its default."""
 
     name: str
@@ -36,7 +35,7 @@ _GLOG = (
 _TRUE, _FALSE = ("1", "t", "true", "y", "yes"), ("0", "f", "false", "n", "no")
 
 
-def parse(argv: Sequence[str], flags: Sequence[Flag]) -> tuple[dict[str, Any], list[str]]:
+def parse(argv: Sequence[str], flags: Sequence[Flag]) -> tuple[Flags, list[str]]:
     """Return the flags' values by name, and the other words. glog's flags take effect at once.
 
     A boolean flag is -NAME, -noNAME, -NAME=true or -NAME=false; `--` ends the flags. Raises CaffeError for an unknown
@@ -92,8 +91,7 @@ def _convert(flag: Flag, text: str) -> Value:
 
 def describe(flags: Sequence[Flag]) -> str:
     """The flags for a program's usage text, one on each line."""
-    lines = []
-    for flag in flags:
-        default = f" (default {flag.default})" if flag.default not in ("", False) else ""
-        lines.append(f"  -{flag.name:<16} {flag.help}{default}")
-    return "\n".join(lines)
+    return "\n".join(
+        f"  -{flag.name:<16} {flag.help}" + (f" (default {flag.default})" if flag.default not in ("", False) else "")
+        for flag in flags
+    )

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torchcaffe.base import context, log
 from torchcaffe.base.errors import CaffeError, run_main
 from torchcaffe.base.signals import Signals
 from torchcaffe.cli import programs
-from torchcaffe.cli.flags import Flag, describe, parse
+from torchcaffe.cli.flags import Flag, Flags, describe, parse
 from torchcaffe.formats import upgrade
 from torchcaffe.proto import caffe_pb2
 
@@ -126,22 +126,16 @@ def _gpus(text: str) -> list[int]:
     """The device numbers that -gpu names. Raises CaffeError for one that does not exist."""
     if not text:
         return []
-    if text == "all":
-        import torch
+    import torch
 
-        found = list(range(torch.cuda.device_count()))
-        if not found:
-            raise CaffeError("-gpu all: this PyTorch sees no CUDA device (leave -gpu out to compute on the CPU)")
-        return found
     try:
-        gpus = [int(word) for word in text.split(",")]
+        gpus = list(range(torch.cuda.device_count() or 1)) if text == "all" else [int(word) for word in text.split(",")]
+        for index in gpus:
+            context.check_gpu(index)
     except ValueError:
         raise CaffeError(f"-gpu {text}: give device numbers separated by commas, or all") from None
-    for index in gpus:
-        try:
-            context.check_gpu(index)
-        except CaffeError as error:
-            raise CaffeError(f"-gpu {text}: {error}; to compute on the CPU, leave -gpu out") from None
+    except CaffeError as error:
+        raise CaffeError(f"-gpu {text}: {error}; to compute on the CPU, leave -gpu out") from None
     return gpus
 
 
@@ -170,14 +164,14 @@ def _field(flag: str, text: str) -> str:
     return text
 
 
-def _need(flags: dict[str, Any], name: str, command: str) -> str:
+def _need(flags: Flags, name: str, command: str) -> str:
     if not flags[name]:
         raise CaffeError(f"{command}: -{name} is missing")
     return flags[name]
 
 
 def _check_files(*paths: str) -> None:
-    for path in paths:
+    for path in filter(None, paths):
         if not Path(path).is_file():
             raise CaffeError(f"{path}: no such file")
 
@@ -190,14 +184,14 @@ def _weights(text: str) -> list[str]:
 
 
 @context.denormals_flushed()
-def train(flags: dict[str, Any]) -> int:
+def train(flags: Flags) -> int:
     """`train`: train the solver's net. The steps and log lines are BVLC's, in its order."""
     from torchcaffe.solvers.solver import get_solver
 
     path = _need(flags, "solver", "train")
     if flags["snapshot"] and flags["weights"]:
         raise CaffeError("train: give -snapshot to resume from or -weights to start from, not both")
-    _check_files(path, *_weights(flags["weights"]), *([flags["snapshot"]] if flags["snapshot"] else []))
+    _check_files(path, *_weights(flags["weights"]), flags["snapshot"])
     signals = Signals(flags["sigint_effect"], flags["sighup_effect"])
     param = upgrade.read_solver(path)
     param.train_state.level = flags["level"]
@@ -240,46 +234,40 @@ def train(flags: dict[str, Any]) -> int:
 # -- test ----------------------------------------------------------------------------------------------------------
 
 
-def _net(flags: dict[str, Any], command: str, phase: int) -> Any:
+def _net(flags: Flags, phase: int) -> Any:
     from torchcaffe.nets.net import Net
 
-    return Net(_need(flags, "model", command), phase, level=flags["level"], stages=_stages(flags["stage"]))
+    return Net(flags["model"], phase, level=flags["level"], stages=_stages(flags["stage"]))
 
 
-def test(flags: dict[str, Any]) -> int:
+def test(flags: Flags) -> int:
     """`test`: log the outputs of every batch, then their means."""
     model = _need(flags, "model", "test")
     weights = _weights(_need(flags, "weights", "test"))
     _check_files(model, *weights)
     iterations = _iterations(flags)
     _use(_gpus(flags["gpu"]), "caffe.cpp:275")
-    net = _net(flags, "test", caffe_pb2.TEST)
+    net = _net(flags, caffe_pb2.TEST)
     for path in weights:
         net.copy_from(path)
     log.info("caffe.cpp:281", f"Running for {iterations} iterations.")
     loss = np.float32(0)
     totals: list[np.ndarray] = []
     for batch in range(iterations):
-        found = net.run_forward(0, len(net.layers) - 1)
-        loss += np.float32(0 if found is None else float(found))
-        for index, name in enumerate(net.outputs):
-            values = net.blobs[name].t.detach().cpu().numpy().reshape(-1).astype(np.float32)
-            if batch == 0:
-                totals.append(values.copy())
-            else:
-                totals[index] = totals[index] + values
+        loss += np.float32(float(net.run_forward(0, len(net.layers) - 1)))
+        outputs = [net.blobs[name].t.cpu().numpy().flatten() for name in net.outputs]
+        totals = [a + b for a, b in zip(totals, outputs)] if totals else outputs
+        for name, values in zip(net.outputs, outputs):
             for value in values:
                 log.info("caffe.cpp:304", f"Batch {batch}, {name} = {value:g}")
     log.info("caffe.cpp:309", f"Loss: {loss / np.float32(iterations):g}")
     for name, total in zip(net.outputs, totals):
-        weight = np.float32(net.blob_loss_weights[name])
         for mean in total / np.float32(iterations):
-            scaled = f" (* {weight:g} = {weight * mean:g} loss)" if weight else ""
-            log.info("caffe.cpp:321", f"{name} = {mean:g}{scaled}")
+            log.info("caffe.cpp:321", f"{name} = {mean:g}{net.loss_term(name, mean)}")
     return 0
 
 
-def _iterations(flags: dict[str, Any]) -> int:
+def _iterations(flags: Flags) -> int:
     if flags["iterations"] < 1:
         raise CaffeError(f"-iterations {flags['iterations']}: must be 1 or more")
     return flags["iterations"]
@@ -288,7 +276,7 @@ def _iterations(flags: dict[str, Any]) -> int:
 # -- time ----------------------------------------------------------------------------------------------------------
 
 
-def time_net(flags: dict[str, Any]) -> int:
+def time_net(flags: Flags) -> int:
     """`time`: log the mean time of every layer's forward and backward pass."""
     import torch
 
@@ -299,11 +287,10 @@ def time_net(flags: dict[str, Any]) -> int:
     iterations = _iterations(flags)
     gpus = _gpus(flags["gpu"])
     _use(gpus, "caffe.cpp:343")
-    net = _net(flags, "time", caffe_pb2.Phase.Value(phase))
+    net = _net(flags, caffe_pb2.Phase.Value(phase))
     last = len(net.layers) - 1
     log.info("caffe.cpp:351", "Performing Forward")
-    loss = net.run_forward(0, last)
-    log.info("caffe.cpp:356", f"Initial loss: {0 if loss is None else float(loss):g}")
+    log.info("caffe.cpp:356", f"Initial loss: {float(net.run_forward(0, last)):g}")
     log.info("caffe.cpp:357", "Performing Backward")
     net.run_backward(last, 0)
     log.info("caffe.cpp:365", "*** Benchmark begins ***")
@@ -312,12 +299,16 @@ def time_net(flags: dict[str, Any]) -> int:
     def milliseconds(since: float) -> float:
         return int(1e6 * (time.perf_counter() - since)) / 1e3  # BVLC's clock counts whole microseconds
 
-    def timed(function: Callable[[int, int], Any], i: int) -> float:
-        start = time.perf_counter()
-        function(i, i)
-        if gpus:
-            torch.cuda.synchronize()
-        return milliseconds(start)
+    def timed(function: Callable[[int, int], Any], order: Iterable[int], spent: list[float]) -> float:
+        """Run the layers one by one, and add the time of each to `spent`; returns the time of all."""
+        begin = time.perf_counter()
+        for i in order:
+            start = time.perf_counter()
+            function(i, i)
+            if gpus:
+                torch.cuda.synchronize()
+            spent[i] += milliseconds(start)
+        return milliseconds(begin)
 
     layers = range(last + 1)
     forward, backward = [0.0] * len(layers), [0.0] * len(layers)
@@ -325,13 +316,8 @@ def time_net(flags: dict[str, Any]) -> int:
     begin = time.perf_counter()
     for j in range(iterations):
         start = time.perf_counter()
-        for i in layers:
-            forward[i] += timed(net.run_forward, i)
-        forward_total += milliseconds(start)
-        middle = time.perf_counter()
-        for i in reversed(layers):
-            backward[i] += timed(net.run_backward, i)
-        backward_total += milliseconds(middle)
+        forward_total += timed(net.run_forward, layers, forward)
+        backward_total += timed(net.run_backward, reversed(layers), backward)
         log.info("caffe.cpp:394", f"Iteration: {j + 1} forward-backward time: {int(milliseconds(start)):g} ms.")
     log.info("caffe.cpp:397", "Average time per layer: ")
     for name, fore, back in zip(net.layer_dict, forward, backward):
@@ -349,7 +335,7 @@ def time_net(flags: dict[str, Any]) -> int:
 # -- device_query --------------------------------------------------------------------------------------------------
 
 
-def device_query(flags: dict[str, Any]) -> int:
+def device_query(flags: Flags) -> int:
     """`device_query`: log the properties of these GPUs (without -gpu, of all)."""
     import torch
 
@@ -357,17 +343,16 @@ def device_query(flags: dict[str, Any]) -> int:
     gpus = _gpus(flags["gpu"]) if flags["gpu"] else range(torch.cuda.device_count())
     for index in gpus:
         p = torch.cuda.get_device_properties(index)
-        for what, value in (
-            ("Device id", index),
-            ("Major revision number", p.major),
-            ("Minor revision number", p.minor),
-            ("Name", p.name),
-            ("Total global memory", p.total_memory),
-            ("Maximum threads per multiprocessor", p.max_threads_per_multi_processor),
-            ("Number of multiprocessors", p.multi_processor_count),
+        for line in (
+            f"Device id:                     {index}",
+            f"Major revision number:         {p.major}",
+            f"Minor revision number:         {p.minor}",
+            f"Name:                          {p.name}",
+            f"Total global memory:           {p.total_memory}",
+            f"Maximum threads per multiprocessor:{p.max_threads_per_multi_processor}",
+            f"Number of multiprocessors:     {p.multi_processor_count}",
         ):
-            if value is not None:  # PyTorch before 2.8 lacks two of them
-                log.info("common.cpp:186", f"{what + ':':<31}{value}")
+            log.info("common.cpp:186", line)
     return 0
 
 
@@ -377,17 +362,18 @@ COMMANDS = {"train": train, "test": test, "time": time_net, "device_query": devi
 
 
 def _main(argv: list[str]) -> int:
-    command, rest = (argv[0], argv[1:]) if argv else ("", [])
-    if command == "run":
-        return run(rest)
-    if command in programs.PROGRAMS:
-        return programs.PROGRAMS[command](rest)
-    if any(word.lstrip("-") == "version" for word in argv if word.startswith("-")):
+    match argv:
+        case ["run", *rest]:
+            return run(rest)
+        case [program, *rest] if program in programs.PROGRAMS:
+            return programs.PROGRAMS[program](rest)
+    asked = {word.lstrip("-") for word in argv}
+    if "version" in asked:
         from torchcaffe import __version__
 
         print(f"torchcaffe version {__version__}")
         return 0
-    if not argv or any(word.lstrip("-") in ("help", "h") for word in argv):
+    if not argv or asked & {"help", "h"}:
         print(USAGE.format(programs="\n  ".join(programs.PROGRAMS), flags=describe(FLAGS)), end="")
         return 0
     # As in gflags, flags and words come in any order: `caffe -solver S train` works, too.

@@ -95,7 +95,7 @@ def _check_sizes(out: str) -> None:
     first: int | None = None
     for key, value in records(out):
         length = len(parse_datum(value).data)
-        first = length if first is None else first
+        first = first or length
         if length != first:
             shutil.rmtree(out)
             raise CaffeError(f"{key.decode(errors='replace')}: {length} bytes, the first picture has {first}")
@@ -196,7 +196,7 @@ class _Features:
 
     def write(self, blob: Blob) -> None:
         size = blob.channels * blob.height * blob.width
-        for item in blob.t.detach().cpu().numpy().reshape(blob.num, size):
+        for item in blob.t.cpu().numpy().reshape(blob.num, size):
             datum = caffe_pb2.Datum(channels=blob.channels, height=blob.height, width=blob.width)
             datum.float_data.extend(item.tolist())
             self.writer.put(b"%010d" % self.count, datum.SerializeToString())
@@ -206,8 +206,7 @@ class _Features:
                 self._log(160)
 
     def close(self) -> None:
-        if self.count % 1000:
-            self.writer.commit()
+        self.writer.commit()
         self.writer.close()
         files.publish(self.partial, self.folder)
         self._log(176)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from torchcaffe.base import context
 from torchcaffe.base.errors import CaffeError
@@ -31,6 +32,9 @@ _UNHELD = sys.getrefcount(_memory.tensor)
 _UNSHARED = private_torch.storage_users(_memory.tensor)
 
 
+Shape = tuple[int, ...]
+
+
 class Memory:
     """Caffe's SyncedMemory: one array, possibly shared by several blobs (Split, Reshape, shared weights).
 
@@ -39,25 +43,23 @@ class Memory:
     own: the tensor is the same for life (parameters), so that values are always copied into it.
     fresh: the values count as zero and may be overwritten without reading them (parameter diffs after a clear)."""
 
-    __slots__ = ("tensor", "host", "own", "fresh", "_host_newer", "_device_newer", "_stand_in", "_serial", "_changes")
-
-    def __init__(self, tensor: torch.Tensor | None = None):
+    def __init__(self, tensor: Tensor | None = None):
         self.tensor = tensor
         self.host: np.ndarray | None = None
         self.own = False
         self.fresh = False
         self._host_newer = False  # on a GPU: the user may have written to `host`
         self._device_newer = False  # on a GPU: `host` is older than `tensor`
-        self._stand_in: torch.Tensor | None = None  # holds the values, to be copied when they are read
+        self._stand_in: Tensor | None = None  # holds the values, to be copied when they are read
         self._serial = next(_serials)
         self._changes = 0
 
-    def get(self, shape: tuple[int, ...], device: str) -> torch.Tensor:
+    def get(self, shape: Shape, device: str) -> Tensor:
         """The values as a tensor of `shape` (the memory's own tensor where the shape is the same)."""
         tensor = self.tensor
         if tensor is None:
             tensor = self.tensor = torch.zeros(shape, device=device)
-            self._changes += 1
+            self.written()
         elif tensor.numel() != math.prod(shape):
             return self._resized(tensor, shape, device)
         elif self.fresh:
@@ -66,18 +68,17 @@ class Memory:
         elif self._stand_in is not None:
             tensor.copy_(self._stand_in)
             self.written()
-        elif self._host_newer:
+        else:
             self.upload()
-        self.fresh = self._host_newer = False
-        self._stand_in = None
         return shaped(tensor, shape)
 
-    def _resized(self, tensor: torch.Tensor, shape: tuple[int, ...], device: str) -> torch.Tensor:
+    def _resized(self, tensor: Tensor, shape: Shape, device: str) -> Tensor:
         """Change the size. A smaller blob keeps its first values. If the array was exposed, views stay live and growing
         back restores the old values, as Caffe keeps the memory; otherwise a larger blob is zero."""
         whole, count = self.get(tuple(tensor.shape), device), math.prod(shape)
         seen = self.host is not None and whole.device.type == "cpu"
-        self._drop_host()
+        self.host = None
+        self._host_newer = self._device_newer = False
         self._changes += 1
         if count <= whole.numel():
             resized = whole.contiguous().view(-1)[:count].view(shape)
@@ -90,21 +91,18 @@ class Memory:
             self.host = resized.numpy()
         return resized
 
-    def set(self, tensor: torch.Tensor) -> None:
+    def set(self, tensor: Tensor) -> None:
         """Adopt a tensor, or copy it where a user holds a view."""
-        self._changes += 1
-        self.fresh = False
-        self._stand_in = None
+        self.fresh, self._stand_in = False, None
         if self.tensor is not None and self.tensor.numel() != tensor.numel() and (self.own or self.host is not None):
             self._resized(self.tensor, tuple(tensor.shape), str(tensor.device))
         if self.tensor is None or self.host is None and not self.own:
             self.tensor = tensor
-        else:
-            if self.tensor is not tensor:
-                self.tensor.view(tensor.shape).copy_(tensor)
-            self.written()
+        elif self.tensor is not tensor:
+            self.tensor.view(tensor.shape).copy_(tensor)
+        self.written()
 
-    def touch(self, shape: tuple[int, ...], device: str) -> np.ndarray:
+    def touch(self, shape: Shape, device: str) -> np.ndarray:
         """The live C-contiguous array of the values, the same one until it has to grow (on a GPU: until the size
         changes)."""
         tensor = self.get(shape, device)
@@ -144,7 +142,7 @@ class Memory:
             and private_torch.storage_users(self.tensor) == _UNSHARED
         )
 
-    def stand_in(self, tensor: torch.Tensor) -> None:
+    def stand_in(self, tensor: Tensor) -> None:
         """Take the values of this tensor. They are copied only if somebody reads them before the next write, or holds
         the array."""
         self._stand_in = tensor
@@ -199,21 +197,18 @@ class Memory:
         """A recording has written the values again, to where they were at state(), after it was made."""
         if not self.own and self.host is None:
             self.tensor = state[1]  # an eager pass may have adopted another one since
-        _, _, self.fresh, self._stand_in = state
         self.written()
+        _, _, self.fresh, self._stand_in = state
 
     def written(self) -> None:
-        """Must be called after every write into the tensor: not all of PyTorch's writes increase its version."""
+        """The values are in the tensor. Must be called after every write: not all of PyTorch's increase its version."""
+        self.fresh, self._stand_in = False, None
         self._changes += 1
         if self.host is not None and self.tensor is not None and self.tensor.device.type != "cpu":
             self._device_newer, self._host_newer = True, False
 
-    def _drop_host(self) -> None:
-        self.host = None
-        self._host_newer = self._device_newer = False
 
-
-def shaped(tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+def shaped(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     """tensor.reshape(shape), or the tensor itself if it has the shape: a view would share its storage (see `owned`)."""
     return tensor if tensor.shape == tuple(shape) else tensor.reshape(shape)
 
@@ -222,7 +217,7 @@ class Blob:
     """pycaffe's Blob. `shape` axes are those of Caffe: num, channels, height, width for images."""
 
     def __init__(self, *shape: int | Sequence[int], device: str | None = None):
-        self._shape: tuple[int, ...] = ()
+        self._shape: Shape = ()
         self._count = 0
         self.device = context.device() if device is None else device
         self.data_memory = Memory()
@@ -243,7 +238,7 @@ class Blob:
         return self.diff_memory.touch(self._shape, self.device)
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> Shape:
         return self._shape
 
     @property
@@ -283,21 +278,21 @@ class Blob:
     # -- what layers use ---------------------------------------------------------------------------------------------
 
     @property
-    def t(self) -> torch.Tensor:
+    def t(self) -> Tensor:
         """The data as a tensor on the compute device. Write to it only through `blob.t = value`."""
         return self.data_memory.get(self._shape, self.device)
 
     @t.setter
-    def t(self, tensor: torch.Tensor) -> None:
+    def t(self, tensor: Tensor) -> None:
         self.data_memory.set(tensor)
 
     @property
-    def g(self) -> torch.Tensor:
+    def g(self) -> Tensor:
         """The diff as a tensor on the compute device."""
         return self.diff_memory.get(self._shape, self.device)
 
     @g.setter
-    def g(self, tensor: torch.Tensor) -> None:
+    def g(self, tensor: Tensor) -> None:
         self.diff_memory.set(tensor)
 
     def has_diff(self) -> bool:
@@ -336,43 +331,36 @@ class Parameter(Blob):
         self.data_memory.pin()
         self.diff_memory.fresh = True
 
-    def grad_buffer(self) -> torch.Tensor:
+    def grad_buffer(self) -> Tensor:
         """The diff's array, allocated on first use. If the diff is `fresh`, its values mean nothing."""
         memory = self.diff_memory
         tensor = memory.tensor
         if tensor is None:
             tensor = memory.tensor = torch.zeros(self._shape, device=self.device)
-            memory.fresh = True
         elif tensor.numel() != self._count:
             tensor = memory.get(self._shape, self.device)
         if not memory.own:
             memory.pin()
         return tensor.view(self._shape)
 
-    def accumulate(self, gradient: torch.Tensor) -> None:
+    def accumulate(self, gradient: Tensor) -> None:
         """Add to the diff; overwrite it if it was cleared."""
         buffer = self.grad_buffer()
-        memory = self.diff_memory
-        if memory.fresh:
+        if self.diff_memory.fresh:
             buffer.copy_(gradient)
         else:
             self.g.add_(gradient)
-        memory.fresh = False
-        memory._stand_in = None
-        memory.written()
+        self.diff_memory.written()
 
-    def accumulate_product(self, left: torch.Tensor, right: torch.Tensor) -> None:
+    def accumulate_product(self, left: Tensor, right: Tensor) -> None:
         """Add the matrix product to the diff, without a temporary of its size."""
         matrix = (left.shape[0], right.shape[1])
         buffer = self.grad_buffer().view(matrix)
-        memory = self.diff_memory
-        if memory.fresh:
+        if self.diff_memory.fresh:
             torch.mm(left, right, out=buffer)
         else:
             self.g.view(matrix).addmm_(left, right)
-        memory.fresh = False
-        memory._stand_in = None
-        memory.written()
+        self.diff_memory.written()
 
     def clear_diff(self) -> None:
         """Make the diff zero."""
@@ -401,6 +389,8 @@ class BlobVec(list):
 
 
 Blobs = list[Blob]  # a layer's bottoms or tops
+Tensors = list[Tensor]
+Arrays = dict[str, np.ndarray]  # by name
 
 
 def canonical_axis(axis: int, axes: int, field: str = "axis") -> int:

@@ -10,13 +10,14 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from torchcaffe.base import context
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.core import python_layer
-from torchcaffe.core.blob import Blob, Parameter
+from torchcaffe.core.blob import Arrays, Blob, Blobs, Parameter, Tensors
 from torchcaffe.core.python_layer import given_blobs
-from torchcaffe.proto import caffe_pb2
+from torchcaffe.proto.caffe_pb2 import FillerParameter, LayerParameter
 from torchcaffe.random import streams
 from torchcaffe.random.filler import fill
 
@@ -27,25 +28,21 @@ registry: dict[str, type[Layer]] = {}
 LayerClass = TypeVar("LayerClass", bound="type[Layer]")
 
 
-def layer(
-    bottoms: Count = None, tops: Count = None, *, param: str | None = None, name: str | None = None
-) -> Callable[[LayerClass], LayerClass]:
+def layer(bottoms: Count = None, tops: Count = None, *, param: str | None = None) -> Callable[[LayerClass], LayerClass]:
     """Register a layer class under its name, which is Caffe's type name.
 
     bottoms, tops: the number of blobs it takes: n, (least, most), or None for any.
     param: the field of LayerParameter that is `self.p`, if its message type isn't <Name>Parameter."""
 
     def register(cls: LayerClass) -> LayerClass:
-        type_name = name or cls.__name__
+        type_name = cls.__name__
         if type_name in registry:
             raise ValueError(f"layer type {type_name} is registered twice")
         cls.type = type_name
         cls.bottom_count, cls.top_count = bottoms, tops
-        fields = caffe_pb2.LayerParameter.DESCRIPTOR.fields
-        cls.param_field = param or next(
-            (f.name for f in fields if f.message_type is not None and f.message_type.name == type_name + "Parameter"),
-            None,
-        )
+        fields = LayerParameter.DESCRIPTOR.fields
+        own = [f.name for f in fields if f.message_type is not None and f.message_type.name == type_name + "Parameter"]
+        cls.param_field = param or (own[0] if own else None)
         registry[type_name] = cls
         return cls
 
@@ -85,7 +82,7 @@ class Layer(python_layer.Layer):
     # Backward uses tensors that forward kept in the layer itself, not in the blobs.
     keeps_for_backward = True
 
-    def __init__(self, layer_param: caffe_pb2.LayerParameter, device: str | None = None):
+    def __init__(self, layer_param: LayerParameter, device: str | None = None):
         self.layer_param = layer_param
         self.phase = layer_param.phase
         self.device = context.device() if device is None else device
@@ -102,30 +99,35 @@ class Layer(python_layer.Layer):
 
     # -- exact resume ------------------------------------------------------------------------------------------------
 
-    def state(self) -> dict[str, np.ndarray]:
+    def state(self) -> Arrays:
         """The arrays beside the blobs with which a resumed run continues exactly, by name (without "/")."""
         return {}
 
-    def set_state(self, state: dict[str, np.ndarray]) -> None:
+    def set_state(self, state: Arrays) -> None:
         """Restore what `state()` returned."""
 
     # -- the contract ------------------------------------------------------------------------------------------------
 
-    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def reshape(self, bottom: Blobs, top: Blobs) -> None:
+        """Set the tops' shapes: here those of the bottoms. A layer without bottoms leaves its tops as they are."""
+        for source, blob in zip(bottom, top):
+            blob.reshape(*source.shape)
+
+    def forward(self, bottom: Blobs, top: Blobs) -> None:
         """Compute the tops' data."""
         raise CaffeError(f"layer type {self.type} has no forward")
 
-    def feed(self, top: list[Blob]) -> bool:
+    def feed(self, top: Blobs) -> bool:
         """Bring what comes from the host (records, random numbers) to the device. Called before each forward, which a
         recording replays without the host. Returns whether addresses and shapes are those of the last pass."""
         return True
 
-    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
         """From the tops' diffs, overwrite the bottoms' diffs and add to the parameters' diffs."""
         if any(propagate_down):
             raise CaffeError(f"layer type {self.type} cannot backpropagate")
 
-    def scaling(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+    def scaling(self) -> tuple[Tensor, Tensor] | None:
         """(factor, shift), each a value per channel, if the layer computes x * factor + shift; else None."""
         return None
 
@@ -133,15 +135,15 @@ class Layer(python_layer.Layer):
         """The number of following layers, all in place on this layer's only top, that forward_fused can compute."""
         return 0
 
-    def forward_fused(self, following: Sequence[Layer], bottom: list[Blob], top: list[Blob]) -> None:
+    def forward_fused(self, following: Sequence[Layer], bottom: Blobs, top: Blobs) -> None:
         """Compute the top's data as the following layers would leave it."""
         raise CaffeError(f"layer type {self.type} has no forward_fused")
 
     # -- help for subclasses -----------------------------------------------------------------------------------------
 
-    def add_blob(self, shape: Sequence[int], filler: caffe_pb2.FillerParameter | None = None) -> Parameter:
+    def add_blob(self, shape: Sequence[int], filler: FillerParameter | None = None) -> Parameter:
         """Append a parameter, filled from the process's random stream (without a filler: zeros)."""
-        blob = Parameter(*shape, device=self.device) if len(shape) else Parameter(device=self.device)
+        blob = Parameter(*shape, device=self.device)
         if filler is not None:
             fill(blob.data, filler, streams.rng())
         self.blobs.append(blob)
@@ -156,18 +158,30 @@ class Layer(python_layer.Layer):
             if blob.shape != tuple(shape) if exact else blob.count != math.prod(shape):
                 raise CaffeError(f"blobs: blob {index} has shape {blob.shape}, {tuple(shape)} expected")
 
+    def check_counts(self, bottoms: int, tops: int) -> None:
+        """Raise CaffeError if a layer has a wrong number of bottoms or tops, as BVLC's CheckBlobCounts."""
+        for kind, given, count in (("bottom", bottoms, self.bottom_count), ("top", tops, self.top_count)):
+            if count is None:
+                continue
+            least, most = (count, count) if isinstance(count, int) else count
+            if given < least or (most is not None and given > most):
+                wanted = str(least) if least == most else f"at least {least}" if most is None else f"{least} to {most}"
+                raise CaffeError(f"{self.type} takes {wanted} {kind} blob(s), {given} given")
+        if self.equal_counts and bottoms != tops:
+            raise CaffeError(f"{self.type} takes as many tops as bottoms, {bottoms} bottoms and {tops} tops given")
+
     def check_in_place(self, bottom: Blob, top: Blob, shape: Sequence[int]) -> None:
         """Raise CaffeError if an in-place layer would change the shape, which would be the bottom's in the next pass.
         (BVLC then computes on whatever is in memory.)"""
         if bottom is top and tuple(shape) != bottom.shape:
             raise CaffeError(f"in place the top's shape {tuple(shape)} must be the bottom's {bottom.shape}")
 
-    def check_same_count(self, bottom: list[Blob]) -> None:
+    def check_same_count(self, bottom: Blobs) -> None:
         """Raise CaffeError unless bottoms 0 and 1, compared element by element, have one size."""
         if bottom[0].count != bottom[1].count:
             raise CaffeError(f"bottoms 0 and 1 differ in size: {bottom[0].shape} and {bottom[1].shape}")
 
-    def hold(self, old: torch.Tensor | None, new: torch.Tensor) -> torch.Tensor:
+    def hold(self, old: Tensor | None, new: Tensor) -> Tensor:
         """For feed(): return `new`, copied into `old`, the tensor of the last pass, if passes are recorded."""
         if not self.recorded:
             return new
@@ -179,23 +193,10 @@ class Layer(python_layer.Layer):
         """Stop threads and close files (data layers)."""
 
 
-def to_device(values: np.ndarray, device: str) -> torch.Tensor:
+def to_device(values: np.ndarray, device: str) -> Tensor:
     """An array as a tensor on the device. A GPU copies it from page-locked memory in the background."""
     tensor = torch.from_numpy(values)
     return tensor if device == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
-
-
-def check_counts(cls: type[Layer], param: caffe_pb2.LayerParameter, bottoms: int, tops: int) -> None:
-    """Raise CaffeError if a layer has a wrong number of bottoms or tops, as BVLC's CheckBlobCounts."""
-    for kind, given, count in (("bottom", bottoms, cls.bottom_count), ("top", tops, cls.top_count)):
-        if count is None:
-            continue
-        least, most = (count, count) if isinstance(count, int) else count
-        if given < least or (most is not None and given > most):
-            wanted = str(least) if least == most else f"at least {least}" if most is None else f"{least} to {most}"
-            raise CaffeError(f"{param.type} takes {wanted} {kind} blob(s), {given} given")
-    if cls.equal_counts and bottoms != tops:
-        raise CaffeError(f"{param.type} takes as many tops as bottoms, {bottoms} bottoms and {tops} tops given")
 
 
 class TorchLayer(Layer):
@@ -204,32 +205,31 @@ class TorchLayer(Layer):
     The gradient is its vector-Jacobian product, recomputed in backward, so that backward(start, end) on edited data
     gives what BVLC gives. Hot types override forward and backward; a test compares each override with its compute."""
 
-    _input: torch.Tensor | None = None  # in place: the first bottom before the top overwrote it
+    _input: Tensor | None = None  # in place: the first bottom before the top overwrote it
 
-    def compute(self, *tensors: torch.Tensor) -> torch.Tensor | Sequence[torch.Tensor]:
+    def compute(self, *tensors: Tensor) -> Tensor | Sequence[Tensor]:
         raise CaffeError(f"layer type {self.type} has no compute")
 
-    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def reshape(self, bottom: Blobs, top: Blobs) -> None:
         """Run `compute` on tensors without storage."""
         tensors = [torch.empty(b.shape, device="meta") for b in (*bottom, *self.own_blobs)]
         for blob, shaped in zip(top, _as_tuple(self.compute(*tensors))):
             blob.reshape(*shaped.shape)
 
-    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def forward(self, bottom: Blobs, top: Blobs) -> None:
         inputs = self.inputs(bottom, top)
         for blob, value in zip(top, _as_tuple(self.compute(*inputs, *(b.t for b in self.own_blobs)))):
             blob.t = value
 
-    def inputs(self, bottom: list[Blob], top: list[Blob]) -> list[torch.Tensor]:
+    def inputs(self, bottom: Blobs, top: Blobs) -> Tensors:
         """The bottoms' tensors; in place, the first is also kept for backward."""
-        tensors = [b.t for b in bottom]
         if bottom and top and bottom[0] is top[0]:
             # Rebinding the top leaves this tensor as it is, unless a user's view fixes its address.
-            self._input = tensors[0].clone() if bottom[0].data_memory.host is not None else tensors[0]
-            tensors[0] = self._input
-        return tensors
+            values = bottom[0].t
+            self._input = values if bottom[0].data_memory.host is None else values.clone()
+        return self.saved_inputs(bottom, top)
 
-    def saved_inputs(self, bottom: list[Blob], top: list[Blob]) -> list[torch.Tensor]:
+    def saved_inputs(self, bottom: Blobs, top: Blobs) -> Tensors:
         """The bottoms' tensors as forward read them."""
         tensors = [b.t for b in bottom]
         if bottom and top and bottom[0] is top[0]:
@@ -238,7 +238,7 @@ class TorchLayer(Layer):
             tensors[0] = self._input
         return tensors
 
-    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
         blobs = self.own_blobs
         wanted = [*propagate_down, *self.param_propagate_down[: len(blobs)]]
         inputs = [t.detach() for t in (*self.saved_inputs(bottom, top), *(b.t for b in blobs))]
@@ -251,14 +251,12 @@ class TorchLayer(Layer):
             if gradient is not None:
                 blob.g = gradient
 
-    def vjp(
-        self, inputs: list[torch.Tensor], top_diffs: list[torch.Tensor], wanted: list[bool]
-    ) -> list[torch.Tensor | None]:
+    def vjp(self, inputs: Tensors, top_diffs: Tensors, wanted: list[bool]) -> list[Tensor | None]:
         """The gradient of each wanted input, from the tops' diffs."""
         if not any(wanted):
             return [None] * len(inputs)
         with torch.enable_grad():
-            leaves = [t.requires_grad_() if w else t for t, w in zip(inputs, wanted)]
+            leaves = [t.requires_grad_(w) for t, w in zip(inputs, wanted)]
             outputs = _as_tuple(self.compute(*leaves))
         pairs = [(o, g.reshape(o.shape)) for o, g in zip(outputs, top_diffs) if o.requires_grad]
         learning = [t for t, w in zip(leaves, wanted) if w]
@@ -270,5 +268,5 @@ class TorchLayer(Layer):
         return [next(found) if w else None for w in wanted]
 
 
-def _as_tuple(value: torch.Tensor | Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
-    return (value,) if isinstance(value, torch.Tensor) else value
+def _as_tuple(value: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
+    return (value,) if isinstance(value, Tensor) else value

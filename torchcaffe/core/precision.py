@@ -5,13 +5,12 @@ Weights, blobs and all other operations are float32 at every precision."""
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map_only
 
 from torchcaffe.base import context
 
@@ -23,10 +22,7 @@ _PRODUCTS = {
 
 
 def _cast(values: Any, source: torch.dtype, target: torch.dtype) -> Any:
-    def cast(value: Any) -> Any:
-        return value.to(target) if isinstance(value, torch.Tensor) and value.dtype == source else value
-
-    return tree_map(cast, values)
+    return tree_map_only(torch.Tensor, lambda t: t.to(target) if t.dtype == source else t, values)
 
 
 class _Bf16(TorchDispatchMode):
@@ -39,20 +35,16 @@ class _Bf16(TorchDispatchMode):
         if function is _aten.addmm_.default and not kwargs:
             return args[0].add_(self._product(_aten.mm.default, args[1:]))
         if function in _PRODUCTS:
-            return self._product(function, args, kwargs)
+            return self._product(function, args, **kwargs)
         return function(*args, **kwargs)
 
-    def _product(self, function: Any, args: Any, kwargs: Any = None) -> Any:
-        result = function(*_cast(args, torch.float32, torch.bfloat16), **(kwargs or {}))
+    def _product(self, function: Any, args: Any, **kwargs: Any) -> Any:
+        result = function(*_cast(args, torch.float32, torch.bfloat16), **kwargs)
         return _cast(result, torch.bfloat16, torch.float32)
 
 
-def applied(method: Callable) -> Callable:
-    """Decorate a method to compute in context.precision."""
-
-    @functools.wraps(method)
-    def inner(*args: Any, **kwargs: Any) -> Any:
-        with _Bf16() if context.precision == "bf16" else contextlib.nullcontext():
-            return method(*args, **kwargs)
-
-    return inner
+@contextlib.contextmanager
+def applied() -> Iterator[None]:
+    """Compute in context.precision."""
+    with _Bf16() if context.precision == "bf16" else contextlib.nullcontext():
+        yield

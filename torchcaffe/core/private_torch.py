@@ -2,37 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 _storage_use_count = getattr(torch._C, "_storage_Use_Count", None)
 _fused_sgd = getattr(torch, "_fused_sgd_", None)
 _int8_kernel = getattr(torch, "_weight_int8pack_mm", None)
 
 
-def storage_users(tensor: torch.Tensor) -> int | None:
+def storage_users(tensor: Tensor) -> int | None:
     """The number of references to the tensor's storage; None where PyTorch doesn't tell."""
     return None if _storage_use_count is None else _storage_use_count(tensor.untyped_storage()._cdata)
 
 
 def sgd(
-    weights: list[torch.Tensor],
-    gradients: list[torch.Tensor],
-    buffers: list[torch.Tensor],
+    weights: list[Tensor],
+    gradients: list[Tensor],
+    buffers: list[Tensor],
     decay: float,
     momentum: float,
-    scale: torch.Tensor,
+    scale: Tensor,
 ) -> None:
     """buffer = momentum buffer + (gradient / scale + decay weight), weight -= buffer, all in place.
 
     On a CPU the plain operations give the fused kernel's bits, except in a tensor's last elements, which do not fill a
     vector register: there, and on a GPU, the kernel multiplies and adds with one rounding, which may change an ulp."""
     if _fused_sgd is not None:
-        options: dict[str, Any] = {"lr": 1.0, "dampening": 0.0, "nesterov": False, "maximize": False}
-        options |= {"weight_decay": decay, "momentum": momentum, "is_first_step": False, "grad_scale": scale}
-        _fused_sgd(weights, gradients, buffers, **options)
+        _fused_sgd(
+            weights,
+            gradients,
+            buffers,
+            weight_decay=decay,
+            momentum=momentum,
+            lr=1.0,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+            is_first_step=False,
+            grad_scale=scale,
+        )
         return
     for weight, gradient, buffer in zip(weights, gradients, buffers):
         gradient.div_(scale)
@@ -40,7 +49,7 @@ def sgd(
         weight.sub_(buffer)
 
 
-def int8_product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def int8_product(x: Tensor, weight: Tensor) -> Tensor:
     """x (N, inputs) in bfloat16 times the transpose of weight (outputs, inputs) in int8, rounded to bfloat16.
 
     The plain operations convert the weight to float32 in each call, and add in another order than the kernel: a result

@@ -8,8 +8,8 @@ import numpy as np
 
 from torchcaffe.base import context
 from torchcaffe.base.errors import CaffeError
-from torchcaffe.core.blob import Blob, BlobVec, Parameter
-from torchcaffe.proto import caffe_pb2
+from torchcaffe.core.blob import Blobs, BlobVec, Parameter
+from torchcaffe.proto.caffe_pb2 import LayerParameter
 
 
 class Layer:
@@ -19,8 +19,8 @@ class Layer:
     phase: int
     param_str: str
 
-    def __init__(self, layer_param: caffe_pb2.LayerParameter):
-        if not isinstance(layer_param, caffe_pb2.LayerParameter):
+    def __init__(self, layer_param: LayerParameter):
+        if not isinstance(layer_param, LayerParameter):
             raise TypeError(f"a layer is made from a LayerParameter, not from {layer_param!r}")
         self._caffe_blobs = given_blobs(layer_param, context.device())
 
@@ -34,26 +34,24 @@ class Layer:
         """The layer's parameters."""
         return self._caffe_blobs
 
-    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def setup(self, bottom: Blobs, top: Blobs) -> None:
         """Read the parameters, add the blobs and fill them. Called once, before the first reshape."""
 
-    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def reshape(self, bottom: Blobs, top: Blobs) -> None:
         """Set the tops' shapes. Called before a forward whenever a bottom's shape has changed."""
         raise CaffeError(f"layer type {self.type} has no reshape")
 
 
-def given_blobs(layer_param: caffe_pb2.LayerParameter, device: str) -> BlobVec:
+def given_blobs(layer_param: LayerParameter, device: str) -> BlobVec:
     """The blobs that a prototxt itself holds; fillers draw nothing for these."""
-    return BlobVec(_given_blob(stored, index, device) for index, stored in enumerate(layer_param.blobs))
-
-
-def _given_blob(stored: caffe_pb2.BlobProto, index: int, device: str) -> Parameter:
-    """A blob of a prototxt as a parameter."""
-    old = [field for field in ("num", "channels", "height", "width") if stored.HasField(field)]
-    shape = (stored.num, stored.channels, stored.height, stored.width) if old else tuple(stored.shape.dim)
-    blob = Parameter(*shape, device=device)
-    values = stored.double_data or stored.data
-    if len(values) != blob.count:
-        raise CaffeError(f"blobs: blob {index} has {len(values)} values, its shape {shape} {blob.count}")
-    blob.load(np.array(values, np.float32).reshape(shape))
-    return blob
+    found = BlobVec()
+    for index, stored in enumerate(layer_param.blobs):
+        legacy = ("num", "channels", "height", "width")
+        old = any(map(stored.HasField, legacy))
+        shape = tuple(getattr(stored, field) for field in legacy) if old else tuple(stored.shape.dim)
+        found.append(Parameter(*shape, device=device))
+        values = stored.double_data or stored.data
+        if len(values) != found[-1].count:
+            raise CaffeError(f"blobs: blob {index} has {len(values)} values, its shape {shape} {found[-1].count}")
+        found[-1].load(np.array(values))
+    return found

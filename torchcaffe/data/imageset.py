@@ -67,7 +67,8 @@ class Imageset:
     def count(self, photo: Photo) -> None:
         """Count a photo in the LMDB."""
         self.records += 1
-        self.labels[str(photo.label)] = self.labels.get(str(photo.label), 0) + 1
+        label = str(photo.label)
+        self.labels[label] = self.labels.get(label, 0) + 1
 
 
 # -- pictures ------------------------------------------------------------------------------------------------------
@@ -119,21 +120,18 @@ def read_photo(path: Path, label: int, options: Options, read: Read = read_as_bv
     """A photo as a serialized Datum, and its fault or "". An unusable photo has no bytes."""
     try:
         picture, fault = read(path, options)
+        if options.resize:
+            height, width = options.resize
+            picture = cv2.resize(picture, (width, height))
+        if not options.encode:
+            return encode_datum(picture, label), fault
+        suffix = path.suffix.lower()[1:]
+        if not options.resize and {"jpeg": "jpg"}.get(suffix, suffix) == options.encode:
+            data = read_bytes(path)  # the file unchanged, as in BVLC
+        else:
+            data = _encode(picture, options)
     except CaffeError as error:
         return b"", str(error)
-    if options.resize:
-        height, width = options.resize
-        picture = cv2.resize(picture, (width, height))
-    if not options.encode:
-        return encode_datum(picture, label), fault
-    suffix = path.suffix.lower()[1:]
-    if not options.resize and {"jpeg": "jpg"}.get(suffix, suffix) == options.encode:
-        data = read_bytes(path)  # the file unchanged, as in BVLC
-    else:
-        try:
-            data = _encode(picture, options)
-        except CaffeError as error:
-            return b"", str(error)
     return caffe_pb2.Datum(data=data, label=label, encoded=True).SerializeToString(), fault
 
 
@@ -172,13 +170,10 @@ def read_list(path: Path | str) -> list[Photo]:
         raise CaffeError(f"{path}: not a text file (byte {error.start} is not UTF-8)") from None
     for number, line in enumerate(lines, 1):
         name, _, word = line.rstrip().rpartition(" ")
-        try:
-            photos.append(Photo(name, int(word)))
-            if not -(1 << 31) <= photos[-1].label < 1 << 31:  # a Datum's range
-                name = ""
-        except ValueError:
-            name = ""
-        if not name:
+        with contextlib.suppress(ValueError):
+            if name and -(1 << 31) <= int(word) < 1 << 31:  # a Datum's range
+                photos.append(Photo(name, int(word)))
+        if len(photos) < number:
             raise CaffeError(f"{path}:{number}: label: expected 'NAME LABEL', found {line[:80]!r}")
     return photos
 
@@ -203,7 +198,7 @@ def convert_imageset(
     root, out = Path(root), Path(out)
     listed = [Photo(*photo) for photo in photos]
     job = {"photos": len(listed), "list_sha256": _digest(listed), **asdict(options)}
-    job["resize"] = list(options.resize) if options.resize else None
+    job["resize"] = options.resize and list(options.resize)  # as JSON gives it back
     if read is not read_as_bvlc:
         job["read"] = read.__name__
     one = functools.partial(_read_one, root, options, read)
@@ -331,10 +326,9 @@ def _key(number: int, photo: Photo) -> bytes:
 
 def _read_faults(path: Path) -> list:
     """The faults on file. A last line cut by a crash belongs to a record that was not committed."""
-    faults = []
+    faults: list = []
     with contextlib.suppress(OSError, ValueError):
-        for line in read_text(path).splitlines():
-            faults.append(json.loads(line))
+        faults.extend(map(json.loads, read_text(path).splitlines()))
     return faults
 
 
@@ -344,10 +338,9 @@ def _finished(out: Path, job: dict) -> Imageset:
     if made.get("job") != job or "result" not in made:
         raise CaffeError(f"{out}: exists, but was not made from this list with these options; remove it first")
     made["result"].pop("note", None)  # of earlier versions
-    result = Imageset(**made["result"])
-    result.skipped = [Unread(*item) for item in result.skipped]
-    result.damaged = [Unread(*item) for item in result.damaged]
-    return result
+    for kind in ("skipped", "damaged"):
+        made["result"][kind] = [Unread(*item) for item in made["result"][kind]]
+    return Imageset(**made["result"])
 
 
 # -- compute_image_mean --------------------------------------------------------------------------------------------
@@ -366,17 +359,17 @@ def compute_image_mean(lmdb: Path | str, workers: int | None = None) -> np.ndarr
 
     workers = workers or os.cpu_count() or 1
     total: np.ndarray | None = None
-    number = 0
-    with progress_of(_entries(lmdb), f"mean of {Path(lmdb).name}") as progress, _one_opencv_thread():
+    with LmdbReader(lmdb) as reader:
+        count = len(reader)
+    with progress_of(count, f"mean of {Path(lmdb).name}") as progress, _one_opencv_thread():
         for where, values in in_order(read, records(lmdb), workers, 8 * workers):
             if total is None:
                 total = np.zeros(values.shape, np.float32)
             if values.shape != total.shape:
                 raise CaffeError(f"{where}: data: {values.shape}, but the first record is {total.shape}")
             total += values
-            number += 1
             progress(1)
-    return total / np.float32(number)
+    return total / np.float32(count)
 
 
 def write_mean(mean: np.ndarray, binaryproto: Path | str, npy: Path | str | None = None) -> None:
@@ -385,11 +378,6 @@ def write_mean(mean: np.ndarray, binaryproto: Path | str, npy: Path | str | None
     if npy is not None:
         with atomic(npy) as temporary, open(temporary, "wb") as file:
             np.save(file, mean)
-
-
-def _entries(lmdb: Path | str) -> int:
-    with LmdbReader(lmdb) as reader:
-        return len(reader)
 
 
 # -- helpers --------------------------------------------------------------------------------------------------------

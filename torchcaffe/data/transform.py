@@ -45,26 +45,20 @@ class DataTransformer:
         self.phase = phase
         self._rng: Rng | None = None
         self._scale = np.float32(param.scale)
-        self._mean: np.ndarray | None = None
-        self._mirrored_mean: np.ndarray | None = None
-        self._mean_values = np.array(param.mean_value, np.float32)
+        # The mean, float32: (C, H, W) for the whole image, (C, 1, 1) or (1, 1, 1); None without one.
+        self.mean: np.ndarray | None = None
+        if len(param.mean_value):
+            self.mean = np.array(param.mean_value, np.float32)[:, None, None]
         if param.HasField("mean_file"):
-            if len(param.mean_value):
+            if self.mean is not None:
                 raise CaffeError("transform_param: mean_file and mean_value cannot both be given")
             log.info("data_transformer.cpp:25", f"Loading mean file from: {param.mean_file}")
             mean = read_blobproto(param.mean_file)
             if mean.ndim > 4 or mean.size == 0:
                 raise CaffeError(f"{param.mean_file}: a mean must have C x H x W values, not {shape_text(mean.shape)}")
             mean = mean.reshape((1,) * (4 - mean.ndim) + mean.shape)[0]
-            self._mean = np.ascontiguousarray(mean, np.float32)
+            self.mean = np.ascontiguousarray(mean)
             self._mirrored_mean = np.ascontiguousarray(mean[:, :, ::-1])
-
-    @property
-    def mean(self) -> np.ndarray | None:
-        """The mean, float32: (C, H, W) for the whole image, (C, 1, 1) or (1, 1, 1); None without one."""
-        if self._mean is None and len(self._mean_values):
-            return self._mean_values[:, None, None]
-        return self._mean
 
     def init_rand(self, rng: Rng) -> None:
         """Seed the transformer's own stream with one draw of `rng`. Without random choices, draw nothing."""
@@ -104,14 +98,16 @@ class DataTransformer:
         crop = self.param.crop_size
         if channels == 0 or min(height, width) < max(crop, 1):
             raise CaffeError(f"transform_param: crop_size {crop} does not fit an image of {shape_text(image.shape)}")
-        if self._mean is not None and self._mean.shape != image.shape:
+        if self.mean is None:
+            return image.shape
+        if self.param.HasField("mean_file") and self.mean.shape != image.shape:
             raise CaffeError(
-                f"transform_param: the mean in {self.param.mean_file} is {shape_text(self._mean.shape)}, "
+                f"transform_param: the mean in {self.param.mean_file} is {shape_text(self.mean.shape)}, "
                 f"an image is {shape_text(image.shape)}"
             )
-        if len(self._mean_values) not in (0, 1, channels):
+        if len(self.mean) not in (1, channels):
             raise CaffeError(
-                f"transform_param: {len(self._mean_values)} mean_value for {channels} channels; give one, or one each"
+                f"transform_param: {len(self.mean)} mean_value for {channels} channels; give one, or one each"
             )
         return image.shape
 
@@ -135,13 +131,14 @@ class DataTransformer:
         # forward. One channel at a time stays in the cache.
         if mirror:
             image = _mirrored(image)
-        mean, start = (self._mirrored_mean, right) if mirror else (self._mean, left)
+        whole = self.param.HasField("mean_file")
+        mean, start = (self._mirrored_mean, right) if mirror and whole else (self.mean, left)
         for channel, (source, target) in enumerate(zip(image, out)):
             target[...] = source
-            if mean is not None:
+            if mean is not None and whole:
                 target -= mean[channel, top : top + height, start : start + width]
-            elif len(self._mean_values):
-                target -= self._mean_values[channel % len(self._mean_values)]
+            elif mean is not None:
+                target -= mean[channel % len(mean), 0, 0]
             if self._scale != 1:
                 target *= self._scale
 
@@ -174,13 +171,12 @@ class DataTransformer:
         self, images: list[np.ndarray], placements: list[Placement], out: np.ndarray | None, pool: Executor | None
     ) -> np.ndarray:
         """The images' crops as one batch."""
-        shapes = {self.infer_shape(image) for image in images}
-        if len(shapes) > 1 or (out is not None and shapes != {out.shape[1:]}):
-            expected = out.shape[1:] if out is not None else self.infer_shape(images[0])
-            wrong = next(self.infer_shape(image) for image in images if self.infer_shape(image) != expected)
-            raise CaffeError(f"an image becomes {shape_text(wrong)} in a batch of {shape_text(expected)}")
+        shape = self.infer_shape(images[0]) if out is None else out.shape[1:]
+        for found in map(self.infer_shape, images):
+            if found != shape:
+                raise CaffeError(f"an image becomes {shape_text(found)} in a batch of {shape_text(shape)}")
         if out is None:
-            out = np.empty((len(images),) + shapes.pop(), np.float32)
+            out = np.empty((len(images), *shape), np.float32)
         for _ in (map if pool is None else pool.map)(self.apply, images, placements, out):
             pass
         return out
@@ -202,19 +198,11 @@ def parse_datum(value: bytes) -> Datum:
     """Parse a serialised Datum; its data is a view of `value`. Raises CaffeError."""
     found: dict[str, Any] = {}
     floats: list[np.ndarray] = []
-    position, end = 0, len(value)
     try:
-        while position < end:
-            if value[position] == _FLOAT_TAG:
-                values, after = wire.unpacked_run(value, position, end, "<f4")
-                if after > position:
-                    floats.append(values)
-                    position = after
-                    continue
-            number, kind, content, (_, position) = next(wire.fields(value, position, end))
+        for number, kind, content, _ in wire.fields(value, 0, len(value), _FLOATS):
             name = Datum._fields[number - 1] if number <= len(Datum._fields) else ""
             if name == "float_data":
-                floats.append(wire.float_field(value, kind, content, "<f4"))
+                floats.append(content)
             elif name and kind != (wire.BYTES if name == "data" else wire.VARINT):
                 raise wire.WireError(f"{name} has wire type {kind}")
             elif name == "data":
@@ -230,7 +218,7 @@ def parse_datum(value: bytes) -> Datum:
     return Datum(**found)
 
 
-_FLOAT_TAG = 6 << 3 | wire.FIXED32
+_FLOATS = {6: "<f4"}  # float_data
 
 
 def datum_image(datum: Any, force_color: bool = False, force_gray: bool = False) -> np.ndarray:

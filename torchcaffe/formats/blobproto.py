@@ -4,11 +4,14 @@ Arrays are views of the file's map if possible. They are written in pieces, with
 
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import wire
@@ -21,12 +24,9 @@ Arrays = Sequence[np.ndarray | None]
 MAX_BYTES = MAX_COUNT = 2**31 - 1
 MAX_AXES = 32
 
-
 _DATA, _DIFF, _SHAPE, _DOUBLE_DATA, _DOUBLE_DIFF = 5, 6, 7, 8, 9
 _LEGACY = (1, 2, 3, 4)  # num, channels, height, width
 _FLOATS = {_DATA: "<f4", _DIFF: "<f4", _DOUBLE_DATA: "<f8", _DOUBLE_DIFF: "<f8"}
-# The tags of unpacked floats.
-_UNPACKED = {n << 3 | (wire.FIXED32 if t == "<f4" else wire.FIXED64): n for n, t in _FLOATS.items()}
 
 
 def read_blob(buffer: Any, start: int, end: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -34,18 +34,9 @@ def read_blob(buffer: Any, start: int, end: int) -> tuple[np.ndarray, np.ndarray
     floats: dict[int, list[np.ndarray]] = {number: [] for number in _FLOATS}
     legacy: dict[int, int] = {}
     dims: list[int] = []
-    position = start
-    while position < end:
-        unpacked = _UNPACKED.get(buffer[position])
-        if unpacked is not None:
-            values, after = wire.unpacked_run(buffer, position, end, _FLOATS[unpacked])
-            if after > position:
-                floats[unpacked].append(values)
-                position = after
-                continue
-        number, kind, value, (_, position) = next(wire.fields(buffer, position, end))
-        if number in _FLOATS:
-            floats[number].append(wire.float_field(buffer, kind, value, _FLOATS[number]))
+    for number, kind, value, _ in wire.fields(buffer, start, end, _FLOATS):
+        if number in _FLOATS and len(value):
+            floats[number].append(value)
         elif number in _LEGACY and kind == wire.VARINT:
             legacy[number] = (value & 0xFFFFFFFF) - ((value & 0x80000000) << 1)  # int32
         elif number == _SHAPE and kind == wire.BYTES:
@@ -57,8 +48,8 @@ def read_blob(buffer: Any, start: int, end: int) -> tuple[np.ndarray, np.ndarray
     shape = [legacy.get(number, 0) for number in _LEGACY] if legacy else dims
     count = _count(shape)
     # BVLC takes doubles if there are any.
-    data = _join(floats[_DOUBLE_DATA]) if any(map(len, floats[_DOUBLE_DATA])) else _join(floats[_DATA])
-    diff = _join(floats[_DOUBLE_DIFF]) if any(map(len, floats[_DOUBLE_DIFF])) else _join(floats[_DIFF])
+    data = _join(floats[_DOUBLE_DATA] or floats[_DATA])
+    diff = _join(floats[_DOUBLE_DIFF] or floats[_DIFF])
     for name, array in (("data", data), ("diff", diff)):
         if len(array) != count and (name == "data" or len(array)):
             raise WireError(f"{name} holds {len(array)} values, its shape ({shape_text(shape)}) needs {count}")
@@ -78,22 +69,17 @@ def same_shape(source: tuple[int, ...], target: tuple[int, ...]) -> bool:
 
 def _count(shape: Sequence[int]) -> int:
     """The number of values in a blob. Raises WireError for a shape that BVLC refuses."""
-    count = 1
-    for dim in shape:
-        if dim < 0:
-            raise WireError(f"shape has a negative size, {dim}")
-        count *= max(dim, 1)
-        if count > MAX_COUNT:
-            raise WireError("shape holds more values than a blob can (2^31 - 1)")
-    return 0 if 0 in shape else count
+    if min(shape, default=0) < 0:
+        raise WireError(f"shape has a negative size, {min(shape)}")
+    if math.prod(max(dim, 1) for dim in shape) > MAX_COUNT:
+        raise WireError("shape holds more values than a blob can (2^31 - 1)")
+    return math.prod(shape)
 
 
 def _join(chunks: list[np.ndarray]) -> np.ndarray:
-    if not chunks:
-        return np.empty(0, np.float32)
-    joined = chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
+    joined = chunks[0] if len(chunks) == 1 else np.concatenate([np.empty(0, np.float32), *chunks])
     with np.errstate(over="ignore", invalid="ignore"):  # as in C++, a double beyond float's range becomes infinite
-        return joined if joined.dtype == np.float32 else joined.astype(np.float32)
+        return joined.astype(np.float32, copy=False)
 
 
 def blob_pieces(data: np.ndarray, diff: np.ndarray | None = None, legacy: bool = False) -> list[Any]:
@@ -157,3 +143,24 @@ def write_blobproto(path: PathLike, array: np.ndarray) -> None:
     if array.ndim > 4:
         raise CaffeError(f"cannot write {path}: {array.ndim} axes do not fit num, channels, height, width")
     write_pieces(path, blob_pieces(array.reshape((1,) * (4 - array.ndim) + array.shape), legacy=True))
+
+
+def parse_without_blobs(path: PathLike, message: Any, what: str, holders: dict) -> Any:
+    """The message in a file, of that class, without its blobs. Raises CaffeError, where `what` names the kind of file.
+
+    holders: the fields that hold blobs: number -> the numbers inside; with none inside it is a field of blobs."""
+    buffer = map_file(path)
+    try:
+        return message.FromString(_without_blobs(buffer, 0, len(buffer), holders))
+    except (DecodeError, ValueError, IndexError, struct.error) as error:  # the last two from protobuf in pure Python
+        raise CaffeError(f"{path}: not a {what}, or a damaged one: {error}") from error
+
+
+def _without_blobs(buffer: Any, start: int, end: int, holders: dict) -> bytes:
+    out: list[Any] = []
+    for number, kind, value, (begin, after) in wire.fields(buffer, start, end):
+        if number not in holders or kind != wire.BYTES:
+            out.append(buffer[begin:after])
+        elif inside := holders[number]:
+            out += nested(number, [_without_blobs(buffer, value[0], value[1], inside)])
+    return b"".join(out)

@@ -6,17 +6,15 @@ of memory. Writing goes field by field, so that no message of that size is built
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from google.protobuf.message import DecodeError
 
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import wire
-from torchcaffe.formats.blobproto import Arrays, blob_pieces, nested, read_blob, write_pieces
+from torchcaffe.formats.blobproto import Arrays, blob_pieces, nested, parse_without_blobs, read_blob, write_pieces
 from torchcaffe.formats.files import PathLike, map_file
 from torchcaffe.formats.hdf5 import array_of, hdf5_file, is_hdf5, tried, write_hdf5
 from torchcaffe.formats.wire import WireError
@@ -41,18 +39,14 @@ class LayerBlobs:
 
 
 _NET_V1_LAYER, _NET_LAYER, _V1_V0_LAYER = 2, 100, 1
-
-
-@dataclass(frozen=True)
-class _LayerForm:
-    """Field numbers of one generation of layer message."""
-
-    name: int
-    type: int
-    blobs: int
-
-
-_FORMS = {"V0": _LayerForm(1, 2, 50), "V1": _LayerForm(4, 5, 6), "current": _LayerForm(1, 2, 7)}
+# The field numbers of name, type and blobs in each generation of layer message.
+_FORMS = {"V0": (1, 2, 50), "V1": (4, 5, 6), "current": (1, 2, 7)}
+_BLOBS = _FORMS["current"][2]
+# As for parse_without_blobs.
+_HOLDS_BLOBS: dict = {
+    _NET_LAYER: {_BLOBS: {}},
+    _NET_V1_LAYER: {_FORMS["V1"][2]: {}, _V1_V0_LAYER: {_FORMS["V0"][2]: {}}},
+}
 
 
 def _layer_spans(buffer: Any, start: int, end: int) -> Iterator[tuple[str, int, int]]:
@@ -66,14 +60,14 @@ def _layer_spans(buffer: Any, start: int, end: int) -> Iterator[tuple[str, int, 
 
 
 def _read_layer(path: PathLike, buffer: Any, generation: str, start: int, end: int) -> LayerBlobs:
-    form = _FORMS[generation]
+    name_number, type_number, blobs_number = _FORMS[generation]
     name, kind_of_layer, spans = "", "", []
     for number, kind, value, _ in wire.fields(buffer, start, end):
-        if number == form.blobs and kind == wire.BYTES:
+        if number == blobs_number and kind == wire.BYTES:
             spans.append(value)
-        elif number == form.name and kind == wire.BYTES:
+        elif number == name_number and kind == wire.BYTES:
             name = wire.text(buffer, value)
-        elif number == form.type:
+        elif number == type_number:
             kind_of_layer = wire.text(buffer, value) if kind == wire.BYTES else str(value)
     layer = LayerBlobs(name, current_type(generation, kind_of_layer), [])
     for index, span in enumerate(spans):
@@ -105,33 +99,7 @@ def read_caffemodel(path: PathLike) -> list[LayerBlobs]:
 
 def read_caffemodel_net(path: PathLike) -> Any:
     """The NetParameter of a binary caffemodel without its blobs, not upgraded. Raises CaffeError."""
-    buffer = map_file(path)
-    out: list[Any] = []
-    try:
-        for number, kind, value, (begin, end) in wire.fields(buffer, 0, len(buffer)):
-            if kind == wire.BYTES and number == _NET_LAYER:
-                out += nested(number, [_without(buffer, value, 7)])
-            elif kind == wire.BYTES and number == _NET_V1_LAYER:
-                out += nested(number, [_without_v1(buffer, value)])
-            else:
-                out.append(buffer[begin:end])
-        return caffe_pb2.NetParameter.FromString(b"".join(out))
-    except (DecodeError, ValueError, IndexError, struct.error) as error:  # the last two from protobuf in pure Python
-        raise CaffeError(f"{path}: not a caffemodel, or a damaged one: {error}") from error
-
-
-def _without(buffer: Any, span: tuple[int, int], unwanted: int) -> bytes:
-    return b"".join(buffer[begin:end] for n, _, _, (begin, end) in wire.fields(buffer, *span) if n != unwanted)
-
-
-def _without_v1(buffer: Any, span: tuple[int, int]) -> bytes:
-    out: list[Any] = []
-    for number, kind, value, (begin, end) in wire.fields(buffer, *span):
-        if number == _V1_V0_LAYER and kind == wire.BYTES:
-            out += nested(number, [_without(buffer, value, _FORMS["V0"].blobs)])
-        elif number != _FORMS["V1"].blobs:
-            out.append(buffer[begin:end])
-    return b"".join(out)
+    return parse_without_blobs(path, caffe_pb2.NetParameter, "caffemodel", _HOLDS_BLOBS)
 
 
 def write_caffemodel(
@@ -157,14 +125,14 @@ def write_caffemodel(
         bare.CopyFrom(layer)
         bare.ClearField("blobs")
         inside = wire.by_number(bare.SerializeToString())
-        of_layer: list[Any] = [part for number, part in inside.items() if number < _FORMS["current"].blobs]
+        of_layer: list[Any] = [part for number, part in inside.items() if number < _BLOBS]
         own_diffs = (diffs or {}).get(layer.name, ())
         for index, data in enumerate(blobs.get(layer.name, ())):
             if data is None:
                 raise CaffeError(f"cannot write {path}: layer '{layer.name}', blob {index} is missing")
             diff = own_diffs[index] if index < len(own_diffs) else None
-            of_layer += nested(_FORMS["current"].blobs, blob_pieces(data, diff))
-        of_layer += [part for number, part in inside.items() if number > _FORMS["current"].blobs]
+            of_layer += nested(_BLOBS, blob_pieces(data, diff))
+        of_layer += [part for number, part in inside.items() if number > _BLOBS]
         pieces += nested(_NET_LAYER, of_layer)
     write_pieces(path, pieces)
 
@@ -179,20 +147,16 @@ def _read_caffemodel_hdf5(path: PathLike) -> list[LayerBlobs]:
             raise CaffeError(f"{path}: not a caffemodel: it has no group data")
         layers: list[LayerBlobs] = []
 
-        def visit(group: Any, name: str, depth: int) -> None:
-            inner = [key for key in group if isinstance(group[key], h5py.Group)]
-            data = _indexed(group)
-            if name and (data or not inner):
+        def visit(name: str, item: Any) -> None:
+            if not isinstance(item, h5py.Group):
+                return
+            data = _indexed(item)
+            if data or not any(isinstance(item[key], h5py.Group) for key in item):
                 diff = _indexed(file.get(f"diff/{name}", {}))
                 indices = range(1 + max([-1, *data, *diff]))
-                layer = LayerBlobs(name, "", [data.get(i) for i in indices], [diff.get(i) for i in indices])
-                layers.append(layer)
-            if depth > 16:
-                raise ValueError(f"groups are nested too deeply at data/{name}")
-            for key in inner:
-                visit(group[key], f"{name}/{key}" if name else key, depth + 1)
+                layers.append(LayerBlobs(name, "", [data.get(i) for i in indices], [diff.get(i) for i in indices]))
 
-        visit(file["data"], "", 0)
+        file["data"].visititems(visit)
     return layers
 
 

@@ -116,14 +116,9 @@ def _check_links(file: Any) -> None:
     """Raise ValueError if an HDF5 file links to another one."""
     import h5py
 
-    def visit(group: Any, depth: int) -> None:
-        if depth > 32:
-            raise ValueError(f"groups are nested too deeply at {group.name}")
-        for key in group:
-            link = group.get(key, getlink=True)
-            if isinstance(link, h5py.ExternalLink):
-                raise ValueError(f"{group.name}/{key} links to another file, {link.filename}")
-            if isinstance(link, h5py.HardLink) and group.get(key, getclass=True) is h5py.Group:
-                visit(group[key], depth + 1)
+    def external(name: bytes, link: Any) -> bytes | None:
+        return name if link.type == h5py.h5l.TYPE_EXTERNAL else None
 
-    visit(file, 0)
+    links = file.id.links
+    if name := links.visit(external, info=True):  # the first found
+        raise ValueError(f"/{name.decode(errors='replace')} links to another file, {links.get_val(name)[0]!r}")

@@ -11,10 +11,11 @@ import numpy as np
 
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import wire
-from torchcaffe.formats.blobproto import blob_pieces, nested, read_blob, write_pieces
+from torchcaffe.formats.blobproto import blob_pieces, nested, parse_without_blobs, read_blob, write_pieces
 from torchcaffe.formats.files import PathLike, map_file
 from torchcaffe.formats.hdf5 import array_of, check_held, hdf5_file, is_hdf5, tried, write_hdf5
 from torchcaffe.formats.wire import WireError
+from torchcaffe.proto import caffe_pb2
 
 
 @dataclass
@@ -31,30 +32,17 @@ def read_solverstate(path: PathLike) -> SolverState:
     """Read a solverstate, binary or HDF5. Raises CaffeError with file and field."""
     if is_hdf5(path):
         return _read_solverstate_hdf5(path)
-    buffer = map_file(path)
-    state = SolverState(0, "", 0, [])
-    seen = set()
-    try:
-        for number, kind, value, _ in wire.fields(buffer, 0, len(buffer)):
-            seen.add(number)
-            if (number, kind) == (1, wire.VARINT):
-                state.iter = value & 0x7FFFFFFF
-            elif (number, kind) == (2, wire.BYTES):
-                state.learned_net = wire.text(buffer, value)
-            elif (number, kind) == (3, wire.BYTES):
-                try:
-                    state.history.append(read_blob(buffer, *value)[0])
-                except WireError as error:
-                    raise CaffeError(f"{path}: history {len(state.history)}: {error}") from error
-            elif (number, kind) == (4, wire.VARINT):
-                state.current_step = value & 0x7FFFFFFF
-            elif number <= 4:
-                raise WireError(f"field {number} has wire type {kind}")
-    except WireError as error:
-        raise CaffeError(f"{path}: not a solverstate, or a damaged one: {error}") from error
-    if 1 not in seen:
+    plain = parse_without_blobs(path, caffe_pb2.SolverState, "solverstate", {3: {}})
+    if not plain.HasField("iter"):
         raise CaffeError(f"{path}: not a solverstate: it holds no iter")
-    return state
+    buffer, history = map_file(path), []
+    for number, kind, value, _ in wire.fields(buffer, 0, len(buffer)):
+        if (number, kind) == (3, wire.BYTES):
+            try:
+                history.append(read_blob(buffer, *value)[0])
+            except WireError as error:
+                raise CaffeError(f"{path}: history {len(history)}: {error}") from error
+    return SolverState(plain.iter & 0x7FFFFFFF, plain.learned_net, plain.current_step & 0x7FFFFFFF, history)
 
 
 def write_solverstate(path: PathLike, state: SolverState, before_named: Callable[[Path], None] | None = None) -> None:

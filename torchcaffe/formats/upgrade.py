@@ -20,8 +20,6 @@ from torchcaffe.proto import parse_text
 from torchcaffe.proto.caffe_pb2 import LayerParameter, NetParameter, SolverParameter, V1LayerParameter
 from torchcaffe.proto.types import V0_TYPES, V1_TYPE_NAMES
 
-_HERE = "upgrade_proto.cpp"
-
 # V0 field, its name in V1, and the V0 types that have it, in BVLC's order.
 _V0_SETTINGS = (
     ("num_output", "num_output", ("conv", "innerproduct")),
@@ -50,11 +48,12 @@ _V0_SETTINGS = (
     ("det_fg_fraction", "fg_fraction", ("window_data",)),
     ("det_context_pad", "context_pad", ("window_data",)),
     ("det_crop_mode", "crop_mode", ("window_data",)),
+    ("hdf5_output_param", "hdf5_output_param", ("hdf5_output",)),
 )
 _V0_TRANSFORM = (("scale", "scale"), ("meanfile", "mean_file"), ("cropsize", "crop_size"), ("mirror", "mirror"))
 
 # V1 data layers that once had their own preprocessing settings.
-_V1_DATA = {"DATA": "data_param", "IMAGE_DATA": "image_data_param", "WINDOW_DATA": "window_data_param"}
+_V1_DATA = ("DATA", "IMAGE_DATA", "WINDOW_DATA")
 _OLD_TRANSFORM = ("scale", "mean_file", "crop_size", "mirror")
 
 _SOLVER_TYPES = {
@@ -90,10 +89,12 @@ def read_solver(path: PathLike) -> SolverParameter:
             raise CaffeError(f"{source}: {field.name}: a file name cannot contain a NUL byte")
     if not solver.HasField("snapshot_prefix"):
         solver.snapshot_prefix = os.path.splitext(source)[0]
-        log.info(f"{_HERE}:1108", f"snapshot_prefix was not specified and is set to {solver.snapshot_prefix}")
+        log.info("upgrade_proto.cpp:1108", f"snapshot_prefix was not specified and is set to {solver.snapshot_prefix}")
     elif os.path.isdir(solver.snapshot_prefix):
         solver.snapshot_prefix = os.path.join(solver.snapshot_prefix, Path(source).stem)
-        log.info(f"{_HERE}:1113", f"snapshot_prefix was a directory and is replaced to {solver.snapshot_prefix}")
+        log.info(
+            "upgrade_proto.cpp:1113", f"snapshot_prefix was a directory and is replaced to {solver.snapshot_prefix}"
+        )
     return solver
 
 
@@ -132,36 +133,38 @@ def upgrade_in_place(net: NetParameter, source: str) -> bool:
     done = "Successfully upgraded file specified using deprecated"
     future = "Note that future Caffe releases will"
     if any(layer.HasField("layer") for layer in net.layers):
-        log.info(f"{_HERE}:28", f"{what} V0LayerParameter: {source}")
+        log.info("upgrade_proto.cpp:28", f"{what} V0LayerParameter: {source}")
         compatible = _upgrade_v0(net, source)
         if compatible:
-            log.info(f"{_HERE}:36", f"{done} V0LayerParameter")
+            log.info("upgrade_proto.cpp:36", f"{done} V0LayerParameter")
         else:
             problems = "Warning: had one or more problems upgrading V0NetParameter to NetParameter (see above)"
-            log.error(f"{_HERE}:33", f"{problems}; continuing anyway.")
+            log.error("upgrade_proto.cpp:33", f"{problems}; continuing anyway.")
         log.warning(
-            f"{_HERE}:39",
+            "upgrade_proto.cpp:39",
             f"{future} not support V0NetParameter; use ./build/tools/upgrade_net_proto_text for prototxt and ./build/"
             "tools/upgrade_net_proto_binary for model weights upgrade this and any other net protos to the new format.",
         )
-    if _needs_transform_upgrade(net):
-        log.info(f"{_HERE}:46", f"{what} transformation parameters: {source}")
+    if any(old.HasField(name) for _, old in _transform_settings(net) for name in _OLD_TRANSFORM):
+        log.info("upgrade_proto.cpp:46", f"{what} transformation parameters: {source}")
         _upgrade_transform(net)
-        log.info(f"{_HERE}:49", f"{done} data transformation parameters.")
-        log.warning(f"{_HERE}:51", f"{future} only support transform_param messages for transformation fields.")
+        log.info("upgrade_proto.cpp:49", f"{done} data transformation parameters.")
+        log.warning(
+            "upgrade_proto.cpp:51", f"{future} only support transform_param messages for transformation fields."
+        )
     if net.layers:
-        log.info(f"{_HERE}:55", f"{what} V1LayerParameter: {source}")
+        log.info("upgrade_proto.cpp:55", f"{what} V1LayerParameter: {source}")
         _upgrade_v1(net, source)
-        log.info(f"{_HERE}:63", f"{done} V1LayerParameter")
+        log.info("upgrade_proto.cpp:63", f"{done} V1LayerParameter")
     if net.input:
-        log.info(f"{_HERE}:69", f"{what} input fields: {source}")
+        log.info("upgrade_proto.cpp:69", f"{what} input fields: {source}")
         _upgrade_input(net, source)
-        log.info(f"{_HERE}:72", f"{done} input fields.")
-        log.warning(f"{_HERE}:74", f"{future} only support input layers and not input fields.")
+        log.info("upgrade_proto.cpp:72", f"{done} input fields.")
+        log.warning("upgrade_proto.cpp:74", f"{future} only support input layers and not input fields.")
     if _old_batch_norms(net):
-        log.info(f"{_HERE}:79", f"Attempting to upgrade batch norm layers using deprecated params: {source}")
+        log.info("upgrade_proto.cpp:79", f"Attempting to upgrade batch norm layers using deprecated params: {source}")
         _upgrade_batch_norm(net)
-        log.info(f"{_HERE}:82", "Successfully upgraded batch norm layers using deprecated params.")
+        log.info("upgrade_proto.cpp:82", "Successfully upgraded batch norm layers using deprecated params.")
     return compatible
 
 
@@ -181,7 +184,6 @@ def _upgrade_v0(net: NetParameter, source: str) -> bool:
     """V0 layers to V1 layers. As in BVLC, fields that V0 nets did not have are dropped from the net."""
     old = NetParameter()
     old.CopyFrom(net)
-    _fold_padding_layers(old, source)
     net.Clear()
     for name in ("name", "force_backward"):
         if old.HasField(name):
@@ -189,13 +191,13 @@ def _upgrade_v0(net: NetParameter, source: str) -> bool:
     net.input.extend(old.input)
     net.input_dim.extend(old.input_dim)
     compatible = True
-    for layer in old.layers:
+    for layer in _without_padding_layers(old, source):
         compatible = _upgrade_v0_layer(layer, net.layers.add(), source) and compatible
     return compatible
 
 
-def _fold_padding_layers(net: NetParameter, source: str) -> None:
-    """Remove V0's separate padding layers; the convolution or pooling above pads instead."""
+def _without_padding_layers(net: NetParameter, source: str) -> list[V1LayerParameter]:
+    """The layers but for V0's separate padding layers; the convolution or pooling above pads instead."""
     made_by: dict[str, V1LayerParameter | None] = dict.fromkeys(net.input)  # by blob
     kept = []
     for connection in net.layers:
@@ -217,9 +219,7 @@ def _fold_padding_layers(net: NetParameter, source: str) -> None:
         if kind != "padding":
             kept.append(connection)
         made_by.update((top, connection) for top in connection.top)
-    upgraded = NetParameter(layers=kept)
-    net.ClearField("layers")
-    net.MergeFrom(upgraded)
+    return kept
 
 
 def _upgrade_v0_layer(connection: Any, new: V1LayerParameter, source: str) -> bool:
@@ -230,12 +230,13 @@ def _upgrade_v0_layer(connection: Any, new: V1LayerParameter, source: str) -> bo
     old = connection.layer
     if old.HasField("name"):
         new.name = old.name
-    own = ""  # the message of the type's settings
+    own: Any = None  # the message of the type's settings
     if old.HasField("type"):
         if old.type not in V0_TYPES:
             raise CaffeError(f"{source}: V0 layer {old.name!r}: Unknown layer name: {old.type}")
-        type_name, own = V0_TYPES[old.type]
+        type_name = V0_TYPES[old.type]
         new.type = new.LayerType.Value(type_name)
+        own = getattr(new, f"{type_name.lower()}_param", None)
     for name in ("blobs", "blobs_lr", "weight_decay"):
         _copy_field(old, name, new, name)
     for old_name, new_name in _V0_TRANSFORM:
@@ -247,41 +248,27 @@ def _upgrade_v0_layer(connection: Any, new: V1LayerParameter, source: str) -> bo
             continue
         if old.type in types:
             try:
-                _copy_field(old, old_name, getattr(new, own), new_name)
+                _copy_field(old, old_name, new if old_name == "hdf5_output_param" else own, new_name)
             except ValueError:  # V0's new_height and new_width are signed
                 value = getattr(old, old_name)
                 raise CaffeError(f"{source}: V0 layer {old.name!r}: {old_name}: {value}, 0 or more expected") from None
         else:
-            compatible = _unknown_v0_setting("shuffle" if old_name == "shuffle_images" else old_name, old.type)
-    if old.HasField("hdf5_output_param"):
-        if old.type == "hdf5_output":
-            _copy_field(old, "hdf5_output_param", new, "hdf5_output_param")
-        else:
-            compatible = _unknown_v0_setting("hdf5_output_param", old.type)
+            name = "shuffle" if old_name == "shuffle_images" else old_name
+            log.error("upgrade_proto.cpp:237", f"Unknown parameter {name} for layer type {old.type}")
+            compatible = False
     return compatible
 
 
-def _unknown_v0_setting(name: str, type_name: str) -> bool:
-    log.error(f"{_HERE}:237", f"Unknown parameter {name} for layer type {type_name}")
-    return False
-
-
-def _transform_settings(layer: V1LayerParameter) -> Any:
-    """The message of a V1 data layer that may have old preprocessing settings, else None."""
-    name = _V1_DATA.get(layer.LayerType.Name(layer.type))
-    return getattr(layer, name) if name else None
-
-
-def _needs_transform_upgrade(net: NetParameter) -> bool:
-    settings = filter(None, map(_transform_settings, net.layers))
-    return any(old.HasField(name) for old in settings for name in _OLD_TRANSFORM)
+def _transform_settings(net: NetParameter) -> list[tuple[V1LayerParameter, Any]]:
+    """The V1 data layers that may have old preprocessing settings, and the messages of these."""
+    kinds = [layer.LayerType.Name(layer.type) for layer in net.layers]
+    return [
+        (layer, getattr(layer, f"{kind.lower()}_param")) for layer, kind in zip(net.layers, kinds) if kind in _V1_DATA
+    ]
 
 
 def _upgrade_transform(net: NetParameter) -> None:
-    for layer in net.layers:
-        old = _transform_settings(layer)
-        if old is None:
-            continue
+    for layer, old in _transform_settings(net):
         old.SetInParent()  # BVLC leaves both messages behind, empty or not
         layer.transform_param.SetInParent()
         for name in _OLD_TRANSFORM:
@@ -328,21 +315,18 @@ _V1_PARAM_LISTS = {
 
 def _upgrade_input(net: NetParameter, source: str) -> None:
     """Replace the fields input, input_shape and input_dim by an Input layer in front; without any shape by nothing."""
-    inputs, shapes, dims = list(net.input), list(net.input_shape), list(net.input_dim)
-    if shapes or dims:
-        layer = LayerParameter(name="input", type="Input", top=inputs)
-        for index, name in enumerate(inputs):
-            shape = layer.input_param.shape.add()
-            if shapes:
-                if index >= len(shapes):
-                    raise CaffeError(f"{source}: input {name!r}: {len(shapes)} input_shape for {len(inputs)} inputs")
-                shape.CopyFrom(shapes[index])
-            else:
-                if 4 * index + 4 > len(dims):
-                    raise CaffeError(
-                        f"{source}: input {name!r}: input_dim has {len(dims)} numbers; expected 4 per input"
-                    )
-                shape.dim.extend(dims[4 * index : 4 * index + 4])
+    dims = list(net.input_dim)
+    shapes: list[Any] = [shape.dim for shape in net.input_shape] or [
+        dims[at : at + 4] for at in range(0, len(dims) - 3, 4)
+    ]
+    if net.input_shape or dims:
+        if len(shapes) < len(net.input):
+            raise CaffeError(
+                f"{source}: shapes of {len(shapes)} inputs, not of {len(net.input)} (input_dim: 4 for each)"
+            )
+        layer = LayerParameter(name="input", type="Input", top=net.input)
+        for _, shape in zip(net.input, shapes):
+            layer.input_param.shape.add(dim=shape)
         net.layer.insert(0, layer)
     for name in ("input", "input_shape", "input_dim"):
         net.ClearField(name)
@@ -366,7 +350,7 @@ def upgrade_solver(solver: SolverParameter, source: str) -> SolverParameter:
     """Upgrade `solver` in place if necessary (the enum solver_type to the string type), and return it."""
     if solver.HasField("solver_type"):
         what = "deprecated 'solver_type' field (enum)"
-        log.info(f"{_HERE}:1084", f"Attempting to upgrade input file specified using {what}': {source}")
+        log.info("upgrade_proto.cpp:1084", f"Attempting to upgrade input file specified using {what}': {source}")
         if solver.HasField("type"):
             raise CaffeError(
                 f"{source}: Failed to upgrade solver: old solver_type field (enum) and new type field (string) cannot "
@@ -374,18 +358,17 @@ def upgrade_solver(solver: SolverParameter, source: str) -> SolverParameter:
             )
         solver.type = _SOLVER_TYPES[solver.SolverType.Name(solver.solver_type)]
         solver.ClearField("solver_type")
-        log.info(f"{_HERE}:1091", f"Successfully upgraded file specified using {what} to 'type' field (string).")
+        log.info(
+            "upgrade_proto.cpp:1091", f"Successfully upgraded file specified using {what} to 'type' field (string)."
+        )
         future = "Note that future Caffe releases will only support 'type' field (string) for a solver's type."
-        log.warning(f"{_HERE}:1093", future)
+        log.warning("upgrade_proto.cpp:1093", future)
     return solver
 
 
 def read_net_binary(path: PathLike) -> NetParameter:
     """The NetParameter in a caffemodel of any age. Raises CaffeError if there is none."""
-    with files.map_file(path) as data:
-        if len(data) > blobproto.MAX_BYTES:
-            raise CaffeError(f"{path}: {len(data)} bytes; a protobuf message has at most {blobproto.MAX_BYTES}")
-        content = bytes(data)
+    content = files.map_file(path)[: blobproto.MAX_BYTES + 1]  # protobuf refuses more than MAX_BYTES
     try:
         return NetParameter.FromString(content)
     except Exception as error:  # DecodeError; in old protobuf's Python code also other types

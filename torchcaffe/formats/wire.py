@@ -5,12 +5,13 @@ protobuf itself needs the whole message in memory and, in Python, one object for
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+VARINT, BYTES = 0, 2
+_SIZES = {1: 8, 5: 4}  # of the wire types of fixed length, in bytes
 
 Span = tuple[int, int]
 
@@ -32,11 +33,14 @@ def read_varint(buffer: Any, position: int, end: int) -> tuple[int, int]:
     raise WireError("truncated in a number" if position >= end else f"not a number at byte {position}")
 
 
-def fields(buffer: Any, start: int, end: int) -> Iterator[tuple[int, int, Any, Span]]:
+def fields(
+    buffer: Any, start: int, end: int, floats: Mapping[int, str] | None = None
+) -> Iterator[tuple[int, int, Any, Span]]:
     """Yield (number, wire type, value, (begin, end) with the tag) for each field of the message in [start, end).
 
-    The value is an int for a varint, else the payload's (begin, end). Raises WireError for what does not fit into
-    [start, end)."""
+    The value is an int for a varint, else the payload's (begin, end). floats: repeated fields of floats ('<f4') or
+    doubles ('<f8'), of which the values are arrays, views of the buffer if possible; a run of unpacked ones is one.
+    Raises WireError for what does not fit into [start, end)."""
     position = start
     while position < end:
         begin = position
@@ -50,45 +54,39 @@ def fields(buffer: Any, start: int, end: int) -> Iterator[tuple[int, int, Any, S
         else:
             if kind == BYTES:
                 length, position = read_varint(buffer, position, end)
-            elif kind == FIXED32:
-                length = 4
-            elif kind == FIXED64:
-                length = 8
+            elif kind in _SIZES:
+                length = _SIZES[kind]
             else:
                 raise WireError(f"field {number} at byte {begin} has wire type {kind}")
             if length > end - position:
                 raise WireError(f"field {number} at byte {begin} says {length} bytes, {end - position} are left")
             value = (position, position + length)
             position += length
+        if floats and number in floats:
+            value, position = _floats(buffer, kind, (begin, position), value, end, np.dtype(floats[number]))
         yield number, kind, value, (begin, position)
 
 
-def float_field(buffer: Any, kind: int, value: Span, dtype: str) -> np.ndarray:
-    """The floats of one occurrence of a float ('<f4') or double ('<f8') field, as a read-only view of the buffer."""
-    size = np.dtype(dtype).itemsize
-    if kind not in (BYTES, FIXED32 if size == 4 else FIXED64):
-        raise WireError(f"wire type {kind} where floats belong")
-    length = value[1] - value[0]
-    if length % size:
-        raise WireError(f"{length} bytes are not a whole number of {size}-byte floats")
-    return np.frombuffer(buffer, dtype, length // size, value[0])
-
-
-def unpacked_run(buffer: Any, start: int, end: int, dtype: str) -> tuple[np.ndarray, int]:
-    """The floats of a run of unpacked fields with the one-byte tag at `start`, and the position after the run.
+def _floats(buffer: Any, kind: int, field: Span, value: Any, end: int, dtype: np.dtype) -> tuple[np.ndarray, int]:
+    """The floats of a field, or of a run of unpacked fields with a one-byte tag, and the position after it.
 
     An unpacked field of a million floats is a million fields on the wire; a Python loop would take minutes."""
+    if kind != BYTES and _SIZES.get(kind) != dtype.itemsize:
+        raise WireError(f"wire type {kind} where floats belong")
+    begin, position = field
+    if kind == BYTES or value[0] > begin + 1:
+        count, rest = divmod(position - value[0], dtype.itemsize)
+        if rest:
+            raise WireError(f"{position - value[0]} bytes are not a whole number of {dtype.itemsize}-byte floats")
+        return np.frombuffer(buffer, dtype, count, value[0]), position
     record = np.dtype([("tag", "u1"), ("value", dtype)])
-    tag, pieces, count = buffer[start], [], 16
-    while True:
-        count = min(count * 4, (end - start) // record.itemsize)
-        records = np.frombuffer(buffer, record, count, start) if count else np.empty(0, record)
-        other = np.flatnonzero(records["tag"] != tag)
-        found = int(other[0]) if len(other) else count
-        pieces.append(records["value"][:found])
-        start += found * record.itemsize
-        if found < count or count == 0:
-            return np.concatenate(pieces), start
+    records = np.frombuffer(buffer, record, (end - begin) // record.itemsize, begin)
+    tags, count = records["tag"], 64
+    while count < len(tags) and (tags[:count] == tags[0]).all():  # look only a little further than the run
+        count *= 4
+    other = np.flatnonzero(tags[:count] != tags[0])
+    found = int(other[0]) if len(other) else len(tags)
+    return records["value"][:found].copy(), begin + found * record.itemsize
 
 
 def integers(buffer: Any, kind: int, value: Any, limit: int) -> list[int]:
@@ -128,9 +126,9 @@ def by_number(message: bytes) -> dict[int, bytes]:
     parts: dict[int, bytes] = {}
     for number, _, _, (begin, end) in fields(message, 0, len(message)):
         parts[number] = parts.get(number, b"") + message[begin:end]
-    return {number: parts[number] for number in sorted(parts)}
+    return dict(sorted(parts.items()))
 
 
 def text(buffer: Any, span: Span) -> str:
     """The string at a span; bytes that are not UTF-8 become replacement characters."""
-    return bytes(buffer[span[0] : span[1]]).decode("utf-8", "replace")
+    return buffer[slice(*span)].decode("utf-8", "replace")

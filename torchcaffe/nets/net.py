@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from torchcaffe.base import context, log
 from torchcaffe.base.errors import CaffeError, named
 from torchcaffe.base.malloc import keep_freed_memory
 from torchcaffe.core import precision, python_layer
-from torchcaffe.core.blob import Blob, BlobVec, Memory, Parameter
-from torchcaffe.core.layer import Layer, check_counts, registry
+from torchcaffe.core.blob import Arrays, Blob, Blobs, BlobVec, Memory, Parameter, Shape
+from torchcaffe.core.layer import Layer, registry
 from torchcaffe.formats import caffemodel, hdf5, upgrade
 from torchcaffe.formats.blobproto import same_shape
 from torchcaffe.formats.files import PathLike
@@ -27,10 +28,16 @@ from torchcaffe.nets import plan
 from torchcaffe.ops.data import MemoryData  # importing torchcaffe.ops registers every layer type
 from torchcaffe.ops.linear import InnerProduct
 from torchcaffe.proto import caffe_pb2, format_text
+from torchcaffe.proto.caffe_pb2 import LayerParameter, NetParameter, NetState, ParamSpec
 
 TRAIN, TEST = caffe_pb2.TRAIN, caffe_pb2.TEST
+Callback = Callable[[int], None]  # is given a layer's number
+Owners = dict[str, tuple[int, str, int]]  # param name -> (learnable index, layer name, index in the layer)
+Names = list[str] | None
+Rows = dict[str, list[np.ndarray]]
 AUTOMATIC = "(automatic)"  # what BVLC's log calls a top that the prototxt doesn't name
 
+_PATHS = (str, bytes, Path)  # as in pycaffe, a path may be bytes and a number a bool
 # Exceptions that a layer may raise, including PyTorch's.
 _LAYER_ERRORS = (CaffeError, RuntimeError, ArithmeticError, MemoryError, IndexError, ValueError)
 
@@ -43,18 +50,18 @@ class Node:
 
     layer: Layer
 
-    def __init__(self, param: caffe_pb2.LayerParameter, source: str):
+    def __init__(self, param: LayerParameter, source: str):
         self.param = param
         self.name = param.name
         self._source = source
-        self.bottoms: list[Blob] = []
-        self.tops: list[Blob] = []
+        self.bottoms: Blobs = []
+        self.tops: Blobs = []
         self.bottom_ids: list[int] = []
         self.top_ids: list[int] = []
         self.bottom_needs: list[bool] = []  # which bottoms get a gradient
         self.needs_backward = False
-        self.loss_tops: list[Blob] = []  # the tops that have a loss weight
-        self.shapes: list[tuple[int, ...]] | None = None  # of bottoms and tops, after the last reshape
+        self.loss_tops: Blobs = []  # the tops that have a loss weight
+        self.shapes: list[Shape] | None = None  # of bottoms and tops, after the last reshape
         self.fused: list[Layer] = []  # the layers after this one whose work it does, too
         self.ran = False  # whether it had a forward pass
 
@@ -78,17 +85,34 @@ class Net:
     Net(network_file, phase, level=0, stages=None, weights=None) or Net(network_file, weights, phase). Raises CaffeError
     naming the file, the layer and the field for anything BVLC would abort on."""
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        given = _constructor_arguments(*args, **kwargs)
-        path = given["network_file"]
+    def __init__(self, network_file: PathLike | bytes, *args: Any, **kwargs: Any):
+        if len(args) == 2 and isinstance(args[0], _PATHS):
+            self._read(network_file, args[1], weights=args[0], **kwargs)
+        else:
+            self._read(network_file, *args, **kwargs)
+
+    def _read(
+        self,
+        network_file: PathLike | bytes,
+        phase: int,
+        level: int = 0,
+        stages: Sequence[str] | None = None,
+        weights: PathLike | bytes | None = None,
+    ) -> None:
+        numbers = isinstance(phase, int) and isinstance(level, int)
+        if not numbers or not isinstance(network_file, _PATHS) or not isinstance(weights, (*_PATHS, type(None))):
+            raise TypeError(f"Net({network_file!r}, {phase!r}, level={level!r}, weights={weights!r}): wrong type")
+        if phase not in (TRAIN, TEST):
+            raise CaffeError(f"phase {phase}: neither caffe.TRAIN nor caffe.TEST")
+        path = os.fsdecode(network_file)
         param = upgrade.read_net(path)
-        param.state.CopyFrom(plan.net_state(param, given["phase"], given["level"], given["stages"]))
+        param.state.MergeFrom(NetState(phase=int(phase), level=int(level), stage=stages or ()))
         self._build(param, path)
-        if given["weights"] is not None:
-            self.copy_from(given["weights"])
+        if weights is not None:
+            self.copy_from(os.fsdecode(weights))
 
     @classmethod
-    def from_param(cls, param: caffe_pb2.NetParameter, source: str = "net") -> Net:
+    def from_param(cls, param: NetParameter, source: str = "net") -> Net:
         """Make a net from an upgraded NetParameter whose `state` is set; `source` names it in errors."""
         net = cls.__new__(cls)
         net._build(param, source)
@@ -96,7 +120,7 @@ class Net:
 
     # -- making the net ----------------------------------------------------------------------------------------------
 
-    def _build(self, in_param: caffe_pb2.NetParameter, source: str) -> None:
+    def _build(self, in_param: NetParameter, source: str) -> None:
         keep_freed_memory(False)
         self._passed = False  # whether there was a forward pass
         self.source = source
@@ -111,23 +135,22 @@ class Net:
         self.name = param.name
         self.debug_info = param.debug_info
         self.nodes: list[Node] = []
-        self._blob_list: list[Blob] = []
+        self._blob_list: Blobs = []
         self._blob_names: list[str] = []
         self._blob_ids: dict[str, int] = {}  # of the blob that a name means so far
-        self._blob_needs: list[bool] = []  # whether a blob gets a gradient
+        self._with_gradient: set[int] = set()  # the blobs that get one
         self._blob_loss_weights: list[float] = []
         self._inputs: list[int] = []
         self.learnable: list[Parameter] = []
         self.learnable_names: list[str] = []
         self.lr_mults: list[float | None] = []
         self.decay_mults: list[float | None] = []
-        self._before_forward: list[Callable[[int], None]] = []
-        self._after_forward: list[Callable[[int], None]] = []
-        self._before_backward: list[Callable[[int], None]] = []
-        self._after_backward: list[Callable[[int], None]] = []
+        self._before_forward: list[Callback] = []
+        self._after_forward: list[Callback] = []
+        self._before_backward: list[Callback] = []
+        self._after_backward: list[Callback] = []
         available: dict[str, None] = {}  # the names that no layer has taken so far
-        owners: dict[str, tuple[int, str, int]] = {}  # param name -> (learnable index, layer name, index in the layer)
-        memory = 0
+        owners: Owners = {}
         for lp in param.layer:
             node = Node(lp, source)
             with node:
@@ -141,7 +164,7 @@ class Net:
                         node.layer.blob_count = len(node.layer.blobs)
                     self._reshape_layer(node)
                 self._set_loss_weights(node)
-                memory = self._log_setup(node, memory)
+                self._log_setup(node)
                 self._append_params(node, owners)
         self._prune_backward()
         if param.force_backward:
@@ -158,11 +181,11 @@ class Net:
             log.info("net.cpp:244", f"This network produces output {name}")
         for i, node in enumerate(self.nodes):
             node.fused = self._layers_after(i)
-        self._layer_names = [node.name for node in self.nodes]  # pycaffe's own name
+        self._show()
         self.record_with(recorder_of(self.device))
         log.info("net.cpp:257", "Network initialization done.")
 
-    def _make_layer(self, lp: caffe_pb2.LayerParameter) -> Layer:
+    def _make_layer(self, lp: LayerParameter) -> Layer:
         if not lp.HasField("phase"):
             lp.phase = self.phase
         if lp.propagate_down and len(lp.propagate_down) != len(lp.bottom):
@@ -172,14 +195,14 @@ class Net:
             raise CaffeError(f"type: unknown layer type '{lp.type}' (known types: {', '.join(layer_type_list())})")
         # A copy: setup may change a layer's parameters (BatchNorm's lr_mult), while the file's own decide what needs
         # the backward pass.
-        own = caffe_pb2.LayerParameter()
+        own = LayerParameter()
         own.CopyFrom(lp)
         cls = registry[lp.type]
         layer = getattr(cls, "create", cls)(own, self.device)
         log.info("net.cpp:86", f"Creating Layer {lp.name}")
         return layer
 
-    def _append_bottoms(self, node: Node, available: dict[str, None]) -> None:
+    def _append_bottoms(self, node: Node, available: dict) -> None:
         lp = node.param
         for index, name in enumerate(lp.bottom):
             if name not in available:
@@ -189,15 +212,15 @@ class Net:
             blob_id = self._blob_ids[name]
             node.bottom_ids.append(blob_id)
             node.bottoms.append(self._blob_list[blob_id])
-            node.bottom_needs.append(lp.propagate_down[index] if lp.propagate_down else self._blob_needs[blob_id])
+            node.bottom_needs.append(lp.propagate_down[index] if lp.propagate_down else blob_id in self._with_gradient)
 
-    def _append_tops(self, node: Node, available: dict[str, None]) -> None:
+    def _append_tops(self, node: Node, available: dict) -> None:
         lp, layer = node.param, node.layer
         names = list(lp.top)
         if layer.auto_top and layer.top_count is not None:
             least = layer.top_count if isinstance(layer.top_count, int) else layer.top_count[0]
             names += [AUTOMATIC] * (max(least, 1) - len(names))
-        check_counts(type(layer), lp, len(node.bottoms), len(names))
+        layer.check_counts(len(node.bottoms), len(names))
         for index, name in enumerate(names):
             if index < len(lp.bottom) and name == lp.bottom[index]:
                 log.info("net.cpp:369", f"{lp.name} -> {name} (in-place)")
@@ -211,7 +234,6 @@ class Net:
                 blob_id = len(self._blob_list)
                 self._blob_list.append(Blob(device=self.device))
                 self._blob_names.append(name)
-                self._blob_needs.append(False)
                 self._blob_loss_weights.append(0.0)
                 if lp.type == "Input":
                     self._inputs.append(blob_id)
@@ -226,9 +248,10 @@ class Net:
         lp, layer, tops = node.param, node.layer, node.tops
         weights = list(lp.loss_weight) or [1.0] * layer.is_loss
         if weights and len(weights) != len(tops):
-            given = f"{len(lp.loss_weight)} given" if lp.loss_weight else "none given"
-            alternative = "" if layer.is_loss else "none or "
-            raise CaffeError(f"loss_weight: {given} for {len(tops)} top(s): give {alternative}one a top")
+            raise CaffeError(
+                f"loss_weight: {len(lp.loss_weight) or 'none'} given for {len(tops)} top(s): "
+                f"give {'' if layer.is_loss else 'none or '}one a top"
+            )
         layer.loss_weights = weights or [0.0] * len(tops)
         for blob_id, blob, weight in zip(node.top_ids, tops, layer.loss_weights):
             self._blob_loss_weights[blob_id] = weight
@@ -238,18 +261,17 @@ class Net:
                 blob.diff_memory.pin()
                 node.loss_tops.append(blob)
 
-    def _log_setup(self, node: Node, memory: int) -> int:
-        """Log a layer's tops; returns the number of values in all tops so far."""
+    def _log_setup(self, node: Node) -> None:
+        """Log a layer's tops, and the memory of all tops so far."""
         log.info("net.cpp:124", f"Setting up {node.name}")
         for blob, weight in zip(node.tops, node.layer.loss_weights):
             log.info("net.cpp:131", f"Top shape: {''.join(f'{size} ' for size in blob.shape)}({blob.count})")
             if weight:
                 log.info("net.cpp:134", f"    with loss weight {weight:g}")
-            memory += blob.count
-        log.info("net.cpp:139", f"Memory required for data: {memory * 4}")
-        return memory
+        memory = 4 * sum(blob.count for made in self.nodes for blob in made.tops)
+        log.info("net.cpp:139", f"Memory required for data: {memory}")
 
-    def _append_params(self, node: Node, owners: dict[str, tuple[int, str, int]]) -> None:
+    def _append_params(self, node: Node, owners: Owners) -> None:
         lp, layer = node.param, node.layer
         if len(lp.param) > len(layer.blobs):
             raise CaffeError(f"param: {len(lp.param)} given, the layer has {len(layer.blobs)} parameter blob(s)")
@@ -259,44 +281,42 @@ class Net:
             index >= len(lp.param) or lp.param[index].lr_mult != 0 for index in range(len(layer.blobs))
         ]
         # (whatever propagate_down says)
-        below = any(self._blob_needs[i] for i in node.bottom_ids)
+        below = not self._with_gradient.isdisjoint(node.bottom_ids)
         node.needs_backward = below or any(layer.param_propagate_down)
         for index in range(len(layer.blobs)):
             self._append_param(node, index, owners)
         if node.needs_backward:
-            for blob_id in node.top_ids:
-                self._blob_needs[blob_id] = True
+            self._with_gradient.update(node.top_ids)
 
-    def _append_param(self, node: Node, index: int, owners: dict[str, tuple[int, str, int]]) -> None:
+    def _append_param(self, node: Node, index: int, owners: Owners) -> None:
         given = node.layer.layer_param.param  # as the layer's setup left it
-        spec = given[index] if index < len(given) else caffe_pb2.ParamSpec()
-        lr = spec.lr_mult if spec.HasField("lr_mult") else None
-        decay = spec.decay_mult if spec.HasField("decay_mult") else None
+        spec = given[index] if index < len(given) else ParamSpec()
         name, blob = spec.name, node.layer.blobs[index]
-        if name not in owners:
+        shared = owners.get(name)
+        if shared is None:
             if name:
                 owners[name] = len(self.learnable), node.name, index
             self.learnable.append(blob)
             self.learnable_names.append(f"{node.name}[{index}]")
-            self.lr_mults.append(lr)
-            self.decay_mults.append(decay)
-            return
-        learnable_id, owner_name, owner_index = owners[name]
-        owner = self.learnable[learnable_id]
-        log.info("net.cpp:467", f"Sharing parameters '{name}' owned by layer '{owner_name}', param index {owner_index}")
-        permissive = spec.share_mode == caffe_pb2.ParamSpec.PERMISSIVE
-        if (owner.count != blob.count) if permissive else (owner.shape != blob.shape):
-            raise CaffeError(
-                f"param {index} '{name}': shape {blob.shape} does not fit {owner.shape} of layer '{owner_name}'"
-            )
-        for field, mine, theirs in (("lr_mult", lr, self.lr_mults), ("decay_mult", decay, self.decay_mults)):
-            if mine is None:
-                continue
-            if theirs[learnable_id] not in (None, mine):
-                raise CaffeError(f"param {index}: shared param '{name}' has mismatched {field}")
-            theirs[learnable_id] = mine
-        blob.share_data(owner)
-        blob.share_diff(owner)
+        else:
+            learnable_id, layer, owned = shared
+            owner = self.learnable[learnable_id]
+            log.info("net.cpp:467", f"Sharing parameters '{name}' owned by layer '{layer}', param index {owned}")
+            permissive = spec.share_mode == ParamSpec.PERMISSIVE
+            if (owner.count != blob.count) if permissive else (owner.shape != blob.shape):
+                raise CaffeError(
+                    f"param {index} '{name}': shape {blob.shape} does not fit {owner.shape} of layer '{layer}'"
+                )
+            blob.share_data(owner)
+            blob.share_diff(owner)
+        for field, known in (("lr_mult", self.lr_mults), ("decay_mult", self.decay_mults)):
+            mine = getattr(spec, field) if spec.HasField(field) else None
+            if shared is None:
+                known.append(mine)
+            elif mine is not None:
+                if known[shared[0]] not in (None, mine):
+                    raise CaffeError(f"param {index}: shared param '{name}' has mismatched {field}")
+                known[shared[0]] = mine
 
     def _prune_backward(self) -> None:
         """Let backward run only for layers between a loss and something that learns, as in BVLC."""
@@ -305,12 +325,9 @@ class Net:
         # BVLC keys these sets by blob name. Ids give the same answer, but for automatic tops, which nobody reads.
         for node in reversed(self.nodes):
             contributes = any(node.layer.loss_weights) or not under_loss.isdisjoint(node.top_ids)
-            if skip.issuperset(node.top_ids) and node.needs_backward:
-                node.needs_backward = False
-                node.bottom_needs = [False] * len(node.bottom_needs)
             if contributes:
                 under_loss.update(node.bottom_ids)
-            else:
+            if not contributes or node.needs_backward and skip.issuperset(node.top_ids):
                 node.needs_backward = False
                 node.bottom_needs = [False] * len(node.bottom_needs)
             if node.needs_backward:
@@ -331,60 +348,70 @@ class Net:
             following.append(after.layer)
         return following[: node.layer.fuses(following)]
 
-    # Read-only, as in pycaffe.
-
-    @property
-    def blobs(self) -> OrderedDict[str, Blob]:
-        """The blobs by name, in the order in which the layers make them."""
-        return OrderedDict(zip(self._blob_names, self._blob_list))
-
-    @property
-    def blob_loss_weights(self) -> OrderedDict[str, float]:
-        """Each blob's loss weight, by the blob's name."""
-        return OrderedDict(zip(self._blob_names, self._blob_loss_weights))
-
-    @property
-    def layers(self) -> list[python_layer.Layer]:
-        """The layers in order. A Python layer shows as the user's own object."""
-        return [getattr(node.layer, "user", node.layer) for node in self.nodes]
-
-    @property
-    def layer_dict(self) -> OrderedDict[str, python_layer.Layer]:
-        """The layers by name."""
-        return OrderedDict(zip(self._layer_names, self.layers))
-
-    @property
-    def params(self) -> OrderedDict[str, BlobVec]:
-        """The parameters of each layer that has some, by the layer's name."""
-        return OrderedDict((node.name, node.layer.blobs) for node in self.nodes if node.layer.blobs)
-
-    @property
-    def inputs(self) -> list[str]:
-        """The names of the blobs that Input layers make."""
-        return self._names(self._inputs)
-
-    @property
-    def outputs(self) -> list[str]:
-        """The names of the blobs that no layer takes, in alphabetical order."""
-        return self._names(self._outputs)
-
-    @property
-    def top_names(self) -> OrderedDict[str, list[str]]:
-        """The names of each layer's tops, by the layer's name."""
-        return OrderedDict((node.name, self._names(node.top_ids)) for node in self.nodes)
-
-    @property
-    def bottom_names(self) -> OrderedDict[str, list[str]]:
-        """The names of each layer's bottoms, by the layer's name."""
-        return OrderedDict((node.name, self._names(node.bottom_ids)) for node in self.nodes)
+    def _show(self) -> None:
+        """Make what the read-only properties return. Scripts use some of these names, which are pycaffe's, too."""
+        self._layer_names = [node.name for node in self.nodes]
+        self._layers: list[python_layer.Layer] = [getattr(node.layer, "user", node.layer) for node in self.nodes]
+        self._layer_dict = OrderedDict(zip(self._layer_names, self._layers))
+        self._blob_dict = OrderedDict(zip(self._blob_names, self._blob_list))
+        self._loss_weight_dict = OrderedDict(zip(self._blob_names, self._blob_loss_weights))
+        self._param_dict = OrderedDict((node.name, node.layer.blobs) for node in self.nodes if node.layer.blobs)
+        self._top_names = OrderedDict((node.name, self._names(node.top_ids)) for node in self.nodes)
+        self._bottom_names = OrderedDict((node.name, self._names(node.bottom_ids)) for node in self.nodes)
+        self._input_names, self._output_names = self._names(self._inputs), self._names(self._outputs)
 
     def _names(self, blob_ids: list[int]) -> list[str]:
         return [self._blob_names[i] for i in blob_ids]
 
+    @property
+    def blobs(self) -> OrderedDict[str, Blob]:
+        """The blobs by name, in the order in which the layers make them."""
+        return self._blob_dict
+
+    @property
+    def blob_loss_weights(self) -> OrderedDict[str, float]:
+        """Each blob's loss weight, by the blob's name."""
+        return self._loss_weight_dict
+
+    @property
+    def layers(self) -> list[python_layer.Layer]:
+        """The layers in order. A Python layer shows as the user's own object."""
+        return self._layers
+
+    @property
+    def layer_dict(self) -> OrderedDict[str, python_layer.Layer]:
+        """The layers by name."""
+        return self._layer_dict
+
+    @property
+    def params(self) -> OrderedDict[str, BlobVec]:
+        """The parameters of each layer that has some, by the layer's name."""
+        return self._param_dict
+
+    @property
+    def inputs(self) -> list[str]:
+        """The names of the blobs that Input layers make."""
+        return self._input_names
+
+    @property
+    def outputs(self) -> list[str]:
+        """The names of the blobs that no layer takes, in alphabetical order."""
+        return self._output_names
+
+    @property
+    def top_names(self) -> OrderedDict[str, list[str]]:
+        """The names of each layer's tops, by the layer's name."""
+        return self._top_names
+
+    @property
+    def bottom_names(self) -> OrderedDict[str, list[str]]:
+        """The names of each layer's bottoms, by the layer's name."""
+        return self._bottom_names
+
     # pycaffe's own private names, which scripts use.
 
     @property
-    def _blobs(self) -> list[Blob]:
+    def _blobs(self) -> Blobs:
         return self._blob_list
 
     def _top_ids(self, i: int) -> list[int]:
@@ -418,8 +445,8 @@ class Net:
                 with node:
                     self._reshape_layer(node)
 
-    def run_forward(self, start: int, end: int) -> torch.Tensor | None:
-        """Run layers start..end; returns the weighted loss they produced, left on its device (None: no loss)."""
+    def run_forward(self, start: int, end: int) -> Tensor | float:
+        """Run layers start..end; returns the weighted loss they produced, left on its device (0.0 without a loss)."""
         keep_freed_memory(self._passed)
         self._passed = True
         fed, forward = start, self._recorded_forward
@@ -430,7 +457,7 @@ class Net:
                     fed += 1
                 if fed > end:
                     loss = forward.run(memories, lambda: self._forward_layers(start, end, fed), blobs=self._blob_list)
-                    return None if loss is None else loss.clone()  # the next pass overwrites it
+                    return loss.clone() if isinstance(loss, Tensor) else loss  # the next pass overwrites it
                 fed += 1  # layer `fed` has brought its data, to another address
                 forward.forget()
         else:
@@ -442,10 +469,10 @@ class Net:
         with node:
             return node.layer.feed(node.tops)
 
-    @precision.applied
-    def _forward_layers(self, start: int, end: int, fed: int) -> torch.Tensor | None:
+    @precision.applied()
+    def _forward_layers(self, start: int, end: int, fed: int) -> Tensor | float:
         """run_forward's work; layers in front of `fed` have been fed."""
-        loss: torch.Tensor | None = None
+        loss: Tensor | float = 0.0
         watched = self.debug_info or self._before_forward or self._after_forward
         done = start - 1
         with torch.no_grad():
@@ -469,8 +496,7 @@ class Net:
                         layer.forward(bottoms, tops)
                 node.ran = True
                 for blob in node.loss_tops:
-                    term = torch.dot(blob.t.reshape(-1), blob.g.reshape(-1))
-                    loss = term if loss is None else loss + term
+                    loss = loss + torch.dot(blob.t.reshape(-1), blob.g.reshape(-1))
                 if self.debug_info:
                     self._log_forward(node)
                 for callback in self._after_forward:
@@ -491,7 +517,7 @@ class Net:
                 return
         self._backward_layers(start, end)
 
-    @precision.applied
+    @precision.applied()
     def _backward_layers(self, start: int, end: int) -> None:
         """run_backward's work."""
         with torch.no_grad():
@@ -555,8 +581,7 @@ class Net:
     def _forward(self, start: int, end: int) -> float:
         """Run layers start..end by number; returns the loss."""
         self._check_range(start, end)
-        loss = self.run_forward(start, end)
-        return 0.0 if loss is None else float(loss)
+        return float(self.run_forward(start, end))
 
     def _backward(self, start: int, end: int) -> None:
         """Run layers start down to end by number."""
@@ -577,11 +602,11 @@ class Net:
 
     def forward(
         self,
-        blobs: list[str] | None = None,
+        blobs: Names = None,
         start: str | None = None,
         end: str | None = None,
         **kwargs: np.ndarray,
-    ) -> dict[str, np.ndarray]:
+    ) -> Arrays:
         """Run layers start..end (names; default all), inputs given by name; returns outputs and `blobs` by name."""
         first, last = self._layer_index(start, 0), self._layer_index(end, len(self.nodes) - 1)
         outputs = dict.fromkeys((self.outputs if end is None else self.top_names[end]) + list(blobs or []))
@@ -592,16 +617,15 @@ class Net:
                 raise Exception("Input is not batch sized")
             self.blobs[name].data[...] = array
         self.run_forward(first, last)
-        made = self.blobs
-        return {name: made[name].data for name in outputs}
+        return {name: self.blobs[name].data for name in outputs}
 
     def backward(
         self,
-        diffs: list[str] | None = None,
+        diffs: Names = None,
         start: str | None = None,
         end: str | None = None,
         **kwargs: np.ndarray,
-    ) -> dict[str, np.ndarray]:
+    ) -> Arrays:
         """Run layers start down to end, output diffs given by name; returns input diffs and `diffs` by name."""
         first, last = self._layer_index(start, len(self.nodes) - 1), self._layer_index(end, 0)
         wanted = dict.fromkeys((self.inputs if end is None else self.bottom_names[end]) + list(diffs or []))
@@ -612,35 +636,34 @@ class Net:
                 raise Exception("Diff is not batch sized")
             self.blobs[name].diff[...] = array
         self.run_backward(first, last)
-        made = self.blobs
-        return {name: made[name].diff for name in wanted}
+        return {name: self.blobs[name].diff for name in wanted}
 
-    def forward_all(self, blobs: list[str] | None = None, **kwargs: np.ndarray) -> dict[str, np.ndarray]:
+    def forward_all(self, blobs: Names = None, **kwargs: np.ndarray) -> Arrays:
         """Run forward over any number of inputs, a batch at a time; the last batch is padded with zeros."""
         if not kwargs:
             raise CaffeError(f"{self.source}: forward_all: no inputs given")
-        outs: dict[str, list[np.ndarray]] = {name: [] for name in self.outputs + list(blobs or [])}
+        outs: Rows = {name: [] for name in self.outputs + list(blobs or [])}
         for batch in self._batch(kwargs):
             _collect(outs, self.forward(blobs, None, None, **batch))
         return _stacked(outs, kwargs)
 
     def forward_backward_all(
-        self, blobs: list[str] | None = None, diffs: list[str] | None = None, **kwargs: np.ndarray
-    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        self, blobs: Names = None, diffs: Names = None, **kwargs: np.ndarray
+    ) -> tuple[Arrays, Arrays]:
         """Run forward and backward over any number of inputs and output diffs, a batch at a time."""
         if not kwargs:
             raise CaffeError(f"{self.source}: forward_backward_all: neither inputs nor diffs given")
-        outs: dict[str, list[np.ndarray]] = {name: [] for name in self.outputs + list(blobs or [])}
-        grads: dict[str, list[np.ndarray]] = {name: [] for name in self.inputs + list(diffs or [])}
+        outs: Rows = {name: [] for name in self.outputs + list(blobs or [])}
+        grads: Rows = {name: [] for name in self.inputs + list(diffs or [])}
         inputs = self._batch({n: kwargs[n] for n in self.inputs if n in kwargs})
         top_diffs = self._batch({n: kwargs[n] for n in self.outputs if n in kwargs})
-        nothing: dict[str, np.ndarray] = {}
+        nothing: Arrays = {}
         for given, given_diffs in itertools.zip_longest(inputs, top_diffs, fillvalue=nothing):
             _collect(outs, self.forward(blobs, None, None, **given))
             _collect(grads, self.backward(diffs, None, None, **given_diffs))
         return _stacked(outs, kwargs), _stacked(grads, kwargs)
 
-    def _batch(self, arrays: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+    def _batch(self, arrays: Arrays) -> Iterator[Arrays]:
         total = len(next(iter(arrays.values()), ()))
         size = self._blob_list[0].shape[0] if arrays else 1
         for start in range(0, total, size):
@@ -665,19 +688,19 @@ class Net:
 
     _set_input_arrays = set_input_arrays
 
-    def before_forward(self, function: Callable[[int], None]) -> None:
+    def before_forward(self, function: Callback) -> None:
         """Call function(layer index) before each layer's forward."""
         self._before_forward.append(function)
 
-    def after_forward(self, function: Callable[[int], None]) -> None:
+    def after_forward(self, function: Callback) -> None:
         """Call function(layer index) after each layer's forward."""
         self._after_forward.append(function)
 
-    def before_backward(self, function: Callable[[int], None]) -> None:
+    def before_backward(self, function: Callback) -> None:
         """Call function(layer index) before each layer's backward."""
         self._before_backward.append(function)
 
-    def after_backward(self, function: Callable[[int], None]) -> None:
+    def after_backward(self, function: Callback) -> None:
         """Call function(layer index) after each layer's backward."""
         self._after_backward.append(function)
 
@@ -717,15 +740,12 @@ class Net:
                     )
                 target.load(values)
 
-    def save(self, path: PathLike) -> None:
-        """Write a .caffemodel that BVLC reads: protobuf, whatever the name."""
-        self._save(path, hdf5=False)
-
     def save_hdf5(self, path: PathLike) -> None:
         """Write the weights in HDF5, whatever the name."""
-        self._save(path, hdf5=True)
+        self.save(path, hdf5=True)
 
-    def _save(self, path: PathLike, hdf5: bool) -> None:
+    def save(self, path: PathLike, hdf5: bool = False) -> None:
+        """Write a .caffemodel that BVLC reads: protobuf, whatever the name, or HDF5."""
         owners = {id(b.data_memory): b for b in self.learnable}
         arrays: dict[str, Sequence[np.ndarray | None]] = {
             # HDF5 holds a shared parameter once, at its owner; the binary format at every layer.
@@ -761,9 +781,9 @@ class Net:
                 chosen.append(node.name)
         return chosen
 
-    def to_proto(self) -> caffe_pb2.NetParameter:
+    def to_proto(self) -> NetParameter:
         """Return the net as BVLC writes it into a caffemodel (filtered, split), without its blobs."""
-        param = caffe_pb2.NetParameter(name=self.name)
+        param = NetParameter(name=self.name)
         for node in self.nodes:
             param.layer.add().CopyFrom(node.layer.layer_param)
             param.layer[-1].ClearField("blobs")
@@ -791,6 +811,11 @@ class Net:
         """The layers by name. Where several have one name, BVLC copies and shares with the first."""
         return {node.name: node.layer for node in reversed(self.nodes)}
 
+    def loss_term(self, name: str, value: float) -> str:
+        """What BVLC's log adds to a value of an output: its part of the loss, if it has one."""
+        weight = np.float32(self.blob_loss_weights[name])
+        return f" (* {weight:g} = {weight * value:g} loss)" if weight else ""
+
     # -- debug_info --------------------------------------------------------------------------------------------------
 
     def _log_forward(self, node: Node) -> None:
@@ -815,7 +840,7 @@ class Net:
         """Log debug_info's last line of a backward pass: L1 and L2 norms of all parameters' data and diffs."""
         with torch.no_grad():
             (data1, data2), (diff1, diff2) = (
-                [sum(float(norm(t).sum()) for t in tensors) for norm in (torch.Tensor.abs, torch.Tensor.square)]
+                [sum(float(norm(t).sum()) for t in tensors) for norm in (Tensor.abs, Tensor.square)]
                 for tensors in ([b.t for b in self.learnable], [b.g for b in self.learnable])
             )
         log.error(
@@ -830,43 +855,18 @@ class Net:
             node.layer.close()
 
 
-def _constructor_arguments(*args: Any, **kwargs: Any) -> dict[str, Any]:
-    """pycaffe's two constructors, told apart by their second argument; TypeError for anything else. As there, a path
-    may be bytes and a number a bool."""
-    paths = (str, bytes, Path)
-    given: dict[str, Any] = {"level": 0, "stages": None, "weights": None}
-    names = ["network_file", "phase", "level", "stages", "weights"]
-    if len(args) > 1 and isinstance(args[1], paths):
-        names = ["network_file", "weights", "phase"]
-    if len(args) > len(names) or not set(kwargs) <= set(names[len(args) :]):
-        raise TypeError(f"Net takes {', '.join(names)} (or network_file, weights, phase)")
-    given.update(zip(names, args), **kwargs)
-    kinds: dict[str, Any] = {"network_file": paths, "phase": int, "level": int, "weights": (*paths, type(None))}
-    for name, kind in kinds.items():
-        if name not in given:
-            raise TypeError(f"Net: {name} is missing")
-        if not isinstance(given[name], kind):
-            raise TypeError(f"Net: {name} is {given[name]!r}")
-        if given[name] is not None:
-            given[name] = int(given[name]) if kind is int else os.fsdecode(given[name])
-    given["stages"] = list(given["stages"] or ())
-    if given["phase"] not in (TRAIN, TEST):
-        raise CaffeError(f"phase {given['phase']}: neither caffe.TRAIN nor caffe.TEST")
-    return given
-
-
-def _collect(collected: dict[str, list[np.ndarray]], found: dict[str, np.ndarray]) -> None:
+def _collect(collected: Rows, found: Arrays) -> None:
     for name, values in found.items():
         collected[name].extend(values.copy())
 
 
-def _stacked(collected: dict[str, list[np.ndarray]], given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _stacked(collected: Rows, given: Arrays) -> Arrays:
     """The collected rows without those of the last batch's padding."""
     total = len(next(iter(given.values())))
     return {name: np.asarray(values)[:total] for name, values in collected.items()}
 
 
-def _mean_abs(tensor: torch.Tensor) -> float:
+def _mean_abs(tensor: Tensor) -> float:
     return float(tensor.abs().mean()) if tensor.numel() else 0.0
 
 

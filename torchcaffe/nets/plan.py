@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter
 
 from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
-from torchcaffe.proto import caffe_pb2
+from torchcaffe.proto.caffe_pb2 import NetParameter, NetState, NetStateRule
+
+Place = tuple[int, int]  # (layer, top or bottom), by number
 
 
-def net_state(
-    param: caffe_pb2.NetParameter, phase: int, level: int = 0, stages: Sequence[str] | None = None
-) -> caffe_pb2.NetState:
-    """The state of a net: the program's phase and level, and its stages after those of the file."""
-    state = caffe_pb2.NetState()
-    state.CopyFrom(param.state)
-    state.phase = phase
-    state.level = level
-    state.stage.extend(stages or ())
-    return state
-
-
-def _meets_rule(state: caffe_pb2.NetState, rule: caffe_pb2.NetStateRule, layer: str) -> bool:
+def _meets_rule(state: NetState, rule: NetStateRule, layer: str) -> bool:
     def differs(line: int, text: str) -> bool:
         log.info(f"net.cpp:{line}", f"The NetState {text} by a rule in layer {layer}")
         return False
@@ -42,31 +31,27 @@ def _meets_rule(state: caffe_pb2.NetState, rule: caffe_pb2.NetStateRule, layer: 
     return True
 
 
-def filter_net(param: caffe_pb2.NetParameter) -> caffe_pb2.NetParameter:
+def filter_net(param: NetParameter) -> NetParameter:
     """Keep the layers whose include or exclude rules `param.state` meets. CaffeError for a layer with both kinds."""
-    kept = caffe_pb2.NetParameter()
+    kept = NetParameter()
     kept.CopyFrom(param)
     del kept.layer[:]
     for layer in param.layer:
         if layer.include and layer.exclude:
             raise CaffeError(f"layer '{layer.name}': include and exclude: give either, not both")
-        if layer.include:
-            keep = any(_meets_rule(param.state, rule, layer.name) for rule in layer.include)
-        else:
-            keep = not any(_meets_rule(param.state, rule, layer.name) for rule in layer.exclude)
-        if keep:
+        rules = layer.include or layer.exclude
+        if any(_meets_rule(param.state, rule, layer.name) for rule in rules) == bool(layer.include):
             kept.layer.add().CopyFrom(layer)
     return kept
 
 
-def insert_splits(param: caffe_pb2.NetParameter) -> caffe_pb2.NetParameter:
+def insert_splits(param: NetParameter) -> NetParameter:
     """Put a Split layer after every blob that more than one layer reads (its own loss weight counts as a reader).
 
     The names are BVLC's (BLOB_LAYER_INDEX_split, tops ..._split_K), since users see them in net.blobs."""
-    source: dict[str, tuple[int, int]] = {}  # blob name -> (layer, top) that wrote it last
-    origin: dict[tuple[int, int], tuple[int, int]] = {}  # (layer, bottom) -> (layer, top)
-    readers: dict[tuple[int, int], int] = defaultdict(int)
-    weights: dict[tuple[int, int], float] = {}
+    source: dict[str, Place] = {}  # blob name -> (layer, top) that wrote it last
+    origin: dict[Place, Place] = {}  # (layer, bottom) -> (layer, top)
+    readers: Counter[Place] = Counter()
     for i, layer in enumerate(param.layer):
         for j, name in enumerate(layer.bottom):
             if name not in source:
@@ -75,15 +60,13 @@ def insert_splits(param: caffe_pb2.NetParameter) -> caffe_pb2.NetParameter:
             readers[source[name]] += 1
         for j, name in enumerate(layer.top):
             source[name] = (i, j)
-        for j in range(min(len(layer.loss_weight), len(layer.top))):
-            weights[i, j] = layer.loss_weight[j]
-            if layer.loss_weight[j]:
-                readers[i, j] += 1
+        for j, weight in enumerate(layer.loss_weight[: len(layer.top)]):
+            readers[i, j] += bool(weight)
 
-    split = caffe_pb2.NetParameter()
+    split = NetParameter()
     split.CopyFrom(param)
     del split.layer[:]
-    used: dict[tuple[int, int], int] = defaultdict(int)
+    used: Counter[Place] = Counter()
     for i, original in enumerate(param.layer):
         layer = split.layer.add()
         layer.CopyFrom(original)
@@ -98,13 +81,14 @@ def insert_splits(param: caffe_pb2.NetParameter) -> caffe_pb2.NetParameter:
                 continue
             name = _split_name(param, (i, j))
             extra = split.layer.add(name=name, type="Split", bottom=[blob], top=[f"{name}_{k}" for k in range(count)])
-            if weights.get((i, j)):
+            weights = list(original.loss_weight[j : j + 1])
+            if any(weights):
                 layer.ClearField("loss_weight")
                 used[i, j] += 1
-                extra.loss_weight.extend([weights[i, j]] + [0.0] * (count - 1))
+                extra.loss_weight.extend(weights + [0.0] * (count - 1))
     return split
 
 
-def _split_name(param: caffe_pb2.NetParameter, top: tuple[int, int]) -> str:
+def _split_name(param: NetParameter, top: Place) -> str:
     layer = param.layer[top[0]]
     return f"{layer.top[top[1]]}_{layer.name}_{top[1]}_split"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from torchcaffe.base.errors import CaffeError
-from torchcaffe.core.blob import Blob, canonical_axis
+from torchcaffe.core.blob import Blob, Blobs, canonical_axis, shaped
 from torchcaffe.core.layer import Layer
 from torchcaffe.proto import caffe_pb2
 
@@ -37,6 +37,13 @@ def check_positive(p: Any, field: str) -> None:
     """Raise CaffeError unless the field is at least 1."""
     if getattr(p, field) < 1:
         raise CaffeError(f"{field}: {getattr(p, field)} must be 1 or more")
+
+
+def check_shapes(bottom: Blobs, *shapes: tuple[int, ...]) -> None:
+    """Raise CaffeError unless the first bottoms have these shapes."""
+    for index, (blob, shape) in enumerate(zip(bottom, shapes)):
+        if blob.shape != shape:
+            raise CaffeError(f"bottom {index}: shape {blob.shape}, {shape} expected")
 
 
 def check_image(blob: Blob) -> None:
@@ -90,7 +97,23 @@ def in_range(index: torch.Tensor, count: int, what: str, of: str) -> torch.Tenso
     return index
 
 
-def refuse_gradient(propagate_down: Sequence[bool], index: int, what: str) -> None:
-    """Raise CaffeError if a bottom without a gradient is asked for one, where BVLC aborts."""
-    if len(propagate_down) > index and propagate_down[index]:
-        raise CaffeError(f"propagate_down: bottom {index} {what}: it has no gradient")
+def refuse_gradient(propagate_down: Sequence[bool], *indices: int) -> None:
+    """Raise CaffeError if one of these bottoms is asked for a gradient, where BVLC aborts."""
+    for index in indices:
+        if any(propagate_down[index : index + 1]):
+            raise CaffeError(f"propagate_down: bottom {index}: this type has no gradient for it")
+
+
+class FirstLearns(Layer):
+    """A layer of which only bottom 0 has a gradient."""
+
+    refused: Sequence[int] = ()  # the bottoms for which BVLC aborts if they are asked for one
+
+    def gradient(self, top: Blobs, bottom: Blobs) -> torch.Tensor:
+        """Bottom 0's diff, in any shape."""
+        raise NotImplementedError
+
+    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
+        refuse_gradient(propagate_down, *self.refused)
+        if propagate_down[0]:
+            bottom[0].g = shaped(self.gradient(top, bottom), bottom[0].shape)

@@ -14,8 +14,8 @@ from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.core.blob import Blob, Blobs, canonical_axis, shaped
 from torchcaffe.core.layer import Layer, TorchLayer, layer
-from torchcaffe.ops.common import make_blobs, weight_and_bias
-from torchcaffe.proto.geometry import read_window
+from torchcaffe.ops.common import check_shapes, make_blobs, weight_and_bias
+from torchcaffe.proto.geometry import Window, read_window
 
 
 def warn_of_product_in_place(layer: Layer) -> None:
@@ -32,6 +32,19 @@ def product_in_place(top: Blob, bias: Tensor | None) -> None:
     top.t = torch.zeros_like(top.t) if bias is None else bias.expand(top.shape).clone()
 
 
+def windows(images: Tensor, window: Window, counts: Sequence[int]) -> Tensor:
+    """(N, C, *spatial) -> (N, C, *counts, *kernel): the pixels of so many windows an axis, 0 outside of the image. A
+    view of the padded image."""
+    kernel, stride, pad, dilation = window
+    far = [(n - 1) * s + e - size - p for n, s, e, size, p in zip(counts, stride, window.extent, images.shape[2:], pad)]
+    view = F.pad(images, [n for pair in reversed(list(zip(pad, far))) for n in pair])
+    for i, extent in enumerate(window.extent):
+        view = view.unfold(2 + i, extent, stride[i])
+        # BVLC accepts dilation 0: every pixel of the window is the same one.
+        view = view[..., :: dilation[i]] if dilation[i] else view.expand(*view.shape[:-1], kernel[i])
+    return view
+
+
 class _Windowed(Layer):
     """A layer that slides a window over the axes behind `axis`, the channels' axis."""
 
@@ -41,14 +54,14 @@ class _Windowed(Layer):
         """Set kernel, stride, pad, dilation and extent: one number for each spatial axis."""
         self.axis = canonical_axis(self.p.axis, len(bottom.shape))
         self.axes = len(bottom.shape) - self.axis - 1
-        window = read_window(self.p, self.axes)
-        self.kernel, self.stride, self.pad, self.dilation = window
-        self.extent = window.extent
+        self.window = read_window(self.p, self.axes)
+        self.kernel, self.stride, self.pad, self.dilation = self.window
+        self.extent = self.window.extent
 
-    def check_axes(self, index: int, blob: Blob) -> None:
-        """Raise CaffeError if a bottom has another number of axes than at set-up."""
+    def check_axes(self, blob: Blob) -> None:
+        """Raise CaffeError if bottom 0 has another number of axes than at set-up."""
         if len(blob.shape) != self.axis + 1 + self.axes:
-            raise CaffeError(f"bottom {index}: has {len(blob.shape)} axes, {self.axis + 1 + self.axes} expected")
+            raise CaffeError(f"bottom 0: has {len(blob.shape)} axes, {self.axis + 1 + self.axes} expected")
 
     def windows_along(self, size: int, i: int) -> int:
         """The number of windows on spatial axis i of an image of this size."""
@@ -56,16 +69,8 @@ class _Windowed(Layer):
         return int((size + 2 * self.pad[i] - self.extent[i]) / self.stride[i]) + 1
 
     def im2col(self, images: Tensor, counts: Sequence[int]) -> Tensor:
-        """(N, C, *spatial) -> (N, C * kernel, windows), the windows' pixels: a view but for the last step."""
-        far = [
-            (count - 1) * self.stride[i] + self.extent[i] - images.shape[2 + i] - self.pad[i]
-            for i, count in enumerate(counts)
-        ]
-        view = F.pad(images, [n for pair in reversed(list(zip(self.pad, far))) for n in pair])
-        for i in range(self.axes):
-            view = view.unfold(2 + i, self.extent[i], self.stride[i])
-            # BVLC accepts dilation 0: every pixel of the window is the same one.
-            view = view[..., :: self.dilation[i]] if self.dilation[i] else view.expand(*view.shape[:-1], self.kernel[i])
+        """(N, C, *spatial) -> (N, C * kernel, windows): the windows' pixels."""
+        view = windows(images, self.window, counts)
         order = [0, 1, *range(2 + self.axes, 2 + 2 * self.axes), *range(2, 2 + self.axes)]
         return view.permute(order).reshape(images.shape[0], images.shape[1] * math.prod(self.kernel), math.prod(counts))
 
@@ -104,12 +109,10 @@ class BaseConvolution(_Windowed):
 
     def reshape(self, bottom: Blobs, top: Blobs) -> None:
         first = bottom[0].shape
-        for index, blob in enumerate(bottom):
-            self.check_axes(index, blob)
-            if blob.shape[self.axis] != self.channels:
-                raise CaffeError(f"bottom {index}: has {blob.shape[self.axis]} channels, {self.channels} expected")
-            if blob.shape != first:
-                raise CaffeError(f"bottom {index}: shape {blob.shape} differs from bottom 0's {first}")
+        self.check_axes(bottom[0])
+        if first[self.axis] != self.channels:
+            raise CaffeError(f"bottom 0: has {first[self.axis]} channels, {self.channels} expected")
+        check_shapes(bottom, *[first] * len(bottom))
         spatial = tuple(self.output_size(s, i) for i, s in enumerate(first[self.axis + 1 :]))
         if any(s < 1 for s in spatial):
             raise CaffeError(f"bottom 0: {first} is smaller than the kernel {self.kernel}")
@@ -271,7 +274,7 @@ class Im2col(_Windowed, TorchLayer):
 
     def reshape(self, bottom: Blobs, top: Blobs) -> None:
         shape = bottom[0].shape
-        self.check_axes(0, bottom[0])
+        self.check_axes(bottom[0])
         counts = [self.windows_along(size, i) for i, size in enumerate(shape[self.axis + 1 :])]
         if min(counts) < 1:
             raise CaffeError(f"bottom 0: {shape} is smaller than the kernel {self.kernel}")

@@ -15,10 +15,11 @@ import torch
 
 from torchcaffe.base import context, log
 from torchcaffe.base.errors import CaffeError
-from torchcaffe.core.blob import Blob
+from torchcaffe.core.blob import Blob, Blobs
 from torchcaffe.core.layer import Layer, layer, to_device
 from torchcaffe.data.lmdb_reader import LmdbReader
 from torchcaffe.data.transform import DataTransformer, Packed, parse_datum
+from torchcaffe.formats import files
 from torchcaffe.proto import caffe_pb2
 from torchcaffe.random import streams
 from torchcaffe.random.filler import fill
@@ -31,12 +32,26 @@ def one_per_top(field: str, values: Sequence[Any], tops: int) -> list[Any]:
     return list(values) if len(values) == tops else [values[0]] * tops
 
 
+def turns(phase: int) -> tuple[int, int]:
+    """(count, rank): a layer reads every count-th record, from the one at rank on. Several solvers take turns; test
+    nets read all."""
+    return (1, 0) if phase == caffe_pb2.TEST else (context.solver_count, context.solver_rank)
+
+
+def read_list(path: str, field: str) -> str:
+    """A list's text; names that are not UTF-8 survive. Raises CaffeError with the field's and the file's name."""
+    try:
+        return files.read_text(path, errors="surrogateescape")
+    except OSError as error:
+        raise CaffeError(f"{field}: {path}: {error.strerror}") from None
+
+
 class _Kept(Layer):
     """Tops that keep their values from one pass to the next."""
 
     _places: Sequence[int] = ()
 
-    def feed(self, top: list[Blob]) -> bool:
+    def feed(self, top: Blobs) -> bool:
         # An in-place layer binds another tensor in each pass; a recording would read the old one.
         before, self._places = self._places, [blob.t.data_ptr() for blob in top]
         return self._places == before
@@ -46,15 +61,12 @@ class _Kept(Layer):
 class Input(_Kept):
     """Blobs that the program fills. shape: one for all tops, one for each, or none."""
 
-    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def setup(self, bottom: Blobs, top: Blobs) -> None:
         if len(self.p.shape):
             for blob, shape in zip(top, one_per_top("shape", self.p.shape, len(top))):
                 blob.reshape(*shape.dim)
 
-    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
-        """Leave the blobs as they are: the program may have reshaped them."""
-
-    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def forward(self, bottom: Blobs, top: Blobs) -> None:
         pass
 
 
@@ -62,9 +74,9 @@ class Input(_Kept):
 class DummyData(_Kept):
     """Blobs filled by fillers: with constants once, with random values in every forward pass."""
 
-    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def setup(self, bottom: Blobs, top: Blobs) -> None:
         p, tops = self.p, len(top)
-        fillers = p.data_filler or [caffe_pb2.FillerParameter(type="constant", value=0.0)]
+        fillers = p.data_filler or [caffe_pb2.FillerParameter()]
         legacy = [p.num, p.channels, p.height, p.width]
         if any(map(len, legacy)):
             if len(p.shape):
@@ -84,10 +96,7 @@ class DummyData(_Kept):
         fill(values, filler, streams.rng())
         blob.t = torch.from_numpy(values).to(self.device)
 
-    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
-        """Keep the shapes of setup."""
-
-    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def forward(self, bottom: Blobs, top: Blobs) -> None:
         for blob, filler in zip(top, self._fillers):
             if filler.type != "constant":
                 self._fill(blob, filler)
@@ -100,7 +109,7 @@ class MemoryData(Layer):
     reshape_always = True
     recordable = False
 
-    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def setup(self, bottom: Blobs, top: Blobs) -> None:
         p = self.p
         self.shape = (p.channels, p.height, p.width)
         if min(p.batch_size, *self.shape) < 1:
@@ -109,13 +118,12 @@ class MemoryData(Layer):
         self.transformer.init_rand(streams.rng())
         self._data: np.ndarray | None = None
         self._position = 0
-        self._batch = p.batch_size
         self.reshape(bottom, top)
 
-    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
-        top[0].reshape(self._batch, *self.shape)
+    def reshape(self, bottom: Blobs, top: Blobs) -> None:
+        top[0].reshape(self.p.batch_size, *self.shape)
         # As in BVLC, labels have one axis at setup, and four from the first forward pass on.
-        top[1].reshape(self._batch, *(() if self._data is None else (1, 1, 1)))
+        top[1].reshape(self.p.batch_size, *(() if self._data is None else (1, 1, 1)))
 
     def state(self) -> dict[str, np.ndarray]:
         return {"position": np.array(self._position), **self.transformer.state()}
@@ -127,27 +135,31 @@ class MemoryData(Layer):
     def set_arrays(self, data: np.ndarray, labels: np.ndarray) -> None:
         """Set records (N, C, H, W) and labels (N, ...), N a multiple of the batch size. They are not transformed."""
         data, labels = np.asarray(data), np.asarray(labels)
-        if data.ndim != 4 or data.dtype != np.float32 or labels.dtype != np.float32:
-            raise CaffeError("set_input_arrays: data must be float32 (N, C, H, W), labels float32")
+        if data.dtype != np.float32 or labels.dtype != np.float32:
+            raise CaffeError("set_input_arrays: data and labels must be float32")
         if data.shape[1:] != self.shape:
-            raise CaffeError(f"set_input_arrays: records are {data.shape[1:]}, the layer takes {self.shape}")
+            raise CaffeError(
+                f"set_input_arrays: data of shape {data.shape}, the layer takes (N, C, H, W) = (N, *{self.shape})"
+            )
         if len(labels) != len(data) or labels.size != len(data):
             raise CaffeError(f"set_input_arrays: {len(data)} records and {labels.size} labels")
-        if not len(data) or len(data) % self._batch:
-            raise CaffeError(f"set_input_arrays: {len(data)} records: not a multiple of the batch size {self._batch}")
+        if not len(data) or len(data) % self.p.batch_size:
+            raise CaffeError(
+                f"set_input_arrays: {len(data)} records: not a multiple of the batch size {self.p.batch_size}"
+            )
         self._data, self._labels, self._position = data, labels.reshape(-1), 0
 
     def add_images(self, images: list[np.ndarray], labels: list[int]) -> None:
         """Set records from (C, H, W) arrays, uint8 or float, transformed by transform_param (BVLC's AddMatVector)."""
         self.set_arrays(self.transformer.transform_batch(images), np.asarray(labels, np.float32))
 
-    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def forward(self, bottom: Blobs, top: Blobs) -> None:
         if self._data is None:
             raise CaffeError("no data: call net.set_input_arrays(data, labels) first")
-        part = slice(self._position, self._position + self._batch)
+        part = slice(self._position, self._position + self.p.batch_size)
         top[0].t = torch.tensor(self._data[part], device=self.device)
         top[1].t = torch.tensor(self._labels[part], device=self.device).reshape(-1, 1, 1, 1)
-        self._position = (self._position + self._batch) % len(self._data)
+        self._position = (self._position + self.p.batch_size) % len(self._data)
 
 
 class Batch(NamedTuple):
@@ -180,14 +192,14 @@ def place_crops(
 class PrefetchingLayer(Layer):
     """Base of layers whose thread prepares batches ahead and starts to copy them to a GPU.
 
-    Subclasses define open(top) and load() -> (data, labels), which runs in the thread; and place() and go_to(place),
-    the position of the next load(), from which a resumed run continues.
+    Subclasses define open() and load(), which runs in the thread; and place() and go_to(place), the position of the
+    next load(), from which a resumed run continues.
     waited: seconds for which passes have waited for batches; on a GPU only those in which it was idle."""
 
     reshape_always = True
     prefetch = 4
 
-    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def setup(self, bottom: Blobs, top: Blobs) -> None:
         self.transformer = DataTransformer(self.layer_param.transform_param, self.phase)
         if self.p.batch_size < 1:
             raise CaffeError(f"{self.param_field}.batch_size: {self.p.batch_size} must be 1 or more")
@@ -195,7 +207,11 @@ class PrefetchingLayer(Layer):
         # transformer's seed again (the one that counts), the thread's seed.
         rng = streams.rng()
         self.transformer.init_rand(rng)
-        self.open(top)
+        shape, where = self.open()
+        top[0].reshape(self.p.batch_size, *shape)
+        log.info(where, f"output data size: {','.join(map(str, top[0].shape))}")
+        for blob in top[1:]:
+            blob.reshape(self.p.batch_size)
         self.transformer.init_rand(rng)
         rng.rand()
         self.packs = False
@@ -214,8 +230,8 @@ class PrefetchingLayer(Layer):
         mean = self.transformer.mean
         self.packs, self._device_mean = True, None if mean is None else to_device(mean.copy(), self.device)
 
-    def open(self, top: list[Blob]) -> None:
-        """Open the source and set the tops' shapes."""
+    def open(self) -> tuple[Sequence[int], str]:
+        """Open the source. Returns a record's shape, and the line of BVLC's source that logs the batch's."""
         raise NotImplementedError
 
     def load(self) -> tuple[np.ndarray | Packed, np.ndarray]:
@@ -254,10 +270,7 @@ class PrefetchingLayer(Layer):
             tensors = [to_device(array, self.device) for array in arrays]
             return Batch(tensors, self.place(), self._stream.record_event())
 
-    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
-        """Keep the shapes: they are the source's."""
-
-    def feed(self, top: list[Blob]) -> bool:
+    def feed(self, top: Blobs) -> bool:
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"prefetch-{self.layer_param.name}")
         while len(self._ahead) <= self.prefetch:
@@ -271,15 +284,13 @@ class PrefetchingLayer(Layer):
                 tensor.record_stream(stream)
         self._reached = batch.place
         before, shapes = self._held, [blob.shape for blob in top]
-        same = len(before) == len(batch.tensors)
-        self._held = [self.hold(old, new) for old, new in zip(before if same else [None] * 3, batch.tensors)]
+        self._held = [self.hold(old, new) for old, new in zip([*before, None, None, None], batch.tensors)]
         labels, data = self._held[:2]
         crop = self.layer_param.transform_param.crop_size
         top[0].reshape(*data.shape[:2], *((crop, crop) if crop else data.shape[2:]))
-        if len(top) > 1:
-            top[1].reshape(*labels.shape)
-        stays = same and all(old is new for old, new in zip(before, self._held))
-        return stays and shapes == [blob.shape for blob in top]
+        for blob in top[1:]:
+            blob.reshape(*labels.shape)
+        return [*map(id, before)] == [*map(id, self._held)] and shapes == [blob.shape for blob in top]
 
     def _wait(self, future: Future[Batch]) -> Batch:
         """The next batch. Adds to `waited` the time without a batch or anything else to compute."""
@@ -291,14 +302,13 @@ class PrefetchingLayer(Layer):
             self.waited += time.perf_counter() - start
         return future.result()
 
-    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def forward(self, bottom: Blobs, top: Blobs) -> None:
         labels, data, *placements = self._held
         if placements:
             scale = self.layer_param.transform_param.scale
             data = place_crops(data, placements[0], top[0].shape[2:], self._device_mean, scale)
-        top[0].t = data
-        if len(top) > 1:
-            top[1].t = labels
+        for blob, value in zip(top, (data, labels)):
+            blob.t = value
 
     def close(self) -> None:
         if self._thread is not None:
@@ -326,16 +336,11 @@ class Data(PrefetchingLayer):
         self.reader = LmdbReader(p.source)
         log.info("db_lmdb.cpp:35", f"Opened lmdb {p.source}")
 
-    def open(self, top: list[Blob]) -> None:
-        p = self.p
+    def open(self) -> tuple[Sequence[int], str]:
         self._offset = 0
         key, value = self.reader.next()
         self.reader.seek_to_first()
-        shape = (p.batch_size, *self._located(key, lambda: self.transformer.infer_shape(parse_datum(value))))
-        top[0].reshape(*shape)
-        log.info("data_layer.cpp:45", f"output data size: {','.join(str(s) for s in shape)}")
-        if len(top) > 1:
-            top[1].reshape(p.batch_size)
+        return self._located(key, lambda: self.transformer.infer_shape(parse_datum(value))), "data_layer.cpp:45"
 
     def place(self) -> dict[str, np.ndarray]:
         key = np.frombuffer(self.reader.key(), np.uint8)
@@ -353,9 +358,8 @@ class Data(PrefetchingLayer):
             raise CaffeError(f"{self.p.source}: record '{key.decode(errors='replace')}': {error}") from None
 
     def _next(self) -> tuple[bytes, bytes]:
-        # Several solvers take turns at the records; test nets read all.
-        count = 1 if self.phase == caffe_pb2.TEST else context.solver_count
-        while self._offset % count != (context.solver_rank if count > 1 else 0):
+        count, rank = turns(self.phase)
+        while self._offset % count != rank:
             self.reader.skip()
             self._offset += 1
         self._offset += 1

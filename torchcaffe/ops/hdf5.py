@@ -10,13 +10,13 @@ import h5py
 import numpy as np
 import torch
 
-from torchcaffe.base import context, log
+from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.base.malloc import check_fits
-from torchcaffe.core.blob import Blob
+from torchcaffe.core.blob import Blobs
 from torchcaffe.core.layer import Layer, layer
 from torchcaffe.formats import files, hdf5
-from torchcaffe.proto import caffe_pb2
+from torchcaffe.ops.data import read_list, turns
 
 
 class LibcRand:
@@ -54,7 +54,7 @@ def read_datasets(path: files.PathLike, tops: Sequence[str]) -> list[np.ndarray]
 
 def _dataset(file: Any, path: files.PathLike, top: str) -> np.ndarray:
     values = file.get(top)
-    if values is None or not (hasattr(values, "dtype") and hasattr(values, "shape")):
+    if not isinstance(values, h5py.Dataset):
         raise CaffeError(f"{path}: has no dataset '{top}'")
     if values.dtype.kind not in "fiu" or not values.shape:
         raise CaffeError(f"{path}: dataset '{top}' ({values.dtype} {values.shape}): rows of numbers expected")
@@ -71,16 +71,12 @@ class HDF5Data(Layer):
 
     recordable = False
 
-    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def setup(self, bottom: Blobs, top: Blobs) -> None:
         p = self.p
         if self.layer_param.HasField("transform_param"):
             raise CaffeError("transform_param: HDF5Data does not transform data")
         log.info("hdf5_data_layer.cpp:81", f"Loading list of HDF5 filenames from: {p.source}")
-        try:
-            self._files = files.read_text(p.source).split()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not a text file"
-            raise CaffeError(f"hdf5_data_param.source: {p.source}: {reason}") from None
+        self._files = read_list(p.source, "hdf5_data_param.source").split()
         log.info("hdf5_data_layer.cpp:94", f"Number of HDF5 files: {len(self._files)}")
         if not self._files:
             raise CaffeError(f"hdf5_data_param.source: {p.source} lists no file")
@@ -95,9 +91,6 @@ class HDF5Data(Layer):
         for blob, rows in zip(top, self._datasets):
             blob.reshape(p.batch_size, *rows.shape[1:])
 
-    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
-        """Shapes are fixed at setup."""
-
     def state(self) -> dict[str, np.ndarray]:
         at = np.array([self._file, self._row, self._offset])
         order = {"files": self._file_order.copy(), "rows": self._row_order.copy()}  # copies: shuffled in place
@@ -110,13 +103,18 @@ class HDF5Data(Layer):
         self._file, self._row, self._offset = map(int, state["at"])
         self._load()
         if len(state["rows"]) != len(self._row_order):
-            name = self._files[self._file_order[self._file]]
-            raise CaffeError(f"{name}: has {len(self._row_order)} rows, had {len(state['rows'])} at the snapshot")
+            raise CaffeError(
+                f"{self._name()}: has {len(self._row_order)} rows, had {len(state['rows'])} at the snapshot"
+            )
         self._row_order, _libc._state = state["rows"], state["libc"].tolist()
+
+    def _name(self) -> str:
+        """The current file's name."""
+        return self._files[self._file_order[self._file]]
 
     def _load(self) -> None:
         """The datasets of the current file."""
-        name = self._files[self._file_order[self._file]]
+        name = self._name()
         self._datasets = read_datasets(name, self.layer_param.top)
         rows = {len(values) for values in self._datasets}
         if len(rows) > 1:
@@ -129,24 +127,21 @@ class HDF5Data(Layer):
 
     def _next(self) -> None:
         """Go to the next row."""
-        self._row += 1
-        if self._row == len(self._row_order):
-            self._row = 0
-            if len(self._files) > 1:
-                self._file += 1
-                if self._file == len(self._files):
-                    self._file = 0
-                    if self.p.shuffle:
-                        _libc.shuffle(self._file_order)
-                self._load()
-            if self.p.shuffle:
-                _libc.shuffle(self._row_order)
         self._offset += 1
+        self._row += 1
+        if self._row < len(self._row_order):
+            return
+        self._row = 0
+        if len(self._files) > 1:
+            self._file = (self._file + 1) % len(self._files)
+            if self.p.shuffle and not self._file:
+                _libc.shuffle(self._file_order)
+            self._load()
+        if self.p.shuffle:
+            _libc.shuffle(self._row_order)
 
-    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
-        # Several solvers take turns at the rows; test nets read all.
-        count = 1 if self.phase == caffe_pb2.TEST else context.solver_count
-        rank = context.solver_rank if count > 1 else 0
+    def forward(self, bottom: Blobs, top: Blobs) -> None:
+        count, rank = turns(self.phase)
         batches = [np.empty(blob.shape, np.float32) for blob in top]
         for item in range(self.p.batch_size):
             while self._offset % count != rank:
@@ -154,8 +149,9 @@ class HDF5Data(Layer):
             row = self._row_order[self._row]
             for batch, values in zip(batches, self._datasets):
                 if values.shape[1:] != batch.shape[1:]:
-                    name = self._files[self._file_order[self._file]]
-                    raise CaffeError(f"{name}: rows of shape {values.shape[1:]}, {batch.shape[1:]} in the first file")
+                    raise CaffeError(
+                        f"{self._name()}: rows of shape {values.shape[1:]}, {batch.shape[1:]} in the first file"
+                    )
                 batch[item] = values[row]
             self._next()
         for blob, batch in zip(top, batches):
@@ -170,7 +166,7 @@ class HDF5Output(Layer):
 
     recordable = False
 
-    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def setup(self, bottom: Blobs, top: Blobs) -> None:
         name = self.p.file_name
         if os.path.lexists(name) and not (os.path.isfile(name) and hdf5.is_hdf5(name)):
             raise CaffeError(f"hdf5_output_param.file_name: {name} exists and is not an HDF5 file: not overwritten")
@@ -186,10 +182,7 @@ class HDF5Output(Layer):
         except (OSError, ValueError) as error:
             raise CaffeError(f"hdf5_output_param.file_name: cannot write {name}: {error}") from None
 
-    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
-        """There is no top."""
-
-    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def forward(self, bottom: Blobs, top: Blobs) -> None:
         shapes = [(blob.num, blob.channels, blob.height, blob.width) for blob in bottom]
         if shapes[0][0] != shapes[1][0]:
             raise CaffeError(f"bottoms 0 and 1 have {shapes[0][0]} and {shapes[1][0]} items: expected the same number")
@@ -198,5 +191,5 @@ class HDF5Output(Layer):
         self._access("a", {"data": arrays[0], "label": arrays[1]})
         log.info("hdf5_output_layer.cpp:36", f"Successfully saved {shapes[0][0]} rows")
 
-    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
         """Leave the bottoms' diffs as they are."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -12,22 +11,12 @@ import numpy as np
 
 from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
-from torchcaffe.core.blob import Blob
 from torchcaffe.core.layer import layer
 from torchcaffe.data import pictures
 from torchcaffe.data.transform import Packed
-from torchcaffe.formats import files
-from torchcaffe.ops.data import PrefetchingLayer
+from torchcaffe.ops.data import PrefetchingLayer, read_list
 from torchcaffe.random import streams
 from torchcaffe.random.rng import Rng
-
-
-def read_text(path: str, field: str) -> str:
-    """A list's text; names that are not UTF-8 survive. Raises CaffeError with the field's and the file's name."""
-    try:
-        return files.read_text(path, errors="surrogateescape")
-    except OSError as error:
-        raise CaffeError(f"{field}: {path}: {error.strerror}") from None
 
 
 def read_image(path: str, where: str, color: bool = True) -> np.ndarray:
@@ -46,13 +35,13 @@ class ImageData(PrefetchingLayer):
     new_height and new_width resize them; otherwise the pictures of a batch must have one size. shuffle: reorder them in
     every round; rand_skip: start at a random one of the first rand_skip."""
 
-    def open(self, top: list[Blob]) -> None:
+    def open(self) -> tuple[Sequence[int], str]:
         p = self.p
         if (p.new_height > 0) != (p.new_width > 0):
             raise CaffeError("image_data_param: new_height and new_width must be set together")
         log.info("image_data_layer.cpp:38", f"Opening file {p.source}")
         self._lines: list[tuple[str, int]] = []
-        for line in read_text(p.source, "image_data_param.source").split("\n"):
+        for line in read_list(p.source, "image_data_param.source").split("\n"):
             name, _, word = line.rpartition(" ")
             label = re.match(r"\s*[+-]?\d+", word)
             self._lines.append((name or line, int(label.group()) if label else 0))
@@ -61,12 +50,11 @@ class ImageData(PrefetchingLayer):
         if not self._lines:
             raise CaffeError(f"image_data_param.source: {p.source} is empty")
         rng = streams.rng()
-        self._turns = list(range(len(self._lines)))  # the order of the lines
-        self._turns_array: np.ndarray | None = None  # a copy, made by place()
+        self._turns = np.arange(len(self._lines), dtype=np.int32)  # the order of the lines
         self._order = Rng(rng.rand()) if p.shuffle else None
-        if self._order is not None:
+        if p.shuffle:
             log.info("image_data_layer.cpp:53", "Shuffling data")
-            self._order.shuffle(self._turns)
+        self._shuffle()
         log.info("image_data_layer.cpp:63", f"A total of {len(self._lines)} images.")
         self._line = 0
         if p.rand_skip:
@@ -74,10 +62,14 @@ class ImageData(PrefetchingLayer):
             log.info("image_data_layer.cpp:70", f"Skipping first {self._line} data points.")
             if self._line >= len(self._lines):
                 raise CaffeError(f"image_data_param.rand_skip: skipping {self._line} of {len(self._lines)} pictures")
-        shape = (p.batch_size, *self.transformer.infer_shape(self._read()))
-        top[0].reshape(*shape)
-        log.info("image_data_layer.cpp:90", f"output data size: {','.join(str(s) for s in shape)}")
-        top[1].reshape(p.batch_size)
+        return self.transformer.infer_shape(self._read()), "image_data_layer.cpp:90"
+
+    def _shuffle(self) -> None:
+        """With `shuffle`, put the lines into a new order: a new array, since place() has given the old one away."""
+        if self._order is not None:
+            turns = self._turns.tolist()
+            self._order.shuffle(turns)
+            self._turns = np.array(turns, np.int32)
 
     def _read(self) -> np.ndarray:
         """The current picture, (C, H, W) uint8."""
@@ -90,16 +82,13 @@ class ImageData(PrefetchingLayer):
 
     def place(self) -> dict[str, np.ndarray]:
         order = {} if self._order is None else {"order": self._order.state()}
-        if self._turns_array is None:
-            self._turns_array = np.array(self._turns, np.int32)
-        return {**super().place(), **order, "line": np.array(self._line), "turns": self._turns_array}
+        return {**super().place(), **order, "line": np.array(self._line), "turns": self._turns}
 
     def go_to(self, place: dict[str, np.ndarray]) -> None:
         super().go_to(place)
-        turns = place["turns"].tolist()
-        if sorted(turns) != list(range(len(self._lines))):
-            raise CaffeError(f"{self.p.source}: has {len(self._lines)} lines, had {len(turns)} at the snapshot")
-        self._turns, self._turns_array, self._line = turns, None, int(place["line"])
+        self._turns, self._line = place["turns"], int(place["line"])
+        if not np.array_equal(np.sort(self._turns), np.arange(len(self._lines))):
+            raise CaffeError(f"{self.p.source}: has {len(self._lines)} lines, had {len(self._turns)} at the snapshot")
         if self._order is not None:
             self._order.set_state(place["order"])
 
@@ -111,21 +100,16 @@ class ImageData(PrefetchingLayer):
             self._line += 1
             if self._line == len(self._lines):
                 self._line = 0
-                if self._order is not None:
-                    self._order.shuffle(self._turns)
-                    self._turns_array = None
+                self._shuffle()
         return self.transformed(images), np.array(labels, np.float32)
 
 
 class Window(NamedTuple):
-    """A box in an image of a window file, corners included."""
+    """A box (x1, y1, x2, y2) in a picture of a window file, corners included."""
 
     image: int
     label: int
-    x1: int
-    y1: int
-    x2: int
-    y2: int
+    box: list[int]
 
 
 @layer(bottoms=0, tops=2)
@@ -137,16 +121,15 @@ class WindowData(PrefetchingLayer):
     with label, overlap, x1, y1, x2, y2. crop_size, mirror, mean_file and mean_value are transform_param's; scale is
     window_data_param's own."""
 
-    def open(self, top: list[Blob]) -> None:
-        p, t = self.p, self.layer_param.transform_param
-        crop = t.crop_size
+    def open(self) -> tuple[Sequence[int], str]:
+        p, crop = self.p, self.layer_param.transform_param.crop_size
         if not crop:
             raise CaffeError("transform_param.crop_size: missing")
         self._rng = Rng(streams.rng().rand())
         self._images: list[str] = []
         self._cache: dict[int, np.ndarray] = {}
         self._windows: tuple[list[Window], list[Window]] = ([], [])  # background, foreground
-        channels = self._read_windows(iter(read_text(p.source, "window_data_param.source").split()))
+        channels = self._read_windows(iter(read_list(p.source, "window_data_param.source").split()))
         if channels != 3:
             raise CaffeError(f"{p.source}: {channels} channels; pictures are read with 3")
         mean = self.transformer.mean
@@ -154,14 +137,9 @@ class WindowData(PrefetchingLayer):
             if mean.shape[1:] != (1, 1):
                 start = max(mean.shape[2] - crop, 0) // 2
                 mean = mean[:, start : start + crop, start : start + crop]
-            try:
-                mean = np.broadcast_to(mean, (3, crop, crop))
-            except ValueError:
-                raise CaffeError(f"transform_param: a mean of shape {mean.shape} for crops of {crop}") from None
+            mean = np.broadcast_to(mean, (3, crop, crop))
         self._mean = mean
-        top[0].reshape(p.batch_size, channels, crop, crop)
-        log.info("window_data_layer.cpp:187", f"output data size: {','.join(str(s) for s in top[0].shape)}")
-        top[1].reshape(p.batch_size)
+        return (3, crop, crop), "window_data_layer.cpp:187"
 
     def _read_windows(self, words: Iterator[str]) -> int:
         """Fill the lists from the words of a window file. Returns the channels of the last picture."""
@@ -181,9 +159,9 @@ class WindowData(PrefetchingLayer):
                     if overlap >= fg_threshold:
                         if label < 1:
                             raise CaffeError(f"{p.source}: picture {index}: box {read}: label {label} of an object")
-                        self._windows[1].append(Window(index, label, *box))
+                        self._windows[1].append(Window(index, label, box))
                     elif overlap < bg_threshold:
-                        self._windows[0].append(Window(index, 0, *box))
+                        self._windows[0].append(Window(index, 0, box))
         except (StopIteration, ValueError):
             where = f"{p.source}: picture {len(self._images)}, box {read}"
             raise CaffeError(f"{where}: truncated, or not a number") from None
@@ -218,7 +196,7 @@ class WindowData(PrefetchingLayer):
             windows = self._windows[item >= p.batch_size - foreground]
             window = windows[self._rng.rand() % len(windows)]
             mirror = bool(t.mirror and self._rng.rand() % 2)
-            pixels, top, left = self._cut(window, mirror)
+            pixels, (top, left) = self._cut(window, mirror)
             rows, columns = slice(top, top + pixels.shape[1]), slice(left, left + pixels.shape[2])
             if self._mean is not None:
                 pixels = pixels - self._mean[:, rows, columns]
@@ -226,48 +204,42 @@ class WindowData(PrefetchingLayer):
             labels[item] = window.label
         return data, labels
 
-    def _cut(self, window: Window, mirror: bool) -> tuple[np.ndarray, int, int]:
+    def _cut(self, window: Window, mirror: bool) -> tuple[np.ndarray, np.ndarray]:
         """The window's warped pixels, float32 (3, h, w), and their first row and column in the crop.
 
         context_pad widens the box by a margin of that many pixels of the crop; crop_mode "square" makes it square. The
         part outside the picture stays 0. Computed in float32 with C's rounding, as in BVLC."""
         crop, pad = self.layer_param.transform_param.crop_size, self.p.context_pad
         image = self._read(window.image)
-        height, width = image.shape[:2]
-        spans = [(window.y1, window.y2, height), (window.x1, window.x2, width)]
-        sizes, starts = [crop, crop], [0, 0]
+        limits = np.array(image.shape[:2])
+        first, last = np.array(window.box).reshape(2, 2)[:, ::-1]  # corners, (y, x) each
+        sizes, starts = np.array([crop, crop]), np.array([0, 0])
         square = self.p.crop_mode == "square"
         if pad > 0 or square:
             scale = np.float32(crop) / np.float32(crop - 2 * pad)
-            halves = [np.float32((last - first + 1) / 2) for first, last, _ in spans]
-            centres = [np.float32(span[0]) + half for span, half in zip(spans, halves)]
+            half = np.float32((last - first + 1) / 2)
+            centre = np.float32(first) + half
             if square:
-                halves = [max(halves)] * 2
-            for axis, (half, centre) in enumerate(zip(halves, centres)):
-                limit = spans[axis][2]
-                first, last = _round(centre - half * scale), _round(centre + half * scale)
-                before, after = max(0, -first), max(0, last - limit + 1)
-                # The size and place in the crop of the part inside the picture.
-                ratio = np.float32(crop) / np.float32(last - first + 1)
-                first, last = first + before, last - after
-                sizes[axis] = _round(np.float32(last - first + 1) * ratio)
-                turned = mirror and axis == 1
-                starts[axis] = _round(np.float32(after if turned else before) * ratio)
-                sizes[axis] = min(sizes[axis], crop - starts[axis])
-                spans[axis] = (first, last, limit)
-        for first, last, limit in spans:
-            if not 0 <= first <= last < limit:
-                where = f"{self.p.source}: picture {window.image}"
-                raise CaffeError(f"{where}: box {window[2:]} is not within {width} x {height}")
-        (y1, y2, _), (x1, x2, _) = spans
+                half[:] = half.max()
+            first, last = _round(centre - half * scale), _round(centre + half * scale)
+            before, after = np.maximum(0, -first), np.maximum(0, last - limits + 1)
+            # The size and place in the crop of the part inside the picture.
+            ratio = np.float32(crop) / np.float32(last - first + 1)
+            first, last = first + before, last - after
+            starts = _round(np.float32(np.where([False, mirror], after, before)) * ratio)
+            sizes = np.minimum(_round(np.float32(last - first + 1) * ratio), crop - starts)
+        where = f"{self.p.source}: picture {window.image}: box {window.box}"
+        if not ((0 <= first) & (first <= last) & (last < limits)).all():
+            raise CaffeError(f"{where} is not within {limits[1]} x {limits[0]}")
         if min(sizes) < 1:
-            raise CaffeError(f"{self.p.source}: picture {window.image}: box {window[2:]} leaves nothing of the crop")
-        pixels = cv2.resize(image[y1 : y2 + 1, x1 : x2 + 1], (sizes[1], sizes[0]), interpolation=cv2.INTER_LINEAR)
+            raise CaffeError(f"{where} leaves nothing of the crop")
+        (top, left), (bottom, right) = first, last + 1
+        pixels = cv2.resize(image[top:bottom, left:right], sizes[::-1].tolist())
         if mirror:
             pixels = cv2.flip(pixels, 1)
-        return pixels.transpose(2, 0, 1).astype(np.float32), starts[0], starts[1]
+        return pixels.transpose(2, 0, 1).astype(np.float32), starts
 
 
-def _round(value: np.float32) -> int:
+def _round(values: np.ndarray) -> np.ndarray:
     """C's round: halves away from zero."""
-    return int(math.copysign(math.floor(abs(float(value)) + 0.5), value))
+    return np.copysign(np.floor(np.abs(values.astype(float)) + 0.5), values).astype(int)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -17,24 +16,20 @@ from torchcaffe.ops.common import check_positive, in_range, make_blobs, refuse_g
 from torchcaffe.ops.conv import product_in_place, warn_of_product_in_place
 
 
-def _to_bfloat16(weight: Tensor) -> tuple[Tensor, None]:
-    return weight.to(torch.bfloat16).contiguous(), None
+def rounded(weight: Tensor, precision: str) -> tuple[Tensor, Tensor | None]:
+    """A weight (outputs, inputs) in a precision of context.ROUNDED: at test time, reading the weights of large inner
+    products takes most of the time.
 
-
-def _to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(outputs, inputs) as int8, scaled so that each row's greatest magnitude is 127, and the scales.
-
-    Zeros fill the rows up to a multiple of 64, because torch's product reads whole vectors, even past the end."""
+    int8: scaled so that each row's greatest magnitude is 127; the scales come with it. Zeros fill the rows up to a
+    multiple of 64, because torch's product reads whole vectors, even past the end."""
+    if precision == "bf16":
+        return weight.to(torch.bfloat16).contiguous(), None
     outputs, inputs = weight.shape
-    rounded, scale = torch.zeros(outputs, inputs + -inputs % 64, dtype=torch.int8), weight.new_empty(outputs)
+    result, scale = torch.zeros(outputs, inputs + -inputs % 64, dtype=torch.int8), weight.new_empty(outputs)
     for i, row in enumerate(weight):  # row by row, since the temporaries would be as large as the weights
         scale[i] = row.abs().max() / 127
-        rounded[i, :inputs] = (row / scale[i]).nan_to_num_(0.0).round_()
-    return rounded, scale
-
-
-# At test time, reading the weights of large inner products takes most of the time. Keys: context.ROUNDED.
-ROUND: dict[str, Callable[[Tensor], tuple[Tensor, Tensor | None]]] = {"bf16": _to_bfloat16, "int8": _to_int8}
+        result[i, :inputs] = (row / scale[i]).nan_to_num_(0.0).round_()
+    return result, scale
 
 
 @layer(bottoms=1, tops=1)
@@ -85,12 +80,12 @@ class InnerProduct(Layer):
         stamp = self.blobs[0].data_memory.stamp()
         made_of = None if stamp is None else (precision, stamp)
         if made_of is None or made_of != self._reduced_of:
-            self._reduced, self._reduced_of = ROUND[precision](w.t()), made_of
-        rounded, scale = self._reduced
+            self._reduced, self._reduced_of = rounded(w.t(), precision), made_of
+        reduced, scale = self._reduced
         if scale is None:
-            return F.linear(x.bfloat16(), rounded).float()
-        x = F.pad(x.bfloat16(), (0, rounded.shape[1] - self.inputs))
-        return private_torch.int8_product(x, rounded).float().mul_(scale)  # the kernel would round the scales, too
+            return F.linear(x.bfloat16(), reduced).float()
+        x = F.pad(x.bfloat16(), (0, reduced.shape[1] - self.inputs))
+        return private_torch.int8_product(x, reduced).float().mul_(scale)  # the kernel would round the scales, too
 
     def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
         g = top[0].g.reshape(-1, self.p.num_output)
@@ -98,10 +93,8 @@ class InnerProduct(Layer):
         if self.param_propagate_down[0]:
             x = bottom[0].t.reshape(-1, self.inputs)
             # Straight into the diff's memory, since these matrices hold most of a net's weights.
-            if self.p.transpose:
-                weight.accumulate_product(x.t(), g)
-            else:
-                weight.accumulate_product(g.t(), x)
+            left, right = (x, g) if self.p.transpose else (g, x)
+            weight.accumulate_product(left.t(), right)
         if self.p.bias_term and self.param_propagate_down[1]:
             self.blobs[1].accumulate(g.sum(0).view(self.blobs[1].shape))
         if propagate_down[0]:
@@ -123,9 +116,6 @@ class Embed(TorchLayer):
         check_positive(p, "input_dim")
         make_blobs(self, *weight_and_bias(p, (p.input_dim, p.num_output)))
 
-    def reshape(self, bottom: Blobs, top: Blobs) -> None:
-        top[0].reshape(*bottom[0].shape, self.p.num_output)
-
     def compute(self, x: Tensor, table: Tensor, bias: Tensor | None = None) -> Tensor:
         rows = self.p.input_dim
         index = in_range(x.to(torch.int64), rows, "bottom 0: index", f"input_dim {rows}")
@@ -133,5 +123,5 @@ class Embed(TorchLayer):
         return y if bias is None else y + bias.reshape(-1)
 
     def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
-        refuse_gradient(propagate_down, 0, "holds indices")
+        refuse_gradient(propagate_down, 0)
         super().backward(top, propagate_down, bottom)

@@ -12,9 +12,10 @@ from torch import Tensor
 from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.core.blob import Blob, Blobs, canonical_axis
-from torchcaffe.core.layer import Layer, TorchLayer, layer
+from torchcaffe.core.layer import Layer, layer
 from torchcaffe.formats.blobproto import read_blobproto
-from torchcaffe.ops.common import in_range, refuse_gradient
+from torchcaffe.ops.common import FirstLearns, in_range
+from torchcaffe.ops.neuron import Neuron
 from torchcaffe.proto import caffe_pb2
 
 FLT_MIN = torch.finfo(torch.float32).tiny
@@ -22,28 +23,27 @@ LOG_THRESHOLD = 1e-20  # where MultinomialLogisticLoss and InfogainLoss clamp pr
 
 
 @layer(bottoms=1, tops=1)
-class Softmax(TorchLayer):
+class Softmax(Neuron):
     """exp(x - max) divided by its sum, along `axis`."""
 
     def reshape(self, bottom: Blobs, top: Blobs) -> None:
+        super().reshape(bottom, top)
         self.axis = canonical_axis(self.p.axis, len(bottom[0].shape))
-        top[0].reshape(*bottom[0].shape)
 
     def compute(self, x: Tensor) -> Tensor:
         return torch.softmax(x, self.axis)
 
-    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
-        if propagate_down[0]:
-            y, g = top[0].t, top[0].g
-            bottom[0].g = (g - (g * y).sum(self.axis, keepdim=True)) * y
+    def gradient(self, x: Tensor, y: Tensor, g: Tensor) -> Tensor:
+        return (g - (g * y).sum(self.axis, keepdim=True)) * y
 
 
-class LossLayer(Layer):
+class LossLayer(FirstLearns):
     """A layer with a scalar top (made if missing), whose loss_weight is 1 unless given; bottom 1 is a label."""
 
     auto_top = True
     is_loss = True
     no_force_backward: Sequence[int] = (1,)
+    refused = (1, 2)
     allows_in_place = False
 
     def reshape(self, bottom: Blobs, top: Blobs) -> None:
@@ -121,13 +121,14 @@ class _NormalizedLoss(LossLayer):
 
     outer: int
     inner: int
+    default_mode = caffe_pb2.LossParameter.VALID
 
     def setup(self, bottom: Blobs, top: Blobs) -> None:
         # BVLC makes another layer (Softmax, Sigmoid) inside, and logs it.
         log.info("layer_factory.hpp:77", f"Creating layer {self.layer_param.name}")
         p, kinds = self.layer_param.loss_param, caffe_pb2.LossParameter
         self.ignore = p.ignore_label if p.HasField("ignore_label") else None
-        self.mode = p.normalization
+        self.mode = p.normalization if p.HasField("normalization") else self.default_mode
         if p.HasField("normalize") and not p.HasField("normalization"):  # the old field
             self.mode = kinds.VALID if p.normalize else kinds.BATCH_SIZE
 
@@ -148,7 +149,7 @@ class _SoftmaxLoss(_NormalizedLoss, _OverClasses):
         """The loss of each item, (outer, inner)."""
         raise NotImplementedError
 
-    def gradient(self, labels: Labels, bottom: Blobs) -> Tensor:
+    def sum_gradient(self, labels: Labels, bottom: Blobs) -> Tensor:
         """The gradient of the sum, (outer, classes, inner)."""
         raise NotImplementedError
 
@@ -167,16 +168,13 @@ class _SoftmaxLoss(_NormalizedLoss, _OverClasses):
         if len(top) > 1:
             top[1].t = self._prob.view(top[1].shape)
 
-    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
-        refuse_gradient(propagate_down, 1, "holds labels")
-        if not propagate_down[0]:
-            return
+    def gradient(self, top: Blobs, bottom: Blobs) -> Tensor:
         labels = self.labels(bottom)
-        g = self.gradient(labels, bottom)
+        g = self.sum_gradient(labels, bottom)
         if self.ignore is not None:
             clear_ignored(g, labels.valid.unsqueeze(1))
         g *= top[0].g / self.divisor(labels.valid)
-        bottom[0].g = g.view(bottom[0].shape)
+        return g
 
 
 @layer(bottoms=2, tops=(1, 2))
@@ -191,35 +189,46 @@ class SoftmaxWithLoss(_SoftmaxLoss):
         picked = self._prob.gather(1, labels.safe.unsqueeze(1)).squeeze(1)
         return -picked.clamp(min=FLT_MIN).log()
 
-    def gradient(self, labels: Labels, bottom: Blobs) -> Tensor:
+    def sum_gradient(self, labels: Labels, bottom: Blobs) -> Tensor:
         index = labels.safe.unsqueeze(1)
         return self._prob.clone().scatter_add_(1, index, torch.full_like(index, -1, dtype=self._prob.dtype))
 
 
+class _PairLoss(LossLayer):
+    """A loss of the difference of bottoms 0 and 1, which both have a gradient."""
+
+    _difference: Tensor
+
+    def pull(self, scale: Tensor, bottom: Blobs) -> Tensor:
+        """The gradient of the difference, times `scale`."""
+        raise NotImplementedError
+
+    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
+        for sign, blob, down in zip((1, -1), bottom, propagate_down):
+            if down:
+                blob.g = self.pull(top[0].g * (sign / blob.num), bottom).reshape(blob.shape)
+
+
 @layer(bottoms=2, tops=1)
-class EuclideanLoss(LossLayer):
+class EuclideanLoss(_PairLoss):
     """Half the sum of squared differences, divided by the number of items. Both bottoms have a gradient."""
 
     no_force_backward = ()
 
     def reshape(self, bottom: Blobs, top: Blobs) -> None:
         super().reshape(bottom, top)
-        sizes = [math.prod(blob.shape[1:]) for blob in bottom]
-        if sizes[0] != sizes[1]:
-            raise CaffeError(f"bottoms 0 and 1 differ in size: {bottom[0].shape} and {bottom[1].shape}")
+        self.check_same_count(bottom)
 
     def forward(self, bottom: Blobs, top: Blobs) -> None:
         self._difference = bottom[0].t - bottom[1].t.reshape(bottom[0].shape)
         top[0].t = self._difference.square().sum() / (2 * bottom[0].num)
 
-    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
-        for sign, blob, down in zip((1, -1), bottom, propagate_down):
-            if down:
-                blob.g = (self._difference * (top[0].g * (sign / blob.num))).reshape(blob.shape)
+    def pull(self, scale: Tensor, bottom: Blobs) -> Tensor:
+        return self._difference * scale
 
 
 @layer(bottoms=3, tops=1)
-class ContrastiveLoss(LossLayer):
+class ContrastiveLoss(_PairLoss):
     """A loss of pairs of points (N, C each) and whether they are similar (N), divided by the number of pairs.
 
     Half the squared distance of similar pairs; of others half of max(margin - distance, 0)^2 (with legacy_version of
@@ -230,11 +239,9 @@ class ContrastiveLoss(LossLayer):
     def setup(self, bottom: Blobs, top: Blobs) -> None:
         if bottom[0].channels != bottom[1].channels:
             raise CaffeError(f"bottoms 0 and 1 differ in channels: {bottom[0].shape} and {bottom[1].shape}")
-        for index, blob in enumerate(bottom):
-            sizes = (blob.height, blob.width) if index < 2 else (blob.channels, blob.height, blob.width)
-            if any(size != 1 for size in sizes):
-                wanted = "(N, C)" if index < 2 else "(N)"
-                raise CaffeError(f"bottom {index}: shape {blob.shape}, {wanted} expected")
+        for index, (blob, axes) in enumerate(zip(bottom, (2, 2, 1))):
+            if math.prod(blob.shape[axes:]) != 1:
+                raise CaffeError(f"bottom {index}: shape {blob.shape}, {axes} axes expected")
 
     def reshape(self, bottom: Blobs, top: Blobs) -> None:
         super().reshape(bottom, top)
@@ -255,7 +262,7 @@ class ContrastiveLoss(LossLayer):
     def _similar(self, bottom: Blobs) -> Tensor:
         return bottom[2].t.reshape(-1)[: bottom[0].num].to(torch.int64) != 0
 
-    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
+    def pull(self, scale: Tensor, bottom: Blobs) -> Tensor:
         if self.p.legacy_version:
             gap = self.p.margin - self._squared
             factor = -torch.ones_like(gap)
@@ -266,10 +273,7 @@ class ContrastiveLoss(LossLayer):
         similar = self._similar(bottom)
         factor = torch.where(similar, torch.ones_like(gap), factor)
         apart = ~(similar | (gap > 0)).unsqueeze(1)  # far enough apart (even infinitely): no gradient
-        for sign, blob, down in zip((1, -1), bottom, propagate_down):  # bottom 2 gets none, even if asked for
-            if down:
-                g = self._difference * (factor * (top[0].g * (sign / blob.num))).unsqueeze(1)
-                blob.g = g.masked_fill_(apart, 0.0).reshape(blob.shape)
+        return (self._difference * (factor * scale).unsqueeze(1)).masked_fill_(apart, 0.0)
 
 
 @layer(bottoms=2, tops=1)
@@ -282,8 +286,6 @@ class HingeLoss(LossLayer):
         """(N, classes): -1 for the label's score, 1 for the others."""
         count, classes = bottom[0].num, math.prod(bottom[0].shape[1:])
         label = bottom[1].t.reshape(-1)[:count]
-        if label.numel() != count:
-            raise CaffeError(f"bottom 1: shape {bottom[1].shape} has fewer than {count} labels")
         self._labels = Labels(label, count, 1, classes, None)
         return torch.ones(count, classes, device=label.device).scatter_(1, self._labels.safe, -1.0)
 
@@ -295,12 +297,10 @@ class HingeLoss(LossLayer):
             margins = margins.square()
         top[0].t = margins.sum() / len(margins) + self._labels.fault
 
-    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
-        refuse_gradient(propagate_down, 1, "holds labels")
-        if propagate_down[0]:
-            margins = bottom[0].g.reshape(bottom[0].num, -1)
-            g = 2 * margins if self.p.norm == caffe_pb2.HingeLossParameter.L2 else margins.sign()
-            bottom[0].g = (g * self._direction(bottom) * (top[0].g / len(margins))).view(bottom[0].shape)
+    def gradient(self, top: Blobs, bottom: Blobs) -> Tensor:
+        margins = bottom[0].g.reshape(bottom[0].num, -1)
+        g = 2 * margins if self.p.norm == caffe_pb2.HingeLossParameter.L2 else margins.sign()
+        return g * self._direction(bottom) * (top[0].g / len(margins))
 
 
 @layer(bottoms=2, tops=1)
@@ -309,7 +309,7 @@ class MultinomialLogisticLoss(LossLayer):
 
     def reshape(self, bottom: Blobs, top: Blobs) -> None:
         super().reshape(bottom, top)
-        if (bottom[1].channels, bottom[1].height, bottom[1].width) != (1, 1, 1):
+        if math.prod(bottom[1].shape[1:]) != 1:
             raise CaffeError(f"bottom 1: shape {bottom[1].shape}, one label an item expected")
 
     def _picked(self, bottom: Blobs) -> Tensor:
@@ -322,14 +322,12 @@ class MultinomialLogisticLoss(LossLayer):
         picked = self._picked(bottom)
         top[0].t = -picked.log().sum() / len(picked) + self._labels.fault
 
-    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
-        refuse_gradient(propagate_down, 1, "holds labels")
-        if propagate_down[0]:
-            picked = self._picked(bottom)
-            # Clamped probabilities have this gradient, too.
-            gradient = -(top[0].g / len(picked)) / picked
-            zeros = torch.zeros(len(picked), bottom[0].count // len(picked), device=picked.device)
-            bottom[0].g = zeros.scatter_(1, self._labels.safe, gradient).view(bottom[0].shape)
+    def gradient(self, top: Blobs, bottom: Blobs) -> Tensor:
+        picked = self._picked(bottom)
+        # Clamped probabilities have this gradient, too.
+        gradient = -(top[0].g / len(picked)) / picked
+        zeros = torch.zeros(len(picked), bottom[0].count // len(picked), device=picked.device)
+        return zeros.scatter_(1, self._labels.safe, gradient)
 
 
 @layer(bottoms=(2, 3), tops=(1, 2))
@@ -364,13 +362,9 @@ class InfogainLoss(_SoftmaxLoss):
     def losses(self, labels: Labels, bottom: Blobs) -> Tensor:
         return -(self._rows(labels, bottom) * self._prob.clamp(min=LOG_THRESHOLD).log()).sum(1)
 
-    def gradient(self, labels: Labels, bottom: Blobs) -> Tensor:
+    def sum_gradient(self, labels: Labels, bottom: Blobs) -> Tensor:
         rows = self._rows(labels, bottom)
         return self._prob * rows.sum(1, keepdim=True) - rows
-
-    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
-        refuse_gradient(propagate_down, 2, "is the infogain matrix")
-        super().backward(top, propagate_down, bottom)
 
 
 @layer(bottoms=2, tops=1)
@@ -379,11 +373,7 @@ class SigmoidCrossEntropyLoss(_NormalizedLoss):
 
     Targets that equal ignore_label when cast to int don't count. The default normalization is BATCH_SIZE."""
 
-    def setup(self, bottom: Blobs, top: Blobs) -> None:
-        super().setup(bottom, top)
-        p = self.layer_param.loss_param
-        if not (p.HasField("normalization") or p.HasField("normalize")):
-            self.mode = caffe_pb2.LossParameter.BATCH_SIZE
+    default_mode = caffe_pb2.LossParameter.BATCH_SIZE
 
     def reshape(self, bottom: Blobs, top: Blobs) -> None:
         super().reshape(bottom, top)
@@ -403,14 +393,12 @@ class SigmoidCrossEntropyLoss(_NormalizedLoss):
         self._divisor = self.divisor(valid)
         top[0].t = loss.where(valid, torch.zeros_like(loss)).sum() / self._divisor
 
-    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
-        refuse_gradient(propagate_down, 1, "holds labels")
-        if propagate_down[0]:
-            target = bottom[1].t.reshape(bottom[0].shape)
-            g = (self._prob - target).mul_(top[0].g / self._divisor)
-            if self.ignore is not None:
-                clear_ignored(g, self._valid(target))
-            bottom[0].g = g
+    def gradient(self, top: Blobs, bottom: Blobs) -> Tensor:
+        target = bottom[1].t.reshape(bottom[0].shape)
+        g = (self._prob - target).mul_(top[0].g / self._divisor)
+        if self.ignore is not None:
+            clear_ignored(g, self._valid(target))
+        return g
 
 
 @layer(bottoms=2, tops=(1, 2))

@@ -60,7 +60,7 @@ class ReLU(Neuron):
         if self.in_place and not self.p.negative_slope and bottom[0].data_memory.owned():
             top[0].t = bottom[0].t.relu_()
         else:
-            top[0].t = self.compute(bottom[0].t)
+            super().forward(bottom, top)
 
     def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
         if not propagate_down[0]:
@@ -69,10 +69,8 @@ class ReLU(Neuron):
         own = self.in_place and top[0].diff_memory.owned()
         x, g, slope = bottom[0].t, top[0].g, self.p.negative_slope
         # Even with slope 0: where x is NaN, BVLC's gradient is 0, threshold_backward's is g.
-        if own:
-            bottom[0].g = torch.ops.aten.leaky_relu_backward.grad_input(g, x, slope, False, grad_input=g)
-        else:
-            bottom[0].g = torch.ops.aten.leaky_relu_backward(g, x, slope, False)
+        result = g if own else torch.empty_like(g)
+        bottom[0].g = torch.ops.aten.leaky_relu_backward.grad_input(g, x, slope, False, grad_input=result)
 
 
 @layer(bottoms=1, tops=1)
@@ -96,22 +94,16 @@ class Dropout(Neuron):
         self._kept = self.hold(before, to_device(drawn, self.device))
         return self._kept is before
 
-    def forward(self, bottom: Blobs, top: Blobs) -> None:
+    def compute(self, x: Tensor) -> Tensor:
         if self.phase != caffe_pb2.TRAIN:
-            if top[0] is not bottom[0]:
-                top[0].t = bottom[0].t.clone()
-            return
-        self.mask = self._kept.to(torch.float32).view(bottom[0].shape).mul_(float(1.0 / (1.0 - self.ratio)))
-        top[0].t = bottom[0].t * self.mask
+            return x if self.in_place else x.clone()
+        self.mask = self._kept.to(torch.float32).view(x.shape).mul_(float(1.0 / (1.0 - self.ratio)))
+        return x * self.mask
 
-    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
-        if not propagate_down[0]:
-            return
+    def gradient(self, x: Tensor, y: Tensor, g: Tensor) -> Tensor:
         if self.phase != caffe_pb2.TRAIN:
-            if top[0] is not bottom[0]:
-                bottom[0].g = top[0].g.clone()
-            return
-        bottom[0].g = top[0].g * self.mask
+            return g if self.in_place else g.clone()
+        return g * self.mask
 
 
 def affine(x: Tensor, scale: float, shift: float = 0.0) -> Tensor:
@@ -236,7 +228,7 @@ class PReLU(TorchLayer):
     """x where it is positive, else a * x with a learned a for each channel (axis 1), or for all (channel_shared)."""
 
     def setup(self, bottom: Blobs, top: Blobs) -> None:
-        filler = self.p.filler if self.p.HasField("filler") else caffe_pb2.FillerParameter(type="constant", value=0.25)
+        filler = self.p.filler if self.p.HasField("filler") else caffe_pb2.FillerParameter(value=0.25)
         channels = bottom[0].channels  # raises for more than four axes, as BVLC does
         shape = () if self.p.channel_shared else (channels,)
         if not self.blobs:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.core.blob import Blob, Blobs, canonical_axis
 from torchcaffe.core.layer import Layer, TorchLayer, layer
-from torchcaffe.ops.common import channels_of, check_channels, check_image, end_axis, make_blobs
+from torchcaffe.ops.common import FirstLearns, channels_of, check_channels, check_image, end_axis, make_blobs
 from torchcaffe.proto import caffe_pb2
 
 # The number of values that LRN's dozen passes work on at a time, so that they stay in the cache.
@@ -22,7 +22,7 @@ LRN_PIECE = 1 << 17
 
 
 @layer(bottoms=1, tops=1)
-class LRN(TorchLayer):
+class LRN(FirstLearns):
     """Local response normalisation: y = x * (k + alpha / n * sum of x^2 over n channels)^-beta.
 
     WITHIN_CHANNEL: over n x n pixels, with alpha / n^2, and 1 in place of k (BVLC ignores k there).
@@ -39,17 +39,9 @@ class LRN(TorchLayer):
 
     def reshape(self, bottom: Blobs, top: Blobs) -> None:
         check_image(bottom[0])
-        top[0].reshape(*bottom[0].shape)
+        super().reshape(bottom, top)
         # No wider than the channels reach: beyond them there is nothing to add.
         self.window = min(self.size, 2 * max(1, bottom[0].shape[1]) - 1)
-
-    def compute(self, x: Tensor) -> Tensor:
-        p, near = self.p, self.window // 2
-        if not self.across:
-            return x * self.scale_within(x).pow(-p.beta)
-        squares = F.pad(x * x, (0, 0, 0, 0, near, near))
-        total = sum(squares.narrow(1, i, x.shape[1]) for i in range(self.window))
-        return x * (total * (p.alpha / self.size) + p.k).pow(-p.beta)
 
     def scale_within(self, x: Tensor) -> Tensor:
         """The base of the power -beta, within channels."""
@@ -109,9 +101,7 @@ class LRN(TorchLayer):
                 torch.div(values, self.power(scale), out=result)
         top[0].t = y
 
-    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
-        if not propagate_down[0]:
-            return
+    def gradient(self, top: Blobs, bottom: Blobs) -> Tensor:
         p = self.p
         x, g, y = bottom[0].t, top[0].g, top[0].t
         if not self.across:
@@ -119,8 +109,7 @@ class LRN(TorchLayer):
             power = self.power(self._scale).reciprocal_()
             products = g * x * power / self._scale
             ratio = F.avg_pool2d(products, self.size, 1, self.size // 2, count_include_pad=True)
-            bottom[0].g = torch.addcmul(ratio.mul_(x).mul_(-2.0 * p.alpha * p.beta), g, power)
-            return
+            return torch.addcmul(ratio.mul_(x).mul_(-2.0 * p.alpha * p.beta), g, power)
         # dx = g s^-beta - (2 alpha beta / n) x (sum of g y / s over n channels)
         x, g, y = (t.contiguous(memory_format=torch.channels_last) for t in (x, g, y))
         down, factor = torch.empty_like(x), -2.0 * p.alpha * p.beta / self.size
@@ -133,11 +122,11 @@ class LRN(TorchLayer):
                 direct = torch.div(diff, power, out=power)
             torch.mul(diff, answer, out=padded.narrow(1, self.window // 2, x.shape[1])).div_(scale)
             torch.addcmul(direct, self.window_sums(padded), values, value=factor, out=result)
-        bottom[0].g = down
+        return down
 
 
 @layer(bottoms=1, tops=1)
-class MVN(Layer):
+class MVN(FirstLearns):
     """(x - mean) / (standard deviation + eps) for each channel of each image, or each image (across_channels).
 
     normalize_variance false: x - mean. The top always has four axes."""
@@ -163,27 +152,24 @@ class MVN(Layer):
             y.div_(self._divisor)
         top[0].t = y.view(top[0].shape)
 
-    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
+    def gradient(self, top: Blobs, bottom: Blobs) -> Tensor:
         if top[0] is bottom[0]:
             bottom[0].reshape(*self._below)
-        if not propagate_down[0]:
-            return
         y, g = top[0].t.reshape(self.rows, -1), top[0].g.reshape(self.rows, -1)
         if not self.p.normalize_variance:
-            bottom[0].g = (g - g.mean(1, keepdim=True)).view(bottom[0].shape)
-            return
+            return g - g.mean(1, keepdim=True)
         by_product = y * (g * y).mean(1, keepdim=True)
         if top[0] is bottom[0]:
             # BVLC overwrites g half way through, with this result.
             g = (by_product + by_product.sum(1, keepdim=True)).mul_(-2.0)
         else:
             g = g - g.mean(1, keepdim=True) - by_product
-        bottom[0].g = g.div_(self._divisor).view(bottom[0].shape)
+        return g.div_(self._divisor)
 
 
-def _channel_view(tensor: Tensor, axes: int) -> Tensor:
-    """One value for each channel, shaped to broadcast over a blob whose channels are axis 1."""
-    return tensor.view(1, -1, *(1,) * (axes - 2))
+def _channel_view(values: Tensor, x: Tensor) -> Tensor:
+    """One value for each channel, shaped to broadcast over x, whose channels are axis 1."""
+    return values.view(1, -1, *(1,) * (x.dim() - 2))
 
 
 # torch adds up a channel's values in sequence. In pieces this short, a float32 sum stays within 1e-6 of the exact one.
@@ -230,12 +216,12 @@ class _Normalized(Layer):
 
     def reshape(self, bottom: Blobs, top: Blobs) -> None:
         check_channels(bottom[0], self.blobs[0].count)
-        top[0].reshape(*bottom[0].shape)
+        super().reshape(bottom, top)
 
     def normalize(self, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
         """(x - mean) / sqrt(variance + eps), kept for backward: in place, the layers above overwrite the top."""
-        self._root = _channel_view((variance + self.p.eps).sqrt(), x.dim())
-        self._normalised = (x - _channel_view(mean, x.dim())).div_(self._root)
+        self._root = _channel_view((variance + self.p.eps).sqrt(), x)
+        self._normalised = (x - _channel_view(mean, x)).div_(self._root)
         return self._normalised
 
 
@@ -303,7 +289,7 @@ class BatchNorm(_Normalized):
             bottom[0].g = torch.zeros_like(g)
             return
         share = 1.0 / (self._root * (g.numel() // self.channels))
-        by_mean, by_product = (_channel_view(v, g.dim()) * share for v in _sums(g, y))
+        by_mean, by_product = (_channel_view(v, g) * share for v in _sums(g, y))
         result = torch.addcmul(-by_mean, y, by_product, value=-1.0)
         bottom[0].g = torch.addcmul(result, g, 1.0 / self._root, out=result)
 
@@ -320,7 +306,7 @@ class BN(_Normalized):
     def setup(self, bottom: Blobs, top: Blobs) -> None:
         p = self.p
         self.fixed = p.frozen or self.phase == caffe_pb2.TEST
-        ones = caffe_pb2.FillerParameter(type="constant", value=float(p.frozen))
+        ones = caffe_pb2.FillerParameter(value=float(p.frozen))
         shape = (1, channels_of(bottom[0]))
         make_blobs(self, *((shape, filler) for filler in (p.slope_filler, p.bias_filler, None, ones)))
         # The statistics never learn; frozen, nothing does.
@@ -333,13 +319,13 @@ class BN(_Normalized):
     def forward(self, bottom: Blobs, top: Blobs) -> None:
         x = bottom[0].t
         slope, bias, mean, variance = (blob.t.view(-1) for blob in self.own_blobs)
-        dim, keep = x.dim(), self.p.momentum
+        keep = self.p.momentum
         if not self.fixed:
             mean, variance = _moments(x)
             for blob, value in zip(self.blobs[2:4], (mean, variance)):
                 _update(blob, value, keep, 1 - keep)
         normalised = self.normalize(x, mean, variance)
-        top[0].t = torch.addcmul(_channel_view(bias, dim), normalised, _channel_view(slope, dim))
+        top[0].t = torch.addcmul(_channel_view(bias, x), normalised, _channel_view(slope, x))
 
     def scaling(self) -> tuple[Tensor, Tensor] | None:
         if not self.fixed:
@@ -357,9 +343,9 @@ class BN(_Normalized):
         if not propagate_down[0]:
             return
         if not self.fixed:
-            by_mean, by_product = (_channel_view(v * (len(sums) / g.numel()), g.dim()) for v in (sums, products))
+            by_mean, by_product = (_channel_view(v * (len(sums) / g.numel()), g) for v in (sums, products))
             g = torch.addcmul(g - by_mean, y, by_product, value=-1.0)
-        bottom[0].g = g * (_channel_view(self.blobs[0].t.view(-1), g.dim()) / self._root)
+        bottom[0].g = g * (_channel_view(self.blobs[0].t.view(-1), g) / self._root)
 
 
 class _Broadcast(TorchLayer):
@@ -413,9 +399,7 @@ class Scale(_Broadcast):
                 raise CaffeError(f"blobs: {len(self.blobs)} given, the layer has {self.blob_count}")
 
     def filler(self) -> caffe_pb2.FillerParameter:
-        if self.p.HasField("filler"):
-            return self.p.filler
-        return caffe_pb2.FillerParameter(type="constant", value=1.0)  # the identity
+        return self.p.filler if self.p.HasField("filler") else caffe_pb2.FillerParameter(value=1.0)  # the identity
 
     def scaling(self) -> tuple[Tensor, Tensor] | None:
         if len(self.layer_param.bottom) != 1 or self.axis != 1 or len(self.blobs[0].shape) != 1:

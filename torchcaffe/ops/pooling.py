@@ -11,17 +11,18 @@ from torch import Tensor
 
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.core.blob import Blob, Blobs
-from torchcaffe.core.layer import Layer, layer
-from torchcaffe.ops.common import FLT_MAX, check_image, check_positive
+from torchcaffe.core.layer import layer
+from torchcaffe.ops.common import FLT_MAX, FirstLearns, check_image, check_positive
+from torchcaffe.ops.conv import windows
 from torchcaffe.proto import caffe_pb2
-from torchcaffe.proto.geometry import pyramid_window, read_window
+from torchcaffe.proto.geometry import Window, pyramid_window, read_window
 from torchcaffe.random import streams
 
 MAX, AVE, STOCHASTIC = (getattr(caffe_pb2.PoolingParameter, m) for m in ("MAX", "AVE", "STOCHASTIC"))
 
 
 @layer(bottoms=1, tops=(1, 2))
-class Pooling(Layer):
+class Pooling(FirstLearns):
     """MAX, AVE or STOCHASTIC pooling of (N, C, H, W). The output size rounds up (round_mode FLOOR: down).
 
     AVE divides by the window clipped to the padded image. MAX's second top is the index of each maximum in its plane.
@@ -78,31 +79,28 @@ class Pooling(Layer):
     def compute(self, x: Tensor) -> Tensor:
         """The definition: by windows cut out of the padded image."""
         if self.p.pool == MAX:
-            return self._candidates(x, self._windows(x)).amax(-1)
-        windows = self._windows(x)
+            return self._search(x)[0].squeeze(-1)
+        values = self._windows(x)
         if self.p.pool == AVE:
             lengths = []
             for i in range(2):
                 start = torch.arange(self.out[i], device=x.device) * self.stride[i] - self.pad[i]
                 lengths.append((start + self.kernel[i]).clamp(max=x.shape[2 + i] + self.pad[i]) - start)
-            return windows.sum(-1) / (lengths[0][:, None] * lengths[1]).to(x.dtype)
+            return values.sum(-1) / (lengths[0][:, None] * lengths[1]).to(x.dtype)
         if self.phase == caffe_pb2.TRAIN:
-            return windows.gather(-1, self._chosen).squeeze(-1)
-        total = windows.sum(-1)
-        return torch.where(total > 0, (windows * windows).sum(-1) / total.clamp_min(1e-38), torch.zeros_like(total))
+            return values.gather(-1, self._chosen).squeeze(-1)
+        total = values.sum(-1)
+        return torch.where(total > 0, (values * values).sum(-1) / total.clamp_min(1e-38), torch.zeros_like(total))
 
     def _windows(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, out h, out w, kernel h * kernel w): the values of each window, 0 outside the image."""
-        need = [(self.out[i] - 1) * self.stride[i] + self.kernel[i] for i in range(2)]
-        far = [max(0, need[i] - x.shape[2 + i] - self.pad[i]) for i in range(2)]
-        padded = F.pad(x, (self.pad[1], far[1], self.pad[0], far[0]))
-        rows = padded.unfold(2, self.kernel[0], self.stride[0])[:, :, : self.out[0]]
-        return rows.unfold(3, self.kernel[1], self.stride[1])[:, :, :, : self.out[1]].flatten(-2)
+        return windows(x, Window(self.kernel, self.stride, self.pad, (1, 1)), self.out).flatten(-2)
 
-    def _candidates(self, x: Tensor, windows: Tensor) -> Tensor:
-        """The values that MAX compares: outside the image, -FLT_MAX."""
+    def _search(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """MAX by windows: the greatest value of each, and the first one's place in it, both (..., 1)."""
         inside = self._windows(torch.ones_like(x[:1, :1])) > 0
-        return _from_the_lowest(windows.detach().masked_fill(~inside, -FLT_MAX))
+        candidates = self._windows(x.detach()).masked_fill(~inside, -FLT_MAX)
+        return _from_the_lowest(candidates).max(-1, keepdim=True)
 
     def forward(self, bottom: Blobs, top: Blobs) -> None:
         x = bottom[0].t
@@ -119,7 +117,7 @@ class Pooling(Layer):
                 index = self._indices if self._empty is None else self._indices.masked_fill(self._empty, -1)
                 top[1].t = index.to(x.dtype)
         elif self.native and self.p.pool == AVE:
-            top[0].t = torch.ops.aten.avg_pool2d(x, self.kernel, self.stride, self.pad, True, True, None)
+            top[0].t = F.avg_pool2d(x, self.kernel, self.stride, self.pad, True)
         else:
             top[0].t = self.compute(x)
             if len(top) > 1:
@@ -140,57 +138,48 @@ class Pooling(Layer):
         return y
 
     def _draw(self, x: Tensor) -> None:
-        windows = self._windows(x)
-        uniform = torch.from_numpy(streams.rng().uniform(windows[..., 0].numel(), 0.0, 1.0)).to(x.device)
-        cumulated = windows.cumsum(-1)
-        threshold = uniform.view(windows.shape[:-1]) * cumulated[..., -1]
+        cumulated = self._windows(x).cumsum(-1)
+        total = cumulated[..., -1]
+        threshold = torch.from_numpy(streams.rng().uniform(total.numel(), 0.0, 1.0)).to(x.device).view_as(total) * total
         reached = cumulated >= threshold.unsqueeze(-1)
         self._chosen = reached.int().argmax(-1, keepdim=True)
 
     def _mask(self, x: Tensor) -> Tensor:
         index = torch.arange(x.shape[2] * x.shape[3], device=x.device, dtype=x.dtype).view(1, 1, *x.shape[2:])
-        values = self._candidates(x, self._windows(x))
-        best = values.argmax(-1, keepdim=True)
-        places = self._windows(index).expand_as(values).gather(-1, best).squeeze(-1)
-        return places.masked_fill(values.amax(-1) == -FLT_MAX, -1)
+        greatest, best = self._search(x)
+        places = self._windows(index).expand(*best.shape[:-1], -1).gather(-1, best)
+        return places.masked_fill(greatest == -FLT_MAX, -1).squeeze(-1)
 
-    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
-        if not propagate_down[0]:
-            return
+    def gradient(self, top: Blobs, bottom: Blobs) -> Tensor:
         x, g = bottom[0].t, top[0].g
         if bottom[0] is top[0] and self.p.pool != STOCHASTIC:
-            bottom[0].g = torch.zeros_like(x)
-            return
+            return torch.zeros_like(x)
         if self.native and self.p.pool == MAX:
             if self._indices is None:
                 self._native_max(x)
             g = g if self._empty is None else g.masked_fill(self._empty, 0)
-            bottom[0].g = torch.ops.aten.max_pool2d_with_indices_backward(
+            down = torch.ops.aten.max_pool2d_with_indices_backward(
                 g, x, self.kernel, self.stride, self.pad, (1, 1), True, self._indices
             )
             if not self.recorded:
                 self._indices = None  # they are large, and rarely needed twice
-        elif self.native and self.p.pool == AVE:
-            bottom[0].g = torch.ops.aten.avg_pool2d_backward(g, x, self.kernel, self.stride, self.pad, True, True, None)
-        else:
-            bottom[0].g = self._backward_by_windows(x, g)
-
-    def _backward_by_windows(self, x: Tensor, g: Tensor) -> Tensor:
+            return down
+        if self.native and self.p.pool == AVE:
+            return torch.ops.aten.avg_pool2d_backward(g, x, self.kernel, self.stride, self.pad, True, True, None)
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             if self.p.pool == MAX:
                 # The first maximum gets it all (amax would share it among equals).
-                windows = self._windows(x)
-                values = self._candidates(x, windows)
-                y = windows.gather(-1, values.argmax(-1, keepdim=True)).squeeze(-1)
-                g = g.masked_fill(values.amax(-1) == -FLT_MAX, 0)
+                greatest, best = self._search(x)
+                y = self._windows(x).gather(-1, best)
+                g = g.unsqueeze(-1).masked_fill(greatest == -FLT_MAX, 0)
             else:
                 y = self.compute(x)
             return torch.autograd.grad(y, x, g)[0]
 
 
 @layer(bottoms=1, tops=1)
-class SPP(Layer):
+class SPP(FirstLearns):
     """Spatial pyramid pooling: (N, C, H, W) -> (N, C * bins of all levels), whatever H and W are.
 
     pyramid_height levels pool the image into 1 x 1, 2 x 2, 4 x 4, ... bins; they are flattened and concatenated."""
@@ -223,9 +212,7 @@ class SPP(Layer):
             pool.forward(bottom, [pooled])
         top[0].t = torch.cat([pooled.t.flatten(1) for _, pooled in self._levels], 1).view(top[0].shape)
 
-    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
-        if not propagate_down[0]:
-            return
+    def gradient(self, top: Blobs, bottom: Blobs) -> Tensor:
         image = Blob(*bottom[0].shape, device=self.device)  # holds one level's gradient at a time
         image.share_data(bottom[0])
         gradients = []
@@ -233,7 +220,7 @@ class SPP(Layer):
             pooled.g = part.reshape(pooled.shape)
             pool.backward([pooled], [True], [image])
             gradients.append(image.g)
-        bottom[0].g = sum(gradients[1:], start=gradients[0])
+        return sum(gradients[1:], start=gradients[0])
 
 
 def _from_the_lowest(x: Tensor) -> Tensor:

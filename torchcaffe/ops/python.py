@@ -75,8 +75,8 @@ def _find(p: caffe_pb2.PythonParameter) -> type[python_layer.Layer]:
         if issubclass(cls, Layer) or cls is python_layer.Layer:
             raise CaffeError(f"{named}: the engine's own; a Python layer is a user's class")
         return cls
-    if not context.python_layers_allowed:
-        raise CaffeError(
-            f"{named}: not imported without permission: torchcaffe.allow_python_layers(True) or --allow-python-layers"
-        )
-    raise CaffeError(f"{named}: " + ("no such class" if cls is None else "not a subclass of caffe.Layer"))
+    if context.python_layers_allowed:
+        raise CaffeError(f"{named}: no such subclass of caffe.Layer")
+    raise CaffeError(
+        f"{named}: not imported without permission: torchcaffe.allow_python_layers(True) or --allow-python-layers"
+    )

@@ -6,6 +6,8 @@ with the same order of the parameters and of their fillers' draws, and the same 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.core.blob import Blobs
 from torchcaffe.core.layer import Layer, Parameter, layer
-from torchcaffe.ops.common import check_positive, refuse_gradient
+from torchcaffe.ops.common import check_positive, check_shapes, refuse_gradient
 from torchcaffe.proto import caffe_pb2
 from torchcaffe.random import streams
 from torchcaffe.random.filler import fill
@@ -30,39 +32,35 @@ class LSTMUnit(Layer):
     allows_in_place = False
 
     def reshape(self, bottom: Blobs, top: Blobs) -> None:
-        count = bottom[0].shape[1] if len(bottom[0].shape) > 1 else 0
-        for index, (blob, axes) in enumerate(zip(bottom, (3, 3, 2))):
-            if len(blob.shape) != axes or blob.shape[0] != 1 or blob.shape[1] != count:
-                raise CaffeError(f"bottom {index}: shape {blob.shape}, {axes} axes expected: 1, {count}, ...")
-        if bottom[1].shape[2] != 4 * bottom[0].shape[2]:
-            raise CaffeError(f"bottom 1: shape {bottom[1].shape}, 4 x {bottom[0].shape[2]} gate inputs expected")
+        count, size = (*bottom[0].shape, 0, 0, 0)[1:3]
+        check_shapes(bottom, (1, count, size), (1, count, 4 * size), (1, count))
         for blob in top:
             blob.reshape(*bottom[0].shape)
 
     def forward(self, bottom: Blobs, top: Blobs) -> None:
-        self._step = _Step(bottom[1].t[0], bottom[0].t[0], bottom[2].t[0])
-        top[0].t, top[1].t = self._step.c.unsqueeze(0), self._step.h.unsqueeze(0)
+        self._step = LSTMStep(bottom[1].t[0], bottom[2].t[0], bottom[0].t[0])
+        top[1].t, top[0].t = (state.unsqueeze(0) for state in self._step.states)
 
     def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
-        refuse_gradient(propagate_down, 2, "says where sequences start")
+        refuse_gradient(propagate_down, 2)
         if propagate_down[0] or propagate_down[1]:
-            gates, c = self._step.backward(top[0].g[0], top[1].g[0])
+            gates, c = self._step.backward(top[1].g[0], top[0].g[0])
             bottom[0].g, bottom[1].g = c.unsqueeze(0), gates.unsqueeze(0)
 
 
-class _Step:
-    """The arithmetic of one LSTM step on (N, 4 D) gate inputs and (N, D) cells."""
+class LSTMStep:
+    """The arithmetic of one LSTM step on (N, 4 D) gate inputs and (N, D) cells. states: h and c after it."""
 
-    def __init__(self, gates: Tensor, before: Tensor, cont: Tensor):
+    def __init__(self, gates: Tensor, cont: Tensor, before: Tensor):
         i, f, o, g = gates.chunk(4, 1)
         self.before = before
         self.i, self.o, self.g = torch.sigmoid(i), torch.sigmoid(o), torch.tanh(g)
         self.f = torch.sigmoid(f) * cont.unsqueeze(1)
-        self.c = torch.addcmul(self.i * self.g, self.f, before)
-        self.tanh_c = torch.tanh(self.c)
-        self.h = self.o * self.tanh_c
+        c = torch.addcmul(self.i * self.g, self.f, before)
+        self.tanh_c = torch.tanh(c)
+        self.states = [self.o * self.tanh_c, c]
 
-    def backward(self, c_diff: Tensor, h_diff: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(self, h_diff: Tensor, c_diff: Tensor) -> tuple[Tensor, Tensor]:
         """The gradients of the gate inputs and of the previous cells."""
         i, f, o, g = self.i, self.f, self.o, self.g
         c_diff = c_diff + h_diff * o * (1 - self.tanh_c * self.tanh_c)
@@ -73,6 +71,18 @@ class _Step:
             c_diff * i * (1 - g * g),
         ]
         return torch.cat(gates, 1), c_diff * f
+
+
+class RNNStep:
+    """One RNN step on (N, D) gate inputs. states: h after it."""
+
+    def __init__(self, gates: Tensor, cont: Tensor):
+        self.states = [torch.tanh(gates)]
+
+    def backward(self, h_diff: Tensor) -> tuple[Tensor]:
+        """The gradient of the gate inputs."""
+        (h,) = self.states
+        return (h_diff * (1 - h * h),)
 
 
 class Recurrent(Layer):
@@ -90,14 +100,14 @@ class Recurrent(Layer):
     no_force_backward = (1,)
     states = 0  # how many blobs are carried from step to step
     gates = 0  # x is mapped to this many times num_output values
+    step: Callable[..., Any]  # LSTMStep or RNNStep
 
     def setup(self, bottom: Blobs, top: Blobs) -> None:
         p = self.p
         exposed = self.states if p.expose_hidden else 0
-        if len(bottom) not in (2 + exposed, 3 + exposed):
-            raise CaffeError(f"{self.type} takes {2 + exposed} to {3 + exposed} bottom blob(s), {len(bottom)} given")
-        if len(top) != 1 + exposed:
-            raise CaffeError(f"{self.type} takes {1 + exposed} top blob(s), {len(top)} given")
+        if len(bottom) - exposed not in (2, 3) or len(top) != 1 + exposed:
+            wanted = f"{2 + exposed} or {3 + exposed} bottoms and {1 + exposed} top(s)"
+            raise CaffeError(f"{self.type} takes {wanted}, {len(bottom)} and {len(top)} given")
         if len(bottom[0].shape) < 3:
             raise CaffeError(f"bottom 0: shape {bottom[0].shape}: 3 axes expected (time steps, streams, inputs)")
         check_positive(p, "num_output")
@@ -113,6 +123,7 @@ class Recurrent(Layer):
                 raise CaffeError(f"bottom 2: shape {bottom[2].shape}: no axis with the static inputs")
             self.add_blob((rows, math.prod(bottom[2].shape[1:])), p.weight_filler)
         hidden = self.hidden_blobs()
+        self.first_hidden = len(self.blobs)
         for shape, filler in hidden:
             self.add_blob(shape, filler)
         # BVLC fills these for each step and keeps the first filling.
@@ -122,36 +133,33 @@ class Recurrent(Layer):
         self._memory = [(blob.data_memory, blob.diff_memory) for blob in self.blobs]
         self._carried: list[Tensor] = []
 
-    def hidden(self, index: int) -> tuple[Tensor, Tensor]:
-        """A step's parameter, as the first step uses it and as the later ones do.
+    def hidden(self, number: int) -> tuple[Tensor, Tensor]:
+        """One of hidden_blobs, as the first step uses it and as the later ones do.
 
         They differ if the blob has been given another layer's memory (shared by name). In TRAIN, BVLC's unrolled net
         then keeps the old memory in all steps but the first; in TEST it shares it again before every forward pass."""
-        blob, mine = self.own_blobs[index], self._memory[index][0]
+        index = self.first_hidden + number
+        blob, mine = self.blobs[index], self._memory[index][0]
         if self.phase == caffe_pb2.TEST or blob.data_memory is mine:
             return blob.t, blob.t
         return blob.t, mine.get(blob.shape, self.device)
 
-    def learns_at(self, index: int) -> slice:
-        """The steps whose gradients the parameter's diff gets: all, or where it is shared in TRAIN, the first."""
-        whole = self.phase == caffe_pb2.TEST or self.own_blobs[index].diff_memory is self._memory[index][1]
-        return slice(None) if whole else slice(1)
+    def learns_at(self, number: int) -> tuple[Parameter, slice]:
+        """One of hidden_blobs and the steps whose gradients it gets: all, or where it is shared in TRAIN, the first."""
+        index = self.first_hidden + number
+        blob = self.blobs[index]
+        whole = self.phase == caffe_pb2.TEST or blob.diff_memory is self._memory[index][1]
+        return blob, slice(None) if whole else slice(1)
 
     def hidden_blobs(self) -> list[tuple[tuple[int, ...], caffe_pb2.FillerParameter]]:
-        """Shapes and fillers of the parameters that every step uses."""
-        raise NotImplementedError
+        """Shapes and fillers of the parameters that every step uses; the first one maps h to the gates."""
+        return [((self.gates * self.size, self.size), self.p.weight_filler)]
 
     def _check(self, bottom: Blobs) -> None:
-        steps, streams = bottom[0].shape[:2]
-        if steps != self.steps:
-            raise CaffeError(f"bottom 0: {steps} time steps, {self.steps} at set-up: the number is fixed")
-        if len(bottom[1].shape) != 2 or bottom[1].shape != (steps, streams):
-            raise CaffeError(f"bottom 1: shape {bottom[1].shape}, {(steps, streams)} expected (time steps, streams)")
-        if self.static and bottom[2].shape[:1] != (streams,):
-            raise CaffeError(f"bottom 2: shape {bottom[2].shape}, {streams} streams expected")
-        for index in range(2 + self.static, len(bottom)):
-            if bottom[index].shape != (1, streams, self.size):
-                raise CaffeError(f"bottom {index}: shape {bottom[index].shape}, {(1, streams, self.size)} expected")
+        streams, *inputs = bottom[0].shape[1:]
+        static = [(streams, *blob.shape[1:]) for blob in bottom[2 : 2 + self.static]]
+        states = [(1, streams, self.size)] * self.states
+        check_shapes(bottom, (self.steps, streams, *inputs), (self.steps, streams), *static, *states)
 
     def reshape(self, bottom: Blobs, top: Blobs) -> None:
         self._check(bottom)
@@ -191,21 +199,43 @@ class Recurrent(Layer):
             gates = gates + static @ self.blobs[2].t.t()
         return gates
 
-    def finish(self, outputs: list[Tensor], states: list[Tensor], top: Blobs) -> None:
-        """Set the tops and keep the last states for the next pass."""
-        top[0].t = torch.stack(outputs)
-        kept = self._carried or [state[:0] for state in states]
-        self._carried = [torch.cat([state, old[len(state) :]]) for state, old in zip(states, kept)]
+    def outputs(self, h: Tensor) -> Tensor:
+        """Top 0 (T, N, D), from h after every step (T, N, D)."""
+        return h
+
+    def outputs_backward(self, g: Tensor) -> Tensor:
+        """The gradient of every step's h from above, (T, N, D), from top 0's diff."""
+        return g
+
+    def forward(self, bottom: Blobs, top: Blobs) -> None:
+        gates, cont, weights = self.input_gates(bottom), bottom[1].t, self.hidden(0)
+        states = self.initial(bottom)
+        self._steps, self._before = [], []
+        for t in range(self.steps):
+            self._before.append(states[0] * cont[t].unsqueeze(1))
+            inputs = torch.addmm(gates[t], self._before[-1], weights[t > 0].t())
+            self._steps.append(self.step(inputs, cont[t], *states[1:]))
+            states = self._steps[-1].states
+        top[0].t = self.outputs(torch.stack([step.states[0] for step in self._steps]))
+        if not self.p.expose_hidden:
+            self._carried = [torch.cat([state, old[len(state) :]]) for state, old in zip(states, self._carried)]
         for blob, state in zip(top[1:], states):
             blob.t = state.unsqueeze(0).clone()
 
-    def gates_backward(self, steps: list[Tensor], index: int, before: list[Tensor], bottom: Blobs) -> None:
-        """From each step's gradient of the gates (N, rows): those of x, the static input and all their parameters.
-
-        index: the parameter that the states before each step (N, D) are multiplied by. BVLC computes all of these,
-        needed or not."""
-        gates, learning = torch.stack(steps), self.learns_at(index)
-        self.own_blobs[index].accumulate_product(gates[learning].flatten(0, 1).t(), torch.cat(before[learning]))
+    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
+        """Compute all gradients, needed or not, as BVLC does."""
+        refuse_gradient(propagate_down, 1)
+        g, cont, weights = self.outputs_backward(top[0].g), bottom[1].t, self.hidden(0)
+        h_diff = torch.zeros_like(g[0])
+        others = [h_diff] * (self.states - 1)
+        steps = []
+        for t in reversed(range(self.steps)):
+            gate, *others = self._steps[t].backward(h_diff + g[t], *others)
+            h_diff = (gate @ weights[t > 0]) * cont[t].unsqueeze(1)
+            steps.append(gate)
+        gates = torch.stack(steps[::-1])
+        weight, learning = self.learns_at(0)
+        weight.accumulate_product(gates[learning].flatten(0, 1).t(), torch.cat(self._before[learning]))
         flat = gates.view(-1, gates.shape[2])
         self.blobs[0].accumulate_product(flat.t(), bottom[0].t.reshape(len(flat), -1))
         self.blobs[1].accumulate(flat.sum(0))
@@ -222,31 +252,7 @@ class LSTM(Recurrent):
 
     states = 2
     gates = 4
-
-    def hidden_blobs(self) -> list[tuple[tuple[int, ...], caffe_pb2.FillerParameter]]:
-        return [((4 * self.size, self.size), self.p.weight_filler)]
-
-    def forward(self, bottom: Blobs, top: Blobs) -> None:
-        gates, cont, (first, later) = self.input_gates(bottom), bottom[1].t, self.hidden(-1)
-        h, c = self.initial(bottom)
-        self._steps, self._hidden = [], []
-        for t in range(self.steps):
-            self._hidden.append(h * cont[t].unsqueeze(1))
-            step = _Step(torch.addmm(gates[t], self._hidden[-1], (later if t else first).t()), c, cont[t])
-            h, c = step.h, step.c
-            self._steps.append(step)
-        self.finish([step.h for step in self._steps], [h, c], top)
-
-    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
-        refuse_gradient(propagate_down, 1, "says where sequences start")
-        g, cont, (first, later) = top[0].g, bottom[1].t, self.hidden(-1)
-        h_diff = c_diff = torch.zeros_like(self._steps[0].h)
-        gates = []
-        for t in reversed(range(self.steps)):
-            gate, c_diff = self._steps[t].backward(c_diff, h_diff + g[t])
-            h_diff = (gate @ (later if t else first)) * cont[t].unsqueeze(1)
-            gates.append(gate)
-        self.gates_backward(gates[::-1], -1, self._hidden, bottom)
+    step = LSTMStep
 
 
 @layer(bottoms=(2, None), tops=(1, None), param="recurrent_param")
@@ -257,42 +263,27 @@ class RNN(Recurrent):
 
     states = 1
     gates = 1
+    step = RNNStep
 
     def hidden_blobs(self) -> list[tuple[tuple[int, ...], caffe_pb2.FillerParameter]]:
-        square = (self.size, self.size)
-        return [(square, self.p.weight_filler), (square, self.p.weight_filler), ((self.size,), self.p.bias_filler)]
+        return [*super().hidden_blobs() * 2, ((self.size,), self.p.bias_filler)]
 
-    def forward(self, bottom: Blobs, top: Blobs) -> None:
-        gates, cont, (first, later) = self.input_gates(bottom), bottom[1].t, self.hidden(-3)
-        (h,) = self.initial(bottom)
-        self._before, states = [], []
-        for t in range(self.steps):
-            self._before.append(h * cont[t].unsqueeze(1))
-            h = torch.tanh(torch.addmm(gates[t], self._before[-1], (later if t else first).t()))
-            states.append(h)
-        self._states = torch.stack(states)
-        (first, later), (first_bias, later_bias) = self.hidden(-2), self.hidden(-1)
-        self._outputs = self._states.matmul(later.t()).add_(later_bias)
+    def outputs(self, h: Tensor) -> Tensor:
+        (first, later), (first_bias, later_bias) = self.hidden(1), self.hidden(2)
+        self._outputs = h.matmul(later.t()).add_(later_bias)
         if first is not later or first_bias is not later_bias:
-            self._outputs[0] = torch.addmm(first_bias, states[0], first.t())
-        self._outputs.tanh_()
-        self.finish(list(self._outputs), [h], top)
+            self._outputs[0] = torch.addmm(first_bias, h[0], first.t())
+        self._states = h
+        return self._outputs.tanh_().clone()
 
-    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
-        refuse_gradient(propagate_down, 1, "says where sequences start")
-        cont, (first, later) = bottom[1].t, self.hidden(-3)
-        outputs = top[0].g * (1 - self._outputs * self._outputs)
-        steps = self.learns_at(-2)
-        self.own_blobs[-2].accumulate_product(outputs[steps].flatten(0, 1).t(), self._states[steps].flatten(0, 1))
-        self.own_blobs[-1].accumulate(outputs[self.learns_at(-1)].sum((0, 1)))
-        first_out, later_out = self.hidden(-2)
-        from_outputs = outputs @ later_out
-        if first_out is not later_out:
-            from_outputs[0] = outputs[0] @ first_out
-        h_diff = torch.zeros_like(self._states[0])
-        gates = []
-        for t in reversed(range(self.steps)):
-            h = self._states[t]
-            gates.append((h_diff + from_outputs[t]) * (1 - h * h))
-            h_diff = (gates[-1] @ (later if t else first)) * cont[t].unsqueeze(1)
-        self.gates_backward(gates[::-1], -3, self._before, bottom)
+    def outputs_backward(self, g: Tensor) -> Tensor:
+        g = g * (1 - self._outputs * self._outputs)
+        weight, steps = self.learns_at(1)
+        weight.accumulate_product(g[steps].flatten(0, 1).t(), self._states[steps].flatten(0, 1))
+        bias, steps = self.learns_at(2)
+        bias.accumulate(g[steps].sum((0, 1)))
+        first, later = self.hidden(1)
+        down = g @ later
+        if first is not later:
+            down[0] = g[0] @ first
+        return down

@@ -11,7 +11,7 @@ from torchcaffe.core.blob import Blobs, canonical_axis
 from torchcaffe.core.layer import Layer, TorchLayer, layer
 from torchcaffe.proto import caffe_pb2
 
-SUM, ASUM, SUMSQ, MEAN = (getattr(caffe_pb2.ReductionParameter, m) for m in ("SUM", "ASUM", "SUMSQ", "MEAN"))
+ASUM, SUMSQ, MEAN = (getattr(caffe_pb2.ReductionParameter, m) for m in ("ASUM", "SUMSQ", "MEAN"))
 
 
 @layer(bottoms=1, tops=1)
@@ -68,12 +68,9 @@ class ArgMax(Layer):
         if self.axis is None:
             x = x.reshape(x.shape[0], -1)
         # Flipped, a stable sort puts the greater index first.
-        values, places = x.flip(axis).sort(dim=axis, descending=True, stable=True)
-        values = values.narrow(axis, 0, p.top_k)
-        indices = (x.shape[axis] - 1 - places.narrow(axis, 0, p.top_k)).to(x.dtype)
-        if not p.out_max_val:
-            top[0].t = indices.reshape(top[0].shape)
-        elif self.axis is None:
-            top[0].t = torch.stack([indices, values], 1).view(top[0].shape)
-        else:
-            top[0].t = values.clone()
+        found = x.flip(axis).sort(dim=axis, descending=True, stable=True)
+        values, places = (t.narrow(axis, 0, p.top_k) for t in found)
+        result = (x.shape[axis] - 1 - places).to(x.dtype)
+        if p.out_max_val:
+            result = torch.stack([result, values], 1) if self.axis is None else values.clone()
+        top[0].t = result.reshape(top[0].shape)

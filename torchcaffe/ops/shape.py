@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,16 @@ from torch import Tensor
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.core.blob import Blob, Blobs, canonical_axis
 from torchcaffe.core.layer import Layer, TorchLayer, layer
-from torchcaffe.ops.common import FLT_MAX, axis_of, end_axis, in_range, refuse_gradient
+from torchcaffe.ops.common import (
+    FLT_MAX,
+    FirstLearns,
+    axis_of,
+    check_positive,
+    check_shapes,
+    end_axis,
+    in_range,
+    refuse_gradient,
+)
 from torchcaffe.proto import caffe_pb2
 
 SUM, PROD, MAX = (getattr(caffe_pb2.EltwiseParameter, m) for m in ("SUM", "PROD", "MAX"))
@@ -25,7 +35,7 @@ def share(bottom: Blob, top: Blob) -> None:
 
 
 @layer(bottoms=1, tops=(1, None))
-class Split(Layer):
+class Split(FirstLearns):
     """Every top shares the bottom's memory; the gradient is the sum of theirs."""
 
     allows_in_place = False
@@ -40,15 +50,13 @@ class Split(Layer):
         for blob in top:
             blob.share_data(bottom[0])
 
-    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
-        if not propagate_down[0]:
-            return
+    def gradient(self, top: Blobs, bottom: Blobs) -> Tensor:
         # A branch without a gradient adds none: its diff is zero and untouched.
         diffs = [b.g for b in top if b.has_diff()] or [top[0].g]
         total = diffs[0] + diffs[1] if len(diffs) > 1 else diffs[0].clone()
         for diff in diffs[2:]:
             total += diff
-        bottom[0].g = total
+        return total
 
 
 @layer(bottoms=(1, None), tops=1)
@@ -98,17 +106,15 @@ class Slice(Layer):
         shape, points = list(bottom[0].shape), list(self.p.slice_point)
         self.axis = axis_of(self.p, len(shape), "slice_dim")
         size = shape[self.axis]
-        if points:
-            if len(points) != len(top) - 1:
-                raise CaffeError(f"slice_point: {len(points)} given for {len(top)} tops: give one fewer than tops")
-            edges = [0, *points, size]
-            self.sizes = [b - a for a, b in zip(edges, edges[1:])]
-            if min(self.sizes) < 1:
-                raise CaffeError(f"slice_point: {points} do not cut {size} values in increasing order")
-        else:
+        if not points:
             if size % len(top):
                 raise CaffeError(f"axis {self.axis}: {size} values don't divide into {len(top)} tops")
-            self.sizes = [size // len(top)] * len(top)
+            points = [size // len(top) * i for i in range(1, len(top))]
+        if len(points) != len(top) - 1:
+            raise CaffeError(f"slice_point: {len(points)} given for {len(top)} tops: give one fewer than tops")
+        self.sizes = [b - a for a, b in itertools.pairwise([0, *points, size])]
+        if self.p.slice_point and min(self.sizes) < 1:
+            raise CaffeError(f"slice_point: {points} do not cut {size} values in increasing order")
         for blob, part in zip(top, self.sizes):
             shape[self.axis] = part
             self.check_in_place(bottom[0], blob, shape)
@@ -175,13 +181,10 @@ class Reshape(Layer):
             if dim == 0 and start + index >= len(shape):
                 raise CaffeError(f"shape: dim {index} is 0 (keep), but bottom 0 has {len(shape)} axes")
             new.append(shape[start + index] if dim == 0 else dim)
-        total = math.prod(shape)
-        if -1 in new:
-            known = math.prod(d for d in new if d != -1) * math.prod(shape[:start]) * math.prod(shape[end:])
-            if not known or total % known:
-                raise CaffeError(f"shape: {total} values don't divide by the {known} of the given dims")
-            new[new.index(-1)] = total // known
-        result = (*shape[:start], *new, *shape[end:])
+        result = [*shape[:start], *new, *shape[end:]]
+        total, known = math.prod(shape), abs(math.prod(result))
+        if -1 in new and known:
+            result[result.index(-1)] = total // known
         if math.prod(result) != total:
             raise CaffeError(f"shape: {result} does not hold the {total} values of bottom 0 {shape}")
         top[0].reshape(*result)
@@ -208,9 +211,7 @@ class Eltwise(TorchLayer):
         self.coeff = list(p.coeff) or [1.0] * len(bottom)
 
     def reshape(self, bottom: Blobs, top: Blobs) -> None:
-        for index, blob in enumerate(bottom):
-            if blob.shape != bottom[0].shape:
-                raise CaffeError(f"bottom {index}: shape {blob.shape} differs from bottom 0's {bottom[0].shape}")
+        check_shapes(bottom, *[bottom[0].shape] * len(bottom))
         top[0].reshape(*bottom[0].shape)
 
     def compute(self, *xs: Tensor) -> Tensor:
@@ -267,9 +268,6 @@ class Eltwise(TorchLayer):
 class Silence(Layer):
     """Takes blobs so that they do not become outputs of the net; their gradient is zero."""
 
-    def reshape(self, bottom: Blobs, top: Blobs) -> None:
-        pass
-
     def forward(self, bottom: Blobs, top: Blobs) -> None:
         pass
 
@@ -284,10 +282,7 @@ class Tile(TorchLayer):
     """The bottom repeated `tiles` times along `axis`."""
 
     def setup(self, bottom: Blobs, top: Blobs) -> None:
-        if not self.p.HasField("tiles"):
-            raise CaffeError("tiles: missing")
-        if self.p.tiles < 1:
-            raise CaffeError(f"tiles: {self.p.tiles} must be 1 or more")
+        check_positive(self.p, "tiles")
 
     def reshape(self, bottom: Blobs, top: Blobs) -> None:
         shape = list(bottom[0].shape)
@@ -301,7 +296,7 @@ class Tile(TorchLayer):
 
 
 @layer(bottoms=2, tops=1)
-class Crop(Layer):
+class Crop(FirstLearns):
     """Bottom 0 cropped to bottom 1's sizes from `axis` on, starting at `offset`: one for all axes, or one for each.
 
     In place (where nothing is cropped) the gradient is 0: BVLC first clears the bottom's diff, which is the top's."""
@@ -318,15 +313,14 @@ class Crop(Layer):
         if len(sizes) < len(shape):
             raise CaffeError(f"bottom 1: shape {sizes} has fewer axes than bottom 0's {shape}")
         offsets = list(self.p.offset) or [0]
-        cut = [slice(None)] * start
-        for i in range(start, len(shape)):
-            offset = offsets[i - start] if len(offsets) > 1 else offsets[0]
+        if len(offsets) == 1:
+            offsets *= len(shape) - start
+        for i, offset in enumerate(offsets, start):
             if shape[i] - offset < sizes[i]:
                 raise CaffeError(
                     f"offset: {sizes[i]} values from {offset} on are more than axis {i} of bottom 0 {shape} has"
                 )
-            cut.append(slice(offset, offset + sizes[i]))
-        self.cut = tuple(cut)
+        self.cut = (..., *(slice(offset, offset + size) for offset, size in zip(offsets, sizes[start:])))
         cropped = (*shape[:start], *sizes[start : len(shape)])
         self.check_in_place(bottom[0], top[0], cropped)
         top[0].reshape(*cropped)
@@ -334,18 +328,18 @@ class Crop(Layer):
     def forward(self, bottom: Blobs, top: Blobs) -> None:
         top[0].t = bottom[0].t[self.cut].clone()
 
-    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
-        if propagate_down[0]:
-            gradient = torch.zeros_like(bottom[0].t)
-            if top[0] is not bottom[0]:
-                gradient[self.cut] = top[0].g
-            bottom[0].g = gradient
+    def gradient(self, top: Blobs, bottom: Blobs) -> Tensor:
+        gradient = torch.zeros_like(bottom[0].t)
+        if top[0] is not bottom[0]:
+            gradient[self.cut] = top[0].g
+        return gradient
 
 
 @layer(bottoms=2, tops=1)
-class BatchReindex(Layer):
+class BatchReindex(FirstLearns):
     """The items of bottom 0 at the indices in bottom 1."""
 
+    refused = (1,)
     allows_in_place = False
 
     def reshape(self, bottom: Blobs, top: Blobs) -> None:
@@ -359,11 +353,9 @@ class BatchReindex(Layer):
         index = in_range(bottom[1].t, items, "bottom 1: index", f"bottom 0's {items} items")
         top[0].t = bottom[0].t[index.to(torch.int64)]
 
-    def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
-        refuse_gradient(propagate_down, 1, "holds indices")
-        if propagate_down[0]:
-            index = bottom[1].t.to(torch.int64).clamp(0, bottom[0].shape[0] - 1)
-            bottom[0].g = torch.zeros_like(bottom[0].t).index_add_(0, index, top[0].g)
+    def gradient(self, top: Blobs, bottom: Blobs) -> Tensor:
+        index = bottom[1].t.to(torch.int64).clamp(0, bottom[0].shape[0] - 1)
+        return torch.zeros_like(bottom[0].t).index_add_(0, index, top[0].g)
 
 
 @layer(bottoms=(2, None), tops=(1, None))
@@ -401,7 +393,7 @@ class Filter(Layer):
             blob.t = source.t[self.chosen]
 
     def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
-        refuse_gradient(propagate_down, len(bottom) - 1, "is the selector")
+        refuse_gradient(propagate_down, len(bottom) - 1)
         for blob, target, down in zip(top, bottom, propagate_down):
             if down:
                 target.g = torch.zeros_like(target.t).index_copy_(0, self.chosen, blob.g)

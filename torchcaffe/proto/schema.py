@@ -13,123 +13,52 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 _FIELD = descriptor_pb2.FieldDescriptorProto
-_LABELS = {"optional": _FIELD.LABEL_OPTIONAL, "required": _FIELD.LABEL_REQUIRED, "repeated": _FIELD.LABEL_REPEATED}
-_SCALARS = {
-    "double": _FIELD.TYPE_DOUBLE,
-    "float": _FIELD.TYPE_FLOAT,
-    "int32": _FIELD.TYPE_INT32,
-    "int64": _FIELD.TYPE_INT64,
-    "uint32": _FIELD.TYPE_UINT32,
-    "uint64": _FIELD.TYPE_UINT64,
-    "bool": _FIELD.TYPE_BOOL,
-    "string": _FIELD.TYPE_STRING,
-    "bytes": _FIELD.TYPE_BYTES,
-}
-_TOKEN = re.compile(r'//[^\n]*|\s+|("(?:[^"\\]|\\.)*"|-?[\w.+-]+|[{}=;\[\],])')
-
-
-class _Tokens:
-    """The words of a .proto file, without white space and comments."""
-
-    def __init__(self, text: str):
-        self.words = [word for word in _TOKEN.findall(text) if word]
-        self.next = 0
-
-    def peek(self) -> str:
-        return self.words[self.next]
-
-    def take(self, *expected: str) -> str:
-        word = self.words[self.next]
-        if expected and word not in expected:
-            raise ValueError(f"proto schema: expected {' or '.join(expected)}, found {word!r}")
-        self.next += 1
-        return word
+_SCALARS = ("double", "float", "int32", "int64", "uint32", "uint64", "bool", "string", "bytes")
+# The statements of Caffe's schema. The last alternative closes a message or an enum.
+_STATEMENT = re.compile(
+    r"""\s* (?: //[^\n]*
+    | syntax \s*=\s* "proto2" \s*;
+    | package \s+ (?P<package>\w+) \s*;
+    | (?P<kind>message|enum) \s+ (?P<opened>\w+) \s* {
+    | (?P<label>optional|required|repeated) \s+ (?P<type>\w+) \s+ (?P<field>\w+) \s*=\s* (?P<field_number>\d+) \s*
+      (?: \[ \s* (?: packed \s*=\s* (?P<packed>true) | default \s*=\s* (?P<default>"[^"]*"|[\w.+-]+) ) \s* \] \s* )? ;
+    | (?P<value>\w+) \s*=\s* (?P<number>-?\d+) \s*;
+    | } )\s*""",
+    re.VERBOSE,
+)
 
 
 def parse_schema(text: str, file_name: str) -> descriptor_pb2.FileDescriptorProto:
     """Parse the part of proto2 that Caffe's schema uses: messages, nested enums, scalar, message and enum fields,
-    `default` and `packed`. Raises ValueError for anything else."""
-    tokens = _Tokens(text)
+    `default` or `packed`. Raises ValueError for anything else. protobuf itself resolves the types' names."""
     file = descriptor_pb2.FileDescriptorProto(name=file_name)
-    while tokens.next < len(tokens.words):
-        word = tokens.take("syntax", "package", "message", "enum")
-        if word == "syntax":
-            tokens.take("=")
-            tokens.take('"proto2"')
-            tokens.take(";")
-        elif word == "package":
-            file.package = tokens.take()
-            tokens.take(";")
-        elif word == "message":
-            _parse_message(tokens, file.message_type.add())
-        else:
-            _parse_enum(tokens, file.enum_type.add())
-    _resolve_types(file)
-    return file
-
-
-def _parse_enum(tokens: _Tokens, enum: descriptor_pb2.EnumDescriptorProto) -> None:
-    enum.name = tokens.take()
-    tokens.take("{")
-    while tokens.peek() != "}":
-        name = tokens.take()
-        tokens.take("=")
-        enum.value.add(name=name, number=int(tokens.take()))
-        tokens.take(";")
-    tokens.take("}")
-
-
-def _parse_message(tokens: _Tokens, message: descriptor_pb2.DescriptorProto) -> None:
-    message.name = tokens.take()
-    tokens.take("{")
-    while tokens.peek() != "}":
-        word = tokens.take("enum", *_LABELS)
-        if word == "enum":
-            _parse_enum(tokens, message.enum_type.add())
-            continue
-        field = message.field.add(label=_LABELS[word])
-        field.type_name = tokens.take()
-        field.name = tokens.take()
-        tokens.take("=")
-        field.number = int(tokens.take())
-        if tokens.take("[", ";") == "[":
-            _parse_options(tokens, field)
-            tokens.take(";")
-    tokens.take("}")
-
-
-def _parse_options(tokens: _Tokens, field: descriptor_pb2.FieldDescriptorProto) -> None:
-    while True:
-        option = tokens.take("default", "packed")
-        tokens.take("=")
-        value = tokens.take()
-        if option == "packed":
-            field.options.packed = value == "true"
-        else:
-            field.default_value = value.strip('"')
-        if tokens.take(",", "]") == "]":
-            return
-
-
-def _resolve_types(file: descriptor_pb2.FileDescriptorProto) -> None:
-    """Turn each type's word into a scalar type or a full name. A message's own enum hides one of the file."""
-    messages = {message.name for message in file.message_type}
-    enums = {enum.name for enum in file.enum_type}
-    for message in file.message_type:
-        own_enums = {enum.name for enum in message.enum_type}
-        for field in message.field:
-            word = field.type_name
-            if word in _SCALARS:
-                field.type = _SCALARS[word]
-                field.ClearField("type_name")
-            elif word in own_enums:
-                field.type = _FIELD.TYPE_ENUM
-                field.type_name = f".{file.package}.{message.name}.{word}"
-            elif word in enums or word in messages:
-                field.type = _FIELD.TYPE_ENUM if word in enums else _FIELD.TYPE_MESSAGE
-                field.type_name = f".{file.package}.{word}"
+    inside: list[Any] = [file]  # the file and the open messages or enums
+    position = 0
+    while position < len(text):
+        found = _STATEMENT.match(text, position)
+        if not found:
+            raise ValueError(f"proto schema: cannot read {text[position : position + 40]!r}")
+        position = found.end()
+        if found["package"]:
+            file.package = found["package"]
+        elif found["kind"]:
+            inside.append(getattr(inside[-1], f"{found['kind']}_type").add(name=found["opened"]))
+        elif found["label"]:
+            field = inside[-1].field.add(name=found["field"], number=int(found["field_number"]))
+            field.label = _FIELD.Label.Value(f"LABEL_{found['label'].upper()}")
+            if found["type"] in _SCALARS:
+                field.type = _FIELD.Type.Value(f"TYPE_{found['type'].upper()}")
             else:
-                raise ValueError(f"proto schema: {message.name}.{field.name}: unknown type {word!r}")
+                field.type_name = found["type"]
+            if found["packed"]:
+                field.options.packed = True
+            if found["default"]:
+                field.default_value = found["default"].strip('"')
+        elif found["value"]:
+            inside[-1].value.add(name=found["value"], number=int(found["number"]))
+        elif found[0].strip() == "}":
+            inside.pop()
+    return file
 
 
 def build_classes(file: descriptor_pb2.FileDescriptorProto) -> tuple:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,25 +12,19 @@ from torchcaffe.nets.net import TEST, Net
 from torchcaffe.pycaffe import io
 
 
-def preprocessing(
-    net: Net,
-    mean: np.ndarray | None,
-    input_scale: float | None,
-    raw_scale: float | None,
-    channel_swap: Sequence[int] | None,
-) -> io.Transformer:
-    """A Transformer for the net's first input: H x W x K to K x H x W, and the settings that are given."""
+def preprocessing(net: Net, mean: Any, input_scale: Any, raw_scale: Any, channel_swap: Any) -> io.Transformer:
+    """A Transformer for the net's first input: H x W x K to K x H x W, and the settings that are not None."""
     name = net.inputs[0]
     transformer = io.Transformer({name: net.blobs[name].data.shape})
     transformer.set_transpose(name, (2, 0, 1))
-    if mean is not None:
-        transformer.set_mean(name, mean)
-    if input_scale is not None:
-        transformer.set_input_scale(name, input_scale)
-    if raw_scale is not None:
-        transformer.set_raw_scale(name, raw_scale)
-    if channel_swap is not None:
-        transformer.set_channel_swap(name, channel_swap)
+    for setting, value in (
+        (transformer.set_mean, mean),
+        (transformer.set_input_scale, input_scale),
+        (transformer.set_raw_scale, raw_scale),
+        (transformer.set_channel_swap, channel_swap),
+    ):
+        if value is not None:
+            setting(name, value)
     return transformer
 
 
@@ -55,14 +50,12 @@ class Classifier(Net):
 
     def predict(self, inputs: Iterable[np.ndarray], oversample: bool = True) -> np.ndarray:
         """Scores (N, classes) of N images (H x W x K): the mean over ten crops, or those of the centre crop."""
-        images = [np.asarray(image) for image in inputs]
-        size = [int(n) for n in self.image_dims]
-        resized = np.stack([io.resize_image(image, size) for image in images])
+        resized = np.stack([io.resize_image(np.asarray(image), self.image_dims) for image in inputs])
         crops = io.oversample(resized, self.crop_dims) if oversample else _centre(resized, self.crop_dims)
         name = self.inputs[0]
         batch = np.stack([self.transformer.preprocess(name, crop) for crop in crops])
         scores = self.forward_all(None, **{name: batch})[self.outputs[0]]
-        return scores.reshape(len(images), 10, -1).mean(axis=1) if oversample else scores
+        return scores.reshape(len(resized), 10, -1).mean(axis=1) if oversample else scores
 
 
 def _centre(images: np.ndarray, size: Iterable[int]) -> np.ndarray:

@@ -78,20 +78,19 @@ class Detector(Net):
 
     def detect_windows(self, images_windows: Iterable[tuple[PathLike, Windows]]) -> list[dict[str, Any]]:
         """The scores of windows: for each a dict of window, prediction and filename."""
-        found: list[dict[str, Any]] = []
-        inputs = []
-        name = self.inputs[0]
+        found, inputs, name = [], [], self.inputs[0]
         for filename, windows in images_windows:
-            image = io.load_image(filename).astype(np.float32)
+            image = io.load_image(filename)
             for window in windows:
                 inputs.append(self.transformer.preprocess(name, self.crop(image, window)))
-                found.append({"window": window, "prediction": None, "filename": filename})
+                found.append((window, filename))
         if not found:
             return []
         scores = self.forward_all(None, **{name: np.array(inputs)})[self.outputs[0]]
-        for record, score in zip(found, scores):
-            record["prediction"] = score
-        return found
+        return [
+            {"window": window, "prediction": score, "filename": filename}
+            for (window, filename), score in zip(found, scores)
+        ]
 
     def detect_selective_search(self, image_fnames: Iterable[PathLike]) -> list[dict[str, Any]]:
         """pycaffe's way to propose windows, by MATLAB code: not supported, raises CaffeError."""

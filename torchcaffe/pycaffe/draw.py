@@ -39,11 +39,10 @@ def get_edge_label(layer: Any) -> str:
     """The label of the arrow from a layer to its top: a data layer's batch size, or the number of outputs."""
     if layer.type == "Data":
         return f"Batch {layer.data_param.batch_size}"
-    if layer.type in ("Convolution", "Deconvolution"):
-        return str(layer.convolution_param.num_output)
-    if layer.type == "InnerProduct":
-        return str(layer.inner_product_param.num_output)
-    return ""
+    if layer.type not in _LEARNING:
+        return ""
+    own = layer.inner_product_param if layer.type == "InnerProduct" else layer.convolution_param
+    return str(own.num_output)
 
 
 def get_layer_lr_mult(layer: Any) -> tuple[float, float]:
@@ -58,17 +57,15 @@ def get_layer_lr_mult(layer: Any) -> tuple[float, float]:
 
 def get_layer_label(layer: Any, rankdir: str, display_lrm: bool = False) -> str:
     """A layer's label: name, type, window, with display_lrm lr_mult; on several lines if the graph runs sideways."""
-    kind = layer.type
+    kind, window = layer.type, None
     if kind == "Pooling":
-        kind += " " + get_pooling_types_dict()[layer.pooling_param.pool]
-    parts = [layer.name, f"({kind})"]
-    window = None
-    if layer.type == "Pooling":
         own = layer.pooling_param
+        kind += " " + get_pooling_types_dict()[own.pool]
         window = (own.kernel_size, own.stride, own.pad)
-    elif layer.type in ("Convolution", "Deconvolution"):
+    elif kind in ("Convolution", "Deconvolution"):
         own = layer.convolution_param
-        window = ((list(own.kernel_size) + [1])[0], (list(own.stride) + [1])[0], (list(own.pad) + [0])[0])
+        window = ([*own.kernel_size, 1][0], [*own.stride, 1][0], [*own.pad, 0][0])
+    parts = [layer.name, f"({kind})"]
     separator = " " if rankdir in ("TB", "BT") else "\n"
     if window:
         parts.append(separator.join(f"{name}: {n}" for name, n in zip(("kernel size", "stride", "pad"), window)))
@@ -84,9 +81,7 @@ def choose_color_by_layertype(layertype: str) -> str:
     return _COLORS.get(layertype, LAYER_STYLE_DEFAULT["fillcolor"])
 
 
-def _in_phase(layer: Any, phase: int | None) -> bool:
-    if phase is None:
-        return True
+def _in_phase(layer: Any, phase: int) -> bool:
     if layer.include and layer.exclude:
         raise ValueError(f"layer {layer.name} has both include and exclude specified.")
     # As in pycaffe, only a rule's phase counts; a rule without one has the schema's default, TRAIN.
@@ -101,7 +96,7 @@ def get_graph(
     """The graph of a NetParameter, or of its layers in one phase."""
     graph = Graph(caffe_net.name or "Net", rankdir, {}, [])
     for layer in caffe_net.layer:
-        if not _in_phase(layer, phase):
+        if phase is not None and not _in_phase(layer, phase):
             continue
         node = f"{layer.name}_{layer.type}"
         in_place = len(layer.bottom) == len(layer.top) == 1 and layer.bottom[0] == layer.top[0]
@@ -116,9 +111,11 @@ def get_graph(
     return graph
 
 
+_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+
+
 def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return f'"{escaped}"'
+    return f'"{text.translate(_ESCAPES)}"'
 
 
 def to_dot(graph: Graph) -> str:

@@ -14,7 +14,7 @@ repeated fields, and a single value may stand for a list of one.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torchcaffe.proto import caffe_pb2
@@ -98,9 +98,6 @@ class _Builder:
             _set_param(layer, fn.type_name, key, value)
         self.layers[fn] = layer
 
-    def net(self):
-        return caffe_pb2.NetParameter(layer=self.layers.values())
-
 
 def _set_param(layer, type_name: str, key: str, value: Any) -> None:
     own = _PARAM_FIELDS.get(type_name)
@@ -147,16 +144,16 @@ def _assign_fields(message, value: Any) -> None:
 
 def to_proto(*tops: Top):
     """The NetParameter of all layers that the tops need, named by type and number."""
-    builder = _Builder({})
-    for index, top in enumerate(tops):
-        builder.add(_function(top, f"argument {index}"))
-    return builder.net()
+    return _net([(f"argument {index}", top) for index, top in enumerate(tops)], {})
 
 
-def _function(top, what: str) -> Function:
-    if not isinstance(top, (Top, Function)):
-        raise TypeError(f"{what} is not a Top (type is {type(top)})")
-    return top if isinstance(top, Function) else top.fn
+def _net(tops: Iterable[tuple[str, Any]], names: dict):
+    builder = _Builder(names)
+    for what, top in tops:
+        if not isinstance(top, (Top, Function)):
+            raise TypeError(f"{what} is not a Top (type is {type(top)})")
+        builder.add(top if isinstance(top, Function) else top.fn)
+    return caffe_pb2.NetParameter(layer=builder.layers.values())
 
 
 class NetSpec:
@@ -180,10 +177,7 @@ class NetSpec:
 
     def to_proto(self):
         """The NetParameter of all assigned tops and the layers they need, in the order of assignment."""
-        builder = _Builder({top: name for name, top in self.tops.items()})
-        for name, top in self.tops.items():
-            builder.add(_function(top, name))
-        return builder.net()
+        return _net(self.tops.items(), {top: name for name, top in self.tops.items()})
 
 
 class Layers:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.random.rng import Rng
 
+_TYPES = ("bilinear", "constant", "gaussian", "msra", "positive_unitball", "uniform", "xavier")
 _F = np.float32
 _FAN_OUT, _AVERAGE = 1, 2  # FillerParameter.VarianceNorm; FAN_IN is 0
 
@@ -22,71 +22,61 @@ def fill(array: np.ndarray, filler: Any, rng: Rng) -> None:
     kernel not square."""
     if array.dtype != _F or not array.flags.c_contiguous:
         raise ValueError("fill needs a float32 C-contiguous array")
-    if filler.type not in _FILLERS:
-        raise CaffeError(f"unknown filler type {filler.type!r} (known: {', '.join(sorted(_FILLERS))})")
+    if filler.type not in _TYPES:
+        raise CaffeError(f"unknown filler type {filler.type!r} (known: {', '.join(_TYPES)})")
     if filler.type != "gaussian" and filler.sparse != -1:
         raise CaffeError(f"filler {filler.type}: sparse is only supported by gaussian")
     if array.size == 0:
         raise CaffeError(f"filler {filler.type}: the blob is empty (shape {array.shape})")
     try:
-        _FILLERS[filler.type](array, filler, rng)
+        _fill(array, filler, rng)
     except CaffeError as error:
         raise CaffeError(f"filler {filler.type}: {error}") from None
 
 
-def _constant(array: np.ndarray, filler: Any, rng: Rng) -> None:
-    array[...] = filler.value
-
-
-def _uniform(array: np.ndarray, filler: Any, rng: Rng) -> None:
-    rng.uniform(array.size, filler.min, filler.max, out=array.reshape(-1))
+def _fill(array: np.ndarray, filler: Any, rng: Rng) -> None:
+    flat = array.reshape(-1)
+    match filler.type:
+        case "constant":
+            flat[:] = filler.value
+        case "uniform":
+            rng.uniform(flat.size, filler.min, filler.max, flat)
+        case "gaussian":
+            _gaussian(array, filler, rng)
+        case "xavier":  # uniform in +-sqrt(3 / n)
+            scale = np.sqrt(_F(3) / _fan(array, filler))
+            rng.uniform(flat.size, -scale, scale, flat)
+        case "msra":  # normal with standard deviation sqrt(2 / n)
+            rng.gaussian(flat.size, 0, np.sqrt(_F(2) / _fan(array, filler)), flat)
+        case "positive_unitball":
+            _positive_unitball(array, rng)
+        case "bilinear":
+            _bilinear(array)
 
 
 def _gaussian(array: np.ndarray, filler: Any, rng: Rng) -> None:
     """Normal. sparse: keep each value with probability sparse / shape[0], drawn after all values."""
-    if filler.sparse >= 0:
-        if array.ndim == 0:
-            raise CaffeError("sparse needs a blob of at least 1 axis")
-        if filler.sparse > array.shape[0]:
-            raise CaffeError(f"sparse {filler.sparse} is more than the blob's first axis ({array.shape[0]})")
-    elif filler.sparse != -1:
-        raise CaffeError(f"sparse {filler.sparse} is below -1")
-    rng.gaussian(array.size, filler.mean, filler.std, out=array.reshape(-1))
-    if filler.sparse >= 0:
+    if filler.sparse != -1 and not 0 <= filler.sparse <= _num(array):
+        raise CaffeError(f"sparse {filler.sparse} is not from 0 to the blob's first axis ({array.shape[0]})")
+    rng.gaussian(array.size, filler.mean, filler.std, array.reshape(-1))
+    if filler.sparse != -1:
         # A product, as in Caffe: dropped negative values become -0.
         keep = rng.bernoulli(array.size, _F(filler.sparse) / _F(array.shape[0]), single=True)
         array *= keep.astype(_F).reshape(array.shape)
 
 
-def _positive_unitball(array: np.ndarray, filler: Any, rng: Rng) -> None:
+def _positive_unitball(array: np.ndarray, rng: Rng) -> None:
     """Uniform in [0, 1], then each of the `num` slices is divided by its sum."""
     num = _num(array)
-    rng.uniform(array.size, 0, 1, out=array.reshape(-1))
-    rows = array.reshape(num, -1)
-    step = max(1, (1 << 20) // rows.shape[1])
-    for start in range(0, num, step):
-        block = rows[start : start + step]
-        # accumulate, unlike sum, adds in order, as Caffe does: float32 sums depend on it.
-        block /= np.add.accumulate(block, axis=1, dtype=_F)[:, -1:]
+    rng.uniform(array.size, 0, 1, array.reshape(-1))
+    for row in array.reshape(num, -1):
+        row /= np.add.accumulate(row)[-1]  # adds in order, unlike sum, as Caffe does: float32 sums depend on it
 
 
-def _xavier(array: np.ndarray, filler: Any, rng: Rng) -> None:
-    """Uniform in +-sqrt(3 / n)."""
-    scale = np.sqrt(_F(3) / _fan(array, filler))
-    rng.uniform(array.size, -scale, scale, out=array.reshape(-1))
-
-
-def _msra(array: np.ndarray, filler: Any, rng: Rng) -> None:
-    """Normal with standard deviation sqrt(2 / n)."""
-    rng.gaussian(array.size, 0, np.sqrt(_F(2) / _fan(array, filler)), out=array.reshape(-1))
-
-
-def _bilinear(array: np.ndarray, filler: Any, rng: Rng) -> None:
+def _bilinear(array: np.ndarray) -> None:
     """The kernel of bilinear upsampling, for a Deconvolution with stride ceil(kernel / 2)."""
-    if array.ndim != 4:
-        raise CaffeError(f"the blob must have 4 axes (shape {array.shape})")
-    if array.shape[2] != array.shape[3]:
-        raise CaffeError(f"the kernel must be square (shape {array.shape})")
+    if array.ndim != 4 or array.shape[2] != array.shape[3]:
+        raise CaffeError(f"the blob must have 4 axes and a square kernel (shape {array.shape})")
     width = array.shape[3]
     factor = (width + 1) // 2
     centre = _F((width - 1) / (2.0 * factor))
@@ -108,14 +98,3 @@ def _fan(array: np.ndarray, filler: Any) -> np.float32:
     if filler.variance_norm == _AVERAGE:
         return _F(fan_in + fan_out) / _F(2)
     return _F(fan_out if filler.variance_norm == _FAN_OUT else fan_in)
-
-
-_FILLERS: dict[str, Callable[[np.ndarray, Any, Rng], None]] = {
-    "bilinear": _bilinear,
-    "constant": _constant,
-    "gaussian": _gaussian,
-    "msra": _msra,
-    "positive_unitball": _positive_unitball,
-    "uniform": _uniform,
-    "xavier": _xavier,
-}

@@ -29,11 +29,6 @@ SMALL = 1 << 16  # the gradients of parameters with fewer values are averaged to
 PATIENCE = datetime.timedelta(days=1)  # the others wait while the root tests
 
 
-def requested() -> bool:
-    """Whether torchrun started this process beside others."""
-    return context.world_size() > 1
-
-
 def launch(script: Sequence[str], processes: int) -> int:
     """Run a program (torchrun's words for it) in several processes on this machine; returns its exit status.
 
@@ -53,12 +48,11 @@ def launch(script: Sequence[str], processes: int) -> int:
         if started:
             pass_on()
 
-    wanted = [
-        number
+    before = {
+        number: signal.signal(number, handle)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        if signal.getsignal(number) != signal.SIG_IGN
-    ]  # nohup's
-    before = {number: signal.signal(number, handle) for number in wanted}
+        if signal.getsignal(number) != signal.SIG_IGN  # nohup's
+    }
     try:
         # In a session of its own: the terminal's Ctrl-C would reach torchrun a second time.
         started.append(subprocess.Popen([*torchrun, *script], start_new_session=True))
@@ -116,8 +110,7 @@ def average(solver: Solver) -> None:
             together = torch.cat([blob.g.reshape(-1) for blob in blobs]) if len(blobs) > 1 else blobs[0].g.contiguous()
             dist.all_reduce(together)
             together /= context.solver_count
-            parts = together.split([blob.count for blob in blobs]) if len(blobs) > 1 else [together]
-            for blob, part in zip(blobs, parts):
+            for blob, part in zip(blobs, together.view(-1).split([blob.count for blob in blobs])):
                 blob.g = part.view(blob.shape)
 
 

@@ -16,7 +16,9 @@ import numpy as np
 
 from torchcaffe.base import context, log
 from torchcaffe.base.errors import CaffeError
+from torchcaffe.core.blob import Arrays
 from torchcaffe.formats import caffemodel, files, npy, solverstate
+from torchcaffe.formats.files import PathLike
 from torchcaffe.random import streams
 
 if TYPE_CHECKING:
@@ -26,15 +28,12 @@ if TYPE_CHECKING:
 FORMAT = 1
 
 
-def beside(state_file: files.PathLike, rank: int) -> Path:
+def beside(state_file: PathLike, rank: int) -> Path:
     """The path of the extra state of a .solverstate or .solverstate.h5. Each process has its own; only that of the root
     (rank 0) holds checksums."""
     path = Path(state_file)
     extension = f".resume.rank{rank}.npz" if rank else ".resume.npz"
     return path.with_name(path.name.removesuffix(".h5").removesuffix(".solverstate") + extension)
-
-
-Places = dict[str, np.ndarray]
 
 
 def _layers(solver: Solver) -> dict[str, Layer]:
@@ -43,7 +42,7 @@ def _layers(solver: Solver) -> dict[str, Layer]:
     return {f"{name}/{node.name}": node.layer for name, net in nets.items() for node in net.nodes}
 
 
-def places(solver: Solver) -> Places:
+def places(solver: Solver) -> Arrays:
     """The state of the random stream, "random", and of each layer, "NET/LAYER/KEY" for the keys of Layer.state."""
     found = {"random": streams.rng().state()}
     for name, layer in _layers(solver).items():
@@ -51,10 +50,10 @@ def places(solver: Solver) -> Places:
     return found
 
 
-def go_to(solver: Solver, places: Places) -> None:
+def go_to(solver: Solver, places: Arrays) -> None:
     """Restore what `places` returned. Layers that the nets no longer have are left out."""
     streams.rng().set_state(places["random"])
-    states: dict[str, Places] = {}
+    states: dict[str, Arrays] = {}
     for name, value in places.items():
         layer, _, key = name.rpartition("/")
         states.setdefault(layer, {})[key] = value
@@ -64,7 +63,7 @@ def go_to(solver: Solver, places: Places) -> None:
             layers[layer].set_state(states[layer])
 
 
-def write(solver: Solver, state_file: files.PathLike, written: dict[str, files.PathLike]) -> None:
+def write(solver: Solver, state_file: PathLike, written: dict[str, PathLike]) -> None:
     """Write the extra state of `solver` beside its solverstate, with the checksums of the files `written` (their final
     path -> their present path)."""
     losses, smoothed, count = solver.loss_window()
@@ -84,7 +83,7 @@ def write(solver: Solver, state_file: files.PathLike, written: dict[str, files.P
         np.savez(file, **arrays)
 
 
-def read(path: files.PathLike) -> tuple[dict[str, Any], Places]:
+def read(path: PathLike) -> tuple[dict[str, Any], Arrays]:
     """Return the description and the arrays that `write` wrote. Raises CaffeError for anything else."""
     if not os.path.isfile(path):  # opening a pipe would block
         raise CaffeError(f"{path}: not a regular file")
@@ -100,7 +99,7 @@ def read(path: files.PathLike) -> tuple[dict[str, Any], Places]:
     return about, arrays
 
 
-def whole(state_file: files.PathLike) -> str:
+def whole(state_file: PathLike) -> str:
     """Return why a run cannot be resumed from a snapshot, "" if it can: by the extra state's checksums if it exists."""
     try:
         state = solverstate.read_solverstate(state_file)
@@ -115,7 +114,7 @@ def whole(state_file: files.PathLike) -> str:
     return ""
 
 
-def _sums(state_file: files.PathLike) -> list[str]:
+def _sums(state_file: PathLike) -> list[str]:
     """The checksums of a snapshot's files; none without an extra state, or if that is another snapshot's."""
     extra = beside(state_file, 0)
     if not os.path.lexists(extra):
@@ -124,7 +123,7 @@ def _sums(state_file: files.PathLike) -> list[str]:
     return sums if files.sha256(state_file) in sums else []
 
 
-def model_of(state_file: files.PathLike, learned_net: str) -> Path | None:
+def model_of(state_file: PathLike, learned_net: str) -> Path | None:
     """The weights that a solverstate names, None if it names none.
 
     With checksums, the file of that name beside the solverstate is tried first: the folder may be a copy, and another
@@ -146,7 +145,7 @@ def model_of(state_file: files.PathLike, learned_net: str) -> Path | None:
     raise CaffeError(f"{found[0]}: not what {beside(state_file, 0).name} says it was")
 
 
-def restore(solver: Solver, state_file: files.PathLike) -> bool:
+def restore(solver: Solver, state_file: PathLike) -> bool:
     """Restore the extra state of `solver`, which has read BVLC's two files. Returns False if none fits."""
     path = beside(state_file, context.solver_rank)
     if not os.path.lexists(path):
@@ -160,7 +159,7 @@ def restore(solver: Solver, state_file: files.PathLike) -> bool:
     try:
         go_to(solver, {name: value for name, value in arrays.items() if name == "random" or "/" in name})
         smoothed = np.float32(arrays["smoothed_loss"])
-        solver.set_loss_window(list(arrays["losses"]), smoothed, int(about["losses_seen"]))
+        solver.set_loss_window((list(arrays["losses"]), smoothed, int(about["losses_seen"])))
     except (CaffeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise CaffeError(f"{path}: {error}; without that file the run goes on from the first record") from error
     return True

@@ -12,60 +12,68 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy import float32
+from torch import Tensor
 
 from torchcaffe.base import context, log
 from torchcaffe.base.errors import CaffeError, Diverged
 from torchcaffe.core import private_torch
-from torchcaffe.core.blob import Parameter
+from torchcaffe.core.blob import Arrays, Parameter, Tensors
 from torchcaffe.formats import hdf5, solverstate, upgrade
 from torchcaffe.formats.files import PathLike
 from torchcaffe.gpu.recording import Recording, recorder_of
 from torchcaffe.nets.net import Net
-from torchcaffe.proto import caffe_pb2, format_text
+from torchcaffe.proto import format_text
+from torchcaffe.proto.caffe_pb2 import TEST, TRAIN, NetParameter, NetState, SolverParameter
 from torchcaffe.random import streams
 from torchcaffe.solvers import snapshots
 
 registry: dict[str, type[Solver]] = {}
+Statistics = list[tuple[Parameter, Tensor]]  # parameters that a forward pass changes, and their values
+Window = tuple[list[float32], float32, int]  # the losses of the smoothed loss, its value, how many it has seen
 
 
-def powf(base: np.float32, exponent: float) -> np.float32:
+def powf(base: float32, exponent: float) -> float32:
     """C's powf: correctly rounded but for rare ties. NumPy's power of float32 is off by an ulp or two."""
-    return np.float32(np.power(np.float64(base), np.float64(exponent)))
+    return float32(np.power(np.float64(base), np.float64(exponent)))
 
 
-def learning_rate(p: caffe_pb2.SolverParameter, iteration: int, current_step: int = 0) -> tuple[float, int]:
+def learning_rate(p: SolverParameter, iteration: int, current_step: int = 0) -> tuple[float, int]:
     """The rate of lr_policy at an iteration, as BVLC computes it, and the step that multistep has reached."""
-    base, gamma, policy = p.base_lr, p.gamma, p.lr_policy
+    gamma, policy = p.gamma, p.lr_policy
     if policy in ("step", "sigmoid") and p.stepsize <= 0:
         raise CaffeError(f"stepsize: {p.stepsize} must be 1 or more for lr_policy {policy}")
     if policy in ("step", "exp", "inv", "multistep", "sigmoid") and gamma < 0:
         raise CaffeError(f"gamma: {gamma:g} must not be below 0 for lr_policy {policy}")
     # As in C++, a power may be infinity or NaN. What is float32 here, BVLC computes in float; the rest in double.
+    one, now, exponent = float32(1), float32(iteration), 0
+    power: Any = None
     with np.errstate(all="ignore"):
-        power: Any = np.float64(1)
-        if policy == "fixed":
-            pass
-        elif policy == "step":
-            current_step = iteration // p.stepsize
-            power = np.power(np.float64(gamma), current_step)
-        elif policy == "exp":
-            power = np.power(np.float64(gamma), iteration)
-        elif policy == "inv":
-            power = powf(np.float32(1) + np.float32(gamma) * np.float32(iteration), -p.power)
-        elif policy == "multistep":
-            # One step per call, even where two are due.
-            if current_step < len(p.stepvalue) and iteration >= p.stepvalue[current_step]:
-                current_step += 1
-                log.info("sgd_solver.cpp:50", f"MultiStep Status: Iteration {iteration}, step = {current_step}")
-            power = np.power(np.float64(gamma), current_step)
-        elif policy == "poly":
-            power = powf(np.float32(1) - np.float32(iteration) / np.float32(p.max_iter), p.power)
-        elif policy == "sigmoid":
-            exponent = np.float32(-gamma) * (np.float32(iteration) - np.float32(p.stepsize))
-            power = np.float32(1) / (np.float32(1) + np.float32(np.exp(np.float64(exponent))))  # expf rounds so
-        else:
-            raise CaffeError(f"lr_policy: unknown policy '{policy}'")
-        return float(np.float32(base * power)), current_step
+        match policy:
+            case "fixed":
+                pass
+            case "step":
+                exponent = current_step = iteration // p.stepsize
+            case "exp":
+                exponent = iteration
+            case "inv":
+                power = powf(one + float32(gamma) * now, -p.power)
+            case "multistep":
+                # One step per call, even where two are due.
+                if current_step < len(p.stepvalue) and iteration >= p.stepvalue[current_step]:
+                    current_step += 1
+                    log.info("sgd_solver.cpp:50", f"MultiStep Status: Iteration {iteration}, step = {current_step}")
+                exponent = current_step
+            case "poly":
+                power = powf(one - now / float32(p.max_iter), p.power)
+            case "sigmoid":
+                exponential = np.exp(np.float64(float32(-gamma) * (now - float32(p.stepsize))))
+                power = one / (one + float32(exponential))  # expf rounds so
+            case _:
+                raise CaffeError(f"lr_policy: unknown policy '{policy}'")
+        if power is None:
+            power = np.power(np.float64(gamma), exponent)
+        return float(float32(p.base_lr * power)), current_step
 
 
 class Solver:
@@ -80,7 +88,7 @@ class Solver:
         if cls.type:
             registry[cls.type] = cls
 
-    def __init__(self, param_file: PathLike | caffe_pb2.SolverParameter, source: str = "solver"):
+    def __init__(self, param_file: PathLike | SolverParameter, source: str = "solver"):
         """`source` names a solver that is given as a message (upgraded) in errors."""
         p, self.source = _read(param_file, source)
         self.p = self.param = p
@@ -90,24 +98,22 @@ class Solver:
             streams.set_random_seed((p.random_seed + context.solver_rank) & 0xFFFFFFFF)
         self._iter = 0
         self._current_step = 0
-        self._callbacks: list[tuple[Callable[[], None], Callable[[], None]]] = []
+        self._callbacks: list[tuple[Callable, Callable]] = []
         self._net = self._make_train_net()
         self._test_nets = self._make_test_nets()
-        self._losses: list[np.float32] = []
+        self._losses: list[float32] = []
         self._unread_losses: deque[tuple[int, Any]] = deque()
-        self._smoothed_loss = np.float32(0)
+        self._smoothed_loss = float32(0)
         self._first = 0  # the iteration whose loss is the first of the smoothed loss
-        self._window: tuple[list[np.float32], np.float32, int] | None = None
+        self._window: Window | None = None
         # Asked after every iteration and before every test batch: "stop", "snapshot" or None.
         self.requested_action: Callable[[], str | None] = lambda: None
         self._stopped = False
         # Of several processes, whether it holds in any; each asks at the same point.
         self.agreed: Callable[[int], int] = int
         self.debug_nan = False  # also look at every gradient before each update
-        self._at_start: tuple[int, snapshots.Places] | None = None
+        self._places: Arrays | None = None  # at the start of this iteration
         self._snapshot_of: int | None = None  # the iteration of the last snapshot that was taken or restored
-        self._timer = time.perf_counter()
-        self._last_display = 0
         self._waited = 0.0  # seconds, at the last display
         self.waiting = 0.0  # the share of the time between the last two displays in which the train net had no data
         self._recording = Recording(recorder_of(self.net.device))
@@ -133,79 +139,69 @@ class Solver:
             if not folder.is_dir():
                 raise CaffeError(f"{self.source}: snapshot_prefix: folder {folder} does not exist")
 
-    def _upgraded(self, given: str | caffe_pb2.NetParameter) -> caffe_pb2.NetParameter:
+    def _upgraded(self, given: Any) -> NetParameter:
         """A net's upgraded message, from its file or a message."""
         if isinstance(given, str):
             return upgrade.read_net(given)
-        param = caffe_pb2.NetParameter()
+        param = NetParameter()
         param.CopyFrom(given)
         return upgrade.upgrade_net(param, self.source)
 
-    def _make_net(
-        self, param: caffe_pb2.NetParameter, source: str, phase: int, states: Sequence[caffe_pb2.NetState]
-    ) -> Net:
+    def _make_net(self, param: NetParameter, source: str, phase: int, states: Sequence[NetState]) -> Net:
         """A net in its file's state merged with `states`."""
-        state = caffe_pb2.NetState(phase=phase)
+        state = NetState(phase=phase)
         for more in (param.state, *states):
             state.MergeFrom(more)
         param.state.CopyFrom(state)
         net = Net.from_param(param, source)
-        self._load_weights(net)
+        # Each entry is a caffemodel, or several separated by commas.
+        for path in filter(None, (path.strip() for entry in self.p.weights for path in entry.split(","))):
+            log.info("solver.cpp:72", f"Finetuning from {path}")
+            net.copy_from(path)
         return net
 
     def _make_train_net(self) -> Net:
         p = self.p
-        given = [f for f in ("net", "net_param", "train_net", "train_net_param") if p.HasField(f)]
+        lines = {"net": 102, "net_param": 97, "train_net": 92, "train_net_param": 88}
+        given = [field for field in lines if p.HasField(field)]
         if len(given) != 1:
             raise CaffeError(
-                f"{self.source}: net: give exactly one of net, net_param, train_net, train_net_param"
+                f"{self.source}: net: give exactly one of {', '.join(lines)}"
                 + (f", not {' and '.join(given)}" if given else "")
             )
         field = given[0]
         value = getattr(p, field)
-        line = {"train_net_param": 88, "train_net": 92, "net_param": 97, "net": 102}[field]
-        inline = field.endswith("param")
-        where = f"specified in {field}." if inline else f"from {field} file: {value}"
-        log.info(f"solver.cpp:{line}", f"Creating training net {where}")
-        source = self.source if inline else value
-        return self._make_net(self._upgraded(value), source, caffe_pb2.TRAIN, [p.train_state])
-
-    def _load_weights(self, net: Net) -> None:
-        """`weights` of the solver file: each a caffemodel, or several separated by commas."""
-        for entry in self.p.weights:
-            for path in filter(None, map(str.strip, entry.split(","))):
-                log.info("solver.cpp:72", f"Finetuning from {path}")
-                net.copy_from(path)
+        if field.endswith("param"):
+            source, where = self.source, f"specified in {field}."
+        else:
+            source, where = value, f"from {field} file: {value}"
+        log.info(f"solver.cpp:{lines[field]}", f"Creating training net {where}")
+        return self._make_net(self._upgraded(value), source, TRAIN, [p.train_state])
 
     def _make_test_nets(self) -> list[Net]:
         p = self.p
-        generic = p.HasField("net") or p.HasField("net_param")
         specific = len(p.test_net_param) + len(p.test_net)
         wanted = len(p.test_iter)
-        if generic:
-            if wanted < specific:
-                raise CaffeError(f"{self.source}: test_iter: {wanted} given for {specific} test nets")
-        elif wanted != specific:
+        if wanted < specific or wanted > specific and not (p.HasField("net") or p.HasField("net_param")):
             raise CaffeError(f"{self.source}: test_iter: {wanted} given for {specific} test nets: give one each")
         if p.test_state and len(p.test_state) != wanted:
             raise CaffeError(f"{self.source}: test_state: {len(p.test_state)} given for {wanted} test nets")
         if wanted and p.test_interval <= 0:
             raise CaffeError(f"{self.source}: test_interval: missing or not above 0, with test_iter given")
         # Each: the net, what errors call it, and what BVLC's log says it is specified by.
-        sources: list[tuple[str | caffe_pb2.NetParameter, str, str]] = [
-            (value, f"{self.source}: test_net_param {i}", "test_net_param") for i, value in enumerate(p.test_net_param)
+        inline = p.HasField("net_param")
+        rest = (p.net_param, self.source, "net_param") if inline else (p.net, p.net, f"net file: {p.net}")
+        sources = [
+            *((net, f"{self.source}: test_net_param {i}", "test_net_param") for i, net in enumerate(p.test_net_param)),
+            *((path, path, f"test_net file: {path}") for path in p.test_net),
+            *[rest] * (wanted - specific),
         ]
-        sources += [(path, path, f"test_net file: {path}") for path in p.test_net]
-        if generic:
-            inline = p.HasField("net_param")
-            last = (p.net_param, self.source, "net_param") if inline else (p.net, p.net, f"net file: {p.net}")
-            sources += [last] * (wanted - specific)
         nets = []
         params = [self._upgraded(given) for given, *_ in sources]
         for i, (param, (_, source, specified)) in enumerate(zip(params, sources)):
             log.info("solver.cpp:190", f"Creating test net (#{i}) specified by {specified}")
             # Its weights are its own until its first test, as in BVLC: a program may load others into it.
-            nets.append(self._make_net(param, source, caffe_pb2.TEST, p.test_state[i : i + 1]))
+            nets.append(self._make_net(param, source, TEST, p.test_state[i : i + 1]))
             nets[-1].debug_info = p.debug_info
         return nets
 
@@ -213,7 +209,7 @@ class Solver:
         """Allocate gradients and history of the parameters that learn (those of the others only when used).
 
         They stay for life, so they come before the first activations: among these they would fragment the heap."""
-        self._history: list[list[torch.Tensor | None]] = [[None] * self.slots for _ in self.net.learnable]
+        self._history: list[list[Tensor | None]] = [[None] * self.slots for _ in self.net.learnable]
         self.rates = [1.0 if m is None else m for m in self.net.lr_mults]
         self._decays = [1.0 if m is None else m for m in self.net.decay_mults]
         for index, blob in enumerate(self.net.learnable):
@@ -248,17 +244,17 @@ class Solver:
         """Iterate until `stop`, or until a stop is requested."""
         p = self.p
         window, self._window = self._window, None
-        self._losses, self._smoothed_loss, seen = window or ([], np.float32(0), 0)
+        self._losses, self._smoothed_loss, seen = window or ([], float32(0), 0)
         self._unread_losses.clear()
         self._first = self.iter - seen
         self._timer, self._last_display = time.perf_counter(), self.iter
         unseen: Any = 0.0  # the sum of the losses since the last look
         while self.iter < stop:
-            display = bool(p.display) and self.iter % p.display == 0
+            display = self._due(p.display)
             # A GPU is not kept waiting in each iteration, but in those that are displayed or snapshots follow.
             look = self.net.device == "cpu" or self.debug_nan or display
             look |= bool(p.snapshot) and (self.iter + 1) % p.snapshot == 0
-            self._at_start = self.iter, snapshots.places(self)
+            self._places = snapshots.places(self)
             statistics = self._statistics() if look else []
             self.net.clear_param_diffs()
             if self._test_due() and (self.iter > 0 or p.test_initialization):
@@ -282,36 +278,38 @@ class Solver:
                 on_gradients()
             self.apply_update()
             request = self.requested_action()
-            if (p.snapshot and self.iter % p.snapshot == 0) or request == "snapshot":
+            if self._due(p.snapshot) or request == "snapshot":
                 self.snapshot()
             if request == "stop":
                 self._stopped = True
                 return
 
+    def _due(self, interval: int) -> bool:
+        return bool(interval) and self.iter % interval == 0
+
     def _test_due(self) -> bool:
-        return self.p.test_interval > 0 and self.iter % self.p.test_interval == 0 and context.solver_rank == 0
+        return self._due(self.p.test_interval) and context.solver_rank == 0
 
     def _forward_backward(self) -> Any:
         """Accumulate the gradients of iter_size passes; returns the sum of their losses, left on its device."""
         loss: Any = 0.0
         last = len(self.net.nodes) - 1
         for _ in range(self.p.iter_size):
-            forward = self.net.run_forward(0, last)
+            loss = loss + self.net.run_forward(0, last)
             self.net.run_backward(last, 0)
             if self.net.debug_info:
                 self.net.log_norms()
-            loss = loss if forward is None else loss + forward
         return loss
 
     # -- divergence --------------------------------------------------------------------------------------------------
 
-    def _statistics(self) -> list[tuple[Parameter, torch.Tensor]]:
-        """The parameters that a forward pass changes (running statistics), and their values now."""
+    def _statistics(self) -> Statistics:
+        """The running statistics now."""
         layers = [node.layer for node in self.net.nodes]
         blobs = [layer.blobs[index] for layer in layers for index in layer.written_by_forward]
         return [(blob, blob.t.clone()) for blob in blobs]
 
-    def _check_finite(self, loss: Any, unseen: Any, statistics: list[tuple[Parameter, torch.Tensor]]) -> None:
+    def _check_finite(self, loss: Any, unseen: Any, statistics: Statistics) -> None:
         """Raise Diverged unless this iteration's loss, and the sum `unseen` since the last look, are finite (with
         debug_nan the gradients, too)."""
         bad = ""
@@ -324,7 +322,7 @@ class Solver:
         if self.agreed(bool(bad)):
             self._stop_diverged(bad or "in another process", statistics)
 
-    def _stop_diverged(self, bad: str, statistics: list[tuple[Parameter, torch.Tensor]]) -> None:
+    def _stop_diverged(self, bad: str, statistics: Statistics) -> None:
         """Snapshot the state before this iteration, repeat the iteration to find the layer, raise Diverged."""
         said = f"{self.source}: iteration {self.iter}: {bad}: training has diverged (lower base_lr?)"
         self._put_back(statistics)
@@ -352,7 +350,7 @@ class Solver:
                 + ("" if self.debug_nan else ", with debug_nan to look at every gradient, too")
             )
 
-    def _put_back(self, statistics: list[tuple[Parameter, torch.Tensor]]) -> None:
+    def _put_back(self, statistics: Statistics) -> None:
         snapshots.go_to(self, self.places())
         for blob, values in statistics:
             blob.t = values
@@ -393,25 +391,25 @@ class Solver:
         average = self.p.average_loss
         while self._unread_losses:
             index, value = self._unread_losses.popleft()
-            loss, size = np.float32(float(value)), np.float32(len(self._losses) + 1)
+            loss, size = float32(float(value)), float32(len(self._losses) + 1)
             with np.errstate(all="ignore"):
                 if len(self._losses) < average:
                     self._losses.append(loss)
-                    self._smoothed_loss = (self._smoothed_loss * (size - np.float32(1)) + loss) / size
+                    self._smoothed_loss = (self._smoothed_loss * (size - float32(1)) + loss) / size
                 else:
                     slot = index % average
-                    self._smoothed_loss += (loss - self._losses[slot]) / np.float32(average)
+                    self._smoothed_loss += (loss - self._losses[slot]) / float32(average)
                     self._losses[slot] = loss
         return float(self._smoothed_loss)
 
-    def loss_window(self) -> tuple[list[np.float32], np.float32, int]:
-        """The losses of the smoothed loss, its value, and the number of losses it has seen."""
+    def loss_window(self) -> Window:
+        """The state of the smoothed loss."""
         _ = self.smoothed_loss
         return list(self._losses), self._smoothed_loss, self.iter - self._first
 
-    def set_loss_window(self, losses: list[np.float32], smoothed: np.float32, seen: int) -> None:
+    def set_loss_window(self, window: Window) -> None:
         """Let the smoothed loss of the next run continue from loss_window()."""
-        self._window = (losses, smoothed, seen)
+        self._window = window
 
     def _display(self) -> None:
         now = time.perf_counter()
@@ -428,19 +426,13 @@ class Solver:
         if self.waiting >= 0.01:
             log.warning("solver.py:1", f"Waiting for data {self.waiting:.0%} of the time: records come too slowly")
         self._timer, self._last_display = now, self.iter
-        outputs = {name: self.net.blobs[name].t.detach().cpu().numpy() for name in self.net.outputs}
+        outputs = {name: self.net.blobs[name].t.cpu().numpy() for name in self.net.outputs}
         self._log_outputs("solver.cpp:258", "    Train net output", outputs, self.net)
 
-    def _log_outputs(self, where: str, prefix: str, outputs: dict[str, np.ndarray], net: Net) -> None:
-        index = 0
-        for name, values in outputs.items():
-            weight = net.blob_loss_weights[name]
-            for value in values.reshape(-1):
-                text = f"{prefix} #{index}: {name} = {value:g}"
-                if weight:
-                    text += f" (* {weight:g} = {np.float32(weight) * value:g} loss)"
-                log.info(where, text)
-                index += 1
+    def _log_outputs(self, where: str, prefix: str, outputs: Arrays, net: Net) -> None:
+        flat = ((name, value) for name, values in outputs.items() for value in values.reshape(-1))
+        for index, (name, value) in enumerate(flat):
+            log.info(where, f"{prefix} #{index}: {name} = {value:g}{net.loss_term(name, value)}")
 
     def solve(self, resume_file: PathLike | None = None) -> None:
         """Train to max_iter, from a solverstate if given; snapshot and test at the end as BVLC does."""
@@ -452,15 +444,14 @@ class Solver:
             log.info("solver.cpp:295", f"Restoring previous solver status from {resume_file}")
             self.restore(resume_file)
         self._run(p.max_iter)
-        self._at_start = self.iter, snapshots.places(self)
-        if p.snapshot_after_train and (not p.snapshot or self.iter % p.snapshot):
+        self._places = snapshots.places(self)
+        if p.snapshot_after_train and not self._due(p.snapshot):
             self.snapshot()
         if self._stopped:
             log.info("solver.cpp:310", "Optimization stopped early.")
             return
-        if p.display and self.iter % p.display == 0:
-            loss = self.net.run_forward(0, len(self.net.nodes) - 1)
-            self._add_loss(0.0 if loss is None else loss)
+        if self._due(p.display):
+            self._add_loss(self.net.run_forward(0, len(self.net.nodes) - 1))
             log.info("solver.cpp:327", f"Iteration {self.iter}, loss = {self.smoothed_loss:g}")
         if self._test_due():
             self.test_all()
@@ -473,13 +464,13 @@ class Solver:
                 return
             self.test(index)
 
-    def test(self, index: int = 0) -> dict[str, np.ndarray]:
+    def test(self, index: int = 0) -> Arrays:
         """Run one test net over its test_iter batches; log and return the outputs' means. {} where a stop came."""
         net, batches = self.test_nets[index], self.p.test_iter[index]
         log.info("solver.cpp:347", f"Iteration {self.iter}, Testing net (#{index})")
         net.share_with(self.net)
         loss: Any = 0.0
-        totals: list[torch.Tensor | None] = [None] * len(net.outputs)
+        totals: Tensors = []
         for _ in range(batches):
             while (request := self.requested_action()) is not None:
                 # (A snapshot of this iteration may exist already. After training, one more forward pass has changed
@@ -491,19 +482,13 @@ class Solver:
             if self._stopped:
                 log.info("solver.cpp:396", "Test interrupted.")
                 return {}
-            found = net.run_forward(0, len(net.nodes) - 1)
-            loss = loss if found is None else loss + found
-            for i, name in enumerate(net.outputs):
-                value = net.blobs[name].t
-                totals[i] = value.clone() if totals[i] is None else totals[i] + value
-        means = {
-            name: np.zeros(1, np.float32) if total is None else total.cpu().numpy() / np.float32(batches)
-            for name, total in zip(net.outputs, totals)
-        }
-        if self.p.test_compute_loss:
+            loss = loss + net.run_forward(0, len(net.nodes) - 1)
+            values = [net.blobs[name].t for name in net.outputs]
+            totals = [a + b for a, b in zip(totals, values)] if totals else [value.clone() for value in values]
+        if self.p.test_compute_loss and batches:
             log.info("solver.cpp:401", f"Test loss: {float(loss) / batches:g}")
-        if batches:
-            self._log_outputs("solver.cpp:414", "    Test net output", means, net)
+        means = {name: total.cpu().numpy() / float32(batches) for name, total in zip(net.outputs, totals)}
+        self._log_outputs("solver.cpp:414", "    Test net output", means, net)
         return means
 
     # -- the update --------------------------------------------------------------------------------------------------
@@ -517,11 +502,12 @@ class Solver:
     def apply_update(self) -> None:
         """Update the parameters from their diffs: clip, divide by iter_size, regularise, then the solver's own rule."""
         rate = self.lr
-        if self.p.display and self.iter % self.p.display == 0:
+        if self._due(self.p.display):
             log.info("sgd_solver.cpp:112", f"Iteration {self.iter}, lr = {rate:g}")
         with torch.no_grad():
             self._update(rate, self._clip_scale())
         self._iter += 1
+        self._places = None
 
     def _update(self, rate: float, clip: float) -> None:
         """update(), recorded on a GPU."""
@@ -548,10 +534,10 @@ class Solver:
         if not parts:
             return 1.0
         total = float(torch.stack([torch.dot(part, part) for part in parts]).sum(dtype=torch.float64))
-        norm = float(np.float32(math.sqrt(total)))
+        norm = float(float32(math.sqrt(total)))
         if not norm > limit:  # (NaN is not, either)
             return 1.0
-        scale = float(np.float32(limit) / np.float32(norm))
+        scale = float(float32(limit) / float32(norm))
         log.info(
             "sgd_solver.cpp:99",
             f"Gradient clipping: scaling down gradients (L2 norm {norm:g} > {limit:g}) by scale factor {scale:g}",
@@ -561,13 +547,13 @@ class Solver:
     def update(self, rate: float, clip: float) -> None:
         """Update every parameter by the solver's own rule, `change`."""
         for index, blob in enumerate(self.net.learnable):
-            local = float(np.float32(rate) * np.float32(self.rates[index]))
+            local = float(float32(rate) * float32(self.rates[index]))
             if self._idle(index):
                 blob.clear_diff()
                 continue
             # An infinite norm clips to 0, and BVLC's BLAS makes 0 of infinity times 0, too.
             gradient = blob.g * (clip / self.p.iter_size) if clip else torch.zeros_like(blob.g)
-            decay = float(np.float32(self.p.weight_decay) * np.float32(self._decays[index]))
+            decay = float(float32(self.p.weight_decay) * float32(self._decays[index]))
             if decay:
                 gradient.add_(blob.t if self.p.regularization_type == "L2" else blob.t.sign(), alpha=decay)
             change = self.change(gradient, self._history_of(index), local)
@@ -579,13 +565,13 @@ class Solver:
         """Whether a parameter has lr_mult 0: its update is zero, and so is its history (a sum of updates)."""
         return self.slots == 1 and self.rates[index] == 0 and self._history[index][0] is None
 
-    def _history_of(self, index: int) -> list[torch.Tensor]:
+    def _history_of(self, index: int) -> Tensors:
         """The history arrays of learnable parameter `index`, zero at first."""
         blob, slots = self.net.learnable[index], self._history[index]
         slots[:] = [torch.zeros(blob.shape, device=blob.device) if array is None else array for array in slots]
         return slots
 
-    def change(self, gradient: torch.Tensor, history: list[torch.Tensor], rate: float) -> torch.Tensor:
+    def change(self, gradient: Tensor, history: Tensors, rate: float) -> Tensor:
         """Return what is subtracted from the weights, and update `history` in place. May overwrite `gradient`."""
         raise CaffeError(f"solver type {self.type} has no update rule")
 
@@ -593,7 +579,7 @@ class Solver:
 
     def snapshot_name(self, extension: str) -> str:
         """The path of this iteration's snapshot, .h5 added where snapshot_format is HDF5."""
-        hdf5 = self.p.snapshot_format == caffe_pb2.SolverParameter.HDF5
+        hdf5 = self.p.snapshot_format == SolverParameter.HDF5
         return f"{self.p.snapshot_prefix}_iter_{self.iter}{extension}" + ".h5" * hdf5
 
     def snapshot(self) -> None:
@@ -609,7 +595,7 @@ class Solver:
         hdf5 = model.endswith(".h5")
         kind, lines = ("HDF5", (474, 296)) if hdf5 else ("binary proto", (464, 284))
         log.info(f"solver.cpp:{lines[0]}", f"Snapshotting to {kind} file {model}")
-        (self.net.save_hdf5 if hdf5 else self.net.save)(model)
+        self.net.save(model, hdf5)
         log.info(f"sgd_solver.cpp:{lines[1]}", f"Snapshotting solver state to {kind} file {state_file}")
         state = solverstate.SolverState(
             iter=self.iter, learned_net=model, current_step=self._current_step, history=self._history_arrays()
@@ -620,17 +606,15 @@ class Solver:
         )
         self._snapshot_of = self.iter
 
-    def places(self) -> snapshots.Places:
+    def places(self) -> Arrays:
         """The positions of the random stream and the layers, for a snapshot: before an update those at the start of
         its iteration, since a resumed run repeats the whole iteration, its tests included."""
-        if self._at_start is not None and self._at_start[0] == self.iter:
-            return self._at_start[1]
-        return snapshots.places(self)
+        return self._places or snapshots.places(self)
 
     def _history_arrays(self) -> list[np.ndarray]:
         """The history in BVLC's order: every parameter's first array, then every second one."""
         return [
-            np.zeros(blob.shape, np.float32) if array is None else array.cpu().numpy()
+            np.zeros(blob.shape, float32) if array is None else array.cpu().numpy()
             for arrays in zip(*self._history)
             for blob, array in zip(self.net.learnable, arrays)
         ]
@@ -660,15 +644,13 @@ class Solver:
         if not hdf5.is_hdf5(path):
             log.info("sgd_solver.cpp:336", f"{type(self).__name__}: restoring history")
         self._iter = self._snapshot_of = state.iter
-        self._at_start = None
+        self._places = None
         self._current_step = state.current_step
         for (index, k), values in zip(places, state.history):
             if self.rates[index] == 0 and not values.any():
                 self._history[index][k] = None
                 continue
-            blob = self.net.learnable[index]
-            tensor = torch.tensor(np.asarray(values, np.float32), device=blob.device)
-            self._history_of(index)[k].copy_(tensor.view(blob.shape))
+            self._history_of(index)[k].copy_(torch.tensor(values).view(self.net.learnable[index].shape))
         snapshots.restore(self, path)
 
     # -- pycaffe's others --------------------------------------------------------------------------------------------
@@ -691,7 +673,7 @@ class SGDSolver(Solver):
 
     type = "SGD"
 
-    def change(self, gradient: torch.Tensor, history: list[torch.Tensor], rate: float) -> torch.Tensor:
+    def change(self, gradient: Tensor, history: Tensors, rate: float) -> Tensor:
         return history[0].mul_(self.p.momentum).add_(gradient, alpha=rate)
 
     def update(self, rate: float, clip: float) -> None:
@@ -702,7 +684,7 @@ class SGDSolver(Solver):
         p = self.p
         # Without momentum torch's kernel keeps no buffer, while Caffe keeps V. An infinite norm clips to 0, by which
         # the kernel would divide.
-        if self.type != "SGD" or p.regularization_type != "L2" or rate == 0 or clip == 0 or p.momentum == 0:
+        if self.type != "SGD" or p.regularization_type != "L2" or clip == 0 or p.momentum == 0:
             super().update(rate, clip)
             return
         groups: dict[tuple[float, float], list[int]] = {}
@@ -715,14 +697,9 @@ class SGDSolver(Solver):
             local = rate * lr
             blobs = [self.net.learnable[i] for i in indices]
             buffers = [self._history_of(i)[0] for i in indices]
-            if local == 0:
-                for blob, buffer in zip(blobs, buffers):
-                    buffer.mul_(p.momentum)
-                    blob.t.sub_(buffer)
-                    blob.data_memory.written()
-                continue
+            divisor = p.iter_size / (local * clip) if local else math.inf
             # (torch.tensor would wait for a GPU.)
-            scale = torch.full((), p.iter_size / (local * clip), dtype=torch.float32, device=blobs[0].device)
+            scale = torch.full((), divisor, dtype=torch.float32, device=blobs[0].device)
             private_torch.sgd(
                 [b.t for b in blobs], [b.g for b in blobs], buffers, p.weight_decay * decay * local, p.momentum, scale
             )
@@ -737,7 +714,7 @@ class NesterovSolver(SGDSolver):
 
     type = "Nesterov"
 
-    def change(self, gradient: torch.Tensor, history: list[torch.Tensor], rate: float) -> torch.Tensor:
+    def change(self, gradient: Tensor, history: Tensors, rate: float) -> Tensor:
         (v,), mu = history, self.p.momentum
         before = v.clone()
         v.mul_(mu).add_(gradient, alpha=rate)
@@ -754,7 +731,7 @@ class AdaGradSolver(SGDSolver):
         if self.p.momentum:
             raise CaffeError(f"{self.source}: momentum: {self.p.momentum:g} cannot be used with {self.type}")
 
-    def change(self, gradient: torch.Tensor, history: list[torch.Tensor], rate: float) -> torch.Tensor:
+    def change(self, gradient: Tensor, history: Tensors, rate: float) -> Tensor:
         squares = history[0].addcmul_(gradient, gradient)
         return gradient.div_(squares.sqrt().add_(self.p.delta)).mul_(rate)
 
@@ -769,7 +746,7 @@ class RMSPropSolver(AdaGradSolver):
         if not 0 <= self.p.rms_decay < 1:
             raise CaffeError(f"{self.source}: rms_decay: {self.p.rms_decay:g} must be at least 0 and below 1")
 
-    def change(self, gradient: torch.Tensor, history: list[torch.Tensor], rate: float) -> torch.Tensor:
+    def change(self, gradient: Tensor, history: Tensors, rate: float) -> Tensor:
         squares, decay = history[0], self.p.rms_decay
         squares.mul_(decay).addcmul_(gradient, gradient, value=_one_minus(decay))
         return gradient.div_(squares.sqrt().add_(self.p.delta)).mul_(rate)
@@ -781,7 +758,7 @@ class AdaDeltaSolver(SGDSolver):
     type = "AdaDelta"
     slots = 2
 
-    def change(self, gradient: torch.Tensor, history: list[torch.Tensor], rate: float) -> torch.Tensor:
+    def change(self, gradient: Tensor, history: Tensors, rate: float) -> Tensor:
         (squares, updates), m, delta = history, self.p.momentum, self.p.delta
         squares.mul_(m).addcmul_(gradient, gradient, value=_one_minus(m))
         gradient.mul_((updates + delta).div_(squares + delta).sqrt_())
@@ -807,27 +784,27 @@ class AdamSolver(SGDSolver):
     def constants(self, rate: float, clip: float) -> tuple[float, ...]:
         return rate, clip, self.iter
 
-    def change(self, gradient: torch.Tensor, history: list[torch.Tensor], rate: float) -> torch.Tensor:
+    def change(self, gradient: Tensor, history: Tensors, rate: float) -> Tensor:
         (mean, squares), b1, b2, t = history, self.p.momentum, self.p.momentum2, self.iter + 1
         mean.mul_(b1).add_(gradient, alpha=_one_minus(b1))
         squares.mul_(b2).addcmul_(gradient, gradient, value=_one_minus(b2))
         # In BVLC the powers of the two floats are doubles, and so is this factor.
-        correction = np.float32(math.sqrt(1 - b2**t) / (1 - b1**t))
-        rate = float(np.float32(rate) * correction)
+        correction = float32(math.sqrt(1 - b2**t) / (1 - b1**t))
+        rate = float(float32(rate) * correction)
         return torch.div(mean, squares.sqrt().add_(self.p.delta), out=gradient).mul_(rate)
 
 
-def _finite(tensor: torch.Tensor) -> bool:
+def _finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor).all())
 
 
 def _one_minus(value: float) -> float:
-    return float(np.float32(1) - np.float32(value))
+    return float(float32(1) - float32(value))
 
 
-def _read(given: PathLike | caffe_pb2.SolverParameter, source: str) -> tuple[caffe_pb2.SolverParameter, str]:
+def _read(given: PathLike | SolverParameter, source: str) -> tuple[SolverParameter, str]:
     """A solver's message and what errors call it, from the path of its prototxt or from an upgraded message."""
-    if isinstance(given, caffe_pb2.SolverParameter):
+    if isinstance(given, SolverParameter):
         return given, source
     if not isinstance(given, (str, bytes, Path)):
         raise TypeError(f"a solver is made from the path of its prototxt, not from {given!r}")
@@ -835,7 +812,7 @@ def _read(given: PathLike | caffe_pb2.SolverParameter, source: str) -> tuple[caf
     return upgrade.read_solver(path), path
 
 
-def get_solver(path: PathLike | caffe_pb2.SolverParameter, source: str = "solver") -> Solver:
+def get_solver(path: PathLike | SolverParameter, source: str = "solver") -> Solver:
     """Make the solver that a solver prototxt (or an upgraded message, which `source` names in errors) asks for."""
     param, source = _read(path, source)
     if param.type not in registry:

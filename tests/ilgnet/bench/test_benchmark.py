@@ -64,6 +64,16 @@ def test_peers_compute_the_same_and_are_timed(tmp_path, capsys, monkeypatch):
     assert "1/3 GoogLeNetV1-BN" in capsys.readouterr().out
 
 
+@pytest.mark.skipif(not bvlc.available(), reason="no real Caffe here: " + bvlc.HOW)
+def test_real_caffe_is_timed_too(tmp_path):
+    out = tmp_path / "b.json"
+    words = "--variants third --tasks train test1 load --batch 1 --crop 96 --rounds 1 --threads 1 --peers --out"
+    tool.main([*words.split(), str(out)])
+    rows = {r["task"]: r for r in json.loads(out.read_text())["rows"] if r["engine"] == "bvlc"}
+    assert set(rows) == {"train", "test1", "load"} and rows["test1"]["difference"] < 1e-4
+    assert all(r["median_s"] > 0 and r["peak_memory_bytes"] > 1e6 for r in rows.values())
+
+
 def test_ratios_of_table_4():
     rows = [
         Timed(variant=v, task=t, engine="torchcaffe", median_s=s)
@@ -76,11 +86,11 @@ def test_ratios_of_table_4():
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--rounds", "0"], "1 or more"),
-        (["--weights", "w.caffemodel"], "--weights: they are of one variant"),
+        (["--rounds", "0"], "--rounds 0: must be at least 1"),
+        (["--weights", "w.caffemodel"], "--weights fits one variant"),
         (["--precision", "int8", "--gpu", "0"], "--precision is for the CPU"),
         (["--out", "result.txt"], "result.txt: must end in .json"),
-        (["--variants", "third", "--photos", "/nowhere"], "--photos /nowhere: no such folder"),
+        (["--variants", "third", "--photos", "/nowhere"], "/nowhere: no such folder"),
     ],
 )
 def test_bad_words(words, message, monkeypatch):

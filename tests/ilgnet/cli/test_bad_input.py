@@ -1,6 +1,7 @@
 """Bad input, a table a kind of file: every tool that reads it ends with one line that names the file, and status 2.
 
-`python -m tests.ilgnet.cli.test_bad_input` prints what each says, with --bvlc how real Caffe's programs end on the same files."""
+`python -m tests.ilgnet.cli.test_bad_input` prints what each says, with --bvlc how real Caffe's programs end on the
+same files."""
 
 from __future__ import annotations
 
@@ -50,6 +51,7 @@ from ilgnet.photos import decode
 from ilgnet.rank import check as ranking_check
 from ilgnet.rank import ranking
 from ilgnet.run import bvlc
+from tests.bvlc import real
 from torchcaffe.base.errors import CaffeError, named
 from torchcaffe.cli import main as cli
 from torchcaffe.data import imageset
@@ -820,7 +822,7 @@ def test_features_of_a_batch_of_0(folder):
         (evaluate.main, ["--weights", "w", "--lmdb", "lmdb", "--test-batch", "9" * 20], "--test-batch 9+: must be"),
         (gen_net.main, ["--variant", "v1", "--batch-size", "9" * 20], "--batch-size 9+: must be"),
         (gen_net.main, ["--variant", "v1", "--source", "\udcff"], "--source: its name is not UTF-8"),
-        (benchmark.main, ["--crop", "-5"], "--crop must be 1 or more"),
+        (benchmark.main, ["--crop", "-5"], "--crop -5: must be at least 1"),
     ],
 )
 def test_numbers_and_names_that_mean_nothing(main, words, said, folder, capsys):
@@ -850,7 +852,7 @@ def test_a_user_without_a_home(folder, monkeypatch):
 @pytest.mark.parametrize("brought", ["nowhere", "photos"])
 def test_a_file_to_install_that_is_none(brought, folder):
     said = run(fetch_weights.main, "--file", brought)
-    assert said in (f"{brought}: No such file or directory", f"{brought}: Is a directory")
+    assert said in (f"cannot read {brought}: No such file or directory", f"cannot read {brought}: Is a directory")
 
 
 def test_names_that_are_not_utf8_where_no_others_will_do(folder):
@@ -861,7 +863,7 @@ def test_names_that_are_not_utf8_where_no_others_will_do(folder):
         )
     assert run(cli._main, "time", "-model", "net.prototxt", "-stage", "\udcff") == "-stage \\udcff: not UTF-8"
     (folder / "lmdb").rename(folder / "l\udcff")
-    assert "l\\udcff: not UTF-8" in run(
+    assert "l\\udcff: the name is not UTF-8" in run(
         evaluate.main, "--weights", "net.caffemodel", "--net", "net.prototxt", "--lmdb", "l\udcff"
     )
 
@@ -1052,7 +1054,7 @@ BVLC = {
 def bvlc_ends(folder: Path, program: str, *words: object) -> str:
     """How real Caffe ends on a file: with a signal, an exit status, or as if nothing were wrong."""
     try:
-        done = bvlc.bvlc_binary(program, *map(str, words), check=False, cwd=folder, timeout=60, errors="replace")
+        done = real.binary(program, *map(str, words), check=False, cwd=folder, timeout=60, errors="replace")
     except subprocess.TimeoutExpired:
         return "hangs (60 s)"
     if done.returncode < 0:

@@ -95,6 +95,12 @@ def test_a_checkout_needs_no_installation(tmp_path):
     assert done.returncode == 0 and "v1/deploy.prototxt" in done.stdout, done.stderr
 
 
+def test_processes_that_a_checkouts_program_starts_do_not_run_it_again(tmp_path):
+    command = [sys.executable, ROOT / "data_prep" / "demo.py", "--out", tmp_path, "--count", "20", "--workers", "2"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.count("Next:") == 1 and not done.stderr, done.stderr
+
+
 def test_a_broken_opencv_is_one_line(tmp_path):
     """As on a machine without libGL."""
     (tmp_path / "cv2.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file', name='cv2')")

@@ -14,7 +14,7 @@ from ilgnet.ava.ratings import read_ratings
 from ilgnet.cli import demo, prepare
 from ilgnet.demo import demo_set, scenes
 from ilgnet.evaluate import protocol
-from tests.torchcaffe.data.test_imageset import datums
+from tests.records import datums
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats.blobproto import read_blobproto
 
@@ -200,7 +200,7 @@ def test_prepare_the_demo_set(made, tmp_path, capsys):
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*_lmdb/data.mdb")}
     assert run_prepare(made, tmp_path / "out") == manifest
     assert before == {path: path.stat().st_mtime_ns for path in before}
-    with pytest.raises(CaffeError, match="was not made from this list"):
+    with pytest.raises(CaffeError, match="exists, but was not made from this list"):
         run_prepare(made, tmp_path / "out", "--seed", "2")
     assert run_prepare(made, tmp_path / "jpeg", "--encoded", "jpeg")["options"]["encode"] == "jpg"
 

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ilgnet.evaluate import metrics as m
@@ -58,7 +58,6 @@ def test_correlations_published():
 two_classes = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 10)), min_size=1, max_size=60)
 
 
-@settings(deadline=None)
 @given(two_classes)
 def test_against_brute_force(rows):
     labels, p = np.array([r[0] for r in rows]), np.array([r[1] for r in rows]) / 10.0

@@ -146,7 +146,7 @@ def agree(net, *shapes, seed=0, **options):
 sizes = st.integers(1, 9)
 
 
-@settings(deadline=None, max_examples=120)
+@settings(max_examples=120)
 @given(
     st.sampled_from(["MAX", "AVE"]),
     st.tuples(sizes, sizes),
@@ -177,7 +177,7 @@ def test_pooling_sizes(pool, size, kernel, stride, pad, floor, data):
             onnx_export.export(net, free_size=True)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.sampled_from(["Convolution", "Deconvolution"]),
     st.lists(st.integers(5, 9), min_size=1, max_size=3),
@@ -202,7 +202,7 @@ def test_convolution_sizes(type_, size, kernel, stride, pad, dilation, group, bi
     agree(net, (2, *shape))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(1, 3), st.sampled_from(["MAX", "AVE"]), st.integers(9, 20), st.integers(9, 20))
 def test_spp_takes_any_size(height, pool, h, w):
     text = (
@@ -214,7 +214,7 @@ def test_spp_takes_any_size(height, pool, h, w):
     agree(net, (2, 3, h, w), free_size=True)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(2, 4), st.lists(st.integers(1, 5), min_size=3, max_size=4), st.data())
 def test_batch_stays_free(batch, shape, data):
     """Axes that come from the batch follow it through Reshape, Flatten and InnerProduct at any axis."""
@@ -263,7 +263,8 @@ def test_in_place_chains_and_names():
             r"layer 'x' \(Pooling\): top 1",
         ),
         (
-            'layer { name: "x" type: "Pooling" bottom: "b0" top: "x" pooling_param { pool: STOCHASTIC kernel_size: 2 } }',
+            'layer { name: "x" type: "Pooling" bottom: "b0" top: "x" '
+            "pooling_param { pool: STOCHASTIC kernel_size: 2 } }",
             "STOCHASTIC",
         ),
         (
@@ -273,7 +274,8 @@ def test_in_place_chains_and_names():
         ('layer { name: "x" type: "Dropout" bottom: "b0" top: "x" phase: TRAIN }', "phase"),
         ('layer { name: "x" type: "ReLU" bottom: "b0" top: "b0" }', "both input and output"),
         (
-            'layer { name: "x" type: "Reshape" bottom: "b0" top: "x" reshape_param { shape { dim: 18 dim: -1 dim: 1 } } }'
+            'layer { name: "x" type: "Reshape" bottom: "b0" top: "x" '
+            "reshape_param { shape { dim: 18 dim: -1 dim: 1 } } }"
             'layer { name: "y" type: "InnerProduct" bottom: "x" top: "y" inner_product_param { num_output: 2 } }',
             "the batch cannot be free in this net",
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import xml.etree.ElementTree as ET
 
@@ -32,6 +33,7 @@ def of(text: str, phase: int | None = None) -> summary.Summary:
     return summary.summarize(caffe, upgrade.parse_net(text, "net"), caffe.TEST if phase is None else phase)
 
 
+@functools.cache
 def of_variant(name: str, **words) -> summary.Summary:
     missing = {layer.type for layer in emit.deploy(emit.Choice(name, **words)).layer} - set(caffe.layer_type_list())
     if missing:

@@ -13,22 +13,23 @@ import cv2
 import numpy as np
 import pytest
 
-from ilgnet.figures import html
+from ilgnet.evaluate import results
+from ilgnet.figures import pictures
 from ilgnet.photos import checks as photo_checks
-from ilgnet.rank import gallery, picks, ranking
+from ilgnet.rank import cache, gallery, picks, ranking
 from tests import chromium
 
 pytestmark = pytest.mark.skipif(chromium.PROGRAM is None, reason="no Chromium here")
 
 EVIL = "</script><script>document.title='run'</script><b onmouseover=alert(1)>.jpg"
-ABOUT = {
-    "net": "v1",
-    "title": "ILGNet-Inc.V1",
-    "meaning": "index 1 means high",
-    "heat_of": "inception_4a/output",
-    "preprocess": {"preset": "lmdb", "warp": [256, 256], "crop": [224, 224]},
-    "engine": "torch",
-}
+ABOUT = cache.About(
+    net="v1",
+    title="ILGNet-Inc.V1",
+    meaning="index 1 means high",
+    heat_of="inception_4a/output",
+    preprocess=results.Preprocessing(preset="lmdb", warp=(256, 256), crop=(224, 224)),
+    engine="torch",
+)
 SIZES = {3: (320, 480), 4: (960, 320)}  # upright and wide ones; the others are 640 x 480
 
 
@@ -53,10 +54,8 @@ def made(tmp_path_factory):
                 float(1 / (1 + np.exp(-margin))),
                 margin,
                 rng.uniform(-1, 1, (14, 14)).astype(np.float32),
-                html.small_jpeg(picture, 256),
-                *SIZES.get(i, (640, 480)),
-                1.6e9 + 60 * i,
-                checks,
+                pictures.small_jpeg(picture, 256),
+                cache.Facts(*SIZES.get(i, (640, 480)), 1.6e9 + 60 * i, checks),
             )
         )
     ranking.set_order(photos)

@@ -79,6 +79,12 @@ def make(tmp_path, *more):
     return out
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """The page of one run and one result."""
+    return make(tmp_path_factory.mktemp("plain"))
+
+
 class Links(HTMLParser):
     """Collects what a browser would fetch, and checks that tags are closed in order."""
 
@@ -96,8 +102,8 @@ class Links(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_offline_and_well_formed(tmp_path):
-    page = make(tmp_path).read_text()
+def test_offline_and_well_formed(plain):
+    page = plain.read_text()
     assert "<th>" not in page and page.count('<div class="scroll" tabindex="0" role="region"') == 6  # for keyboards
     parser = Links()
     parser.feed(page)
@@ -108,21 +114,20 @@ def test_offline_and_well_formed(tmp_path):
     assert "a&lt;b&gt;" in page and "a<b>" not in page and "first &amp; best" in page
 
 
-def test_says_what_it_should(tmp_path):
-    out = make(tmp_path)
-    page = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", out.read_text()))
+def test_says_what_it_should(plain):
+    page = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", plain.read_text()))
     assert "Synthetic labels" not in page
     assert "75.00 %" in page  # three of four
     assert "ILGNet-Inc.V1-BN 81.68 % 75.00 % 30.1 % – 95.4 % 50.00 %" in page and "80.71 % not run" in page  # Table 2
     assert "A-Lamp [45] 82.50 %" in page and "85.50 % not run not run" in page
     assert "called high, but low (1 in all) P(high) 0.990 p0.jpg" in page
-    result = json.loads(out.with_suffix(".json").read_text())
+    result = json.loads(plain.with_suffix(".json").read_text())
     assert result["runs"][0]["loss"]["value"] == [1, 0.5, None, 0.25]
     assert result["evaluations"][0]["result"]["accuracy"]["correct"] == 3
     assert "folder" not in result["evaluations"][0]
     for name in ("fig2", "fig4", "test_loss", "test_accuracy", "calibration1"):
-        assert (tmp_path / f"report_{name}.png").read_bytes().startswith(b"\x89PNG")
-        ElementTree.fromstring((tmp_path / f"report_{name}.svg").read_bytes())
+        assert (plain.parent / f"report_{name}.png").read_bytes().startswith(b"\x89PNG")
+        ElementTree.fromstring((plain.parent / f"report_{name}.svg").read_bytes())
 
 
 def test_without_a_run_every_cell_says_so(tmp_path):
@@ -313,13 +318,12 @@ def test_a_ranking_has_correlations_and_no_accuracy(tmp_path):
     assert rows["photos tested"] == "7" and "earth mover's distance from the votes" not in rows
 
 
-def test_markdown_and_csv(tmp_path):
-    out = make(tmp_path)
-    text = out.with_suffix(".md").read_text()
+def test_markdown_and_csv(plain):
+    text = plain.with_suffix(".md").read_text()
     for name in re.findall(r"\]\(([^)]+)\)", text):
-        assert (tmp_path / name).is_file(), name
+        assert (plain.parent / name).is_file(), name
     assert "| ILGNet-Inc.V1-BN | 81.68 % | 75.00 % (30.1 % – 95.4 %) |" in text
-    rows = list(csv.reader(io.StringIO((tmp_path / "report_table2.csv").read_text())))
+    rows = list(csv.reader(io.StringIO((plain.parent / "report_table2.csv").read_text())))
     assert len({len(row) for row in rows}) == 1
     assert rows[0][:5] == [
         "method",
@@ -602,7 +606,8 @@ def test_smoothed_is_the_trailing_mean():
 
 
 def test_numbers_for_people():
-    assert html.percent(0.8168) == "81.68 %" and html.percent(None) == "–" and html.number(float("nan")) == "–"
+    assert html.percent(0.8168) == "81.68 %" and html.percent(None) == "–"
+    assert report_tables.number(float("nan")) == report_tables.share(None) == report_tables.EMPTY
 
 
 def test_iterations_a_second_of_a_run_that_stood_still(tmp_path):

@@ -1,48 +1,56 @@
-"""Finding, installing and running real Caffe (ilgnet/bvlc.py, tools/setup_bvlc.py)."""
+"""Finding, installing and running real Caffe (ilgnet/run/bvlc.py, bvlc_setup.py)."""
 
 from __future__ import annotations
 
 import os
+import shutil
 
 import numpy as np
 import pytest
 
 from ilgnet.cli import setup_bvlc
-from ilgnet.run import bvlc
-from tests.bvlc import parity_nets, run_caffe, solvers
+from ilgnet.run import bvlc, bvlc_setup
+from tests.bvlc import parity_nets, real, run_caffe, solvers
 from tests.bvlc.engines import Engine, EngineError
+from tests.bvlc.solver_goldens import check
 from torchcaffe.base.errors import CaffeError
 
 BOOKWORM = {"ID": "debian", "VERSION_CODENAME": "bookworm"}
 live = pytest.mark.skipif(not bvlc.available(), reason="no real Caffe here: " + bvlc.HOW)
 
 
-def test_the_mirror_is_the_one_in_this_machines_sources(tmp_path):
+@pytest.mark.skipif(shutil.which("apt-get") is None, reason="no apt here")
+def test_the_mirror_is_the_one_in_this_machines_sources(tmp_path, monkeypatch):
+    def mirror():
+        return bvlc_setup.debian_mirror("-o", f"Dir::Etc={tmp_path}")
+
+    monkeypatch.setattr(bvlc_setup, "os_release", lambda: BOOKWORM)
     (tmp_path / "sources.list.d").mkdir()
-    assert setup_bvlc.debian_mirror(tmp_path, BOOKWORM) is None
+    assert mirror() is None
     (tmp_path / "sources.list.d" / "other.list").write_text("deb https://tools.example/apt stable main\n")
     (tmp_path / "sources.list.d" / "debian.sources").write_text(
         "Types: deb\n# a comment: with a colon\nURIs: http://security.example/debian\nSuites: bookworm-security\n"
         "Components: main\n\nTypes: deb\nURIs: http://new.example/debian\nSuites: bookworm bookworm-updates\n"
         "Components: main contrib\nSigned-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
     )
-    assert setup_bvlc.debian_mirror(tmp_path, BOOKWORM) == "http://new.example/debian"
-    assert setup_bvlc.debian_mirror(tmp_path, {"ID": "ubuntu", "VERSION_CODENAME": "bookworm"}) is None
+    assert mirror() == "http://new.example/debian/"
     (tmp_path / "sources.list").write_text(
         "# deb http://no.example/debian bookworm main\n"
         "deb [arch=amd64 trusted=yes] http://old.example/debian bookworm main\n"
     )
-    assert setup_bvlc.debian_mirror(tmp_path, BOOKWORM) == "http://old.example/debian"
+    assert mirror() == "http://old.example/debian/"
+    monkeypatch.setattr(bvlc_setup, "os_release", lambda: {"ID": "ubuntu", "VERSION_CODENAME": "bookworm"})
+    assert mirror() is None
 
 
 def test_setting_up_elsewhere_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(setup_bvlc, "os_release", lambda: {"ID": "fedora"})
+    monkeypatch.setattr(bvlc_setup, "os_release", lambda: {"ID": "fedora"})
     with pytest.raises(CaffeError, match="no Debian machine.*caffe-cpu.*--engine bvlc"):
         setup_bvlc.main([])
-    monkeypatch.setattr(setup_bvlc, "os_release", lambda: BOOKWORM)
-    monkeypatch.setattr(setup_bvlc.shutil, "which", lambda name: "/usr/bin/" + name)
-    monkeypatch.setattr(setup_bvlc.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(bvlc_setup, "os_release", lambda: BOOKWORM)
+    monkeypatch.setattr(bvlc_setup.shutil, "which", lambda name: "/usr/bin/" + name)
+    monkeypatch.setattr(bvlc_setup.os, "geteuid", lambda: 1000)
     with pytest.raises(CaffeError, match="root"):
         setup_bvlc.main([])
     assert list(tmp_path.iterdir()) == []
@@ -51,13 +59,13 @@ def test_setting_up_elsewhere_says_what_to_do(tmp_path, monkeypatch):
 def test_what_a_killed_debootstrap_left_mounted_is_not_emptied(tmp_path, monkeypatch):
     root = tmp_path / "root"
     (root / "proc").mkdir(parents=True)
-    monkeypatch.setattr(setup_bvlc, "os_release", lambda: BOOKWORM)
-    monkeypatch.setattr(setup_bvlc, "proxy_settings", list)
-    monkeypatch.setattr(setup_bvlc.shutil, "which", lambda name: "/usr/bin/" + name)
-    monkeypatch.setattr(setup_bvlc.os, "geteuid", lambda: 0)
-    monkeypatch.setattr(setup_bvlc.os.path, "ismount", lambda path: path == root / "proc")
+    monkeypatch.setattr(bvlc_setup, "os_release", lambda: BOOKWORM)
+    monkeypatch.setattr(bvlc_setup, "proxy_settings", list)
+    monkeypatch.setattr(bvlc_setup.shutil, "which", lambda name: "/usr/bin/" + name)
+    monkeypatch.setattr(bvlc_setup.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(bvlc_setup.os.path, "ismount", lambda path: path == root / "proc")
     with pytest.raises(CaffeError, match=f"file systems are still mounted in it; first: umount {root}/proc"):
-        setup_bvlc.install(root, None)
+        bvlc_setup.install(root, None)
     assert (root / "proc").is_dir()
 
 
@@ -78,10 +86,10 @@ def test_no_real_caffe_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(bvlc, "_system_python", lambda: None)
     with pytest.raises(CaffeError, match="make bvlc"):
-        bvlc.bvlc_python(["-c", "pass"])
+        real.python(["-c", "pass"])
     monkeypatch.setattr(bvlc.shutil, "which", lambda name: None)
     with pytest.raises(CaffeError, match="convert_imageset"):
-        bvlc.bvlc_binary("convert_imageset")
+        real.binary("convert_imageset")
 
 
 def test_the_reason_is_found_in_the_log():
@@ -102,12 +110,12 @@ def test_the_environment_fixes_the_blas_kernel_and_keeps_our_python_out(monkeypa
 def test_python_and_programs_run_with_paths_of_this_machine(tmp_path):
     (tmp_path / "in").write_text("hello")
     code = f"import caffe, cv2, lmdb, h5py; print(open({str(tmp_path / 'in')!r}).read(), caffe.__version__)"
-    assert bvlc.bvlc_python(["-c", code]).stdout.split()[0] == "hello"
-    assert "caffe version 1" in bvlc.bvlc_binary("caffe", "--version").stdout
+    assert real.python(["-c", code]).stdout.split()[0] == "hello"
+    assert "caffe version 1" in real.binary("caffe", "--version").stdout
     with pytest.raises(CaffeError, match="File not found: /no/such"):
-        bvlc.bvlc_binary("caffe", "train", "--solver=/no/such")
+        real.binary("caffe", "train", "--solver=/no/such")
     with pytest.raises(CaffeError, match="no such module|No module named"):
-        bvlc.bvlc_python(["-c", "import no_such_module"])
+        real.python(["-c", "import no_such_module"])
 
 
 @live
@@ -129,8 +137,6 @@ def test_real_caffe_goes_on_from_our_snapshot(name, tmp_path):
     run_caffe.run_train(caffe, solvers.snapshot_job(name, str(tmp_path)))
     with Engine("bvlc") as engine:
         value, got = engine.call("train", solvers.resume_job(name, str(tmp_path)))
-    from tests.torchcaffe.solvers.test_solvers_bvlc import check
-
     check("resumed", name, value, got, 2e-5)
 
 

@@ -27,11 +27,12 @@ layer { name: "data" type: "DummyData" top: "x" top: "y" dummy_data_param { shap
 layer { name: "ip" type: "InnerProduct" bottom: "x" top: "ip"
   inner_product_param { num_output: 2 weight_filler { type: "xavier" } } }
 layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "y" top: "loss" }"""
-SOLVER = """net: "train.prototxt" base_lr: 0.1 lr_policy: "fixed" max_iter: 6 display: 2 snapshot_prefix: "x" random_seed: 3
-test_iter: 1 test_interval: 100 snapshot_format: HDF5"""
+SOLVER = """net: "train.prototxt" base_lr: 0.1 lr_policy: "fixed" max_iter: 6 display: 2 snapshot_prefix: "x"
+random_seed: 3 test_iter: 1 test_interval: 100 snapshot_format: HDF5"""
 STAND_IN = """import runpy, sys, torchcaffe
 torchcaffe.install_as_caffe()
-runpy.run_path(sys.argv[1], run_name="__main__")"""
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")"""
 
 
 @pytest.fixture(params=["torchcaffe", "real"])

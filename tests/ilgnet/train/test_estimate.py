@@ -8,12 +8,12 @@ import pytest
 
 from ilgnet.cli import train
 from ilgnet.train import estimate, runs
-from tests.ilgnet.cli.test_tools import folder, write_solver  # noqa: F401  (folder is a fixture)
+from tests.ilgnet.small_nets import write_solver
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.proto import caffe_pb2
 
 
-def test_it_is_printed_first_and_changes_nothing(folder, capfd):  # noqa: F811
+def test_it_is_printed_first_and_changes_nothing(folder, capfd):
     solver, weights = write_solver(folder, max_iter=12), folder / "run" / "x_iter_12.caffemodel"
     assert train.main(["--solver", solver]) == 0
     plain = weights.read_bytes()
@@ -30,17 +30,16 @@ def test_the_sum():
     settings = caffe_pb2.SolverParameter(max_iter=533000, test_iter=[533], test_interval=533)
     measured = {"iteration_s": 3.5, "test_batch_s": [0.5]}
     # 533000 * 3.5 s + 1001 tests * 533 * 0.5 s = 2,132,266.5 s
-    (line,) = estimate.lines(settings, measured)
+    line = estimate.text(settings, measured)
     assert line == (
         "estimated on this machine: 24 d 16 h "
         "(533000 iterations of 3.5 s, 1001 tests of 533 batches of 0.5 s; snapshots not counted)"
     )
-    assert "24 d 16 h (532999 iterations" in estimate.lines(settings, measured, 1)[0]
-    assert "1 h 7 min (1000 iterations of 3.5 s, 2 tests" in estimate.lines(settings, measured, 532000)[0]
+    assert "24 d 16 h (532999 iterations" in estimate.text(settings, measured, 1)
+    assert "1 h 7 min (1000 iterations of 3.5 s, 2 tests" in estimate.text(settings, measured, 532000)
     settings.ClearField("test_interval")
-    assert estimate.lines(settings, {"iteration_s": 0.003, "test_batch_s": []}, 532000) == [
-        "estimated on this machine: 3 s (1000 iterations of 0.003 s; snapshots not counted)"
-    ]
+    line = estimate.text(settings, {"iteration_s": 0.003, "test_batch_s": []}, 532000)
+    assert line == "estimated on this machine: 3 s (1000 iterations of 0.003 s; snapshots not counted)"
 
 
 def test_where_a_run_goes_on(tmp_path):
@@ -55,5 +54,5 @@ def test_where_a_run_goes_on(tmp_path):
 def test_a_solver_that_does_not_run_is_told(tmp_path):
     solver = tmp_path / "solver.prototxt"
     solver.write_text('net: "gone.prototxt" lr_policy: "fixed"')
-    with pytest.raises(CaffeError, match=r"solver.prototxt: cannot be timed: .*gone.prototxt"):
+    with pytest.raises(CaffeError, match=r"gone.prototxt"):
         estimate.measure(solver, "torch", None)

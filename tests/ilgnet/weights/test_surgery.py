@@ -58,7 +58,7 @@ def normalise(x, bn, scale, eps=1e-5):
     return ((x.transpose(0, 2, 3, 1) - mean) / np.sqrt(var + eps) * scale[0] + scale[1]).transpose(0, 3, 1, 2)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 2**31 - 1))
 def test_bias_goes_into_the_mean(seed):
     rng = np.random.RandomState(seed)
@@ -160,7 +160,7 @@ def test_legacy_shapes(source_shape, target_shape, same):
     assert same_shape(source_shape, target_shape) is same
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 2**31 - 1), st.booleans(), st.sampled_from([0.0, 1.0, 3.5]))
 def test_merge(seed, biased, factor):
     rng = np.random.RandomState(seed)

@@ -9,7 +9,9 @@ import time
 import numpy as np
 import pytest
 
-from tests.torchcaffe.gpu.test_recording import folder, make, one_thread  # noqa: F401  (fixtures, two of them)
+from tests.torchcaffe.gpu.recorded import make
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.usefixtures("folder")

@@ -18,10 +18,10 @@ import pytest
 from ilgnet.cli import make_lmdb, mean
 from tests import ROOT
 from tests.bvlc import make_imageset_goldens as goldens
+from tests.records import datums
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.data import imageset, lmdb_writer
 from torchcaffe.data.imageset import Options, Photo, compute_image_mean, convert_imageset, write_mean
-from torchcaffe.data.lmdb_reader import LmdbReader
 from torchcaffe.data.transform import datum_image
 from torchcaffe.formats import files
 from torchcaffe.formats.blobproto import read_blobproto
@@ -48,11 +48,6 @@ def few(tmp_path):
         picture = cv2.resize(rng.randint(0, 256, (6, 8, 3)).astype(np.uint8), (60, 40), interpolation=cv2.INTER_CUBIC)
         cv2.imwrite(str(folder / f"{number}.jpg"), picture)
     return folder, [Photo(f"{number}.jpg", number % 2) for number in range(12)]
-
-
-def datums(lmdb):
-    with LmdbReader(lmdb) as reader:
-        return {key.decode(): caffe_pb2.Datum.FromString(value) for key, value in reader}
 
 
 @pytest.mark.parametrize("case", goldens.CASES)

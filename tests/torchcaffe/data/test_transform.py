@@ -70,7 +70,7 @@ def test_draws_only_what_is_left_to_chance():
 images = st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 9), st.booleans(), st.booleans())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(images=images, mirror=st.booleans(), mean=st.sampled_from(["none", "one", "each", "file"]), data=st.data())
 def test_against_the_definition(tmp_path_factory, images, mirror, mean, data):
     """One pixel at a time in float32, in any layout of the input, with a pool and without."""
@@ -105,7 +105,7 @@ def test_against_the_definition(tmp_path_factory, images, mirror, mean, data):
     np.testing.assert_array_equal(out, got)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     floats=st.lists(st.floats(width=32, allow_nan=False), max_size=20),
     data=st.binary(max_size=20),
@@ -126,7 +126,7 @@ def test_parses_datums_as_protobuf_does(floats, data, label, sizes, encoded):
     np.testing.assert_array_equal(np.array(parse_datum(packed).float_data), np.array(floats, np.float32))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(content=st.binary(max_size=40))
 def test_random_bytes_are_a_datum_or_an_error(content):
     try:

@@ -214,7 +214,7 @@ def test_unpacked_floats_and_split_fields(tmp_path):
     np.testing.assert_array_equal(blobproto.read_blobproto(tmp_path / "b").ravel(), doubles.astype(np.float32))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     shape=st.lists(st.integers(0, 4), max_size=5),
     legacy=st.booleans(),
@@ -240,7 +240,7 @@ def test_blobs_as_protobuf_reads_them(tmp_path_factory, shape, legacy, double, d
     np.testing.assert_array_equal(read, values.astype(np.float32))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(shapes=st.lists(st.lists(st.integers(0, 5), max_size=4), min_size=1, max_size=3), strided=st.booleans())
 def test_what_we_write_protobuf_reads(tmp_path_factory, shapes, strided):
     path = tmp_path_factory.mktemp("b") / "b"
@@ -325,7 +325,7 @@ SAMPLES = {
 }
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(data=st.data(), name=st.sampled_from(sorted(SAMPLES)))
 def test_damaged_files_never_crash(tmp_path_factory, data, name):
     content = bytearray((GOLDENS / name).read_bytes())
@@ -340,7 +340,7 @@ def test_damaged_files_never_crash(tmp_path_factory, data, name):
         check_survives(caffemodel.read_caffemodel_net, path)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(content=st.binary(min_size=1, max_size=200))
 def test_random_bytes_never_crash(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("d") / "random"

@@ -9,11 +9,11 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import GOLDENS
-from tests.torchcaffe.proto.test_proto import messages
+from tests.torchcaffe.proto.strategies import messages
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.cli.programs import PROGRAMS
 from torchcaffe.formats import upgrade
@@ -79,8 +79,8 @@ def test_upgraded_is_a_fixed_point(name, logged):
 @pytest.mark.parametrize(
     "text, words",
     [
-        ('input: "a" input_dim: 1', "n.prototxt: input 'a': input_dim has 1 numbers; expected 4 per input"),
-        ('input: "a" input: "b" input_shape { }', "n.prototxt: input 'b': 1 input_shape for 2 inputs"),
+        ('input: "a" input_dim: 1', "n.prototxt: shapes of 0 inputs, not of 1 (input_dim: 4 for each)"),
+        ('input: "a" input: "b" input_shape { }', "n.prototxt: shapes of 1 inputs, not of 2 (input_dim: 4 for each)"),
         ('layers { layer { name: "x" type: "y" } }', "n.prototxt: V0 layer 'x': Unknown layer name: y"),
         ('layers { layer { name: "x" } bottom: "b" }', "n.prototxt: V0 layer 'x': Unknown blob input b"),
         (
@@ -161,7 +161,6 @@ def test_current_type():
     assert [types.current_type(*pair) for pair in pairs] == ["Convolution", "TanH", "BNLL", "odd", "99", ""]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(net=messages("NetParameter"))
 def test_any_net_is_upgraded_or_refused(net, logged):
     try:
@@ -172,7 +171,6 @@ def test_any_net_is_upgraded_or_refused(net, logged):
         assert not net.layers and not net.input
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=200) | messages("NetParameter").map(lambda net: net.SerializeToString()[:-1]))
 def test_any_bytes_are_a_net_or_refused(data, tmp_path):
     path = tmp_path / "n.caffemodel"

@@ -10,9 +10,11 @@ import torch
 
 import torchcaffe as caffe
 from ilgnet.cli import evaluate, rank, train
-from tests.torchcaffe.gpu.test_recording import assert_same, folder, made, make, one_thread, tape  # noqa: F401  (fixtures, two of them)
+from tests.torchcaffe.gpu.recorded import assert_same, made, make, tape
 from torchcaffe.base import context
 from torchcaffe.base.errors import CaffeError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)

@@ -4,207 +4,35 @@ recorded operations again on the tensors they had, and nothing else."""
 from __future__ import annotations
 
 import io
-import itertools
 import math
 from pathlib import Path
 
 import cv2
-import lmdb
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 import torchcaffe as caffe
 from ilgnet.train import runs
+from tests.torchcaffe.gpu.recorded import (
+    NET,
+    assert_all_same,
+    assert_same,
+    everything,
+    failing,
+    made,
+    make,
+    tape,
+)
 from torchcaffe.core.blob import Memory, Parameter
 from torchcaffe.data.transform import DataTransformer
 from torchcaffe.formats import blobproto
-from torchcaffe.gpu import recording
 from torchcaffe.gpu.recording import Recording
 from torchcaffe.ops.data import place_crops
 from torchcaffe.proto import caffe_pb2, parse_text
 from torchcaffe.random.rng import Rng
 
-
-class Tape(TorchDispatchMode):
-    """Takes down every operation on tensors."""
-
-    def __init__(self):
-        super().__init__()
-        self.operations = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        if function != torch.ops.aten._local_scalar_dense.default:  # a look, which code for a GPU never takes
-            self.operations.append((function, args, kwargs or {}, result))
-        return result
-
-    def replay(self):
-        with torch.no_grad():
-            for function, args, kwargs, result in self.operations:
-                for old, new in zip(tree_leaves(result), tree_leaves(function(*args, **kwargs))):
-                    if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
-                        old.copy_(new)
-
-
-def tape(work):
-    with Tape() as taken:
-        result = work()
-    return result, taken.replay
-
-
-class Capture(TorchDispatchMode):
-    """Computes nothing, as a GPU that is recording: new tensors hold NaN, others what they held before."""
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        originals = {}
-
-        def spared(value):
-            copy = value.clone()
-            originals[id(copy)] = value, copy
-            return copy
-
-        def given(argument, value):
-            written = argument.alias_info is not None and argument.alias_info.is_write
-            return tree_map_only(torch.Tensor, spared, value) if written else value
-
-        arguments = function._schema.arguments
-        kwargs = {a.name: given(a, kwargs[a.name]) for a in arguments if a.name in (kwargs or {})}
-        result = function(*map(given, arguments, args), **kwargs)
-        fresh = [output.alias_info is None for output in function._schema.returns]
-        if all(fresh):
-            tree_map_only(torch.Tensor, lambda t: t.fill_(math.nan) if t.is_floating_point() else t, result)
-        return tree_map_only(torch.Tensor, lambda t: originals.get(id(t), (t,))[0], result)
-
-
-def failing(number):
-    """A recorder that fails at the end of its recording of this number, from 1."""
-    pieces = itertools.count(1)
-
-    def record(work):
-        if next(pieces) != number:
-            return tape(work)
-        with Capture():
-            work()
-        raise RuntimeError("operation not permitted when stream is capturing")
-
-    return record
-
-
-NET = """
-layer { name: "data" type: "Data" top: "data" top: "label" include { phase: TRAIN }
-  transform_param { mirror: true crop_size: 20 mean_file: "mean.binaryproto" scale: 0.02 }
-  data_param { source: "lmdb" batch_size: 5 backend: LMDB } }
-layer { name: "data" type: "Data" top: "data" top: "label" include { phase: TEST }
-  transform_param { crop_size: 20 mean_value: 100 scale: 0.02 }
-  data_param { source: "lmdb" batch_size: 3 backend: LMDB } }
-layer { name: "conv" type: "Convolution" bottom: "data" top: "conv"
-  param { lr_mult: 1 } param { lr_mult: 2 decay_mult: 0 }
-  convolution_param { num_output: 6 kernel_size: 3 pad: 1 weight_filler { type: "xavier" } } }
-layer { name: "bn" type: "BatchNorm" bottom: "conv" top: "conv" batch_norm_param { moving_average_fraction: 0.9 } }
-layer { name: "scale" type: "Scale" bottom: "conv" top: "conv" scale_param { bias_term: true } }
-layer { name: "relu" type: "ReLU" bottom: "conv" top: "conv" }
-layer { name: "norm" type: "LRN" bottom: "conv" top: "norm" lrn_param { local_size: 3 alpha: 0.1 } }
-layer { name: "max" type: "Pooling" bottom: "norm" top: "max" pooling_param { pool: MAX kernel_size: 3 stride: 2 } }
-layer { name: "ave" type: "Pooling" bottom: "norm" top: "ave" pooling_param { pool: AVE kernel_size: 3 stride: 2 } }
-layer { name: "both" type: "Concat" bottom: "max" bottom: "ave" top: "both" }
-layer { name: "ip" type: "InnerProduct" bottom: "both" top: "ip"
-  inner_product_param { num_output: 7 weight_filler { type: "gaussian" std: 0.05 } } }
-layer { name: "sigmoid" type: "Sigmoid" bottom: "ip" top: "ip" }
-layer { name: "drop" type: "Dropout" bottom: "ip" top: "ip" dropout_param { dropout_ratio: 0.3 } }
-layer { name: "ip2" type: "InnerProduct" bottom: "ip" top: "ip2"
-  inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }
-layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip2" bottom: "label" top: "loss" }
-layer { name: "accuracy" type: "Accuracy" bottom: "ip2" bottom: "label" top: "accuracy" include { phase: TEST } }
-"""
-SOLVER = """net: "net.prototxt" base_lr: 0.05 gamma: 0.5 stepsize: 6 momentum: 0.9 weight_decay: 0.01
-max_iter: 20 random_seed: 4 snapshot_prefix: "s" test_iter: 4 test_interval: 5 """
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """More would spend longer on waiting for each other than on so little work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """13 pictures, every third one a JPEG in its record."""
-    rng = np.random.RandomState(1)
-    with lmdb.open(str(tmp_path / "lmdb"), map_size=1 << 22) as environment:
-        with environment.begin(write=True) as transaction:
-            for i in range(13):
-                image = rng.randint(0, 256, (24, 24, 3)).astype(np.uint8)
-                datum = caffe_pb2.Datum(channels=3, height=24, width=24, label=i % 3)
-                datum.data, datum.encoded = image.transpose(2, 0, 1).tobytes(), i % 3 == 0
-                if datum.encoded:
-                    datum.data = cv2.imencode(".jpg", image)[1].tobytes()
-                transaction.put(f"{i:08d}".encode(), datum.SerializeToString())
-    blobproto.write_blobproto(tmp_path / "mean.binaryproto", rng.rand(3, 24, 24).astype(np.float32) * 200)
-    (tmp_path / "net.prototxt").write_text(NET)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def make(settings: str = 'lr_policy: "step"', recorder=None):
-    """A solver, as on a GPU with a recorder: bytes are cropped on the device, passes and updates recorded."""
-    Path("solver.prototxt").write_text(SOLVER + settings)
-    solver = caffe.get_solver("solver.prototxt")
-    if recorder is not None:
-        for net in (solver.net, *solver.test_nets):
-            net.record_with(recorder)
-            net.layers[0].pack_for_device()
-        solver._recording = recording.Recording(recorder)
-    return solver
-
-
-def made(net) -> tuple[bool, int]:
-    """Whether the last forward pass was recorded or replayed, and how many kinds of backward passes are recorded."""
-    return net._recorded_forward.made, sum(backward.made for backward in net._recorded_backward.values())
-
-
-def values(memory: Memory, shape: tuple[int, ...]) -> np.ndarray:
-    """What a memory holds, without a look that would change where."""
-    if memory.fresh or memory.tensor is None:
-        return np.zeros(shape, np.float32)
-    tensor = memory.tensor if memory._stand_in is None else memory._stand_in
-    return tensor.detach().numpy().reshape(shape).copy()
-
-
-def everything(*nets) -> dict[tuple, np.ndarray]:
-    """Data and diff of every blob and parameter."""
-    found = {}
-    for index, net in enumerate(nets):
-        blobs = {name: blob for name, blob in zip(net._blob_names, net._blob_list)}
-        blobs.update(
-            ((name, i), b) for name, layer in zip(net._layer_names, net._layers) for i, b in enumerate(layer.blobs)
-        )
-        for name, blob in blobs.items():
-            found[index, name, "data"] = values(blob.data_memory, blob.shape)
-            found[index, name, "diff"] = values(blob.diff_memory, blob.shape)
-    return found
-
-
-def assert_all_same(eager, recorded, label=""):
-    assert eager.keys() == recorded.keys()
-    for key, wanted in eager.items():
-        np.testing.assert_array_equal(recorded[key], wanted, err_msg=f"{label} {key}")
-
-
-def parameters(solver) -> list[np.ndarray]:
-    return [blob.data.copy() for layer in solver.net.layers for blob in layer.blobs]
-
-
-def assert_same(one, two):
-    for a, b in zip(parameters(one), parameters(two)):
-        np.testing.assert_array_equal(a, b)
-    for a, b in zip(one._history_arrays(), two._history_arrays()):
-        np.testing.assert_array_equal(a, b)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize(
@@ -358,7 +186,7 @@ def test_a_gpu_is_waited_for_where_it_is_displayed_or_snapshots_follow(folder, m
     solver.net.device = "cuda:0"  # as the loop sees it
     looks, finite = [], math.isfinite
     monkeypatch.setattr(math, "isfinite", lambda value: (looks.append(solver.iter), finite(value))[1])
-    watcher = runs.Watcher(solver, solver.p, lambda: None, io.StringIO(), False, look_every=4)
+    watcher = runs.Watcher(solver, solver.p, lambda: None, io.StringIO(), look_every=4)
     monkeypatch.setattr(watcher, "check_loss", lambda done: looks.append(-done))
     solver.add_callback(watcher, lambda: None)
     solver.step(10)

@@ -16,34 +16,28 @@ from ilgnet.bench import benchmark
 from ilgnet.nets import emit
 from tests.bvlc import layers
 from tests.bvlc.run_caffe import draw, draw_params, inside, write_files
-from tests.torchcaffe.gpu.test_recording import (  # noqa: F401  (fixtures, two of them)
-    assert_all_same,
-    everything,
-    folder,
-    made,
-    make,
-    one_thread,
-    tape,
-)
-from tests.torchcaffe.ops import test_layers
+from tests.torchcaffe.gpu.recorded import assert_all_same, everything, made, make, tape
+from tests.torchcaffe.ops.plain_rows import PLAIN, net_of
 from torchcaffe.proto import caffe_pb2
 from torchcaffe.solvers.solver import get_solver
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def rows_of(type_: str, most: int) -> list[layers.Row]:
     """Up to so many of a type's rows, from all over the table."""
-    rows = [row for row in test_layers.PLAIN if row.type == type_]
+    rows = [row for row in PLAIN if row.type == type_]
     return rows[:: -(-len(rows) // most)]
 
 
-TYPES = sorted({row.type for row in test_layers.PLAIN})
+TYPES = sorted({row.type for row in PLAIN})
 
 
 @contextlib.contextmanager
 def made_ready(row):
     """The net of a row of the table of layers, and a function that gives its bottoms the values of a seed."""
     with inside(write_files(layers.case(row)["writes"])):
-        net, job = test_layers.net_of(row)
+        net, job = net_of(row)
         for blobs in net.params.values():
             draw_params(blobs, job["params"], job["seed"])
 
@@ -196,7 +190,7 @@ def update_on_device(solver) -> None:
         solver.update(0.1, 1.0)
 
 
-def test_training_from_records_never_waits_for_a_gpu(folder):  # noqa: F811
+def test_training_from_records_never_waits_for_a_gpu(folder):
     solver = make(recorder=lambda work: (work(), lambda: None))  # bytes on the device
     solver.step(1)
     pass_on_device(solver.net)

@@ -14,13 +14,13 @@ import torchcaffe as caffe
 from tests import BVLC
 from tests.bvlc import compare, layers
 from tests.bvlc.run_caffe import draw, draw_params, inside, run_layer, write_files
+from tests.torchcaffe.ops.plain_rows import PLAIN, net_of
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.core.layer import TorchLayer, registry
 from torchcaffe.ops.hdf5 import LibcRand
 from torchcaffe.proto import caffe_pb2, parse_text
 
 HERE = BVLC
-PLAIN = [row for row in layers.ROWS if not row.fails and row.bottoms and not row.reads and row.type != "Python"]
 # Where BVLC's gradient is not that of what it computes: ties, zeros and the edges of what is clamped.
 NOT_SMOOTH = (
     "ties",
@@ -35,14 +35,6 @@ NOT_SMOOTH = (
     "in_place",
     "not_numbers",
 )
-
-
-def net_of(row: layers.Row) -> tuple[caffe.Net, dict]:
-    job = layers.case(row)
-    caffe.set_random_seed(job["seed"])
-    param = parse_text(job["proto"], caffe_pb2.NetParameter(), "test")
-    param.state.phase = caffe.TRAIN if job["phase"] == "TRAIN" else caffe.TEST
-    return caffe.Net.from_param(param), job
 
 
 def untouched(row: layers.Row, channels_last: bool) -> tuple[dict, caffe.Net]:
@@ -341,6 +333,30 @@ def test_an_lrn_window_wider_than_the_channels_costs_no_more():
     net.forward()
     scale = 1 + 1e9 / size * (x * x).sum(1, keepdims=True)
     np.testing.assert_allclose(net.blobs["y"].data, x * scale**-0.75, rtol=1e-5)
+
+
+@pytest.mark.parametrize("within", [False, True])
+@pytest.mark.parametrize("beta", [0.75, 0.6])
+def test_lrn_is_its_definition(within, beta):
+    """y = x (k + alpha / n * sum of x^2)^-beta over n channels, or within a channel with k = 1 over n x n pixels."""
+    region, n, k, alpha = ("WITHIN_CHANNEL", 9, 1, 3) if within else ("ACROSS_CHANNELS", 3, 2, 3)
+    net = net_from(
+        'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 5 dim: 4 dim: 6 } } }'
+        'layer { name: "y" type: "LRN" bottom: "x" top: "y" lrn_param { local_size: 3 k: 2 '
+        f"alpha: {alpha} beta: {beta} norm_region: {region} }} }} force_backward: true"
+    )
+    net.blobs["x"].data[...] = draw("normal", (2, 5, 4, 6), 1)
+    net.forward()
+    net.blobs["y"].diff[...] = draw("normal", (2, 5, 4, 6), 2)
+    net.backward()
+    x = torch.tensor(net.blobs["x"].data, dtype=torch.float64, requires_grad=True)
+    padded = torch.nn.functional.pad(x * x, (1, 1, 1, 1, 1, 1))
+    places = [(1, i, j) for i in range(3) for j in range(3)] if within else [(c, 1, 1) for c in range(3)]
+    total = sum(padded[:, c : c + 5, i : i + 4, j : j + 6] for c, i, j in places)
+    y = x * (k + alpha / n * total) ** -beta
+    y.backward(torch.tensor(net.blobs["y"].diff, dtype=torch.float64))
+    assert compare.error(net.blobs["y"].data, y.detach().numpy()) < 1e-6
+    assert compare.error(net.blobs["x"].diff, x.grad.numpy()) < 1e-6
 
 
 @pytest.mark.parametrize("kind", ["HingeLoss", "SigmoidCrossEntropyLoss"])

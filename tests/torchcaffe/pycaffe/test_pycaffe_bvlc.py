@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ilgnet.run import bvlc
+from tests.bvlc import real
 
 HERE = Path(__file__).resolve().parent
 pytestmark = pytest.mark.skipif(not bvlc.available(), reason=f"no real Caffe on this machine: {bvlc.HOW}")
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.skipif(not bvlc.available(), reason=f"no real Caffe on 
 def test_real_pycaffe_passes_the_same_tests(tmp_path):
     script = HERE / "test_pycaffe.py"
     options = ["-q", "-c", os.devnull, "--rootdir", tmp_path, "--noconftest", "-p", "no:cacheprovider"]
-    done = bvlc.bvlc_python(["-m", "pytest", *options, script], check=False, cwd=tmp_path)
+    done = real.python(["-m", "pytest", *options, script], check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     assert " passed" in done.stdout and "skipped" not in done.stdout and "failed" not in done.stdout
 
@@ -84,7 +85,7 @@ def run(engine: str, *args: object) -> None:
     """The script in `engine`: what to do, the file to write, the folders."""
     script = str(Path(args[2]).parent / "script.py")
     if engine == "bvlc":
-        bvlc.bvlc_python([script, *args])
+        real.python([script, *args])
         return
     command = [sys.executable, "-m", "torchcaffe", "run", script, *map(str, args)]
     done = subprocess.run(command, env=dict(os.environ, GLOG_minloglevel="2"), capture_output=True, text=True)

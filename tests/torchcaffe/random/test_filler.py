@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests import GOLDENS as _GOLDENS
-from tests.torchcaffe.random.test_rng import assert_same
+from tests.torchcaffe.random.goldens import assert_same
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.proto import caffe_pb2
 from torchcaffe.random.filler import fill

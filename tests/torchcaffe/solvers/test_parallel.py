@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +19,7 @@ import pytest
 import torch
 
 import torchcaffe as caffe
+from ilgnet.cli import evaluate, rank, train
 from ilgnet.run import processes
 from tests import ROOT
 from torchcaffe.formats import caffemodel, solverstate
@@ -39,9 +42,10 @@ display: 5 snapshot: 10
 """
 
 
-@pytest.fixture
-def folder(tmp_path):
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
     """13 photos: no multiple of any batch."""
+    tmp_path = tmp_path_factory.mktemp("parallel")
     rng = np.random.RandomState(1)
     with lmdb.open(str(tmp_path / "lmdb"), map_size=1 << 22) as environment:
         with environment.begin(write=True) as transaction:
@@ -52,13 +56,40 @@ def folder(tmp_path):
     return tmp_path
 
 
-def train(folder: Path, name: str, processes: int, iter_size: int, max_iter: int = 20, *more: str, batch: int = 4):
-    (folder / f"{name}_net.prototxt").write_text(NET % batch)
-    values = {"name": name, "iter_size": iter_size, "max_iter": max_iter}
-    (folder / f"{name}.prototxt").write_text(SOLVER % values)
-    program = [str(ROOT / "tools" / "train.py"), "--solver", f"{name}.prototxt", *more]
-    many = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [sys.executable, *(many if processes > 1 else []), *program]
+def write_solver(folder: Path, name: str, iter_size: int) -> list[str]:
+    """The words that train it."""
+    (folder / f"{name}_net.prototxt").write_text(NET % 4)
+    (folder / f"{name}.prototxt").write_text(SOLVER % {"name": name, "iter_size": iter_size, "max_iter": 20})
+    return ["--solver", f"{name}.prototxt"]
+
+
+def in_two(folder: Path, tool: str, words: list[str]) -> str:
+    """The output of a program in two processes that find each other as those of torchrun do, without its start."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    group = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, str(ROOT / "tools" / tool), *words],
+            cwd=folder,
+            env={**os.environ, **group, "RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    outputs = [process.communicate(timeout=300) for process in started]
+    assert [process.returncode for process in started] == [0, 0], outputs
+    return outputs[0][0] + outputs[1][0]
+
+
+@pytest.fixture(scope="module")
+def trained_by_two(folder):
+    """The log of 20 iterations of two processes that torchrun starts."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += [str(ROOT / "tools" / "train.py"), *write_solver(folder, "two", 1)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stderr
@@ -68,24 +99,24 @@ def weights(path: Path) -> list[np.ndarray]:
     return [np.array(blob) for layer in caffemodel.read_caffemodel(path) for blob in layer.blobs]
 
 
-def test_two_processes_are_one_of_twice_the_iter_size(folder):
-    log = train(folder, "two", 2, 1)
-    train(folder, "one", 1, 2)
+def test_two_processes_are_one_of_twice_the_iter_size(folder, trained_by_two, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert train.main(write_solver(folder, "one", 2)) == 0
     for two, one in zip(weights(folder / "two_iter_20.caffemodel"), weights(folder / "one_iter_20.caffemodel")):
         assert np.linalg.norm(two - one) <= 1e-6 * np.linalg.norm(one)
     states = [solverstate.read_solverstate(folder / f"{name}_iter_20.solverstate") for name in ("two", "one")]
     for two, one in zip(*(state.history for state in states)):
         assert np.linalg.norm(two - one) <= 1e-5 * np.linalg.norm(one)
+    log = trained_by_two
     assert log.count("Iteration 10, Testing net") == 1 and log.count("Optimization Done.") == 1  # the root's alone
 
 
-def test_both_go_on_where_they_were(folder):
-    train(folder, "whole", 2, 1)
-    for path in folder.glob("whole_iter_10.*"):
-        path.rename(folder / path.name.replace("whole", "again"))
-    wanted = weights(folder / "whole_iter_20.caffemodel")
-    (folder / "again_iter_10.caffemodel").rename(folder / "whole_iter_10.caffemodel")  # which the solverstate names
-    train(folder, "again", 2, 1, 20, "--snapshot", "again_iter_10.solverstate")
+def test_both_go_on_where_they_were(folder, trained_by_two):
+    for path in folder.glob("two_iter_10.*"):
+        if path.suffix != ".caffemodel":  # which the solverstate names
+            shutil.copy(path, folder / path.name.replace("two", "again"))
+    wanted = weights(folder / "two_iter_20.caffemodel")
+    in_two(folder, "train.py", [*write_solver(folder, "again", 1), "--snapshot", "again_iter_10.solverstate"])
     for ours, theirs in zip(weights(folder / "again_iter_20.caffemodel"), wanted):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -97,7 +128,7 @@ layer { name: "prob" type: "Softmax" bottom: "ip" top: "prob" }
 """
 
 
-def test_testing_and_ranking_in_turns_are_the_same(tmp_path):
+def test_testing_and_ranking_in_turns_are_the_same(tmp_path, monkeypatch, capsys):
     """evaluate.py and rank_photos.py in two processes, beside one: 7 photos, so that shares differ."""
     caffe.set_random_seed(1)
     (tmp_path / "deploy.prototxt").write_text(DEPLOY)
@@ -114,17 +145,20 @@ def test_testing_and_ranking_in_turns_are_the_same(tmp_path):
                 transaction.put(f"{i:08d}".encode(), datum.SerializeToString())
     (tmp_path / "photos" / "broken.jpg").write_bytes(b"\xff\xd8 no")
     found = {}
+    monkeypatch.chdir(tmp_path)
     for count in (1, 2):
-        many = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if count == 2 else []
         net = ["--weights", "w.caffemodel", "--net", "deploy.prototxt", "--batch", "1"]  # batches round differently
         for tool, words, out in (
             ("evaluate.py", ["--lmdb", "lmdb", "--preset", "direct"], f"test{count}.json"),
             ("rank_photos.py", ["photos", "--cache", f"{count}.sqlite"], f"rank{count}.html"),
         ):
-            command = [sys.executable, *many, str(ROOT / "tools" / tool), *net, *words, "--out", out]
-            done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-            assert done.returncode == 0, done.stderr
-            texts = [done.stdout, *((tmp_path / out).with_suffix(suffix).read_text() for suffix in (".csv", ".json"))]
+            words = [*net, *words, "--out", out]
+            if count == 1:
+                assert {"evaluate.py": evaluate, "rank_photos.py": rank}[tool].main(words) == 0
+                said = capsys.readouterr().out
+            else:
+                said = in_two(tmp_path, tool, words)
+            texts = [said, *((tmp_path / out).with_suffix(suffix).read_text() for suffix in (".csv", ".json"))]
             # The page keeps its own place's choices apart, so the pages' digests differ.
             found[count, tool] = [
                 re.sub(r'(".html": )"\w+"', r"\1", text.replace(out.split(".")[0], "")) for text in texts

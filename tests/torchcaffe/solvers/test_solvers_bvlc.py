@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
-from tests import GOLDENS as _GOLDENS
-from tests.bvlc import compare, run_caffe, solvers
+from tests.bvlc import run_caffe, solvers
+from tests.bvlc.solver_goldens import GOLDENS, check
+from torchcaffe.cli import main
 
-GOLDENS = _GOLDENS / "solvers"
 ERRORS = json.loads((GOLDENS / "errors.json").read_text())
-SPREAD = json.loads((GOLDENS / "spread.json").read_text())  # BVLC's own, under another BLAS kernel
 
 
 @pytest.fixture(scope="module")
@@ -25,15 +21,6 @@ def caffe():
     import torchcaffe as caffe
 
     return caffe
-
-
-def check(group: str, name: str, value: object, got: dict[str, np.ndarray], limit: float) -> None:
-    with np.load(GOLDENS / f"{group}.npz") as f:
-        wanted = {key.split("/", 1)[1]: f[key] for key in f.files if key.startswith(name + "/")}
-    assert (-1 if value is None else value) == wanted.pop("value")
-    assert {k: v.shape for k, v in got.items()} == {k: v.shape for k, v in wanted.items()}
-    worst = compare.errors(got, wanted)["forward"]
-    assert worst <= max(limit, 3 * SPREAD[f"{group}/{name}"]), compare.explain(got, wanted)
 
 
 @pytest.mark.parametrize("name", solvers.TRAINING)
@@ -89,15 +76,12 @@ def words(line: str) -> str:
 
 
 @pytest.mark.parametrize("name", solvers.LOGS)
-def test_log_lines(name):
+def test_log_lines(name, capfd):
     with run_caffe.inside(run_caffe.write_files(solvers.log_files(name))) as folder:
         for path in (GOLDENS / "sgd_momentum").iterdir():
             shutil.copy(path, folder)
-        command = [sys.executable, "-m", "torchcaffe", *solvers.LOGS[name][0]]
-        env = {**os.environ, "GLOG_minloglevel": "0"}  # whatever another test module has set
-        done = subprocess.run(command, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    got = solvers.normalise(done.stderr)
+        assert main._main(solvers.LOGS[name][0]) == 0
+    got = solvers.normalise(capfd.readouterr().err)
     wanted = (GOLDENS / f"{name}.log").read_text().splitlines()
     got = [line for line in got if ".resume.npz" not in line]  # our warning that it is missing
     assert [words(line) for line in got] == [words(line) for line in wanted]
