@@ -20,7 +20,7 @@ from tests import ROOT
 
 PACKAGES = ("ilgnet", "torchcaffe")
 BUILD = "from setuptools import build_meta as b; b.build_wheel('dist'); b.build_sdist('dist')"
-DATA = {".py", ".pyi", ".proto", ".typed", ".html", ".css", ".js", ".svg", ".md", ".mplstyle"}
+DATA = {".py", ".pyi", ".proto", ".typed", ".html", ".css", ".js", ".svg", ".md", ".txt", ".mplstyle"}
 SCRIPT = """
 import sys, ilgnet, torchcaffe as caffe
 from torchcaffe import layers as L, NetSpec
