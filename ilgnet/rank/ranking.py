@@ -227,7 +227,9 @@ def rank(
     folder = Path(folder)
     found, unread = processes.roots(find(folder))  # photos may come and go while processes start
     key, version = spec.key(cache), f"{decode.VERSION}.{photo_checks.VERSION}.{THUMBNAIL}"
-    known = processes.roots(cache.names(version, key))  # others may score meanwhile
+    names = cache.names(version, key)
+    cache.commit()  # a process that waits for the others must not keep them from writing
+    known = processes.roots(names)  # others may score meanwhile
     share = found[processes.mine()]
     # By name: the photo's digest, or why it cannot be read.
     outcomes: dict[str, bytes | str | None] = {item.name: cache.file_digest(item.path, item.stat) for item in share}

@@ -186,7 +186,7 @@ def test_extra_state_of_another_snapshot_is_left_alone(folder, capfd):
 @pytest.mark.parametrize(
     "harm, says",
     [
-        (lambda d: (d / "x_iter_2.resume.npz").write_bytes(b"PK no zip"), "x_iter_2.resume.npz: not arrays of NumPy"),
+        (lambda d: (d / "x_iter_2.resume.npz").write_bytes(b"PK no zip"), "x_iter_2.resume.npz: not NumPy arrays"),
         (lambda d: (d / "x_iter_2.resume.npz").write_bytes((d / "x_iter_2.resume.npz").read_bytes()[:-300]), "damaged"),
         (lambda d: np.savez(d / "x_iter_2.resume.npz", about=np.array([{}], object)), "it holds Python objects"),
         (lambda d: np.savez(d / "x_iter_2.resume.npz", about=np.array('{"format": 9}')), "format 9"),
