@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ilgnet.cli.arguments import make_parser
 from ilgnet.figures import summary
-from ilgnet.nets.variants import VARIANTS
+from ilgnet.nets.variants import PAPER, VARIANTS
 from ilgnet.run import engine
 from ilgnet.train import runs as training
 from torchcaffe.base.errors import CaffeError
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
         metavar="CAFFEMODEL",
         help="source weights (repeatable); each net takes those of its trunk, by file name",
     )
-    p.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    p.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(PAPER))
     p.add_argument("--random", action="store_true", help="also train each net from random weights")
     p.add_argument("--iterations", type=int, default=300)
     p.add_argument("--batch-size", type=int, default=16)

@@ -44,8 +44,11 @@ def main(argv: list[str]) -> int:
         help="spatial pyramid pooling instead of fixed poolings, for photos of any size",
     )
     p.add_argument("--merge-bn", action="store_true", help="with batch normalisation folded into the convolutions")
+    p.add_argument(
+        "--no-clip", action="store_true", help="nima: without Clip layers, which OpenCV and early Caffes do not read"
+    )
     targets = "; ".join(f"{t.name}: {t.about}" for t in TARGETS.values())
-    p.add_argument("--target", choices=TARGETS, default="classes", help=f"what the net learns ({targets})")
+    p.add_argument("--target", choices=TARGETS, default="", help=f"what the net learns ({targets})")
     p.add_argument("--out", type=Path, help="folder to write to (default out/VARIANT)")
     args = p.parse_args(argv)
     check_range(args, "crop batch_size", 1, 2**31 - 1)

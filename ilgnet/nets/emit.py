@@ -32,11 +32,13 @@ class Choice:
     drop_lrn: bool = False
     spp: bool = False
     merge_bn: bool = False
-    target: str = "classes"
+    no_clip: bool = False
+    target: str = ""  # the variant's own
 
     def __post_init__(self) -> None:
         variant = lookup(VARIANTS, self.variant, "variant")
         lookup(DATASETS, self.dataset, "dataset")
+        object.__setattr__(self, "target", self.target or variant.target)
         lookup(TARGETS, self.target, "target")
         if self.target == "ranking" and self.batch_size % 2:
             raise CaffeError(f"batch size {self.batch_size}: must be even for ranking, which pairs a batch's halves")
@@ -51,6 +53,10 @@ class Choice:
             raise CaffeError("a net with merged batch normalisation is for deployment: it has no trunk to freeze")
         if self.pool and variant.pool is None:
             raise CaffeError(f"{variant.name} has no pooling branch that could be {self.pool}")
+        if self.no_clip and variant.paper:
+            raise CaffeError(f"{variant.name} has no Clip layers to write in another way")
+        if self.spp and not variant.paper:
+            raise CaffeError(f"{variant.name} takes photos of any size as it is: it has no spatial pyramids")
         if self.drop_lrn and not variant.lrn:
             raise CaffeError(f"{variant.name} has no local response normalisation to drop")
 
@@ -59,7 +65,8 @@ class Choice:
         words = [f"python tools/gen_net.py --variant {self.variant}"]
         for field, default in Choice.__dataclass_fields__.items():
             value = getattr(self, field)
-            if field != "variant" and value != default.default:
+            usual = VARIANTS[self.variant].target if field == "target" else default.default
+            if field != "variant" and value != usual:
                 words.append("--" + field.replace("_", "-") + ("" if value is True else f" {value}"))
         return " ".join(words)
 
@@ -80,7 +87,9 @@ def data_layers(n: NetSpec, choice: Choice, dataset: Dataset, train: bool) -> No
     # a ranking's pairs are counted in its net, so that it tests in training's batches
     size = choice.batch_size if train or choice.target == "ranking" else dataset.test_batch
     here = dict(include=dict(phase=caffe_pb2.TRAIN if train else caffe_pb2.TEST), batch_size=size, backend=P.Data.LMDB)
-    photo = dict(mirror=train, crop_size=choice.crop, mean_file=f"{folder}/mean.binaryproto")
+    mean = list(VARIANTS[choice.variant].mean_values)
+    less = dict(mean_value=mean) if mean else dict(mean_file=f"{folder}/mean.binaryproto")
+    photo = dict(mirror=train, crop_size=choice.crop, **less)
     n["data"], n["label"] = L.Data(ntop=2, transform_param=photo, source=f"{folder}/{part}_lmdb", **here)
     if target.label:
         n["votes"] = L.Data(source=f"{folder}/{part}_{target.label}_lmdb", **here)
@@ -108,7 +117,7 @@ def title(choice: Choice) -> str:
     """The net's name: the paper's, and in brackets how it differs, so that reports do not take its accuracy for the
     paper's. A frozen trunk and merged batch normalisation do not change what a net computes."""
     variant = VARIANTS[choice.variant]
-    others = [choice.target] if choice.target != "classes" else []
+    others = [choice.target] if choice.target != variant.target else []
     if choice.spp:
         others.append("spatial pyramids")
     if choice.drop_lrn:
@@ -185,7 +194,7 @@ def committed() -> dict[Path, str]:
     """Every committed file below prototxt/ and its text: one deploy a variant, one train_val a data set."""
     files, root = {}, checkout("prototxt")
     for variant in VARIANTS:
-        for dataset in DATASETS:
+        for dataset in DATASETS if VARIANTS[variant].paper else ["ava1"]:
             both = texts(Choice(variant, dataset))
             files[root / train_val_path(variant, dataset)] = both["train_val.prototxt"]
             if dataset == "ava1":

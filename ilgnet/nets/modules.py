@@ -244,6 +244,33 @@ def inception_v4_a(n: Net, name: str, bottom: Top) -> Top:
     )  # fmt: skip
 
 
+# --- MobileNet -------------------------------------------------------------------------------------------------------
+
+
+def relu6(n: Net, name: str, x: Top) -> Top:
+    """min(x, 6) of a ReLU's output. Without a Clip layer it is 6 - ReLU(6 - x), not in place, since each layer needs
+    its own output in the backward pass."""
+    if not n.choice.no_clip:
+        return named(n, f"{name}6", L.Clip(x, in_place=True, min=0, max=6))
+    rest = named(n, f"{name}_rest", L.Power(x, scale=-1, shift=6))
+    rest = named(n, f"{name}_rest_relu", L.ReLU(rest, in_place=True))
+    return named(n, f"{name}6", L.Power(rest, scale=-1, shift=6))
+
+
+def conv_mobilenet(n: Net, name: str, bottom: Top, depth: int, stride: int = 1, **geometry) -> Top:
+    """A 3x3 convolution, batch normalisation and ReLU6 of MobileNet, with Keras's names and eps.
+
+    At stride 2 Keras pads the far side alone. That is a 4x4 kernel whose first row and column are 0, with pad 1."""
+    geometry |= dict(kernel_size=4, stride=2) if stride == 2 else dict(kernel_size=3)
+    return relu6(n, f"{name}_relu", conv_v3(n, name, bottom, depth, pad=1, **geometry))
+
+
+def depthwise_separable(n: Net, number: int, bottom: Top, channels: int, depth: int, stride: int) -> Top:
+    """MobileNet's block (Howard et al., 2017, section 3.1): a 3x3 convolution of each channel, then 1x1 to `depth`."""
+    x = conv_mobilenet(n, f"conv_dw_{number}", bottom, channels, stride, group=channels)
+    return relu6(n, f"conv_pw_{number}_relu", conv_v3(n, f"conv_pw_{number}", x, depth, kernel_size=1))
+
+
 # --- The heads -------------------------------------------------------------------------------------------------------
 
 
@@ -322,6 +349,12 @@ def auxiliary_head(n: Net, head: str, bottom: Top) -> Top:
     x = reduced(n, head, bottom)
     x = connected(n, sized(n, f"{head}/fc"), x, 1024, 1, f"{head}/relu_fc", f"{head}/drop_fc")
     return answer(n, head, x)
+
+
+def global_pool(n: Net, name: str, bottom: Top, dropout: float) -> Top:
+    """The mean of each channel over the whole picture, whatever its size, and dropout."""
+    x = named(n, name, L.Pooling(bottom, pool=P.Pooling.AVE, global_pooling=True))
+    return named(n, f"{name}_drop", L.Dropout(x, in_place=True, dropout_ratio=dropout))
 
 
 def final_head(n: Net, bottom: Top) -> Top:

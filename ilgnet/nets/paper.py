@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ilgnet.nets.variants import VARIANTS
+from ilgnet.nets.variants import PAPER, VARIANTS
 
 
 class Row(NamedTuple):
@@ -51,7 +51,7 @@ ORDER = ("noinc", "third", "v1bn", "v3", "v4")
 
 def tables() -> list[tuple[str, list[tuple[str, str]], list[Row]]]:
     """Tables 2 and 3: (title, columns as (data set, heading), rows as printed, then our variants without a figure)."""
-    ours = [VARIANTS[name] for name in ORDER] + [v for v in VARIANTS.values() if v.name not in ORDER]
+    ours = [PAPER[name] for name in ORDER] + [v for v in PAPER.values() if v.name not in ORDER]
     return [
         (
             "Table 2: accuracy on AVA1",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ilgnet.nets.datasets import DATASETS
 from ilgnet.nets.emit import checkout, lookup, train_val_path
-from ilgnet.nets.variants import VARIANTS
+from ilgnet.nets.variants import PAPER, VARIANTS
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.proto import caffe_pb2, format_text
 
@@ -98,6 +98,6 @@ def text(dataset: str, variant: str, released: bool = False, **changed) -> str:
 def committed() -> dict[Path, str]:
     """Every committed file below solvers/ and its text: one a data set and variant, and the two released ones."""
     root = checkout("solvers")
-    files = {root / d / f"{v}.prototxt": text(d, v) for d in DATASETS for v in VARIANTS}
+    files = {root / d / f"{v}.prototxt": text(d, v) for d in DATASETS for v in PAPER}
     files.update({root / d / "released.prototxt": text(d, "v1", released=True) for d in RELEASED})
     return files

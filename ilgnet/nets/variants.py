@@ -10,10 +10,14 @@ from dataclasses import dataclass
 from ilgnet.nets.modules import (
     Net,
     accuracy,
+    answer,
     auxiliary_head,
     connected_local_global,
+    conv_mobilenet,
+    depthwise_separable,
     final_head,
     global_head,
+    global_pool,
     inception_v1,
     inception_v3_a,
     inception_v4_a,
@@ -101,9 +105,26 @@ def googlenet_full(n: Net, data: Top, label: Top | None) -> Top:
     return final_head(n, inceptions(n, x, "5a", "5b"))
 
 
+# Depths of MobileNet's 13 blocks, and which of them halve the size (Howard et al., 2017, table 1)
+MOBILENET_DEPTHS = (64, 128, 128, 256, 256, *(512,) * 6, 1024, 1024)
+MOBILENET_HALVES = (2, 4, 6, 12)
+
+
+def nima(n: Net, data: Top, label: Top | None) -> Top:
+    """NIMA (Talebi and Milanfar, 2018): MobileNet 1.0 and one layer, which gives the shares of the votes."""
+    x = conv_mobilenet(n, "conv1", data, 32, stride=2)
+    channels = 32
+    for number, depth in enumerate(MOBILENET_DEPTHS, 1):
+        x = depthwise_separable(n, number, x, channels, depth, stride=2 if number in MOBILENET_HALVES else 1)
+        channels = depth
+    return answer(n, "nima", global_pool(n, "pool", x, dropout=0.75))
+
+
 @dataclass(frozen=True)
 class Variant:
-    """One of the paper's nets. Accuracies are per cent, as printed; None where the paper gives none."""
+    """One of the paper's nets, or, where `paper` is False, another one that judges photos.
+
+    Accuracies are per cent, as printed; None where the paper gives none."""
 
     name: str  # --variant
     title: str  # the paper's name
@@ -118,6 +139,9 @@ class Variant:
     smallest: int = 96  # pixels: the side of the smallest photo it takes, with or without spatial pyramids
     stem: str = "pool2/3x3_s2"  # the blob that its first module reads: the "pre-treatment layer" ends there
     local: tuple[str, ...] = ()  # the trunk's blobs that local features are taken from
+    target: str = "classes"  # what it learns unless told
+    mean_values: tuple[float, ...] = ()  # B, G, R, subtracted in place of the data set's mean
+    paper: bool = True  # it is one of the paper's
     table2: tuple[float | None, float | None] = (None, None)  # AVA1 accuracy, delta 0 and 1
     table3: float | None = None  # AVA2 accuracy
     table4: tuple[float | None, float | None, float | None] = (None, None, None)
@@ -229,5 +253,21 @@ VARIANTS = {
             smallest=223,
             table4=(82.36, 16, 0.84),
         ),
+        Variant(
+            "nima",
+            "NIMA (MobileNet)",
+            "the shares of the votes, by MobileNet; not one of the paper's nets",
+            nima,
+            "nima.caffemodel",
+            pool=None,
+            lrn=False,
+            answer="nima/loss",
+            trunk="conv_pw_13",
+            smallest=32,
+            target="distribution",
+            mean_values=(127.5, 127.5, 127.5),
+            paper=False,
+        ),
     )
 }
+PAPER = {name: variant for name, variant in VARIANTS.items() if variant.paper}
