@@ -153,8 +153,8 @@ def _report(photos: Sequence[splits.Entry], result: Imageset) -> dict:
         "records": result.records,
         "low": result.labels.get("0", 0),
         "high": result.labels.get("1", 0),
-        "skipped": [{"photo": name, "reason": reason} for name, reason in result.skipped],
-        "damaged": [{"photo": name, "reason": reason} for name, reason in result.damaged],
+        "skipped": [dict(zip(("photo", "reason"), found)) for found in result.skipped],
+        "damaged": [dict(zip(("photo", "reason"), found)) for found in result.damaged],
         "data_mdb_bytes": result.size,
         "data_mdb_sha256": result.sha256,
     }
