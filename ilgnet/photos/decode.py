@@ -136,11 +136,10 @@ def _plain(data: bytes, flip: int = 1) -> Photo:
     if not jpeg:
         height, width = bgr.shape[:2]
         bgr = _shrunk(bgr, factor)
-    elif orientation in (5, 6, 7, 8):
+    elif (orientation or flip) in (5, 6, 7, 8):
         width, height = height, width
-    if flip != 1 and not orientation:
+    if not orientation:
         bgr = upright(bgr, flip)
-        width, height = (height, width) if flip >= 5 else (width, height)
     return Photo(bgr, width, height, taken)
 
 
