@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ilgnet.cli.arguments import add_net, check_range, given, make_parser
 from ilgnet.evaluate import protocol, votes
-from ilgnet.evaluate.results import Evaluation
+from ilgnet.evaluate.results import Evaluation, write_json
 from ilgnet.nets.datasets import DATASETS
 from ilgnet.run import engine, outputs, processes
 from ilgnet.scoring import tta
@@ -167,7 +167,7 @@ def main(argv: list[str]) -> int:
         if processes.root():
             print("\n".join([outputs.plain(name) + ":"] * several + protocol.lines(result)))
         if out is not None:
-            protocol.write_json(out, result)
+            write_json(out, result)
             outputs.say(f"wrote {out}")
     if several and processes.root():
         for group in protocol.groups(found):

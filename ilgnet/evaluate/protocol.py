@@ -15,8 +15,6 @@ import numpy as np
 from ilgnet.ava.labels import plain_cell, safe_cell
 from ilgnet.evaluate import caffe_log, metrics, results
 from ilgnet.evaluate.results import VOTES, Evaluation, Figures, Group, Spread
-from ilgnet.evaluate.results import read_json as read_json
-from ilgnet.evaluate.results import write_json as write_json
 from ilgnet.figures import html
 from ilgnet.nets import paper
 from ilgnet.nets.variants import VARIANTS

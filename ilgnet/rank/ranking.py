@@ -244,7 +244,7 @@ def rank(
     batch: list[tuple[bytes, Read]] = []
 
     def score_batch() -> None:
-        answers = spec.scorer().answers(np.stack([array for _, (*_, array) in batch]), heat=True) if batch else []
+        answers = spec.scorer().answers(np.stack([array for _, (*_, array) in batch])) if batch else []
         for (digest, (facts, thumbnail, _)), answer in zip(batch, answers):
             cache.put(digest, version, key, photo_cache.Known(facts, thumbnail, answer))
         for item, digest in read_files:

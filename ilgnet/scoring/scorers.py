@@ -52,7 +52,7 @@ class Settings:
 
 
 class Scorer:
-    """A deploy net with its weights and preprocessing. heat: prepare for `answers(..., heat=True)`.
+    """A deploy net with its weights and preprocessing. heat: prepare for `answers`.
 
     With a precision, the change of the first photos' scores is printed. CaffeError unless the weights hold the
     parameters of every layer."""
@@ -168,11 +168,11 @@ class Scorer:
     def has_blob(self, name: str) -> bool:
         return name in self._net.blobs
 
-    def answers(self, arrays: np.ndarray, heat: bool = False) -> list[Answer]:
+    def answers(self, arrays: np.ndarray) -> list[Answer]:
         """The Answers to preprocessed photos (n, 3, H, W)."""
         p_high = self.inputs(arrays)
         logits = self._net.blobs[self._logits].data.reshape(len(arrays), 2).astype(np.float64)
-        maps = self._heat(self.module) if heat and self.module else [None] * len(arrays)
+        maps = self._heat(self.module) if self.module else [None] * len(arrays)
         return [Answer(float(p), float(z[HIGH] - z[LOW]), m) for p, z, m in zip(p_high, logits, maps)]
 
     def _heat(self, module: str) -> np.ndarray:
