@@ -9,7 +9,7 @@ from ilgnet.nets.datasets import DATASETS, Dataset
 from ilgnet.nets.folding import merge_bn
 from ilgnet.nets.modules import Net
 from ilgnet.nets.targets import TARGETS
-from ilgnet.nets.variants import VARIANTS, Variant
+from ilgnet.nets.variants import VARIANTS
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats.files import write_bytes
 from torchcaffe.proto import caffe_pb2, format_text
@@ -144,8 +144,7 @@ def deploy(choice: Choice):
 
 
 def header(choice: Choice, what: str) -> str:
-    variant: Variant = VARIANTS[choice.variant]
-    return f"# {title(choice)}: {variant.about}.\n# {what}\n# Made by: {choice.command()}\n"
+    return f"# {title(choice)}: {VARIANTS[choice.variant].about}.\n# {what}\n# Made by: {choice.command()}\n"
 
 
 def texts(choice: Choice) -> dict[str, str]:
@@ -163,9 +162,11 @@ def texts(choice: Choice) -> dict[str, str]:
 
 
 def write(files: dict[Path, str]) -> None:
+    """Write files, and print their names."""
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, text.encode())
+        print(path)
 
 
 def checkout(folder: str) -> Path:
