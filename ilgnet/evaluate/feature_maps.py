@@ -66,9 +66,7 @@ def stages(scorer: Scorer, blobs: list[str] | None = None) -> list[paper.Label]:
     return found
 
 
-def extract(
-    scorer: Scorer, source: Path | str, stages: list[paper.Label], shown: int = 3, progress: bool = False
-) -> Features:
+def extract(scorer: Scorer, source: Path | str, stages: list[paper.Label], shown: int, progress: bool) -> Features:
     """Run every photo of an LMDB or folder through the net, and make pictures of the first `shown` photos of each
     class. In a folder, the net's answer is the class."""
     from tqdm import tqdm

@@ -30,7 +30,7 @@ def numbers(scorer: Scorer, answers: protocol.Answers) -> np.ndarray:
     return np.array([scorer.number(row) for row in answers.rows])
 
 
-def find_cut(scorer: Scorer, lmdb: Path | str, progress: bool = False, augment: str | None = None) -> float:
+def find_cut(scorer: Scorer, lmdb: Path | str, progress: bool, augment: str | None) -> float:
     """The cut with the best balanced accuracy on (training) photos, for a ranking net. augment: as in the test."""
     answers = protocol.ask(scorer, lmdb, progress, augment)
     return metrics.best_cut(answers.labels, numbers(scorer, answers))

@@ -110,13 +110,13 @@ def curves(found: list[Curve], ylabel: str, level: tuple[float, str] | None = No
     return draw(paint)
 
 
-def histograms(groups: list[tuple[str, np.ndarray, str]], xlabel: str, ylabel: str, bins: int = 30) -> Plot:
-    """Histograms of (name, values, colour), each in per cent of its own values, on common bins."""
+def histograms(groups: list[tuple[str, np.ndarray, str]], xlabel: str, ylabel: str) -> Plot:
+    """Histograms of (name, values, colour), each in per cent of its own values, on 30 common bins."""
 
     def paint(axes: Any) -> None:
         everything = np.concatenate([values for _, values, _ in groups])
         low, high = float(everything.min()), float(everything.max())
-        edges = np.linspace(low, high if high > low else low + 1, bins + 1)
+        edges = np.linspace(low, high if high > low else low + 1, 31)
         for name, values, colour in groups:
             weights = np.full(len(values), 100 / max(1, len(values)))
             axes.hist(values, edges, weights=weights, histtype="stepfilled", color=colour, alpha=0.25)

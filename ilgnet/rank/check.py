@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -92,8 +93,5 @@ def check(
         raise CaffeError("no photos to check the ranking with")
     (folder / "photos").mkdir()
     make_set(paths, folder / "photos", strengths)
-    cache = Cache(folder / "cache.sqlite")
-    try:
+    with contextlib.closing(Cache(folder / "cache.sqlite")) as cache:
         return pairs(ranking.rank(folder / "photos", spec, cache, progress=progress))
-    finally:
-        cache.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -125,9 +126,6 @@ class EventLog:
 
 def write(log_path: Path | str, out: Path | str, weights: bool = True) -> EventLog:
     """Write a log, and its snapshots' weights, to an event file in the folder `out`; returns the closed EventLog."""
-    made = EventLog(log_path, out, weights)
-    try:
+    with contextlib.closing(EventLog(log_path, out, weights)) as made:
         made.update()
-    finally:
-        made.close()
     return made
