@@ -383,8 +383,7 @@ def sheet_picture(groups: list[dict[str, Any]]) -> bytes | None:
 
 
 def _calibration(test: Evaluation) -> plots.Plot | None:
-    found = test.result.calibration
-    if not found or not any(part.n > 0 for part in found.bins):
+    bins = test.result.calibration.bins if test.result.calibration else []
+    if not any(part.n > 0 for part in bins):
         return None
-    bins = found.bins
-    return plots.calibration([b.p_high for b in bins], [b.observed for b in bins], [b.n for b in bins])
+    return plots.calibration(*zip(*((part.p_high, part.observed, part.n) for part in bins)))
