@@ -14,7 +14,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ilgnet.cli.arguments import add_net, check_range, given, make_parser
+from ilgnet.cli.arguments import add_net, check_range, find_mean, given, make_parser
 from ilgnet.evaluate import protocol, votes
 from ilgnet.evaluate.results import Evaluation, write_json
 from ilgnet.nets.datasets import DATASETS
@@ -148,8 +148,7 @@ def main(argv: list[str]) -> int:
     if args.out is not None:
         whole = outputs.check(args.out, ".json")
         outs = [outputs.check(whole.with_name(f"{whole.stem}_{stem}.json")) if several else whole for stem in stems]
-    if args.lmdb and not args.mean and args.preset != "direct":
-        args.mean = protocol.mean_beside(args.lmdb)
+    find_mean(args)
     status = processes.launch(args, "evaluate", argv)
     if status is not None:
         return status

@@ -13,7 +13,7 @@ Example:
 import sys
 from pathlib import Path
 
-from ilgnet.cli.arguments import add_net, check_range, make_parser
+from ilgnet.cli.arguments import add_net, check_range, find_mean, make_parser
 from ilgnet.evaluate import feature_maps, protocol
 from ilgnet.run import engine, outputs
 
@@ -39,8 +39,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     check_range(args, "shown", 0)
     check_range(args, "batch")
-    if args.lmdb and not args.mean and args.preset != "direct":
-        args.mean = protocol.mean_beside(args.lmdb)
+    find_mean(args)
     outputs.check(args.out, ".json")
     from ilgnet.scoring.scorers import Scorer, Settings
 

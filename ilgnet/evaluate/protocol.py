@@ -105,12 +105,6 @@ def about(lmdb: Path | str) -> tuple[str | None, Any]:
     return ("demo", manifest.synthetic) if manifest.synthetic else (manifest.dataset, None)
 
 
-def mean_beside(lmdb: Path | str) -> str | None:
-    """The mean.binaryproto beside an LMDB, if there is one."""
-    beside = Path(lmdb).resolve().with_name("mean.binaryproto")
-    return str(beside) if beside.is_file() else None
-
-
 def from_log(path: Path | str, dataset: str | None = None) -> Evaluation:
     """The last test in a log, without kind, name and group.
 
