@@ -56,7 +56,7 @@ def stages(scorer: Scorer, blobs: list[str] | None = None) -> list[paper.Label]:
     found = []
     for label in paper.labels(variant) if variant else []:
         # Layers after spatial pyramids have their own names (gen_net --spp).
-        names = tuple(b if scorer.has_blob(b) else f"{b}_spp" for b in label.blobs)
+        names = tuple(b if b in scorer.blobs else f"{b}_spp" for b in label.blobs)
         found.append(label._replace(blobs=names))
     if not found:
         raise CaffeError(
