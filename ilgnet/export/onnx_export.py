@@ -192,9 +192,6 @@ def _symbols(net: Any, axes: dict[str, Axes]) -> dict[str, list[Any]]:
 def _name_after_blobs(graph: Graph, values: dict[str, str], net: Any) -> None:
     """Rename each blob's last tensor after the blob, outputs first; an output that shares a tensor gets a copy."""
     names: dict[str, str] = {}
-    for blob in net.outputs:
-        if blob in net.inputs:
-            raise CaffeError(f"{net.source}: blob '{blob}' is both input and output, which ONNX keeps apart")
     for blob in [*net.outputs, *values]:
         if values[blob] not in net.inputs and blob not in net.inputs:
             names.setdefault(values[blob], blob)
@@ -202,6 +199,8 @@ def _name_after_blobs(graph: Graph, values: dict[str, str], net: Any) -> None:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
     for blob in net.outputs:
+        if blob in net.inputs:
+            raise CaffeError(f"{net.source}: blob '{blob}' is both input and output, which ONNX keeps apart")
         tensor = names.get(values[blob], values[blob])
         if tensor != blob:
             graph.nodes.append(_onnx().helper.make_node("Identity", [tensor], [blob], name=graph.name(f"{blob}:copy")))

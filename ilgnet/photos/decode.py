@@ -126,7 +126,7 @@ def _plain(data: bytes, flip: int = 1) -> Photo:
     factor = shrink_factor(width, height)
     flags = cv2.IMREAD_COLOR  # OpenCV turns it upright
     if jpeg and factor > 1:  # its decoder leaves the fine detail out: far faster
-        flags = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}[factor]
+        flags = getattr(cv2, f"IMREAD_REDUCED_COLOR_{factor}")
     try:
         bgr = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:

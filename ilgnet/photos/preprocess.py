@@ -52,7 +52,7 @@ class Preprocess:
             "preset": self.preset,
             "warp": list(self.warp),
             "crop": list(self.size),
-            "channel_mean_bgr": [float(v) for v in self.mean.mean(axis=(1, 2), dtype=np.float64)],
+            "channel_mean_bgr": self.mean.mean(axis=(1, 2), dtype=np.float64).tolist(),
         }
 
 

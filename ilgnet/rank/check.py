@@ -65,7 +65,7 @@ def make_set(paths: Sequence[Path], folder: Path, strengths: dict[str, Sequence[
         if max(bgr.shape[:2]) > LONG:
             bgr = pictures.scaled(bgr, LONG)
         versions = {"original": bgr}
-        versions.update({f"{kind}-{s:g}": KINDS[kind](bgr, s) for kind, many in strengths.items() for s in many})
+        versions |= {f"{kind}-{s:g}": KINDS[kind](bgr, s) for kind, many in strengths.items() for s in many}
         for name, picture in versions.items():
             write_bytes(folder / f"{number:05d}_{name}.png", pictures.png(picture))
 
