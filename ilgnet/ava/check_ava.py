@@ -3,8 +3,6 @@
 Finds photos that are missing, broken or truncated; files that AVA.txt does not list; duplicates, as the same file or as
 the same picture in another file; and duplicates with one copy in the training list and one in the test list."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence

@@ -7,8 +7,6 @@ label   1, high or keep; 0, low or reject (`pick`, which the gallery of `ilgnet 
 mean    a mean score; above --cut (default 5, AVA's rule) is high
 votes   counts of the votes 1, 2, ..., as whole numbers separated by spaces (AVA has ten)"""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Iterator, Sequence

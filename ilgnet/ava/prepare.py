@@ -3,8 +3,6 @@
 Reads AVA/AVA.txt and AVA/images/; writes OUT/train_lmdb, val_lmdb, mean.binaryproto, mean.npy, train.txt, val.txt (both
 in the LMDBs' order) and manifest.json. An interrupted run resumes when started again, even after a power failure."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Sequence

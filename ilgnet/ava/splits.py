@@ -4,8 +4,6 @@ AVA1    all photos; label 1 (high) iff the mean is above 5; delta drops 5 - delt
 AVA2    the tenth with the highest means (1) and the tenth with the lowest (0), or those beyond two thresholds; halved.
 lists   the authors' train.txt and val.txt."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction

@@ -6,8 +6,6 @@ wrong exposure, colour cast, cluttered crop). The votes are drawn around a score
 synthetic, as DEMO.json says, which also lists the faults of each photo. All versions of a source are in the same list,
 lists/train.txt or lists/val.txt: a net that knows another version of a test photo has not learnt to judge."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """Read Caffe's logs, BVLC's and ours, of `caffe train` and `caffe test`; a run may be resumed or cut off."""
 
-from __future__ import annotations
-
 import datetime
 import io
 import re

@@ -1,8 +1,6 @@
 """Fig. 5: the feature maps of good and bad photos at the paper's labels (1) to (7), and a test of the paper's
 observation that good photos have denser active features in the last layer."""
 
-from __future__ import annotations
-
 import csv
 import math
 from pathlib import Path

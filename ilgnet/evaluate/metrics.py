@@ -5,8 +5,6 @@ Softmax), and `scores` orders the photos. A two-class net's score is its margin,
 rounds to 1 in float32 from a margin of about 17. Functions import SciPy's statistics themselves: it takes a second.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The test of a net: P(high) of every photo, the figures, and the files that reports read."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,8 +1,6 @@
 """A net's answers compared with people's votes: for nets that learn distributions, means or rankings, correlations with
 the mean votes, the earth mover's distance and two classes by a cut; for two-class nets, correlations only."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

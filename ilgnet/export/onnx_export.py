@@ -3,8 +3,6 @@
 torchcaffe reads the net in the TEST phase and reshapes it to a second batch size, which shows the axes that depend on
 it. The file is written node by node and compared with the engine in ONNX Runtime."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, field
 from functools import partial

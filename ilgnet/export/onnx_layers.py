@@ -3,8 +3,6 @@
 A function gets a Step and returns the names of the layer's top tensors. Strides, axes and the like come from the
 engine's layer, which has computed and checked them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from functools import partial, reduce

@@ -1,8 +1,6 @@
 """Drawings of a net, from top to bottom: a box for each layer together with its in-place layers, or a box for each
 block as in the paper's Fig. 2."""
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Offline HTML: self-contained pages, which load nothing from a network."""
 
-from __future__ import annotations
-
 import base64
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The differences of two nets, layer by layer: layers in one net only, and layers that differ."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 

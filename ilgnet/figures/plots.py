@@ -1,7 +1,5 @@
 """Plots as SVG (light and dark) and PNG, by matplotlib."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Summaries of nets: shapes, parameters, multiply-adds and receptive fields of each layer, and the depth."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """The paper's three training set-ups (sections 4.1 and 4.2), as far as nets and solvers need them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

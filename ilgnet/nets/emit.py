@@ -1,7 +1,5 @@
 """From a variant and a data set to the text of its train_val.prototxt and deploy.prototxt."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

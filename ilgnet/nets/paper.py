@@ -1,7 +1,5 @@
 """What the paper prints, for reports: Tables 2 and 3, every row. Our variants' figures come from variants.py."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from ilgnet.nets.variants import VARIANTS

@@ -5,8 +5,6 @@ second LMDB, `train_LABEL_lmdb` beside `train_lmdb` with the same keys, which a 
 blob `votes` (`ilgnet prepare --targets`). Layers whose weights are fixed (lr_mult 0) have constant fillers, so that
 nothing has to be put into a caffemodel by hand."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -8,8 +8,6 @@ takes 2 x 2 pixels for each of its own, so of a large photo it would drop nearly
 (AVA's are at most 800 pixels wide) ever showed a net. It is faster, too.
 """
 
-from __future__ import annotations
-
 import calendar
 import importlib
 import io

@@ -3,8 +3,6 @@
 Two presets, both the authors': `lmdb` warps to 256 x 256, subtracts the training set's mean image and crops the centre,
 as training and testing do; `direct` warps to the net's input and subtracts one mean per channel."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 

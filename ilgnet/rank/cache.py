@@ -4,8 +4,6 @@ Entries are filed under a photo's content, so that moving or renaming a photo co
 when its size, mtime or ctime has changed; the ctime is needed because exiftool -P restores the mtime.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """A check that a ranking puts blurred and over-exposed copies of photos below their originals."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path

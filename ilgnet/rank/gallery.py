@@ -1,7 +1,5 @@
 """The gallery: a ranking as one offline page in which a person picks photos and exports the picks."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

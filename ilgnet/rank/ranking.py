@@ -3,8 +3,6 @@
 Photos are only read. Threads decode and measure photos while the net scores earlier ones.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import stat

@@ -4,8 +4,6 @@ A person's rating is never overwritten: a rating in the photo itself, or a sidec
 this program writes. A rating that a person gave by --picks is marked as theirs.
 """
 
-from __future__ import annotations
-
 import mmap
 import os
 import re

@@ -1,7 +1,5 @@
 """The report: the paper's Tables 1 to 4 and Figs. 2 to 5 beside our runs, in one file."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import itertools

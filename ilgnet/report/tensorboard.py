@@ -1,7 +1,5 @@
 """A run as TensorBoard's event files, made from the log and snapshots of any Caffe."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Scores of photos, with either engine: P(high), or the answer of a net with another target."""
 
-from __future__ import annotations
-
 import itertools
 import sys
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """Test-time augmentation: the mean probability over several views of each photo."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from ilgnet.photos.preprocess import Preprocess, warp

@@ -3,8 +3,6 @@
 These run in a process of their own, so that the estimate does not affect the training that follows.
 """
 
-from __future__ import annotations
-
 import statistics
 import tempfile
 import time

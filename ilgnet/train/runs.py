@@ -1,7 +1,5 @@
 """Training runs: checks of every input, then the engine's solver with a progress bar, and its snapshots."""
 
-from __future__ import annotations
-
 import argparse
 import math
 import os

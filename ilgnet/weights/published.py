@@ -3,8 +3,6 @@
 A download is accepted only from the hosts named here, up to a size, and only if its hash is right. A file appears under
 its name complete or not at all. Downloads need no torch."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys

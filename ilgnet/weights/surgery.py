@@ -2,8 +2,6 @@
 
 All of it is NumPy; the engine is needed only for fillers and for the forward pass of a calibration."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
