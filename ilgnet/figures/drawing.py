@@ -67,7 +67,7 @@ def boxes(summary: Summary) -> list[Node]:
         parents = sorted({maker[b] for b in row.bottoms if b in maker})
         colour = COLOURS.get(row.type, "#ffffff")
         nodes.append(Node([row.name, kind, shape], colour, row.name in on_path, parents, _rank(nodes, parents)))
-        maker.update({top: len(nodes) - 1 for top in row.tops})
+        maker.update(dict.fromkeys(row.tops, len(nodes) - 1))
     return nodes
 
 
