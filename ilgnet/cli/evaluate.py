@@ -45,15 +45,14 @@ def from_weights(args: argparse.Namespace, weights: str, out: Path | None) -> Ev
         figures = votes.figures(scorer, answers, args.lmdb, cut, batch)
     except CaffeError as error:
         raise CaffeError(f"{weights} on {args.lmdb}: {error}") from None
-    title = scorer.title
     result = Evaluation(
         dataset=dataset,
         synthetic=synthetic,
         lmdb=str(Path(args.lmdb).resolve()),
         weights=weights,
         net=scorer.net_path,
-        title=title,
-        variant=protocol.variant_of(title),
+        title=scorer.title,
+        variant=protocol.variant_of(scorer.title),
         target=scorer.target.name,
         engine=args.engine,
         precision=args.precision,

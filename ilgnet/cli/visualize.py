@@ -48,14 +48,13 @@ def main(argv: list[str]) -> int:
     source = args.lmdb or args.photos
     found = feature_maps.extract(scorer, source, stages, args.shown, progress=sys.stderr.isatty())
     dataset, synthetic = protocol.about(args.lmdb) if args.lmdb else (None, None)
-    title = scorer.title
     result = feature_maps.write(
         args.out,
         found,
         {
             "name": args.name or Path(args.weights).stem,
-            "title": title,
-            "variant": protocol.variant_of(title),
+            "title": scorer.title,
+            "variant": protocol.variant_of(scorer.title),
             "weights": args.weights,
             "net": scorer.net_path,
             "source": str(Path(source).resolve()),

@@ -41,6 +41,8 @@ class Choice:
         if not variant.smallest <= self.crop <= 256:
             least = f"{variant.name} needs at least {variant.smallest} pixels"
             raise CaffeError(f"crop {self.crop}: {least}, and the LMDB's photos have 256")
+        if self.batch_size < 1:
+            raise CaffeError(f"batch size {self.batch_size}: must be at least 1")
         if self.merge_bn and not variant.batch_norm:
             raise CaffeError(f"{variant.name} has no batch normalisation to merge")
         if self.merge_bn and self.trunk == "frozen":

@@ -72,13 +72,6 @@ class Label(NamedTuple):
     blobs: tuple[str, ...]
 
 
-LABELS_NOTE = (
-    "The paper's text does not say which layers its labels (1) to (7) are. Read from it: the pre-treatment "
-    "layer, the three inception modules, the local and the global features, and the layer that connects "
-    "them, which it calls the last one."
-)
-
-
 def labels(variant: str) -> list[Label]:
     """Fig. 2's labels in an ILGNet; none for GoogLeNet's parts, which have no connected local and global layers."""
     v = VARIANTS[variant]

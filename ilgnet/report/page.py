@@ -338,7 +338,6 @@ def write(out: Path, report: Report) -> int:
         net_plot=net_plot,
         net_text=net_text,
         net_title=net_title,
-        labels_note=paper.LABELS_NOTE,
         features=shown,
     )
     markdown = html.page("report.md", **common, features=report.features, pictures=captions)
