@@ -1,4 +1,4 @@
-"""A layer type that Caffe has not: Softplus, whose sharpness is learned. Import this, and nets may have it."""
+"""A layer type that Caffe lacks: Softplus, whose sharpness is learned. Import this, and nets may have it."""
 
 import torch.nn.functional as F
 

@@ -18,7 +18,7 @@ from torchcaffe.base.errors import CaffeError, Diverged
 from torchcaffe.formats import upgrade
 from torchcaffe.formats.blobproto import same_shape
 from torchcaffe.proto import caffe_pb2
-from torchcaffe.solvers import snapshots as resume
+from torchcaffe.solvers import snapshots as extra_state
 
 AUTO = "auto"  # --snapshot: the newest complete one
 
@@ -109,7 +109,7 @@ def iteration_of(snapshot: str, prefix: str) -> int:
 def newest_snapshot(prefix: str, terminal: IO[str]) -> str | None:
     """The newest complete snapshot, or None. Prints which ones are incomplete, and why."""
     for path in snapshots(prefix):
-        why = resume.whole(path)
+        why = extra_state.whole(path)
         if not why:
             print(f"going on with {path}", file=terminal)
             return str(path)

@@ -1,1 +1,1 @@
-"""Errors, log, process state, signals, memory: what every other wing may use."""
+"""Errors, log, process state, signals, memory: what every other subpackage may use."""

@@ -1,4 +1,4 @@
-"""Parameter."""
+"""Parameter: a blob of weights as a top."""
 
 from __future__ import annotations
 

@@ -149,12 +149,12 @@ def restore(solver: Solver, state_file: PathLike) -> bool:
     """Restore the extra state of `solver`, which has read BVLC's two files. Returns False if none fits."""
     path = beside(state_file, context.solver_rank)
     if not os.path.lexists(path):
-        log.warning("resume.py:2", f"there is no {path}: going on as BVLC does, from the first record")
+        log.warning("snapshots.py:2", f"there is no {path}: going on as BVLC does, from the first record")
         return False
     about, arrays = read(path)
     fits = context.solver_rank > 0 or files.sha256(state_file) in about["files"].values()
     if about["iter"] != solver.iter or not fits:
-        log.warning("resume.py:1", f"{path} is of another snapshot: going on without it, from the first record")
+        log.warning("snapshots.py:1", f"{path} is of another snapshot: going on without it, from the first record")
         return False
     try:
         go_to(solver, {name: value for name, value in arrays.items() if name == "random" or "/" in name})

@@ -768,7 +768,7 @@ def whole_report(trained, folder, evaluated):
         == 0
     )
     row = {"variant": "v1bn", "task": "test", "batch": 16, "engine": "torchcaffe", "median_s": 0.3}
-    machine = {"cpu": "a processor", "threads": 2, "gpu": None, "sgemm_flops": 1e11}
+    machine = {"cpu": "a processor", "threads": 2, "gpu": None, "sgemm_flops": 1e11, "copy_bytes_per_s": 1e10}
     results.write_json(benchmark, {"machine": machine, "rows": [row]})
     assert (
         report.main(

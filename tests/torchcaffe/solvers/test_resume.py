@@ -1,4 +1,4 @@
-"""A run that goes on from a snapshot is bit for bit the run that was never interrupted (torchcaffe/resume.py)."""
+"""A run that goes on from a snapshot is bit for bit the run that was never interrupted (solvers/snapshots.py)."""
 
 from __future__ import annotations
 
