@@ -1,7 +1,5 @@
 """ILGNet: nets, data, training, tests and the ranking of photos, as the program `ilgnet` and as functions."""
 
-from __future__ import annotations
-
 from typing import Any
 
 __all__ = ["score"]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import torchcaffe as caffe
-from ilgnet.evaluate import protocol
+from ilgnet.evaluate import results
 from ilgnet.train import runs
 from tests import ROOT
 from tests.faults import EIO, ENOSPC, EROFS
@@ -70,7 +70,7 @@ WRITERS = {
         *(lambda i=i: write_mean(np.full((3, 9, 9), i, np.float32), "x.binaryproto", "x.npy") for i in (1, 2)),
     ),
     "bytes": ("x.txt", *(lambda i=i: files.write_bytes("x.txt", bytes([i]) * 99999) for i in (1, 2))),
-    "json": ("x.json", *(lambda i=i: protocol.write_json("x.json", {"i": i}) for i in (1, 2))),
+    "json": ("x.json", *(lambda i=i: results.write_json("x.json", {"i": i}) for i in (1, 2))),
 }
 
 

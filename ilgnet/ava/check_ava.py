@@ -3,8 +3,6 @@
 Finds photos that are missing, broken or truncated; files that AVA.txt does not list; duplicates, as the same file or as
 the same picture in another file; and duplicates with one copy in the training list and one in the test list."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
@@ -94,7 +92,7 @@ def check(images: Path, split: splits.Split, photos: Sequence[str], workers: int
     """The report: lists of photos under `missing`, `broken`, `damaged`, `unlisted`, groups under `same_file`
     and `same_picture`, and groups that are in both lists under `leaks`."""
     there = {path.relative_to(images).as_posix() for path in images.rglob("*") if path.is_file()}
-    wanted = dict.fromkeys([*photos, *(entry.photo for entry in split.train + split.val)])
+    wanted = dict.fromkeys([*photos, *dict(split.train + split.val)])
     present = [photo for photo in wanted if photo in there]
     seen = []
     with progress_of(len(present), "check") as progress:
@@ -111,13 +109,13 @@ def check(images: Path, split: splits.Split, photos: Sequence[str], workers: int
         "same_file": sorted(sorted(one.photo for one in same) for same in same_files(whole) if len(same) > 1),
         "same_picture": same_pictures(whole),
     }
-    train, val = {e.photo: e.label for e in split.train}, {e.photo: e.label for e in split.val}
+    train, val = dict(split.train), dict(split.val)
     groups = report["same_file"] + [group for group in report["same_picture"] if group not in report["same_file"]]
     report["leaks"] = [
         {"train": [p for p in group if p in train], "val": [p for p in group if p in val]}
         for group in groups
         if any(p in train for p in group) and any(p in val for p in group)
     ]
-    labels = {**train, **val}
+    labels = train | val
     report["contradicting_labels"] = [g for g in groups if len({labels[p] for p in g if p in labels}) > 1]
     return report

@@ -7,8 +7,6 @@ label   1, high or keep; 0, low or reject (`pick`, which the gallery of `ilgnet 
 mean    a mean score; above --cut (default 5, AVA's rule) is high
 votes   counts of the votes 1, 2, ..., as whole numbers separated by spaces (AVA has ten)"""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Iterator, Sequence
@@ -117,7 +115,7 @@ def _label(photo: str, kind: str, value: str, cut: float, where: str) -> Label:
 
 
 def _stars(value: str, where: str) -> int | None:
-    if value not in ("", "1", "2", "3", "4", "5"):
+    if value not in ("", *"12345"):
         raise CaffeError(f"{where}: stars: {value!r} is not 1 to 5")
     return int(value) if value else None
 
@@ -131,7 +129,7 @@ def split(rows: Sequence[Entry], seed: int, held_out: float) -> Split:
     train: list[Entry] = []
     val: list[Entry] = []
     for label, name in ((0, "low"), (1, "high")):
-        photos = shuffled([Entry(row.photo, label) for row in rows if row.label == label], seed)
+        photos = shuffled([row for row in rows if row.label == label], seed)
         if len(photos) < 2:
             raise CaffeError(f"labels: {len(photos)} {name} photo(s); at least 2 of each class are needed")
         count = min(max(1, round(held_out * len(photos))), len(photos) - 1)

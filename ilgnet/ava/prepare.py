@@ -3,8 +3,6 @@
 Reads AVA/AVA.txt and AVA/images/; writes OUT/train_lmdb, val_lmdb, mean.binaryproto, mean.npy, train.txt, val.txt (both
 in the LMDBs' order) and manifest.json. An interrupted run resumes when started again, even after a power failure."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Sequence
@@ -153,8 +151,8 @@ def _report(photos: Sequence[splits.Entry], result: Imageset) -> dict:
         "records": result.records,
         "low": result.labels.get("0", 0),
         "high": result.labels.get("1", 0),
-        "skipped": [{"photo": name, "reason": reason} for name, reason in result.skipped],
-        "damaged": [{"photo": name, "reason": reason} for name, reason in result.damaged],
+        "skipped": [dict(zip(("photo", "reason"), found)) for found in result.skipped],
+        "damaged": [dict(zip(("photo", "reason"), found)) for found in result.damaged],
         "data_mdb_bytes": result.size,
         "data_mdb_sha256": result.sha256,
     }

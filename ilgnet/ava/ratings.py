@@ -2,8 +2,6 @@
 
 A row has 15 whole numbers: index, image id, votes for the scores 1 to 10, two semantic tags (0: none), challenge."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple

@@ -4,8 +4,6 @@ AVA1    all photos; label 1 (high) iff the mean is above 5; delta drops 5 - delt
 AVA2    the tenth with the highest means (1) and the tenth with the lowest (0), or those beyond two thresholds; halved.
 lists   the authors' train.txt and val.txt."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -92,7 +90,7 @@ def choose_ava2(ratings: Sequence[Rating], thresholds: Sequence[float] | None = 
     return [Entry(rating.photo, 0) for rating in bad] + [Entry(rating.photo, 1) for rating in good]
 
 
-def split_ava2(ratings: Sequence[Rating], seed: int, thresholds: Sequence[float] | None = None) -> Split:
+def split_ava2(ratings: Sequence[Rating], seed: int, thresholds: Sequence[float] | None) -> Split:
     """AVA2's photos in two random halves (not balanced by class, as the released lists are not)."""
     order = shuffled(choose_ava2(ratings, thresholds), seed)
     if len(order) < 2:
@@ -133,11 +131,11 @@ def split_by_lists(folder: Path | str, ratings: Sequence[Rating]) -> Split:
     AVA2's lists label by rank, not by 5, but no mean near 5 is in them, so the same comparison holds."""
     folder = Path(folder)
     train, val = read_list(folder / "train.txt"), read_list(folder / "val.txt")
-    if both := {entry.photo for entry in train} & {entry.photo for entry in val}:
+    if both := dict(train).keys() & dict(val).keys():
         raise CaffeError(f"{folder}: {len(both)} photos are in both the training and the test list: {min(both)}, ...")
-    known = {rating.photo: label(rating) for rating in ratings}
-    unrated = [entry.photo for entry in train + val if entry.photo not in known]
-    against = [entry.photo for entry in train + val if known.get(entry.photo, entry.label) != entry.label]
+    known = dict(entries(ratings))
+    unrated = [photo for photo, _ in train + val if photo not in known]
+    against = [photo for photo, value in train + val if known.get(photo, value) != value]
     split = Split(train, val, f"lists in {folder.name}")
     if unrated:
         split.notes.append(f"{len(unrated)} photos of the lists have no row in AVA.txt, {unrated[0]} for one")
@@ -196,7 +194,7 @@ def _check_lists(ratings: Sequence[Rating], split: Split) -> None:
     """Detect lists of another data set: AVA2 has no photo between its two tenths, where most of AVA1 is."""
     low, high = RELEASED_THRESHOLDS
     means = {rating.photo: round(rating.mean, 4) for rating in ratings}  # rounded as the thresholds are
-    rated = [entry.photo for entry in split.train + split.val if entry.photo in means]
+    rated = [photo for photo, _ in split.train + split.val if photo in means]
     between = [photo for photo in rated if low < means[photo] < high]
     is_ava2 = split.dataset == "ava2"
     if rated and bool(between) == is_ava2:
@@ -221,14 +219,11 @@ def check_counts(ratings: Sequence[Rating], split: Split, dataset: str) -> list[
     if len(ratings) < 0.99 * AVA_PHOTOS:
         return []
     photos, lows, highs = counts(entries(ratings)).values()
-    notes = []
-    if (photos, lows, highs) == (AVA_PHOTOS, AVA_LOW, AVA_HIGH):
-        notes.append(f"AVA.txt: {AVA_PHOTOS} photos, {AVA_LOW} low and {AVA_HIGH} high, as the paper says")
-    else:
-        notes.append(
-            f"AVA.txt: {photos} photos, {lows} low and {highs} high; the paper and the "
-            f"released lists have {AVA_PHOTOS}, {AVA_LOW} and {AVA_HIGH}: rows were added or removed"
-        )
+    compared = ", as the paper says"
+    if (photos, lows, highs) != (AVA_PHOTOS, AVA_LOW, AVA_HIGH):
+        released = f"{AVA_PHOTOS}, {AVA_LOW} and {AVA_HIGH}"
+        compared = f"; the paper and the released lists have {released}: rows were added or removed"
+    notes = [f"AVA.txt: {photos} photos, {lows} low and {highs} high{compared}"]
     train, val = len(split.train) + split.dropped_by_delta, len(split.val)
     if dataset == "ava2":
         if (train, val) != (AVA2_EACH, AVA2_EACH):

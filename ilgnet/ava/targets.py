@@ -4,8 +4,6 @@
 A record is a Datum of float_data, 1 x 1 x 10 (the shares of the votes 1 to 10) or 1 x 1 x 1 (the mean vote), and has
 its photo's label."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 

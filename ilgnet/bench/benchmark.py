@@ -1,7 +1,5 @@
 """Benchmarks of the nets on torchcaffe and other engines, interleaved, after a check that the answers are the same."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import statistics

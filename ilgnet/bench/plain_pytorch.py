@@ -1,7 +1,5 @@
 """A plain PyTorch port of a Caffe net, for comparison in benchmarks: eager, torch's own functions, nothing tuned."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The engines of a benchmark. `start` makes one of them in a process of its own, and `ask` measures it there."""
 
-from __future__ import annotations
-
 import os
 import statistics
 import time

@@ -4,6 +4,7 @@ import argparse
 import math
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
@@ -33,6 +34,13 @@ def add_net(parser: argparse.ArgumentParser, mean: str = "(default: none)", weig
     parser.add_argument("--net", help="deploy.prototxt or variant's name (default: the variant the weights fit)")
     parser.add_argument("--preset", choices=PRESETS, help="preprocessing (default: lmdb if there is a mean file)")
     parser.add_argument("--mean", help=f"mean.binaryproto or mean.npy of the training set {mean}")
+
+
+def find_mean(args: argparse.Namespace) -> None:
+    """Set --mean, where it is needed and not given, to the mean.binaryproto beside --lmdb, if there is one."""
+    if args.lmdb and not args.mean and args.preset != "direct":
+        beside = Path(args.lmdb).resolve().with_name("mean.binaryproto")
+        args.mean = str(beside) if beside.is_file() else None
 
 
 def flag(name: str) -> str:

@@ -25,22 +25,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("folder", type=Path, help="good photos")
     add_net(parser)
     parser.add_argument("--held-out", metavar="DEMO", help="only the photos that this demo set does not train on")
-    parser.add_argument(
-        "--blur",
-        type=float,
-        nargs="+",
-        default=[0.006],
-        metavar="SHARE",
-        help="sigma of the blur, as a share of the longer side (default 0.006)",
-    )
-    parser.add_argument(
-        "--burnt",
-        type=float,
-        nargs="+",
-        default=[0.2],
-        metavar="SHARE",
-        help="share of the pixels that over-exposure burns out (default 0.2)",
-    )
+    for name, usual, what in (
+        ("--blur", 0.006, "sigma of the blur, as a share of the longer side (default 0.006)"),
+        ("--burnt", 0.2, "share of the pixels that over-exposure burns out (default 0.2)"),
+    ):
+        parser.add_argument(name, type=float, nargs="+", default=[usual], metavar="SHARE", help=what)
     parser.add_argument("--least", type=float, default=0.95, help="share of pairs that must be in order (default 0.95)")
     engine.add_arguments(parser)
     args = parser.parse_args(argv)

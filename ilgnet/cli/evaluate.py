@@ -14,9 +14,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from ilgnet.cli.arguments import add_net, check_range, given, make_parser
+from ilgnet.cli.arguments import add_net, check_range, find_mean, given, make_parser
 from ilgnet.evaluate import protocol, votes
-from ilgnet.evaluate.results import Evaluation
+from ilgnet.evaluate.results import Evaluation, write_json
 from ilgnet.nets.datasets import DATASETS
 from ilgnet.run import engine, outputs, processes
 from ilgnet.scoring import tta
@@ -45,15 +45,14 @@ def from_weights(args: argparse.Namespace, weights: str, out: Path | None) -> Ev
         figures = votes.figures(scorer, answers, args.lmdb, cut, batch)
     except CaffeError as error:
         raise CaffeError(f"{weights} on {args.lmdb}: {error}") from None
-    title = scorer.title
     result = Evaluation(
         dataset=dataset,
         synthetic=synthetic,
         lmdb=str(Path(args.lmdb).resolve()),
         weights=weights,
         net=scorer.net_path,
-        title=title,
-        variant=protocol.variant_of(title),
+        title=scorer.title,
+        variant=protocol.variant_of(scorer.title),
         target=scorer.target.name,
         engine=args.engine,
         precision=args.precision,
@@ -148,8 +147,7 @@ def main(argv: list[str]) -> int:
     if args.out is not None:
         whole = outputs.check(args.out, ".json")
         outs = [outputs.check(whole.with_name(f"{whole.stem}_{stem}.json")) if several else whole for stem in stems]
-    if args.lmdb and not args.mean and args.preset != "direct":
-        args.mean = protocol.mean_beside(args.lmdb)
+    find_mean(args)
     status = processes.launch(args, "evaluate", argv)
     if status is not None:
         return status
@@ -167,7 +165,7 @@ def main(argv: list[str]) -> int:
         if processes.root():
             print("\n".join([outputs.plain(name) + ":"] * several + protocol.lines(result)))
         if out is not None:
-            protocol.write_json(out, result)
+            write_json(out, result)
             outputs.say(f"wrote {out}")
     if several and processes.root():
         for group in protocol.groups(found):

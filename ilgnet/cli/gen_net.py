@@ -65,7 +65,6 @@ def main(argv: list[str]) -> int:
         choice = emit.Choice(**{name: value for name, value in vars(args).items() if name not in ("all", "out")})
         files = {folder / name: text for name, text in emit.texts(choice).items()}
     emit.write(files)
-    print("\n".join(map(str, files)))
     if not args.all:
         print(f"Next: write its solver: ilgnet gen-solver --net {folder / 'train_val.prototxt'}")
     return 0

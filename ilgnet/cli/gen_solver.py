@@ -16,6 +16,15 @@ from ilgnet.nets.datasets import DATASETS
 from ilgnet.nets.variants import VARIANTS
 from torchcaffe.proto import caffe_pb2
 
+COUNTS = {  # options that take a whole number
+    "--stepsize": "iterations between two drops of the learning rate",
+    "--max-iter": "iterations of the training",
+    "--iter-size": "batches an iteration: 3 of 16 photos make 48",
+    "--test-iter": "batches of a test (default: the whole test set)",
+    "--test-interval": "iterations between two tests",
+    "--snapshot": "iterations between two snapshots",
+}
+
 
 def main(argv: list[str]) -> int:
     p = make_parser(__name__)
@@ -25,12 +34,8 @@ def main(argv: list[str]) -> int:
     p.add_argument("--released", action="store_true", help="the values of the authors' files where they differ")
     p.add_argument("--net", help="the net to train (default prototxt/VARIANT/train_val*.prototxt)")
     p.add_argument("--base-lr", type=float, help="initial learning rate")
-    p.add_argument("--stepsize", type=int, help="iterations between two drops of the learning rate")
-    p.add_argument("--max-iter", type=int, help="iterations of the training")
-    p.add_argument("--iter-size", type=int, help="batches an iteration: 3 of 16 photos make 48")
-    p.add_argument("--test-iter", type=int, help="batches of a test (default: the whole test set)")
-    p.add_argument("--test-interval", type=int, help="iterations between two tests")
-    p.add_argument("--snapshot", type=int, help="iterations between two snapshots")
+    for name, what in COUNTS.items():
+        p.add_argument(name, type=int, help=what)
     p.add_argument("--snapshot-prefix", help="start of the snapshots' paths (default out/snapshots/DATASET_VARIANT)")
     p.add_argument("--display", type=int, help="iterations between two lines of the log")
     p.add_argument("--random-seed", type=int, help="makes the training repeatable")
@@ -51,7 +56,6 @@ def main(argv: list[str]) -> int:
         out = args.out or Path("out") / "solvers" / args.dataset / f"{args.variant}.prototxt"
         files = {out: table1.text(args.dataset, args.variant, args.released, **changed)}
     emit.write(files)
-    print("\n".join(map(str, files)))
     if not args.all:
         print(f"Next: train with it: ilgnet train --solver {out}")
     return 0

@@ -18,27 +18,12 @@ from torchcaffe.base.errors import CaffeError
 
 def main(argv: list[str]) -> int:
     parser = make_parser(__name__)
-    parser.add_argument(
-        "--run",
-        action="append",
-        default=[],
-        metavar="NAME=LOG",
-        help="training log of any Caffe (repeatable; Fig. 4)",
-    )
-    parser.add_argument(
-        "--eval",
-        action="append",
-        default=[],
-        metavar="JSON",
-        help="result of `ilgnet evaluate --out` (repeatable; Tables 2 and 3, Fig. 3)",
-    )
-    parser.add_argument(
-        "--features",
-        action="append",
-        default=[],
-        metavar="JSON",
-        help="result of `ilgnet visualize` (repeatable; Fig. 5)",
-    )
+    for name, metavar, what in (
+        ("--run", "NAME=LOG", "training log of any Caffe (repeatable; Fig. 4)"),
+        ("--eval", "JSON", "result of `ilgnet evaluate --out` (repeatable; Tables 2 and 3, Fig. 3)"),
+        ("--features", "JSON", "result of `ilgnet visualize` (repeatable; Fig. 5)"),
+    ):
+        parser.add_argument(name, action="append", default=[], metavar=metavar, help=what)
     parser.add_argument("--benchmark", metavar="JSON", help="result of `ilgnet benchmark --out` (Table 4)")
     parser.add_argument("--out", type=Path, default=Path("out/report.html"), help="default out/report.html")
     parser.add_argument("--title", default="ILGNet: training and test report")

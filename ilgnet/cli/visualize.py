@@ -13,7 +13,7 @@ Example:
 import sys
 from pathlib import Path
 
-from ilgnet.cli.arguments import add_net, check_range, make_parser
+from ilgnet.cli.arguments import add_net, check_range, find_mean, make_parser
 from ilgnet.evaluate import feature_maps, protocol
 from ilgnet.run import engine, outputs
 
@@ -39,8 +39,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     check_range(args, "shown", 0)
     check_range(args, "batch")
-    if args.lmdb and not args.mean and args.preset != "direct":
-        args.mean = protocol.mean_beside(args.lmdb)
+    find_mean(args)
     outputs.check(args.out, ".json")
     from ilgnet.scoring.scorers import Scorer, Settings
 
@@ -49,14 +48,13 @@ def main(argv: list[str]) -> int:
     source = args.lmdb or args.photos
     found = feature_maps.extract(scorer, source, stages, args.shown, progress=sys.stderr.isatty())
     dataset, synthetic = protocol.about(args.lmdb) if args.lmdb else (None, None)
-    title = scorer.title
     result = feature_maps.write(
         args.out,
         found,
         {
             "name": args.name or Path(args.weights).stem,
-            "title": title,
-            "variant": protocol.variant_of(title),
+            "title": scorer.title,
+            "variant": protocol.variant_of(scorer.title),
             "weights": args.weights,
             "net": scorer.net_path,
             "source": str(Path(source).resolve()),

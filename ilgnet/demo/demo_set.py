@@ -6,8 +6,6 @@ wrong exposure, colour cast, cluttered crop). The votes are drawn around a score
 synthetic, as DEMO.json says, which also lists the faults of each photo. All versions of a source are in the same list,
 lists/train.txt or lists/val.txt: a net that knows another version of a test photo has not learnt to judge."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os
@@ -221,7 +219,7 @@ def photographed(path: Path) -> tuple[str, Picture]:
     shrink = LONG / 0.85 / max(data.shape[:2])
     data = cv2.resize(data, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA if shrink < 1 else cv2.INTER_CUBIC)
     picture = data[..., ::-1].astype(np.float32) / 255
-    low, high = (float(level) for level in np.percentile(picture, (0.5, 99.5)))
+    low, high = np.percentile(picture, (0.5, 99.5)).tolist()
     picture = np.clip((picture - np.float32(low)) / np.float32(max(high - low, 0.3)), 0, 1)
     height, width = picture.shape[:2]
     tall, wide = int(height * 0.85), int(width * 0.85)

@@ -1,8 +1,6 @@
 """Painted scenes for the demo set: eight kinds, different for every seed, with the subject or horizon on a third of
 the frame."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import cv2

@@ -1,7 +1,5 @@
 """Read Caffe's logs, BVLC's and ours, of `caffe train` and `caffe test`; a run may be resumed or cut off."""
 
-from __future__ import annotations
-
 import datetime
 import io
 import re
@@ -87,10 +85,10 @@ class CaffeLog:
     solver: str = ""
     snapshots: list[str] = field(default_factory=list)
 
-    def test_series(self, kind: str, net: int = 0) -> Series | None:
-        """The series of a test net's "accuracy" or "loss"; None when it is not logged."""
-        name = main_output(list(self.tests.get(net, {})), kind)
-        return self.tests[net][name] if name else None
+    def test_series(self, kind: str) -> Series | None:
+        """The series of the first test net's "accuracy" or "loss"; None when it is not logged."""
+        name = main_output(list(self.tests.get(0, {})), kind)
+        return self.tests[0][name] if name else None
 
     def printed(self, pattern: str) -> str | None:
         """A field, as the first group of a pattern, of the last net that the log prints and that has it."""

@@ -1,8 +1,6 @@
 """Fig. 5: the feature maps of good and bad photos at the paper's labels (1) to (7), and a test of the paper's
 observation that good photos have denser active features in the last layer."""
 
-from __future__ import annotations
-
 import csv
 import math
 from pathlib import Path
@@ -56,7 +54,7 @@ def stages(scorer: Scorer, blobs: list[str] | None = None) -> list[paper.Label]:
     found = []
     for label in paper.labels(variant) if variant else []:
         # Layers after spatial pyramids have their own names (gen_net --spp).
-        names = tuple(b if scorer.has_blob(b) else f"{b}_spp" for b in label.blobs)
+        names = tuple(b if b in scorer.blobs else f"{b}_spp" for b in label.blobs)
         found.append(label._replace(blobs=names))
     if not found:
         raise CaffeError(
@@ -66,9 +64,7 @@ def stages(scorer: Scorer, blobs: list[str] | None = None) -> list[paper.Label]:
     return found
 
 
-def extract(
-    scorer: Scorer, source: Path | str, stages: list[paper.Label], shown: int = 3, progress: bool = False
-) -> Features:
+def extract(scorer: Scorer, source: Path | str, stages: list[paper.Label], shown: int, progress: bool) -> Features:
     """Run every photo of an LMDB or folder through the net, and make pictures of the first `shown` photos of each
     class. In a folder, the net's answer is the class."""
     from tqdm import tqdm

@@ -5,8 +5,6 @@ Softmax), and `scores` orders the photos. A two-class net's score is its margin,
 rounds to 1 in float32 from a margin of about 17. Functions import SciPy's statistics themselves: it takes a second.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -176,14 +174,14 @@ def cohens_d(a: np.ndarray, b: np.ndarray) -> float:
     return float((np.mean(a) - np.mean(b)) / pooled) if pooled > 0 else float("nan")
 
 
-def permutation_test(a: np.ndarray, b: np.ndarray, rounds: int = 9999, seed: int = 0) -> float:
+def permutation_test(a: np.ndarray, b: np.ndarray, rounds: int = 9999) -> float:
     """Two-sided p-value of a permutation test of the difference of two means (Fisher, Pitman).
 
     The observed order counts as one more than the `rounds` random ones, so it is never 0 (Phipson and Smyth 2010)."""
     together = np.concatenate([a, b]).astype(np.float64)
     together -= together.mean()  # the sum of one group alone now orders the differences
     observed = abs(together[: len(a)].sum())
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     take = min(len(a), len(b))  # the sum of the smaller group; the other's is its negative
     extreme = 0
     for _ in range(rounds):
@@ -225,7 +223,7 @@ def majority(labels: np.ndarray) -> Proportion:
     return found
 
 
-def first_batches(labels: np.ndarray, p_high: np.ndarray, batch: int, batches: int = 50) -> Proportion:
+def first_batches(labels: np.ndarray, p_high: np.ndarray, batch: int, batches: int) -> Proportion:
     """What `caffe test` with its default 50 iterations reports: the accuracy on the first photos in key order, starting
     again at the end. The interval counts each photo once, since a photo met again adds no evidence."""
     index = np.arange(batch * batches) % len(labels)

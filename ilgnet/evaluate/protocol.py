@@ -1,7 +1,5 @@
 """The test of a net: P(high) of every photo, the figures, and the files that reports read."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -15,8 +13,6 @@ import numpy as np
 from ilgnet.ava.labels import plain_cell, safe_cell
 from ilgnet.evaluate import caffe_log, metrics, results
 from ilgnet.evaluate.results import VOTES, Evaluation, Figures, Group, Spread
-from ilgnet.evaluate.results import read_json as read_json
-from ilgnet.evaluate.results import write_json as write_json
 from ilgnet.figures import html
 from ilgnet.nets import paper
 from ilgnet.nets.variants import VARIANTS
@@ -105,12 +101,6 @@ def about(lmdb: Path | str) -> tuple[str | None, Any]:
         return dataset_of(str(beside.parent)), None
     manifest = results.read(beside, results.Manifest)
     return ("demo", manifest.synthetic) if manifest.synthetic else (manifest.dataset, None)
-
-
-def mean_beside(lmdb: Path | str) -> str | None:
-    """The mean.binaryproto beside an LMDB, if there is one."""
-    beside = Path(lmdb).resolve().with_name("mean.binaryproto")
-    return str(beside) if beside.is_file() else None
 
 
 def from_log(path: Path | str, dataset: str | None = None) -> Evaluation:

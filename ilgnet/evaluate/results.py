@@ -1,8 +1,6 @@
 """The results that one program writes and another reads: a dataclass each, and one pair of functions to write and read
 them as JSON."""
 
-from __future__ import annotations
-
 import csv
 import functools
 import io

@@ -1,8 +1,6 @@
 """A net's answers compared with people's votes: for nets that learn distributions, means or rankings, correlations with
 the mean votes, the earth mover's distance and two classes by a cut; for two-class nets, correlations only."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +28,7 @@ def numbers(scorer: Scorer, answers: protocol.Answers) -> np.ndarray:
     return np.array([scorer.number(row) for row in answers.rows])
 
 
-def find_cut(scorer: Scorer, lmdb: Path | str, progress: bool = False, augment: str | None = None) -> float:
+def find_cut(scorer: Scorer, lmdb: Path | str, progress: bool, augment: str | None) -> float:
     """The cut with the best balanced accuracy on (training) photos, for a ranking net. augment: as in the test."""
     answers = protocol.ask(scorer, lmdb, progress, augment)
     return metrics.best_cut(answers.labels, numbers(scorer, answers))

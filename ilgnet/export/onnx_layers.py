@@ -3,8 +3,7 @@
 A function gets a Step and returns the names of the layer's top tensors. Strides, axes and the like come from the
 engine's layer, which has computed and checked them."""
 
-from __future__ import annotations
-
+import math
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from typing import Any
@@ -33,6 +32,10 @@ class Step:
         self.indices = partial(self.constant, dtype=np.int64)
         self.layer, self.p, self.inputs, self.bottoms, self.tops = layer, layer.p, inputs, bottoms, tops
         self.params = [blob.data for blob in layer.own_blobs]
+
+    def weights(self) -> list[str]:
+        """Add the layer's weight and, if it has one, its bias."""
+        return [self.constant(value, what) for value, what in zip(self.params, ("weight", "bias"))]
 
     def reshape(self, tensor: str, old: Axes, new: Axes) -> str:
         """The tensor with other axes. Free sizes keep their place, or one of them is inferred."""
@@ -72,7 +75,7 @@ def only(sizes: Sequence[int]) -> list[tuple[int, int]]:
 
 def product(axes: Axes) -> tuple[int, int]:
     """Axes flattened into one."""
-    return int(np.prod([a for a, _ in axes], dtype=np.int64)), int(np.prod([b for _, b in axes], dtype=np.int64))
+    return math.prod(a for a, _ in axes), math.prod(b for _, b in axes)
 
 
 # -- activations -------------------------------------------------------------------------------------------------------
@@ -137,8 +140,7 @@ def convolution(s: Step) -> list[str]:
     layer, op = s.layer, "Conv" if s.layer.type == "Convolution" else "ConvTranspose"
     if not 1 <= layer.axes <= 3:
         raise CaffeError(f"convolves {layer.axes} axes; 1 to 3 can be exported")
-    weights = [s.constant(value, what) for value, what in zip(s.params, ("weight", "bias"))]
-    tops = []
+    weights, tops = s.weights(), []
     for x, bottom, top in zip(s.inputs, s.bottoms, s.tops):
         axis = layer.axis  # Caffe's channels may be any axis; ONNX has them second
         x = s.reshape(x, bottom, [product(bottom[:axis]), *bottom[axis:]]) if axis != 1 else x
@@ -160,8 +162,7 @@ def convolution(s: Step) -> list[str]:
 def inner_product(s: Step) -> str:
     axis, bottom, top = s.layer.axis, s.bottoms[0], s.tops[0]
     x = s.inputs[0] if (axis, len(bottom)) == (1, 2) else s.emit("Flatten", *s.inputs, axis=axis)
-    weights = [s.constant(value, what) for value, what in zip(s.params, ("weight", "bias"))]
-    y = s.emit("Gemm", x, *weights, transB=0 if s.p.transpose else 1)
+    y = s.emit("Gemm", x, *s.weights(), transB=0 if s.p.transpose else 1)
     return s.reshape(y, [product(bottom[:axis]), top[-1]], top)
 
 

@@ -1,11 +1,10 @@
 """Drawings of a net, from top to bottom: a box for each layer together with its in-place layers, or a box for each
 block as in the paper's Fig. 2."""
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -68,7 +67,7 @@ def boxes(summary: Summary) -> list[Node]:
         parents = sorted({maker[b] for b in row.bottoms if b in maker})
         colour = COLOURS.get(row.type, "#ffffff")
         nodes.append(Node([row.name, kind, shape], colour, row.name in on_path, parents, _rank(nodes, parents)))
-        maker.update({top: len(nodes) - 1 for top in row.tops})
+        maker.update(dict.fromkeys(row.tops, len(nodes) - 1))
     return nodes
 
 
@@ -228,17 +227,20 @@ def figure2(summary: Summary, labels: list[Label]) -> plots.Plot:
                 axes.plot([node.x, node.x], [node.y, node.bottom], color=GREY, linewidth=1.2)
                 continue
             corner = (node.x - WIDTH / 2 + 2, node.y + 2)
-            styles: list[dict[str, Any]] = [
-                {"facecolor": node.colour, "edgecolor": "none", "alpha": 0.18},
-                {"fill": False, "edgecolor": node.colour, "linewidth": 1.4},
-            ]
-            for style in styles:
-                box = "round,pad=0,rounding_size=5"
-                axes.add_patch(FancyBboxPatch(corner, WIDTH - 4, HEIGHT - 4, boxstyle=box, **style))
+            box = partial(FancyBboxPatch, corner, WIDTH - 4, HEIGHT - 4, boxstyle="round,pad=0,rounding_size=5")
+            axes.add_patch(box(facecolor=node.colour, edgecolor="none", alpha=0.18))
+            axes.add_patch(box(fill=False, edgecolor=node.colour, linewidth=1.4))
             first = node.y + HEIGHT / 2 - BLOCK * (len(node.lines) - 1) / 2
             for k, text in enumerate(node.lines):
-                size, weight = (8.5, "normal") if k else (10.5, "bold")
-                style = {"ha": "center", "va": "center", "color": plots.INK, "fontsize": size, "fontweight": weight}
-                axes.text(node.x, first + BLOCK * k, text, **style)
+                axes.text(
+                    node.x,
+                    first + BLOCK * k,
+                    text,
+                    ha="center",
+                    va="center",
+                    color=plots.INK,
+                    fontsize=8.5 if k else 10.5,
+                    fontweight="normal" if k else "bold",
+                )
 
     return plots.draw(paint, ((right - left) / 72, (height + 8) / 72))

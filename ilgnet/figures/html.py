@@ -1,7 +1,5 @@
 """Offline HTML: self-contained pages, which load nothing from a network."""
 
-from __future__ import annotations
-
 import base64
 from pathlib import Path
 from typing import Any
@@ -33,9 +31,9 @@ def data_uri(data: bytes, mime: str) -> str:
     return f"data:{mime};base64,{base64.b64encode(data).decode()}"
 
 
-def thumbnail(bgr: Any, side: int = 220) -> str:
+def thumbnail(bgr: Any) -> str:
     """A photo, (H, W, 3) uint8 BGR, as a small JPEG's data URI."""
-    return data_uri(pictures.small_jpeg(bgr, side), "image/jpeg")
+    return data_uri(pictures.small_jpeg(bgr, 220), "image/jpeg")
 
 
 def percent(value: float | None) -> str:

@@ -1,20 +1,9 @@
 """The differences of two nets, layer by layer: layers in one net only, and layers that differ."""
 
-from __future__ import annotations
-
 from collections import Counter
-from typing import Any, NamedTuple
+from typing import Any
 
 from torchcaffe.proto import caffe_pb2, format_text
-
-
-class NetDiff(NamedTuple):
-    """Layers by key (see `keyed`). changed: (lines of the first's text only, lines of the second's only)."""
-
-    same: list[str]
-    only_first: dict[str, Any]  # LayerParameter, in the net's order
-    only_second: dict[str, Any]
-    changed: dict[str, tuple[list[str], list[str]]]
 
 
 def keyed(net: Any) -> dict[str, Any]:
@@ -28,43 +17,28 @@ def fields(layer: Any) -> Counter[str]:
     return Counter(line.strip(" {") for line in format_text(layer).splitlines() if line.strip() != "}")
 
 
-def diff(first: Any, second: Any) -> NetDiff:
-    """Compare two NetParameters."""
-    a, b = keyed(first), keyed(second)
-    changed = {}
-    for key in [key for key in a if key in b and a[key] != b[key]]:
-        mine, theirs = (fields(x[key]) for x in (a, b))
-        changed[key] = (list((mine - theirs).elements()), list((theirs - mine).elements()))
-    return NetDiff(
-        [key for key in a if key in b and a[key] == b[key]],
-        {key: layer for key, layer in a.items() if key not in b},
-        {key: layer for key, layer in b.items() if key not in a},
-        changed,
-    )
-
-
 def block_of(key: str) -> str:
     """inception_3a/relu_1x1 -> inception_3a, temp1_drop -> temp1."""
     return key.split("/")[0] if "/" in key else key.split("_")[0]
 
 
 def lines(first: Any, second: Any, titles: tuple[str, str]) -> list[str]:
-    """The differences as text: a line for each block in one net only, and for each layer that differs."""
-    found = diff(first, second)
-    out = [
-        f"{titles[0]}: {len(first.layer)} layers, {titles[1]}: {len(second.layer)} layers, "
-        f"{len(found.same)} of them the same"
-    ]
-    for title, only in zip(titles, (found.only_first, found.only_second)):
+    """The differences of two NetParameters as text: a line for each block in one net only, and for each layer that
+    differs."""
+    a, b = keyed(first), keyed(second)
+    changed = [key for key in a if key in b and a[key] != b[key]]
+    same = sum(key in b for key in a) - len(changed)
+    counts = f"{titles[0]}: {len(first.layer)} layers, {titles[1]}: {len(second.layer)} layers"
+    out = [f"{counts}, {same} of them the same"]
+    for title, layers, others in zip(titles, (a, b), (b, a)):
         blocks: dict[str, Counter[str]] = {}
-        for key, layer in only.items():
-            blocks.setdefault(block_of(key), Counter())[layer.type] += 1
-        out += [
-            f"only in {title}: {block}: " + ", ".join(f"{n} {type_}" for type_, n in types.items())
-            for block, types in blocks.items()
-        ]
-    out += [
-        f"changed: {key}: {', '.join(mine) or '-'} -> {', '.join(theirs) or '-'}"
-        for key, (mine, theirs) in found.changed.items()
-    ]
+        for key, layer in layers.items():
+            if key not in others:
+                blocks.setdefault(block_of(key), Counter())[layer.type] += 1
+        for block, types in blocks.items():
+            out.append(f"only in {title}: {block}: " + ", ".join(f"{n} {type_}" for type_, n in types.items()))
+    for key in changed:
+        mine, theirs = fields(a[key]), fields(b[key])
+        gone, new = (", ".join(only.elements()) or "-" for only in (mine - theirs, theirs - mine))
+        out.append(f"changed: {key}: {gone} -> {new}")
     return out

@@ -1,7 +1,5 @@
 """Photos and drawings as small pictures, by OpenCV. All are (H, W, 3) uint8 BGR."""
 
-from __future__ import annotations
-
 import numpy as np
 
 

@@ -1,9 +1,7 @@
 """Plots as SVG (light and dark) and PNG, by matplotlib."""
 
-from __future__ import annotations
-
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,8 +86,16 @@ def curves(found: list[Curve], ylabel: str, level: tuple[float, str] | None = No
             if curve.smooth > 1 and len(y) > 2 * curve.smooth:
                 axes.plot(curve.x, y, color=curve.colour, linewidth=0.8, alpha=0.3)
                 y = smoothed(y, curve.smooth)
-            style = {"linestyle": "--" if curve.dashed else "-", "linewidth": 1.6, "marker": marker, "markersize": 3}
-            axes.plot(curve.x, y, color=curve.colour, label=plain(curve.label), **style)
+            axes.plot(
+                curve.x,
+                y,
+                color=curve.colour,
+                label=plain(curve.label),
+                linestyle="--" if curve.dashed else "-",
+                linewidth=1.6,
+                marker=marker,
+                markersize=3,
+            )
         if level is not None:
             axes.axhline(level[0] * scale, color=GREY, linewidth=1.2, linestyle=":", label=level[1])
         values = np.concatenate([curve.y for curve in found] or [np.zeros(0)]) * scale
@@ -110,13 +116,13 @@ def curves(found: list[Curve], ylabel: str, level: tuple[float, str] | None = No
     return draw(paint)
 
 
-def histograms(groups: list[tuple[str, np.ndarray, str]], xlabel: str, ylabel: str, bins: int = 30) -> Plot:
-    """Histograms of (name, values, colour), each in per cent of its own values, on common bins."""
+def histograms(groups: list[tuple[str, np.ndarray, str]], xlabel: str, ylabel: str) -> Plot:
+    """Histograms of (name, values, colour), each in per cent of its own values, on 30 common bins."""
 
     def paint(axes: Any) -> None:
         everything = np.concatenate([values for _, values, _ in groups])
         low, high = float(everything.min()), float(everything.max())
-        edges = np.linspace(low, high if high > low else low + 1, bins + 1)
+        edges = np.linspace(low, high if high > low else low + 1, 31)
         for name, values, colour in groups:
             weights = np.full(len(values), 100 / max(1, len(values)))
             axes.hist(values, edges, weights=weights, histtype="stepfilled", color=colour, alpha=0.25)
@@ -128,7 +134,7 @@ def histograms(groups: list[tuple[str, np.ndarray, str]], xlabel: str, ylabel: s
     return draw(paint)
 
 
-def calibration(p_high: list[float], observed: list[float], counts: list[int]) -> Plot:
+def calibration(p_high: Sequence[float], observed: Sequence[float], counts: Sequence[int]) -> Plot:
     """The observed share of high photos over the mean probability: a point for each bin, larger for more photos."""
 
     def paint(axes: Any) -> None:

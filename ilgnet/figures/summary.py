@@ -1,7 +1,5 @@
 """Summaries of nets: shapes, parameters, multiply-adds and receptive fields of each layer, and the depth."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,7 +81,7 @@ def summarize(caffe: Any, net: Any, phase: int, source: str = "net") -> Summary:
         counted.update(p.name for p in layer.param if p.name)
         tops = tuple(layer.top) or tuple(made.top_names[layer.name])
         seen = receptive_field(layer, [fields.get(b, Field()) for b in layer.bottom], shapes)
-        fields.update({top: seen for top in tops})
+        fields.update(dict.fromkeys(tops, seen))
         rows.append(
             Row(
                 layer.name,
@@ -151,15 +149,19 @@ def window(layer: Any, shapes: dict) -> str:
     return f"{height}x{width}" + (f"/{stride[0]}" if max(stride) > 1 else "")
 
 
-def longest_path(rows: list[Row]) -> tuple[int, int, list[str]]:
-    """(layers with weights, poolings, their names) along the path with the most layers with weights."""
-    best: dict[str, tuple[int, int, list[str]]] = {}  # by blob
-    longest: tuple[int, int, list[str]] = (0, 0, [])
+Depth = tuple[int, int, list[str]]  # layers with weights, poolings, the names of both
+
+
+def longest_path(rows: list[Row]) -> Depth:
+    """The Depth along the path with the most layers with weights."""
+    none: Depth = (0, 0, [])
+    best: dict[str, Depth] = {}  # by blob
+    longest = none
     for row in rows:
-        depth, poolings, path = max((best.get(b, (0, 0, [])) for b in row.bottoms), default=(0, 0, []))
+        depth, poolings, path = max((best.get(b, none) for b in row.bottoms), default=none)
         weighted, pooling = row.type in WEIGHTED, row.type in POOLINGS
         here = (depth + weighted, poolings + pooling, path + [row.name] * (weighted or pooling))
-        best.update({top: here for top in row.tops})
+        best.update(dict.fromkeys(row.tops, here))
         longest = max(longest, here)
     return longest
 

@@ -1,7 +1,5 @@
 """From a variant and a data set to the text of its train_val.prototxt and deploy.prototxt."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +7,7 @@ from ilgnet.nets.datasets import DATASETS, Dataset
 from ilgnet.nets.folding import merge_bn
 from ilgnet.nets.modules import Net
 from ilgnet.nets.targets import TARGETS
-from ilgnet.nets.variants import VARIANTS, Variant
+from ilgnet.nets.variants import VARIANTS
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats.files import write_bytes
 from torchcaffe.proto import caffe_pb2, format_text
@@ -153,8 +151,7 @@ def deploy(choice: Choice):
 
 
 def header(choice: Choice, what: str) -> str:
-    variant: Variant = VARIANTS[choice.variant]
-    return f"# {title(choice)}: {variant.about}.\n# {what}\n# Made by: {choice.command()}\n"
+    return f"# {title(choice)}: {VARIANTS[choice.variant].about}.\n# {what}\n# Made by: {choice.command()}\n"
 
 
 def texts(choice: Choice) -> dict[str, str]:
@@ -172,9 +169,11 @@ def texts(choice: Choice) -> dict[str, str]:
 
 
 def write(files: dict[Path, str]) -> None:
+    """Write files, and print their names."""
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, text.encode())
+        print(path)
 
 
 def checkout(folder: str) -> Path:

@@ -3,8 +3,6 @@
 In testing, BatchNorm and Scale behind a convolution are one affine map a channel, y = a x + b, so the convolution with
 its weights times a and its bias b computes the same. weights/surgery.py does the same for the weights."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

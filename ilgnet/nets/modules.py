@@ -95,8 +95,7 @@ def conv_bn_relu(
         # The scale is not decayed: decay would draw it to 0, and it starts at 1.
         scales = [dict(lr_mult=lr, decay_mult=0), dict(lr_mult=2 * lr, decay_mult=0)]
         x = named(n, scale, L.Scale(x, in_place=True, param=scales, bias_term=True))
-    x = named(n, relu, L.ReLU(x, in_place=True))
-    return x
+    return named(n, relu, L.ReLU(x, in_place=True))
 
 
 def conv(n: Net, name: str, bottom: Top, depth: int, relu: str = "", **more) -> Top:
@@ -297,8 +296,7 @@ def connected(n: Net, name: str, bottom: Top, depth: int, lr: int, relu: str, dr
     """InnerProduct -> ReLU -> Dropout."""
     x = inner_product(n, name, bottom, depth, lr, 0.2)
     x = named(n, relu, L.ReLU(x, in_place=True))
-    x = named(n, drop, L.Dropout(x, in_place=True, dropout_ratio=DROPOUT))
-    return x
+    return named(n, drop, L.Dropout(x, in_place=True, dropout_ratio=DROPOUT))
 
 
 def new_layer(n: Net, name: str, bottom: Top, depth: int, drop: str = "") -> Top:
@@ -339,8 +337,8 @@ def answer(n: Net, head: str, bottom: Top, sized_by: bool = False) -> Top:
 
 def connected_local_global(n: Net, local1: Top, local2: Top, global_: Top) -> Top:
     """The connected layer of local and global features, 256 + 256 + 512 = 1024, and the classifier (section 3.2)."""
-    n["temp"] = L.Concat(local1, local2, global_)
-    x = new_layer(n, "temp_cjy", n["temp"], 1024, drop="temp3_cjy_drop")
+    x = named(n, "temp", L.Concat(local1, local2, global_))
+    x = new_layer(n, "temp_cjy", x, 1024, drop="temp3_cjy_drop")
     return answer(n, "loss1", x)
 
 

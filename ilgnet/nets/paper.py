@@ -1,7 +1,5 @@
 """What the paper prints, for reports: Tables 2 and 3, every row. Our variants' figures come from variants.py."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from ilgnet.nets.variants import PAPER, VARIANTS
@@ -72,13 +70,6 @@ class Label(NamedTuple):
     mark: str
     what: str
     blobs: tuple[str, ...]
-
-
-LABELS_NOTE = (
-    "The paper's text does not say which layers its labels (1) to (7) are. Read from it: the pre-treatment "
-    "layer, the three inception modules, the local and the global features, and the layer that connects "
-    "them, which it calls the last one."
-)
 
 
 def labels(variant: str) -> list[Label]:

@@ -1,7 +1,5 @@
 """Table 1, "The main training parameters of the Caffe package", the released solvers, and solvers made from them."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

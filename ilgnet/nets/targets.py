@@ -5,8 +5,6 @@ second LMDB, `train_LABEL_lmdb` beside `train_lmdb` with the same keys, which a 
 blob `votes` (`ilgnet prepare --targets`). Layers whose weights are fixed (lr_mult 0) have constant fillers, so that
 nothing has to be put into a caffemodel by hand."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -29,6 +27,11 @@ def weighted(weight: float) -> dict:
     return {} if weight == 1 else dict(loss_weight=weight)
 
 
+def head_of(name: str) -> str:
+    """The head that a layer belongs to: loss1/loss -> loss1."""
+    return name.split("/")[0]
+
+
 def named(n: NetSpec, name: str, top: Top) -> Top:
     """Add a layer's top to the net under a name; returns it."""
     n[name] = top
@@ -41,7 +44,7 @@ def named(n: NetSpec, name: str, top: Top) -> Top:
 def running_sums(n: NetSpec, name: str, shares: Top) -> Top:
     """(N, 1, 1, 10) shares of the scores 1 to 10 -> (N, 1, 1, 19): the shares of votes up to 1, 2, ..., 10, then those
     of votes above 1, 2, ..., 9. It is a convolution with ten ones, at every place where the two overlap."""
-    n[name] = L.Convolution(
+    convolution = L.Convolution(
         shares,
         num_output=1,
         kernel_h=1,
@@ -52,7 +55,7 @@ def running_sums(n: NetSpec, name: str, shares: Top) -> Top:
         weight_filler=constant(1),
         **FIXED,
     )
-    return n[name]
+    return named(n, name, convolution)
 
 
 def distribution_loss(n: NetSpec, name: str, x: Top, weight: float, batch: int) -> None:
@@ -62,7 +65,7 @@ def distribution_loss(n: NetSpec, name: str, x: Top, weight: float, batch: int) 
 
     as EuclideanLoss on the running sums: both p and q sum to 1, so the shares above k differ as much as those up to k,
     which makes up for the loss's factor 1/2. The loss_weight is NIMA's 1/10."""
-    head = name.split("/")[0]
+    head = head_of(name)
     p = named(n, f"{head}/shares", L.Softmax(x))
     p = named(n, f"{head}/shares_row", L.Reshape(p, shape=dict(dim=[0, 1, 1, SCORES])))
     p = running_sums(n, f"{head}/running_sums", p)
@@ -72,7 +75,7 @@ def distribution_loss(n: NetSpec, name: str, x: Top, weight: float, batch: int) 
 
 def distribution_test(n: NetSpec, name: str, x: Top) -> None:
     """The accuracy of "the expected mean is above 5". The mean is 1 + the shares above 1, 2, ..., 9."""
-    head = name.split("/")[0]
+    head = head_of(name)
     up_to, above = f"{head}/up_to", f"{head}/above"
     n[up_to], n[above] = L.Slice(n[f"{head}/running_sums"], ntop=2, axis=3, slice_point=[SCORES], **IN_TEST)
     n[f"{head}/silence"] = L.Silence(n[up_to], ntop=0, **IN_TEST)
@@ -83,7 +86,7 @@ def distribution_test(n: NetSpec, name: str, x: Top) -> None:
 
 def two_classes(n: NetSpec, name: str, mean: Top) -> None:
     """Accuracy of a mean score: 10 - mean stands for low, mean for high, so that "high" is a mean above 5."""
-    head = name.split("/")[0]
+    head = head_of(name)
     low = named(n, f"{head}/low", L.Power(mean, scale=-1, shift=10, **IN_TEST))
     both = named(n, f"{head}/two_classes", L.Concat(low, mean, **IN_TEST))
     n[name] = L.Accuracy(both, n["label"], **IN_TEST)
@@ -114,7 +117,7 @@ def pairs(n: NetSpec, name: str, x: Top, half: int) -> Top:
 def ranking_loss(n: NetSpec, name: str, x: Top, weight: float, batch: int) -> None:
     """max(0, 1 - (s_i - s_j)) on average over pairs where i has the higher mean vote. HingeLoss on (-d, d) counts each
     pair twice: hence the loss_weight. Of two photos with one mean the second counts as better."""
-    head, half = name.split("/")[0], batch // 2
+    head, half = head_of(name), batch // 2
     d = pairs(n, f"{head}/scores", x, half)
     if "votes/better" not in n.tops:
         flat = named(n, "votes/flat", L.Reshape(n["votes"], shape=dict(dim=[2 * half, 1])))
@@ -126,7 +129,7 @@ def ranking_loss(n: NetSpec, name: str, x: Top, weight: float, batch: int) -> No
 
 def ranking_test(n: NetSpec, name: str, x: Top) -> None:
     """The share of pairs in the right order: a ranking knows no threshold between low and high."""
-    n[name] = L.Accuracy(n[name.split("/")[0] + "/two_orders"], n["votes/better"], **IN_TEST)
+    n[name] = L.Accuracy(n[head_of(name) + "/two_orders"], n["votes/better"], **IN_TEST)
 
 
 # --- the registry ----------------------------------------------------------------------------------------------------

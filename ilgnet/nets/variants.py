@@ -2,8 +2,6 @@
 
 A function here adds a net's layers up to its classifier, and returns that."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

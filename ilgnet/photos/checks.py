@@ -2,8 +2,6 @@
 
 Everything is measured on the photo as `decode` returns it. None of it changes the net's score."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

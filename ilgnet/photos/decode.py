@@ -8,8 +8,6 @@ takes 2 x 2 pixels for each of its own, so of a large photo it would drop nearly
 (AVA's are at most 800 pixels wide) ever showed a net. It is faster, too.
 """
 
-from __future__ import annotations
-
 import calendar
 import importlib
 import io
@@ -126,7 +124,7 @@ def _plain(data: bytes, flip: int = 1) -> Photo:
     factor = shrink_factor(width, height)
     flags = cv2.IMREAD_COLOR  # OpenCV turns it upright
     if jpeg and factor > 1:  # its decoder leaves the fine detail out: far faster
-        flags = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}[factor]
+        flags = getattr(cv2, f"IMREAD_REDUCED_COLOR_{factor}")
     try:
         bgr = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
@@ -136,11 +134,10 @@ def _plain(data: bytes, flip: int = 1) -> Photo:
     if not jpeg:
         height, width = bgr.shape[:2]
         bgr = _shrunk(bgr, factor)
-    elif orientation in (5, 6, 7, 8):
+    elif (orientation or flip) in (5, 6, 7, 8):
         width, height = height, width
-    if flip != 1 and not orientation:
+    if not orientation:
         bgr = upright(bgr, flip)
-        width, height = (height, width) if flip >= 5 else (width, height)
     return Photo(bgr, width, height, taken)
 
 

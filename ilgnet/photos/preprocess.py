@@ -3,8 +3,6 @@
 Two presets, both the authors': `lmdb` warps to 256 x 256, subtracts the training set's mean image and crops the centre,
 as training and testing do; `direct` warps to the net's input and subtracts one mean per channel."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,15 +35,14 @@ class Preprocess:
         """(3, warp) -> (3, size) float32, as Caffe's data transformer does in the TEST phase: an LMDB's record."""
         if self.preset == "direct" and chw.shape[1:] != self.warp:
             return self.photo(np.ascontiguousarray(chw.transpose(1, 2, 0)))
-        if chw.shape != (3,) + self.warp:
-            raise CaffeError(f"photo of shape {chw.shape}; preset {self.preset} takes {(3,) + self.warp}")
+        if chw.shape != (3, *self.warp):
+            raise CaffeError(f"photo of shape {chw.shape}; preset {self.preset} takes {(3, *self.warp)}")
         return self.crop(chw, (self.warp[0] - self.size[0]) // 2, (self.warp[1] - self.size[1]) // 2)
 
     def crop(self, chw: np.ndarray, top: int, left: int) -> np.ndarray:
         """A crop of a warped photo, less the mean there."""
         cut = (slice(None), slice(top, top + self.size[0]), slice(left, left + self.size[1]))
-        mean = self.mean if self.mean.shape[1:] == (1, 1) else self.mean[cut]
-        return chw[cut].astype(np.float32) - mean
+        return chw[cut].astype(np.float32) - np.broadcast_to(self.mean, chw.shape)[cut]
 
     def describe(self) -> dict[str, object]:
         """For reports."""
@@ -53,7 +50,7 @@ class Preprocess:
             "preset": self.preset,
             "warp": list(self.warp),
             "crop": list(self.size),
-            "channel_mean_bgr": [float(v) for v in self.mean.mean(axis=(1, 2), dtype=np.float64)],
+            "channel_mean_bgr": self.mean.mean(axis=(1, 2), dtype=np.float64).tolist(),
         }
 
 

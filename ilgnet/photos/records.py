@@ -1,7 +1,5 @@
 """Photos from an LMDB or from a folder, one at a time, in an order that is always the same."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 from pathlib import Path

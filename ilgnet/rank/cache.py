@@ -4,8 +4,6 @@ Entries are filed under a photo's content, so that moving or renaming a photo co
 when its size, mtime or ctime has changed; the ctime is needed because exiftool -P restores the mtime.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -148,11 +146,7 @@ class Cache:
             found = path.stat()
             name = self.file_digest(path, found)
             if name is None:
-                state = hashlib.blake2b(digest_size=20)
-                with files.open_file(path) as file:
-                    while block := file.read(1 << 22):
-                        state.update(block)
-                name = state.digest()
+                name = bytes.fromhex(files.digest(path, "blake2b"))
                 self.remember_file(path, found, name)
         except OSError as error:
             raise CaffeError(f"{path}: {error.strerror or error}") from None

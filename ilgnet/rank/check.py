@@ -1,7 +1,6 @@
 """A check that a ranking puts blurred and over-exposed copies of photos below their originals."""
 
-from __future__ import annotations
-
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -64,7 +63,7 @@ def make_set(paths: Sequence[Path], folder: Path, strengths: dict[str, Sequence[
         if max(bgr.shape[:2]) > LONG:
             bgr = pictures.scaled(bgr, LONG)
         versions = {"original": bgr}
-        versions.update({f"{kind}-{s:g}": KINDS[kind](bgr, s) for kind, many in strengths.items() for s in many})
+        versions |= {f"{kind}-{s:g}": KINDS[kind](bgr, s) for kind, many in strengths.items() for s in many}
         for name, picture in versions.items():
             write_bytes(folder / f"{number:05d}_{name}.png", pictures.png(picture))
 
@@ -92,8 +91,5 @@ def check(
         raise CaffeError("no photos to check the ranking with")
     (folder / "photos").mkdir()
     make_set(paths, folder / "photos", strengths)
-    cache = Cache(folder / "cache.sqlite")
-    try:
+    with contextlib.closing(Cache(folder / "cache.sqlite")) as cache:
         return pairs(ranking.rank(folder / "photos", spec, cache, progress=progress))
-    finally:
-        cache.close()

@@ -1,7 +1,5 @@
 """The gallery: a ranking as one offline page in which a person picks photos and exports the picks."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json
@@ -17,7 +15,6 @@ from ilgnet.rank import cache, ranking
 from torchcaffe.formats.files import write_bytes
 
 LIMIT = 3000  # photos on a page; more make a browser slow
-MARK = '<meta name="generator" content="ilgnet rank_photos">'
 SCRIPT = html.TEMPLATES / "gallery.js"
 
 
@@ -36,7 +33,6 @@ def write(path: Path | str, made: ranking.Ranking, limit: int = LIMIT) -> None:
     data = json.dumps({"key": key, "inset": inset, "photos": photos}, allow_nan=False, separators=(",", ":"))
     page = html.page(
         "gallery.html",
-        mark=Markup(MARK),
         title=f"{made.folder}: {len(made.photos)} photos by score",
         about=made.about,
         unread=made.unread,

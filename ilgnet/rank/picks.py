@@ -3,8 +3,6 @@
 The functions that write return what they did, or with dry_run would do, as lines of text.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

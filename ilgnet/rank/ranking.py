@@ -3,8 +3,6 @@
 Photos are only read. Threads decode and measure photos while the net scores earlier ones.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import stat
@@ -244,7 +242,7 @@ def rank(
     batch: list[tuple[bytes, Read]] = []
 
     def score_batch() -> None:
-        answers = spec.scorer().answers(np.stack([array for _, (*_, array) in batch]), heat=True) if batch else []
+        answers = spec.scorer().answers(np.stack([array for _, (*_, array) in batch])) if batch else []
         for (digest, (facts, thumbnail, _)), answer in zip(batch, answers):
             cache.put(digest, version, key, photo_cache.Known(facts, thumbnail, answer))
         for item, digest in read_files:

@@ -4,8 +4,6 @@ A person's rating is never overwritten: a rating in the photo itself, or a sidec
 this program writes. A rating that a person gave by --picks is marked as theirs.
 """
 
-from __future__ import annotations
-
 import mmap
 import os
 import re
@@ -14,14 +12,14 @@ from pathlib import Path
 from ilgnet.photos import decode
 
 STYLES = ("full", "base")  # photo.jpg.xmp (darktable, digiKam) and photo.xmp (Adobe's)
-NAMESPACE = "https://arxiv.org/abs/1610.02256#"  # of the score: the paper
+# The namespace of the score is the paper.
 _TEMPLATE = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/">
  <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
   <rdf:Description rdf:about=""
     xmlns:xmp="http://ns.adobe.com/xap/1.0/"
-    xmlns:ilgnet="%s"
-    xmp:Rating="%d"
+    xmlns:ilgnet="https://arxiv.org/abs/1610.02256#"
+    xmp:Rating="%s"
     ilgnet:PHigh="%s"
     ilgnet:Percentile="%s"%s/>
  </rdf:RDF>
@@ -50,8 +48,9 @@ def render(rating: int, p_high: float, percentile: float, by_person: bool) -> by
     return _rendered(rating, f"{p_high:.6f}", f"{percentile:.2f}", _PICKED if by_person else "")
 
 
-def _rendered(rating: int, p_high: str, percentile: str, by: str) -> bytes:
-    return (_TEMPLATE % (NAMESPACE, rating, p_high, percentile, by)).encode()
+def _rendered(*values: object) -> bytes:
+    """_TEMPLATE with the values that _OURS finds in it."""
+    return (_TEMPLATE % values).encode()
 
 
 def gives_way(path: Path, by_person: bool) -> bool:
@@ -59,11 +58,7 @@ def gives_way(path: Path, by_person: bool) -> bool:
     new rating is one, too (by_person)."""
     data = path.read_bytes()
     found = _OURS.search(data.decode("utf-8", "replace"))
-    return (
-        found is not None
-        and _rendered(int(found[1]), found[2], found[3], found[4] or "") == data
-        and (by_person or not found[4])
-    )
+    return found is not None and _rendered(*found.groups("")) == data and (by_person or not found[4])
 
 
 def rated_by_hand(photo: Path, by_person: bool) -> str | None:

@@ -1,7 +1,5 @@
 """The report: the paper's Tables 1 to 4 and Figs. 2 to 5 beside our runs, in one file."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import itertools
@@ -114,6 +112,10 @@ def baseline_level(tests: list[Evaluation]) -> tuple[float, str] | None:
 
 def run_facts(run: Run) -> dict[str, Any]:
     """A run's row in the table of runs."""
+
+    def at(values: Any, index: int) -> Any:
+        return values[index] if len(values) else None
+
     log = run.log
     loss, accuracy = log.loss.values, (log.test_series("accuracy") or caffe_log.Series()).values
     finite = accuracy[np.isfinite(accuracy)]
@@ -121,11 +123,11 @@ def run_facts(run: Run) -> dict[str, Any]:
     return {
         "name": run.name,
         "log": log.path,
-        "iterations": log.loss.iterations[-1] if len(loss) else None,
-        "first_lr": log.lr.values[0] if len(log.lr) else None,
-        "first_loss": loss[0] if len(loss) else None,
-        "last_loss": loss[-1] if len(loss) else None,
-        "last_accuracy": finite[-1] if len(finite) else None,
+        "iterations": at(log.loss.iterations, -1),
+        "first_lr": at(log.lr.values, 0),
+        "first_loss": at(loss, 0),
+        "last_loss": at(loss, -1),
+        "last_accuracy": at(finite, -1),
         "best_accuracy": finite.max() if len(finite) else None,
         "iterations_per_second": iterations / seconds if seconds else None,
     }
@@ -168,7 +170,7 @@ def sheet(test: Evaluation) -> tuple[list[dict[str, Any]], str]:
         index = np.flatnonzero(mask)
         index = index[np.argsort(order[index], kind="stable")][:SHEET]
         photos = [{"key": predictions.keys[i], "p_high": p[i]} for i in index]
-        found.append({"title": title, "right": right, "total": len(mask.nonzero()[0]), "photos": photos})
+        found.append({"title": title, "right": right, "total": np.count_nonzero(mask), "photos": photos})
     shown = [photo for group in found for photo in group["photos"]]
     images, why = {}, ""
     if _may_show(test):
@@ -336,7 +338,6 @@ def write(out: Path, report: Report) -> int:
         net_plot=net_plot,
         net_text=net_text,
         net_title=net_title,
-        labels_note=paper.LABELS_NOTE,
         features=shown,
     )
     markdown = html.page("report.md", **common, features=report.features, pictures=captions)
@@ -358,11 +359,11 @@ def write(out: Path, report: Report) -> int:
     return written
 
 
-def sheet_picture(groups: list[dict[str, Any]], side: int = 160) -> bytes | None:
+def sheet_picture(groups: list[dict[str, Any]]) -> bytes | None:
     """Fig. 3 as one PNG: a row for each group, with its title above it. None without pictures."""
     import cv2
 
-    gap, head = 6, 22
+    side, gap, head = 160, 6, 22
     groups = [g for g in groups if g["photos"]]
     if not any(p["bgr"] is not None for g in groups for p in g["photos"]):
         return None
@@ -379,8 +380,7 @@ def sheet_picture(groups: list[dict[str, Any]], side: int = 160) -> bytes | None
 
 
 def _calibration(test: Evaluation) -> plots.Plot | None:
-    found = test.result.calibration
-    if not found or not any(part.n > 0 for part in found.bins):
+    bins = test.result.calibration.bins if test.result.calibration else []
+    if not any(part.n > 0 for part in bins):
         return None
-    bins = found.bins
-    return plots.calibration([b.p_high for b in bins], [b.observed for b in bins], [b.n for b in bins])
+    return plots.calibration(*zip(*((part.p_high, part.observed, part.n) for part in bins)))

@@ -1,8 +1,6 @@
 """The report's tables for HTML, Markdown and CSV: the paper's Tables 1 to 4 beside ours, results and runs. A cell of a
 net that was not tested says "not run"."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,6 @@
 """A run as TensorBoard's event files, made from the log and snapshots of any Caffe."""
 
-from __future__ import annotations
-
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,11 +77,11 @@ class EventLog:
         require()
         from torch.utils.tensorboard import SummaryWriter
 
-        self.log_path, self.out, self.weights = Path(log_path), Path(out), weights
+        self.log_path, folder, self.weights = Path(log_path), Path(out), weights
         caffe_log.read_log(self.log_path)  # raises before a file is made
-        self.out.mkdir(parents=True, exist_ok=True)
-        old = list(self.out.glob("events.out.tfevents.*" + SUFFIX))
-        self._writer = SummaryWriter(self.out, filename_suffix=SUFFIX)
+        folder.mkdir(parents=True, exist_ok=True)
+        old = list(folder.glob("events.out.tfevents.*" + SUFFIX))
+        self._writer = SummaryWriter(folder, filename_suffix=SUFFIX)
         for path in old:
             path.unlink()
         self._last: dict[str, int] = {}  # the last iteration written, by tag
@@ -123,11 +122,8 @@ class EventLog:
         self._writer.close()
 
 
-def write(log_path: Path | str, out: Path | str, weights: bool = True) -> EventLog:
+def write(log_path: Path | str, out: Path | str) -> EventLog:
     """Write a log, and its snapshots' weights, to an event file in the folder `out`; returns the closed EventLog."""
-    made = EventLog(log_path, out, weights)
-    try:
+    with contextlib.closing(EventLog(log_path, out)) as made:
         made.update()
-    finally:
-        made.close()
     return made

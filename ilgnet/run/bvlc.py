@@ -4,8 +4,6 @@
 run through that root's own dynamic loader instead of chroot: paths mean the same as outside, and running needs no root
 rights. Without it, a pycaffe that some Python of this machine can import is used as it is."""
 
-from __future__ import annotations
-
 import functools
 import os
 import shutil

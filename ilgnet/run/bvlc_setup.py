@@ -1,7 +1,5 @@
 """Installation of real BVLC Caffe 1.0.0 from Debian 11's packages, by debootstrap, into the user's cache folder."""
 
-from __future__ import annotations
-
 import os
 import platform
 import re

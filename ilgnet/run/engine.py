@@ -1,7 +1,5 @@
 """Choice of engine: torchcaffe, or a real pycaffe. What follows uses only pycaffe's API, so both run the same code."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable
 from pathlib import Path

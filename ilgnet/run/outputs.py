@@ -1,7 +1,5 @@
 """Where a tool writes its result, settled before the work begins, not after hours of it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import IO
 

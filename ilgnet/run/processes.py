@@ -2,8 +2,6 @@
 
 Each takes its turn at the photos and tells the others; the root (rank 0) prints and writes."""
 
-from __future__ import annotations
-
 import multiprocessing
 import signal
 from concurrent.futures import ProcessPoolExecutor

@@ -1,7 +1,5 @@
 """Scores of photos, with either engine: P(high), or the answer of a net with another target."""
 
-from __future__ import annotations
-
 import itertools
 import sys
 from collections.abc import Iterable, Iterator
@@ -52,7 +50,7 @@ class Settings:
 
 
 class Scorer:
-    """A deploy net with its weights and preprocessing. heat: prepare for `answers(..., heat=True)`.
+    """A deploy net with its weights and preprocessing. heat: prepare for `answers`.
 
     With a precision, the change of the first photos' scores is printed. CaffeError unless the weights hold the
     parameters of every layer."""
@@ -75,7 +73,8 @@ class Scorer:
                 "a deploy net has one of each"
             )
         (self._input,), (self._output,) = self._net.inputs, self._net.outputs
-        shape = tuple(self._net.blobs[self._input].data.shape)
+        self.blobs = self._net.blobs
+        shape = tuple(self.blobs[self._input].data.shape)
         if len(shape) != 4 or shape[1] != 3:
             raise CaffeError(f"{self.net_path}: input '{self._input}' has shape {shape}; expected N x 3 x H x W")
         self.preprocess = preprocess.make(settings.preset, settings.mean, shape[2:])
@@ -113,11 +112,11 @@ class Scorer:
 
     def rows(self, arrays: np.ndarray) -> np.ndarray:
         """The net's answers, (n, target.outputs) float32, for preprocessed photos (n, 3, H, W)."""
-        blob = self._net.blobs[self._input]
+        blob = self.blobs[self._input]
         if blob.data.shape[0] != len(arrays):
             blob.reshape(len(arrays), *self._shape)
             self._net.reshape()
-        self._net.blobs[self._input].data[...] = arrays
+        blob.data[...] = arrays
         rows = self._forward(len(arrays))
         if self._precision is not None:
             rows = self._round(rows)
@@ -130,7 +129,7 @@ class Scorer:
 
     def _forward(self, count: int) -> np.ndarray:
         self._net.forward()
-        return np.array(self._net.blobs[self._output].data, dtype=np.float32).reshape(count, -1)
+        return np.array(self.blobs[self._output].data, dtype=np.float32).reshape(count, -1)
 
     def _round(self, exact: np.ndarray) -> np.ndarray:
         """Round the weights, and answer again."""
@@ -161,24 +160,21 @@ class Scorer:
     def features(self, blobs: Iterable[str]) -> dict[str, np.ndarray]:
         """A copy of each blob, (n, ...) float32, for the last photos. CaffeError for an unknown blob."""
         for name in blobs:
-            if name not in self._net.blobs:
+            if name not in self.blobs:
                 raise CaffeError(f"{self.net_path}: no blob '{name}' in it")
-        return {name: np.array(self._net.blobs[name].data, dtype=np.float32) for name in blobs}
+        return {name: np.array(self.blobs[name].data, dtype=np.float32) for name in blobs}
 
-    def has_blob(self, name: str) -> bool:
-        return name in self._net.blobs
-
-    def answers(self, arrays: np.ndarray, heat: bool = False) -> list[Answer]:
+    def answers(self, arrays: np.ndarray) -> list[Answer]:
         """The Answers to preprocessed photos (n, 3, H, W)."""
         p_high = self.inputs(arrays)
-        logits = self._net.blobs[self._logits].data.reshape(len(arrays), 2).astype(np.float64)
-        maps = self._heat(self.module) if heat and self.module else [None] * len(arrays)
+        logits = self.blobs[self._logits].data.reshape(len(arrays), 2).astype(np.float64)
+        maps = self._heat(self.module) if self.module else [None] * len(arrays)
         return [Answer(float(p), float(z[HIGH] - z[LOW]), m) for p, z, m in zip(p_high, logits, maps)]
 
     def _heat(self, module: str) -> np.ndarray:
         """(n, h, w): Grad-CAM (Selvaraju et al., ICCV 2017, eq. 1 and 2) of the margin on a module, for the last
         photos. Without the paper's ReLU, so that it also shows what lowered the margin."""
-        blob, top = self._net.blobs[module], self._net.blobs[self._logits]
+        blob, top = self.blobs[module], self.blobs[self._logits]
         top.diff[...] = np.resize([-1, 1], top.data.shape)  # of low and high
         behind = self._names[self._producer(module) + 1]
         self._net.backward(start=self._names[self._producer(self._logits)], end=behind)

@@ -1,7 +1,5 @@
 """Test-time augmentation: the mean probability over several views of each photo."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from ilgnet.photos.preprocess import Preprocess, warp
@@ -32,13 +30,14 @@ class Views:
 
     def warped(self, chw: np.ndarray) -> np.ndarray:
         """The views of an LMDB's record, (3, warp)."""
-        if chw.shape != (3,) + self.spec.warp:
-            return np.stack(self._mirrored([self.spec.warped(chw)]))  # raises, or warps (preset direct)
-        return np.stack(self._mirrored([self.spec.crop(chw, *offset) for offset in self._offsets]))
+        if chw.shape == (3, *self.spec.warp):
+            views = [self.spec.crop(chw, *offset) for offset in self._offsets]
+        else:
+            views = [self.spec.warped(chw)]  # raises, or warps (preset direct)
+        if self.kind != "crops":
+            views += [view[:, :, ::-1] for view in views]
+        return np.stack(views)
 
     def photo(self, bgr: np.ndarray) -> np.ndarray:
         """The views of a photo, (H, W, 3) uint8 BGR."""
         return self.warped(warp(bgr, self.spec.warp))
-
-    def _mirrored(self, views: list[np.ndarray]) -> list[np.ndarray]:
-        return views if self.kind == "crops" else views + [v[:, :, ::-1] for v in views]

@@ -3,8 +3,6 @@
 These run in a process of their own, so that the estimate does not affect the training that follows.
 """
 
-from __future__ import annotations
-
 import statistics
 import tempfile
 import time
@@ -47,8 +45,8 @@ def text(settings: Any, measured: dict[str, Any], done: int = 0) -> str:
 
 def span(seconds: float) -> str:
     """A time in words: days and hours, hours and minutes, minutes, or seconds."""
-    minutes = round(seconds / 60)
-    days, hours, minutes = minutes // 1440, minutes // 60 % 24, minutes % 60
+    hours, minutes = divmod(round(seconds / 60), 60)
+    days, hours = divmod(hours, 24)
     if days:
         return f"{days} d {hours} h"
     return f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{seconds:.0f} s"

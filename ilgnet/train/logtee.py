@@ -1,7 +1,5 @@
 """Caffe's log lines into a file as well as to stderr, whichever engine writes them."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

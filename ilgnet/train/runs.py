@@ -1,7 +1,5 @@
 """Training runs: checks of every input, then the engine's solver with a progress bar, and its snapshots."""
 
-from __future__ import annotations
-
 import argparse
 import math
 import os
@@ -32,16 +30,13 @@ def check_inputs(solver: Any, solver_path: str, weights: str | None, snapshot: s
     if solver.max_iter <= 0:
         raise CaffeError(f"{solver_path}: max_iter is {solver.max_iter}; nothing to train")
     named = [("net", solver.net), ("train_net", solver.train_net), *(("test_net", path) for path in solver.test_net)]
-    nets = []
-    for field, path in named:
-        if path:
-            if not Path(path).is_file():
-                raise CaffeError(f"{solver_path}: {field}: no file {path} (relative to {Path.cwd()})")
-            nets.append((path, upgrade.read_net(path)))
-    if not nets and not (solver.HasField("net_param") or solver.HasField("train_net_param")):
+    named = [(field, path) for field, path in named if path]
+    if not (named or solver.HasField("net_param") or solver.HasField("train_net_param")):
         raise CaffeError(f"{solver_path}: net is not set")
-    for path, net in nets:
-        check_sources(path, net)
+    for field, path in named:
+        if not Path(path).is_file():
+            raise CaffeError(f"{solver_path}: {field}: no file {path} (relative to {Path.cwd()})")
+        check_sources(path, upgrade.read_net(path))
     earlier = snapshots(solver.snapshot_prefix)
     for path in [None if earlier and snapshot == AUTO else weights, None if snapshot == AUTO else snapshot]:
         if path and not Path(path).is_file():

@@ -3,15 +3,12 @@
 A download is accepted only from the hosts named here, up to a size, and only if its hash is right. A file appears under
 its name complete or not at all. Downloads need no torch."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -205,7 +202,8 @@ def convert(model: Released, source: Path, target: Path, net: Any, name: str) ->
     made = engines.make_net(caffe, net, caffe.TEST, name)
     params = engines.arrays(made)
     missing = surgery.unloaded(params, layers)
-    other = [layer.name for layer in layers if layer.blobs and layer.name not in params]
+    blobs = {layer.name: layer.blobs for layer in layers if layer.blobs}
+    other = [layer for layer in blobs if layer not in params]
     if missing or other:
         raise CaffeError(
             f"{source} is not a trained {name}: "
@@ -215,13 +213,10 @@ def convert(model: Released, source: Path, target: Path, net: Any, name: str) ->
                 if names
             )
         )
-    blobs: dict[str, Sequence[np.ndarray | None]] = {}
-    for layer in layers:
-        if not layer.blobs:
-            continue
-        if not all(np.isfinite(b).all() for b in layer.blobs):
-            raise CaffeError(f"{source}: layer '{layer.name}' holds values that are not finite")
-        blobs[layer.name] = [np.reshape(b, p.shape) for b, p in zip(layer.blobs, params[layer.name])]
+    for layer, values in blobs.items():
+        if not all(np.isfinite(b).all() for b in values):
+            raise CaffeError(f"{source}: layer '{layer}' holds values that are not finite")
+        blobs[layer] = [np.reshape(b, p.shape) for b, p in zip(values, params[layer])]
     definition = upgrade.upgrade_net(caffemodel.read_caffemodel_net(source), str(source))
     caffemodel.write_caffemodel(target, definition, blobs)
     if files.sha256(source) == model.sha256:

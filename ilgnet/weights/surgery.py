@@ -2,8 +2,6 @@
 
 All of it is NumPy; the engine is needed only for fillers and for the forward pass of a calibration."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,28 +84,27 @@ def transplant(net: Any, params: dict[str, list[np.ndarray]], source: list[Layer
         report.rows.append(row)
         if found is not None:
             used.add(layer.name)
-            if _fits(found.blobs, blobs):
-                _copy(found.blobs, blobs)
-                row.what = "copied"
-                if fold:
-                    biases[fold.batch_norm] = np.zeros(len(blobs[0]), dtype=np.float32)
-            elif fold and len(found.blobs) == 2 and _fits(found.blobs[:1], blobs):
-                _copy(found.blobs[:1], blobs)
-                biases[fold.batch_norm] = np.asarray(found.blobs[1], dtype=np.float32).reshape(-1)
-                row.what, row.note = "copied", f"bias into the mean of {fold.batch_norm}"
-            else:
-                row.what = "shape differs"
-                row.note = f"source has {_shapes(found.blobs)}; filled"
+            given, bias = found.blobs, np.zeros(blobs[0].shape[:1])
+            if fold and len(given) == 2 and len(blobs) == 1:
+                given, bias = given[:1], given[1]
+                row.note = f"bias into the mean of {fold.batch_norm}"
+            if not _fits(given, blobs):
+                row.what, row.note = "shape differs", f"source has {_shapes(found.blobs)}; filled"
                 continue
+            row.what = "copied"
+            for to, values in zip(blobs, given):
+                to[...] = values.reshape(to.shape)
+            if fold:
+                biases[fold.batch_norm] = bias.reshape(-1).astype(np.float32)
         if layer.type == "BatchNorm":
-            bias = biases.get(layer.name)
-            if row.what == "copied" and bias is not None:
-                blobs[0][...] -= bias * blobs[2].reshape(-1)[0]
+            lost = biases.get(layer.name)
+            if row.what == "copied" and lost is not None:
+                blobs[0][...] -= lost * blobs[2].reshape(-1)[0]
             elif row.what == "filled":
-                blobs[0][...] = 0 if bias is None else -bias
+                blobs[0][...] = 0 if lost is None else -lost
                 blobs[1][...] = 1 - layer.batch_norm_param.eps
                 blobs[2][...] = 1
-                report.made[layer.name] = bias
+                report.made[layer.name] = lost
                 row.what, row.note = "made", "identity"
         elif row.what == "filled" and scales.get(layer.name) in report.made:
             row.what, row.note = "made", "identity"
@@ -116,9 +113,8 @@ def transplant(net: Any, params: dict[str, list[np.ndarray]], source: list[Layer
                 blobs[1][...] = 0
         elif row.what == "filled" and not _has_filler(layer):
             row.note = "no filler in the prototxt: all zero"
-    for found in source:
-        if found.blobs and found.name not in used:
-            report.rows.append(Row(found.name, found.type, _shapes(found.blobs), "unused"))
+    unused = [s for s in source if s.blobs and s.name not in used]
+    report.rows += [Row(s.name, s.type, _shapes(s.blobs), "unused") for s in unused]
     _refuse_lost_norms(source, used, report)
     return report
 
@@ -129,11 +125,6 @@ def _shapes(blobs: list[np.ndarray]) -> str:
 
 def _fits(source: list[np.ndarray], target: list[np.ndarray]) -> bool:
     return len(source) == len(target) and all(same_shape(s.shape, t.shape) for s, t in zip(source, target))
-
-
-def _copy(source: list[np.ndarray], target: list[np.ndarray]) -> None:
-    for s, t in zip(source, target):
-        t[...] = np.asarray(s).reshape(t.shape)
 
 
 def _has_filler(layer: Any) -> bool:

@@ -46,7 +46,7 @@ from ilgnet.cli import (
     surgery,
     train,
 )
-from ilgnet.evaluate import protocol
+from ilgnet.evaluate import protocol, results
 from ilgnet.photos import decode
 from ilgnet.rank import check as ranking_check
 from ilgnet.rank import ranking
@@ -786,11 +786,11 @@ def test_json_of_data_sets(text, folder):
     words = ["--labels", "l.csv", "--images", "photos", "--out", "out", "--size", "8"]
     for _ in range(2):  # a manifest that is none is made anew
         assert prepare.main(words) == 0
-        made, _ = protocol.read_json("out/manifest.json"), Path("out/manifest.json").write_text(text)
+        made, _ = results.read_json("out/manifest.json"), Path("out/manifest.json").write_text(text)
     if not text.startswith("{"):
         with pytest.raises(CaffeError, match="manifest.json: not "):
             protocol.about("out/val_lmdb")
-    assert prepare.main(words) == 0 and protocol.read_json("out/manifest.json") == made
+    assert prepare.main(words) == 0 and results.read_json("out/manifest.json") == made
 
 
 @pytest.mark.parametrize(

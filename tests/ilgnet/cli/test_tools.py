@@ -30,7 +30,7 @@ from ilgnet.cli import (
     train,
     visualize,
 )
-from ilgnet.evaluate import caffe_log, protocol
+from ilgnet.evaluate import caffe_log, protocol, results
 from ilgnet.run import bvlc, processes
 from ilgnet.scoring.scorers import Scorer, Settings
 from tests import ROOT, chromium
@@ -768,8 +768,8 @@ def whole_report(trained, folder, evaluated):
         == 0
     )
     row = {"variant": "v1bn", "task": "test", "batch": 16, "engine": "torchcaffe", "median_s": 0.3}
-    machine = {"cpu": "a processor", "threads": 2, "gpu": None, "sgemm_flops": 1e11}
-    protocol.write_json(benchmark, {"machine": machine, "rows": [row]})
+    machine = {"cpu": "a processor", "threads": 2, "gpu": None, "sgemm_flops": 1e11, "copy_bytes_per_s": 1e10}
+    results.write_json(benchmark, {"machine": machine, "rows": [row]})
     assert (
         report.main(
             [

@@ -41,7 +41,7 @@ def test_googlenets_parts_have_no_labels():
 def test_a_net_with_spatial_pyramids_has_the_labels_though_not_the_papers_name():
     net = emit.deploy(emit.Choice("v1bn", spp=True))
     made = {top for layer in net.layer for top in layer.top}
-    scorer = SimpleNamespace(title=net.name, has_blob=made.__contains__)
+    scorer = SimpleNamespace(title=net.name, blobs=made)
     found = feature_maps.stages(scorer)
     assert [label.mark for label in found] == [f"({i})" for i in range(1, 8)]
     assert found[4].blobs == ("temp1_spp", "temp2_spp")

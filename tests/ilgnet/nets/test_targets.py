@@ -14,7 +14,7 @@ import torchcaffe as caffe
 from ilgnet.ava import targets as labels
 from ilgnet.ava.ratings import Rating
 from ilgnet.cli import evaluate, surgery
-from ilgnet.evaluate import metrics, protocol, votes
+from ilgnet.evaluate import metrics, protocol, results, votes
 from ilgnet.nets import emit
 from ilgnet.nets.targets import TARGETS, target_of
 from ilgnet.nets.variants import VARIANTS
@@ -332,7 +332,7 @@ def test_score_and_evaluate(name, tmp_path, capsys):
         command += ["--cut-on", str(tmp_path / "train_lmdb")]
     assert evaluate.main([*command, "--out", str(tmp_path / "result.json")]) == 0
     printed = capsys.readouterr().out
-    result = protocol.read_json(tmp_path / "result.json")
+    result = results.read_json(tmp_path / "result.json")
     figures = result["result"]
     assert result["target"] == name and "predictions" not in result and result["variant"] is None
 

@@ -20,7 +20,7 @@ import torchcaffe
 from ilgnet.ava import labels
 from ilgnet.cli import check_ranking, evaluate, prepare, report
 from ilgnet.cli import rank as rank_photos
-from ilgnet.evaluate import protocol
+from ilgnet.evaluate import results
 from ilgnet.photos import checks as photo_checks
 from ilgnet.photos import preprocess
 from ilgnet.rank import cache as photo_cache
@@ -118,7 +118,7 @@ def distances(hashes, others):
 def test_margin_and_heat_map(model):
     scorer = scorers.Scorer(scorers.Settings(model / "tiny.caffemodel", model / "deploy.prototxt"), heat=True)
     arrays = np.random.RandomState(0).randn(3, 3, 32, 32).astype(np.float32) * 50
-    found = scorer.answers(arrays, heat=True)
+    found = scorer.answers(arrays)
     assert scorer.module == "conv" and "index 1 means high" in scorer.meaning
     for answer in found:
         assert answer.margin == pytest.approx(np.log(answer.p_high / (1 - answer.p_high)), rel=1e-3)
@@ -647,7 +647,7 @@ def test_names_that_are_no_text_or_steer_a_terminal(folder, spec, cache, tmp_pat
         )
         == 0
     )
-    assert "e\\udcff.json" in capfd.readouterr().out and protocol.read_json(result)["photos"] == str(photos)
+    assert "e\\udcff.json" in capfd.readouterr().out and results.read_json(result)["photos"] == str(photos)
     assert report.main(["--eval", str(result), "--out", str(result.with_suffix(".html"))]) == 0
 
 

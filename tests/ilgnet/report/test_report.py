@@ -16,7 +16,7 @@ import pytest
 
 from ilgnet.cli import evaluate, plot_log
 from ilgnet.cli import report as report_tool
-from ilgnet.evaluate import caffe_log, metrics, protocol
+from ilgnet.evaluate import caffe_log, metrics, protocol, results
 from ilgnet.figures import html, plots
 from ilgnet.nets.variants import VARIANTS
 from ilgnet.report import page as report
@@ -63,7 +63,7 @@ def write_result(folder, name="a<b>", **more):
         "result": figures,
         **more,
     }
-    protocol.write_json(folder / "r.json", result)
+    results.write_json(folder / "r.json", result)
     return folder / "r.json"
 
 
@@ -215,7 +215,7 @@ def test_table_4_from_a_benchmark(tmp_path):
         dict(row, task="test", engine="bvlc", median_s=9),
     ]
     machine = {"cpu": "x", "threads": 2, "gpu": None, "sgemm_flops": 1e11, "copy_bytes_per_s": 1e10}
-    protocol.write_json(tmp_path / "b.json", {"machine": machine, "rows": rows})
+    results.write_json(tmp_path / "b.json", {"machine": machine, "rows": rows})
     out = tmp_path / "r.html"
     assert report_tool.main(["--benchmark", str(tmp_path / "b.json"), "--out", str(out)]) == 0
     # 475,000 iterations of 48 photos at 0.2 s for 16
@@ -237,7 +237,7 @@ def test_runs_of_one_group_give_mean_and_spread(tmp_path):
             "title": "ILGNet-Inc.V1-BN",
             "result": {"n": 1000, "accuracy": metrics.proportion(int(accuracy * 1000), 1000)},
         }
-        protocol.write_json(tmp_path / f"{i}.json", result)
+        results.write_json(tmp_path / f"{i}.json", result)
         paths += ["--eval", str(tmp_path / f"{i}.json")]
     assert report_tool.main([*paths, "--out", str(tmp_path / "r.html")]) == 0
     cells = (tmp_path / "r_table3.csv").read_text().split("ILGNet-Inc.V1-BN,")[1].split("\n")[0].split(",")
@@ -247,10 +247,10 @@ def test_runs_of_one_group_give_mean_and_spread(tmp_path):
     assert "80.00 % (1 run)" in (tmp_path / "one.md").read_text() and "nan" not in (tmp_path / "one.md").read_text()
     one = protocol.groups([report.read_evaluation(paths[1])])[0]
     assert protocol.group_lines(one) == ["v1bn: 1 run", "whole test set     80.00%"]
-    protocol.write_json(tmp_path / "2.json", dict(result, precision="int8"))
+    results.write_json(tmp_path / "2.json", dict(result, precision="int8"))
     with pytest.raises(CaffeError, match="group 'v1bn': its evaluations differ in precision"):
         report_tool.main([*paths, "--out", str(tmp_path / "r.html")])
-    protocol.write_json(tmp_path / "2.json", dict(result, title="ILGNet-Inc.V3"))
+    results.write_json(tmp_path / "2.json", dict(result, title="ILGNet-Inc.V3"))
     with pytest.raises(CaffeError, match="group 'v1bn': its evaluations differ in title"):
         report_tool.main([*paths, "--out", str(tmp_path / "r.html")])
 
@@ -266,19 +266,19 @@ def test_runs_of_one_group_test_the_same_photos(tmp_path):
         "lmdb": "/x/val_lmdb",
         "result": {"n": 100, "accuracy": metrics.proportion(80, 100)},
     }
-    protocol.write_json(paths[0], result)
+    results.write_json(paths[0], result)
     first = dict(vars(metrics.proportion(40, 50)), batch=1, batches=50)
     for other, said in [
         (dict(result, lmdb="/y/val_lmdb"), "100 photos of /y/val_lmdb: "),
         (dict(result, result={"n": 90, "accuracy": metrics.proportion(80, 90)}), "90 photos of /x/val_lmdb: "),
         (dict(result, result=dict(result["result"], first_batches=first)), "/x/val_lmdb, of them 50 in the first"),
     ]:
-        protocol.write_json(paths[1], other)
+        results.write_json(paths[1], other)
         with pytest.raises(CaffeError) as error:
             report_tool.main(["--eval", str(paths[0]), "--eval", str(paths[1]), "--out", str(tmp_path / "r.html")])
         start = f"group 'v1bn': {paths[0]} tests 100 photos of /x/val_lmdb, {paths[1]} "
         assert str(error.value).startswith(start) and said in str(error.value)
-    protocol.write_json(paths[1], result)
+    results.write_json(paths[1], result)
     assert report_tool.main(["--eval", str(paths[0]), "--eval", str(paths[1]), "--out", str(tmp_path / "r.html")]) == 0
     assert '"path"' not in (tmp_path / "r.json").read_text()
 
@@ -290,9 +290,9 @@ def test_tables_say_how_a_net_was_tested_and_what_its_own_set_s_baseline_is(tmp_
     text = (tmp_path / "x.md").read_text()
     assert text.count("(30.1 % – 95.4 %; views: both, bf16, preset direct)") == 2  # in Tables 2 and 4
     assert "| always the commoner class | – | 50.00 % | – | – | 80.00 % (of the released list) | – |" in text
-    other = dict(protocol.read_json(tmp_path / "r.json"), name="=other")
+    other = dict(results.read_json(tmp_path / "r.json"), name="=other")
     other["result"]["majority_baseline"] = metrics.majority(np.array([1, 1, 1, 0]))
-    protocol.write_json(tmp_path / "o.json", other)
+    results.write_json(tmp_path / "o.json", other)
     assert (
         report_tool.main(
             ["--eval", str(tmp_path / "r.json"), "--eval", str(tmp_path / "o.json"), "--out", str(tmp_path / "x.html")]
@@ -311,7 +311,7 @@ def test_a_ranking_has_correlations_and_no_accuracy(tmp_path):
         "dataset": "ava2",
         "result": {"n": 7, "accuracy": None, "auc": 0.9, "spearman": 0.81, "pearson": 0.75},
     }
-    protocol.write_json(tmp_path / "e.json", result)
+    results.write_json(tmp_path / "e.json", result)
     assert report_tool.main(["--eval", str(tmp_path / "e.json"), "--out", str(tmp_path / "r.html")]) == 0
     rows = dict(csv.reader(io.StringIO((tmp_path / "r_results.csv").read_text())))
     assert rows["Spearman's correlation with the votes"] == "0.81" and rows["whole test set"] == "not run"
@@ -461,7 +461,7 @@ def test_released_logs_beside_their_baseline(shared, tmp_path):
     assert "whole test set     not in this log: 2500 of 20000 photos were tested" in text[0]
     assert "85.50%  (95% interval 84.03 to 86.85, 2400 photos)" in text[1] and "50.21%" in text[1]
     for name, f in zip(("a1", "a2"), found):
-        protocol.write_json(tmp_path / f"{name}.json", {"kind": "evaluation", "name": name, **vars(f)})
+        results.write_json(tmp_path / f"{name}.json", {"kind": "evaluation", "name": name, **vars(f)})
     assert (
         report_tool.main(
             [
