@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from unittest import mock
 
-import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
