@@ -1,7 +1,7 @@
 """Processes that are forked from one that has loaded PyTorch and the toolkit, which takes longer than most tests' work.
 
-What is the same as in a process that a user starts: nothing was run yet. Where the start itself is what is tested, a test
-starts a program."""
+Nothing was run in such a process yet, as in one that a user starts. Where the start itself is tested, a test starts a
+program."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 LOADED = multiprocessing.get_context("forkserver")
 LOADED.set_forkserver_preload(
     [
-        "torch._dynamo",  # by the first shape that PyTorch finds without values
+        "torch",
         "torch.distributed.run",
         "onnxruntime",
         "ilgnet.bench.plain_pytorch",
