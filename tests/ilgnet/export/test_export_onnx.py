@@ -309,11 +309,11 @@ def small(choice: emit.Choice, classifier: bool = True):
             if message.HasField("weight_filler"):
                 message.weight_filler.CopyFrom(caffe_pb2.FillerParameter(type="constant"))
     net = make_net(format_text(param))
-    rng = np.random.RandomState(0)
+    rng = np.random.default_rng(0)
     for name, blobs in net.params.items():
         for i, blob in enumerate(blobs):
             deviation = np.sqrt(2 / max(blob.count // blob.shape[0], 1)) if len(blob.shape) > 1 else 0.1
-            blob.data[...] = rng.standard_normal(blob.shape) * deviation
+            blob.data[...] = rng.standard_normal(blob.shape, np.float32) * deviation
             if net.layer_dict[name].type in ("BatchNorm", "Scale") and i < 2:
                 blob.data[...] = np.abs(blob.data) + (0.5 if i == 0 or net.layer_dict[name].type != "Scale" else 0)
         if net.layer_dict[name].type == "BatchNorm":

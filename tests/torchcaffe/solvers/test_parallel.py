@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
 import runpy
@@ -11,7 +10,6 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -25,7 +23,7 @@ import torchcaffe as caffe
 from ilgnet.cli import evaluate, rank, train
 from ilgnet.run import processes
 from tests import ROOT
-from tests.loaded import LOADED
+from tests.loaded import LOADED, become
 from torchcaffe.formats import caffemodel, solverstate
 from torchcaffe.proto import caffe_pb2
 from torchcaffe.solvers import parallel
@@ -66,16 +64,6 @@ def write_solver(folder: Path, name: str, iter_size: int) -> list[str]:
     (folder / f"{name}_net.prototxt").write_text(NET % 4)
     (folder / f"{name}.prototxt").write_text(SOLVER % {"name": name, "iter_size": iter_size, "max_iter": 20})
     return ["--solver", f"{name}.prototxt"]
-
-
-def become(folder: Path, name: str, environment: dict[str, str], run: Callable[..., None], *words: object) -> None:
-    """A process's work: run(*words) as a program's, in the folder, where its output goes to NAME.out and NAME.err."""
-    multiprocessing.current_process().name = "MainProcess"  # a child of another name is no program of the user's
-    os.chdir(folder)
-    os.environ.update(environment)
-    for number, stream in ((1, "out"), (2, "err")):
-        os.dup2(os.open(f"{name}.{stream}", os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o666), number)
-    run(*words)
 
 
 def run_tool(tool: str, *words: str) -> None:
