@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import cv2
@@ -87,6 +88,11 @@ def assert_close(got, wanted, limit=compare.FORWARD):
 # -- one layer at a time -----------------------------------------------------------------------------------------------
 
 
+@functools.cache
+def opened(type_: str) -> np.lib.npyio.NpzFile:
+    return np.load(layers.FIXTURES.parent / "layers" / f"{type_}.npz")
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 def test_layer(row):
     """Against what real Caffe computed, where its phase does not matter; against the engine elsewhere."""
@@ -107,7 +113,7 @@ def test_layer(row):
     got = run(onnx_export.export(net, free_batch=False), feed)
     assert_close(got, forward(net, feed))
     if row.type not in PHASED or row.phase == "TEST":
-        golden = np.load(layers.FIXTURES.parent / "layers" / f"{row.type}.npz")
+        golden = opened(row.type)
         assert_close(got, {top: golden[f"{row.name}/{top}"] for top in job["tops"]})
 
 

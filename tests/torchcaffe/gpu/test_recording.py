@@ -136,6 +136,7 @@ def test_nets_that_need_the_host_are_not_recorded(folder):
 
 def test_what_cannot_be_recorded_runs_all_the_same_and_says_so(folder, capfd, monkeypatch):
     monkeypatch.delenv("GLOG_minloglevel")
+
     def refuses(work):
         raise RuntimeError("operation not permitted\nwhen stream is capturing")
 
