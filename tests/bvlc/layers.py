@@ -62,12 +62,14 @@ class Row:
 
 
 ROWS: list[Row] = []
+_IDS: set[str] = set()
 
 
 def row(type: str, name: str, text: str = "", *bottoms: str, **options) -> None:
     """Add a configuration to the table; options as in Row."""
     new = Row(type, name, text, tuple(bottoms), **options)
-    assert new.id not in {r.id for r in ROWS}, new.id
+    assert new.id not in _IDS, new.id
+    _IDS.add(new.id)
     ROWS.append(new)
 
 
