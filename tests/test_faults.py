@@ -313,13 +313,13 @@ def ends(folder: Path, body: str, where: str) -> tuple[int, str]:
 def test_ctrl_c_that_ends_a_tee_too(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_solver()
-    Path("solver.prototxt").write_text(Path("solver.prototxt").read_text().replace("100", "100000000 display: 1000"))
+    Path("solver.prototxt").write_text(Path("solver.prototxt").read_text().replace("100", "100000000 display: 100"))
     reading, writing = os.pipe()
     trainer = subprocess.Popen(
         [sys.executable, ROOT / "tools/train.py", "--solver", "solver.prototxt"], stdout=writing, stderr=writing
     )
     os.close(writing)
-    while b"Iteration 1000" not in os.read(reading, 1 << 16):
+    while b"Iteration 100" not in os.read(reading, 1 << 16):
         pass
     os.close(reading)
     trainer.send_signal(signal.SIGINT)

@@ -154,17 +154,22 @@ def header(choice: Choice, what: str) -> str:
     return f"# {title(choice)}: {VARIANTS[choice.variant].about}.\n# {what}\n# Made by: {choice.command()}\n"
 
 
+def deploy_text(choice: Choice) -> str:
+    """The text of deploy.prototxt."""
+    scoring = f"For scoring photos; the answer is {TARGETS[choice.target].answer}"
+    scoring += " (paper, section 3.2)." if choice.target == "classes" else "."
+    return header(choice, scoring) + format_text(deploy(choice))
+
+
 def texts(choice: Choice) -> dict[str, str]:
     """The files' texts by name."""
     dataset = DATASETS[choice.dataset]
     training = f"For training and testing on {dataset.title} (paper, sections 3.2 and 4)."
     if choice.target != "classes":
         training = f"For training and testing on {dataset.title}: {TARGETS[choice.target].about}."
-    scoring = f"For scoring photos; the answer is {TARGETS[choice.target].answer}"
-    scoring += " (paper, section 3.2)." if choice.target == "classes" else "."
     return {
         "train_val.prototxt": header(choice, training) + format_text(train_val(choice)),
-        "deploy.prototxt": header(choice, scoring) + format_text(deploy(choice)),
+        "deploy.prototxt": deploy_text(choice),
     }
 
 

@@ -146,7 +146,11 @@ class Cache:
             found = path.stat()
             name = self.file_digest(path, found)
             if name is None:
-                name = bytes.fromhex(files.digest(path, "blake2b"))
+                state = hashlib.blake2b(digest_size=20)
+                with files.open_file(path) as file:
+                    while block := file.read(1 << 22):
+                        state.update(block)
+                name = state.digest()
                 self.remember_file(path, found, name)
         except OSError as error:
             raise CaffeError(f"{path}: {error.strerror or error}") from None

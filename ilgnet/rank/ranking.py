@@ -27,7 +27,6 @@ from torchcaffe.base import context
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.data.imageset import in_order
 from torchcaffe.formats.files import sha256
-from torchcaffe.proto import format_text
 
 # (lowest percentile, stars)
 STARS = ((90, 5), (70, 4), (35, 3), (10, 2), (0, 1))
@@ -68,13 +67,19 @@ class Spec(scorers.Settings):
 
     def key(self, cache: photo_cache.Cache) -> bytes:
         """A digest of everything that a score depends on; of files, their contents."""
+        from ilgnet.nets import emit
         from ilgnet.nets.variants import VARIANTS
+
+        def net_digest(net: Path | str) -> bytes:
+            if str(net) in VARIANTS:
+                return photo_cache.digest(emit.deploy_text(emit.Choice(str(net))).encode())
+            return cache.digest_of(net)
 
         nets = VARIANTS if self.net is None else [self.net]
         return photo_cache.combined(
             (
                 cache.digest_of(self.weights),
-                *(format_text(scorers.deploy_net(net)) for net in nets),
+                *map(net_digest, nets),
                 self.preset,
                 cache.digest_of(self.mean) if self.mean is not None else None,
                 self.engine,

@@ -1,7 +1,8 @@
 """Load every net in real BVLC Caffe, train and test, for one step, and write down what it says of shapes and numbers.
 
-Run by a Python that has pycaffe:  python check_nets.py OUT.json [VARIANT ...]   (`make bvlc` sets one up)
-The file is the golden that tests/test_prototxt.py and the engine's tests compare with.
+python -m tests.bvlc.check_nets OUT.json [VARIANT ...]   (`make bvlc` first)
+The file is the golden that tests/ilgnet/nets/test_emit.py and the engine's tests compare with. The nets are written
+here; a Python that has pycaffe runs this file with --worker.
 """
 
 from __future__ import annotations
@@ -14,33 +15,30 @@ from pathlib import Path
 
 os.environ.setdefault("GLOG_minloglevel", "2")
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
 
-import caffe  # noqa: E402
-import lmdb  # noqa: E402
 import numpy as np  # noqa: E402
-
-from ilgnet.nets import emit  # noqa: E402
-from ilgnet.nets.variants import VARIANTS  # noqa: E402
-from torchcaffe.proto import format_text  # noqa: E402
+from google.protobuf import text_format  # noqa: E402
 
 PHOTO = np.random.RandomState(0).randint(0, 256, (3, 256, 256)).astype(np.uint8)
 SIZES = [(224, 224), (321, 481), (481, 321), (600, 400), (130, 512)]  # photos that the --spp nets must take
 UNTOUCHED = 123.0  # written into every diff before a backward pass
 
 
-def choices(variant: str) -> dict:
+def choices(variant) -> dict:
     """The ways a net is generated, by name."""
     named = dict(finetune={}, frozen=dict(trunk="frozen"), spp=dict(spp=True))
-    if VARIANTS[variant].batch_norm:
+    if variant.batch_norm:
         named["merge_bn"] = dict(merge_bn=True)
-    if VARIANTS[variant].lrn and variant != "v1":
+    if variant.lrn and variant.name != "v1":
         named["drop_lrn"] = dict(drop_lrn=True)
     return named
 
 
 def make_data(folder: Path) -> None:
     """LMDBs of two photos, and their mean."""
+    import caffe
+    import lmdb
+
     datum = caffe.proto.caffe_pb2.Datum(channels=3, height=256, width=256, data=PHOTO.tobytes())
     for name in ("train_lmdb", "val_lmdb"):
         env = lmdb.open(str(folder / name), map_size=1 << 24)
@@ -70,20 +68,16 @@ def set_statistics(net) -> None:
             layer.blobs[1].data[...] = layer.blobs[2].data[...] = 1
 
 
-def load(folder: Path, name: str, net, phase: int):
-    path = folder / name
-    path.write_text(format_text(net))
-    return caffe.Net(str(path), phase)
-
-
-def check(variant: str, words: dict, folder: Path) -> dict:
+def check(job: dict) -> dict:
     """What BVLC says of one variant generated in one way; asserts that a step of training and testing works."""
-    choice = emit.Choice(variant, batch_size=2, source=str(folder), **words)
-    train_val = emit.train_val(choice)
-    train_val.layer[1].data_param.batch_size = 2
+    import caffe
+
+    folder, variant, words = Path(job["folder"]), job["variant"], job["words"]
+    training, deployed = str(folder / "train.prototxt"), str(folder / "deploy.prototxt")
+    train_val = text_format.Parse(Path(training).read_text(), caffe.proto.caffe_pb2.NetParameter())
 
     caffe.set_random_seed(1)
-    net = load(folder, "train.prototxt", train_val, caffe.TRAIN)
+    net = caffe.Net(training, caffe.TRAIN)
     set_statistics(net)
     train_outputs = sorted(net.outputs)
     losses = {name: float(blob) for name, blob in net.forward().items()}
@@ -117,14 +111,14 @@ def check(variant: str, words: dict, folder: Path) -> dict:
     )
     del net
 
-    net = load(folder, "test.prototxt", train_val, caffe.TEST)
+    net = caffe.Net(training, caffe.TEST)
     set_statistics(net)
     result = net.forward()
     test = dict(outputs=sorted(result), parameters=parameters(net))
     assert np.isfinite([float(blob) for blob in result.values()]).all(), result
     del net, result
 
-    net = load(folder, "deploy.prototxt", emit.deploy(choice), caffe.TEST)
+    net = caffe.Net(deployed, caffe.TEST)
     deploy = dict(
         parameters=parameters(net),
         blobs=shapes(net),
@@ -132,12 +126,12 @@ def check(variant: str, words: dict, folder: Path) -> dict:
     )
     set_statistics(net)
     (answer,) = net.outputs
-    assert answer == VARIANTS[variant].answer
-    for height, width in SIZES if choice.spp else SIZES[:1]:
+    assert answer == job["answer"]
+    for height, width in SIZES if words.get("spp") else SIZES[:1]:
         net.blobs["data"].reshape(1, 3, height, width)
         net.blobs["data"].data[...] = np.random.RandomState(1).uniform(-100, 100, (1, 3, height, width))
         probabilities = net.forward()[answer]
-        assert probabilities.shape == (1, 2) and abs(probabilities.sum() - 1) < 1e-5
+        assert probabilities.shape == (1, job["outputs"]) and abs(probabilities.sum() - 1) < 1e-5
     return dict(train=train, test=test, deploy=deploy)
 
 
@@ -167,18 +161,43 @@ def dump(found: dict) -> str:
     return "{\n" + ",\n".join(variants) + "\n}\n"
 
 
-def main(out: Path, variants: list) -> None:
-    found = {}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        make_data(folder)
-        for variant in variants or VARIANTS:
-            found[variant] = {}
-            for way, words in choices(variant).items():
-                found[variant][way] = check(variant, words, folder)
-                print(variant, way, found[variant][way]["train"], flush=True)
-    out.write_text(dump(found))
+def work(folder: Path) -> None:
+    """In a Python that has real Caffe: check every job of the folder."""
+    make_data(folder)
+    found: dict = {}
+    for job in json.loads((folder / "jobs.json").read_text()):
+        result = found.setdefault(job["variant"], {})[job["way"]] = check(job)
+        print(job["variant"], job["way"], result["train"], flush=True)
+    (folder / "found.json").write_text(json.dumps(found))
+
+
+def main(out: Path, names: list) -> None:
+    from ilgnet.nets import emit
+    from ilgnet.nets.targets import TARGETS
+    from ilgnet.nets.variants import VARIANTS
+    from tests.bvlc import real
+    from torchcaffe.proto import format_text
+
+    with tempfile.TemporaryDirectory() as place:
+        folder, jobs = Path(place), []
+        for name in names or VARIANTS:
+            for way, words in choices(VARIANTS[name]).items():
+                choice = emit.Choice(name, batch_size=2, source=place, **words)
+                train_val = emit.train_val(choice)
+                train_val.layer[1].data_param.batch_size = 2
+                here = folder / f"{name}-{way}"
+                here.mkdir()
+                (here / "train.prototxt").write_text(format_text(train_val))
+                (here / "deploy.prototxt").write_text(format_text(emit.deploy(choice)))
+                job = dict(variant=name, way=way, words=words, folder=str(here), answer=VARIANTS[name].answer)
+                jobs.append(dict(job, outputs=TARGETS[choice.target].outputs))
+        (folder / "jobs.json").write_text(json.dumps(jobs))
+        print(real.python([__file__, "--worker", place], {"PYTHONPATH": str(ROOT)}).stdout, end="")
+        out.write_text(dump(json.loads((folder / "found.json").read_text())))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    if sys.argv[1] == "--worker":
+        work(Path(sys.argv[2]))
+    else:
+        main(Path(sys.argv[1]), sys.argv[2:])

@@ -11,8 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from tests.bvlc import run_caffe
-from torchcaffe.formats.upgrade import read_net
-from torchcaffe.proto import caffe_pb2
+from torchcaffe.proto import caffe_pb2, parse_text
 
 # How near is nearly, in parts of a blob's root mean square: roundings add up with depth, so NEAR times 5 and one more a
 # layer that decides. That is several times what single values of two engines were seen to differ by, at every depth.
@@ -147,7 +146,8 @@ def run_settled(caffe, job, arrays=None):
             moves.append(move)
         left.append(int(np.count_nonzero(decisions(layer, x) != decisions(layer, theirs))))
 
-    forward(net, read_net(job["net"]), before)
+    with open(job["net"]) as f:
+        forward(net, parse_text(f.read(), caffe_pb2.NetParameter(), job["net"]), before)
     net.backward()
     errors = [
         [f"{name} {k}", run_caffe.error(blob.diff, run_caffe.recorded(job["of"], f"p{i}_{k}"))]

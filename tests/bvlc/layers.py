@@ -62,12 +62,14 @@ class Row:
 
 
 ROWS: list[Row] = []
+_IDS: set[str] = set()
 
 
 def row(type: str, name: str, text: str = "", *bottoms: str, **options) -> None:
     """Add a configuration to the table; options as in Row."""
     new = Row(type, name, text, tuple(bottoms), **options)
-    assert new.id not in {r.id for r in ROWS}, new.id
+    assert new.id not in _IDS, new.id
+    _IDS.add(new.id)
     ROWS.append(new)
 
 
@@ -436,7 +438,8 @@ for name_, text_ in {
     "eps": "eps: 0.5",
 }.items():
     row("MVN", name_, f"mvn_param {{ {text_} }}", NCHW, again=("n+1 c h+1 w+1",))
-row("MVN", "constant", "", NCHW + " : constant 3", note="no variance at all")
+# Of a count that is no multiple of 4 OpenBLAS multiplies the last values by 1/n apart: another rounding is all that is left.
+row("MVN", "constant", "", "n c 8 w : constant 3", note="no variance at all")
 row(
     "MVN",
     "constant_56",

@@ -24,18 +24,18 @@ GOLDENS = Path(__file__).resolve().parent / "goldens" / "variants"
 SEEDS = range(101, 109)
 
 
-def work(folder: str, name: str, first: bool) -> None:
+def work(folder: str, first: bool) -> None:
     """In a Python that has real Caffe: golden.npz, and a file of gradients a seed; `first`: ties and flip, too."""
     import caffe
 
     from tests.bvlc import whole_nets
 
-    choice = whole_nets.NETS[name]
-    train, deploy = whole_nets.open_nets(caffe, choice, folder)
-    summary = whole_nets.passes(caffe, choice, train, deploy)
-    for seed, gradients in zip(SEEDS, whole_nets.more_gradients(caffe, choice, train, SEEDS)):
+    train, deploy = whole_nets.open_nets(caffe, folder)
+    message = whole_nets.read_net(os.path.join(folder, "train.prototxt"))
+    summary = whole_nets.passes(caffe, train, deploy)
+    for seed, gradients in zip(SEEDS, whole_nets.more_gradients(caffe, train, SEEDS)):
         whole_nets.save(os.path.join(folder, f"{seed}.npz"), gradients)
-    ties, flip = whole_nets.find_ties(caffe, choice, train) if first else (None, None)
+    ties, flip = whole_nets.find_ties(caffe, message, train) if first else (None, None)
     whole_nets.save(os.path.join(folder, "golden.npz"), summary, ties)
     with open(os.path.join(folder, "flip.json"), "w") as f:
         json.dump(flip, f)
@@ -48,21 +48,22 @@ def main(argv: list) -> int:
     parser.add_argument("--first", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.worker:
-        work(args.worker, args.nets[0], args.first)
+        work(args.worker, args.first)
         return 0
-    from tests.bvlc import compare, real, whole_nets
+    from tests.bvlc import compare, generated, real, whole_nets
 
     kernels = ("Haswell", *compare.OTHER_CORETYPES)  # the first makes the golden
     GOLDENS.mkdir(parents=True, exist_ok=True)
     path = GOLDENS / "spread.json"
     spread = json.loads(path.read_text()) if args.nets and path.is_file() else {}
-    for name in args.nets or whole_nets.NETS:
+    for name in args.nets or generated.NETS:
         spread[name] = {}
         with tempfile.TemporaryDirectory() as work_folder:
             folders = [Path(work_folder) / kernel for kernel in kernels]
             for kernel, folder in zip(kernels, folders):
                 folder.mkdir()
-                command = [__file__, "--worker", folder, name, *(["--first"] if kernel == kernels[0] else [])]
+                generated.write(generated.NETS[name], folder)
+                command = [__file__, "--worker", folder, *(["--first"] if kernel == kernels[0] else [])]
                 real.python(command, {"PYTHONPATH": str(ROOT)}, coretype=kernel)
             shutil.copy(folders[0] / "golden.npz", GOLDENS / f"{name}.npz")
             for file in ("golden", *SEEDS):

@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from ilgnet.nets.variants import VARIANTS
 from ilgnet.run import bvlc
-from tests.bvlc import compare, drawn, layers, real, solvers, whole_nets
+from tests.bvlc import compare, drawn, generated, layers, real, solvers
 from tests.bvlc.engines import Engine, EngineError
 from torchcaffe.base.errors import CaffeError, run_main
 from torchcaffe.formats.caffemodel import read_caffemodel
@@ -273,10 +273,10 @@ def tool(command: list[str]) -> None:
 
 
 def make_net(s: Setting, name: str, batch: int, still: bool, crop: int = 224) -> tuple[Path, Path]:
-    """train_val.prototxt and starting weights of a net of whole_nets.NETS. `still`: centre crop, no mirror, no dropout.
+    """train_val.prototxt and starting weights of a net of generated.NETS. `still`: centre crop, no mirror, no dropout.
 
     Weights: GoogLeNet's by surgery, calibrated; a merged net's folded from its variant's; drawn where none fit."""
-    data, choice = photos(s), whole_nets.NETS[name]
+    data, choice = photos(s), generated.NETS[name]
     folder = s.work / f"{name}-{batch}{'-still' if still else ''}"
     net, weights = folder / "train_val.prototxt", s.work / f"{name}.caffemodel"
     ways = ["--trunk", "frozen"] if choice.trunk == "frozen" else []
@@ -523,10 +523,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--variants",
         nargs="+",
-        default=list(whole_nets.NETS),
-        choices=list(whole_nets.NETS),
+        default=list(generated.NETS),
+        choices=list(generated.NETS),
         metavar="NET",
-        help=f"nets of the section `nets`: {', '.join(whole_nets.NETS)} (default: all)",
+        help=f"nets of the section `nets`: {', '.join(generated.NETS)} (default: all)",
     )
     parser.add_argument("--types", nargs="+", default=[], help="only these layer types")
     parser.add_argument("--shared", type=Path, default=SHARED, help="see above (default: ../shared of the checkout)")

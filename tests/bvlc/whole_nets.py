@@ -15,48 +15,18 @@ import zlib
 
 import numpy as np
 
-from ilgnet.nets import emit
-from ilgnet.nets.variants import VARIANTS
 from tests.bvlc import flips
-from torchcaffe.proto import caffe_pb2, format_text
+from torchcaffe.proto import caffe_pb2, parse_text
 
 BATCH, SEED, SAMPLES = 2, 7, 64
-WAYS = {"frozen": {"trunk": "frozen"}, "merge_bn": {"merge_bn": True}, "spp": {"spp": True}}
-# Each variant as it is, and ILGNet-Inc.V1-BN in each way that gen_net knows; the names of the goldens.
-NETS = {name: emit.Choice(name, crop=max(variant.smallest, 96)) for name, variant in VARIANTS.items()}
-NETS.update({"v1bn_" + way: emit.Choice("v1bn", crop=96, **words) for way, words in WAYS.items()})
-NETS["v4_spp"] = emit.Choice("v4", crop=96, spp=True)
 
 
-def training_net(choice):
-    """The training net on Input layers, as a message."""
-    net = emit.train_val(choice)
-    data, label = (caffe_pb2.LayerParameter(name=name, type="Input", top=[name]) for name in ("data", "label"))
-    data.input_param.shape.add(dim=[BATCH, 3, choice.crop, choice.crop])
-    label.input_param.shape.add(dim=[BATCH])
-    kept = [data, label] + [layer for layer in net.layer if layer.type not in ("Data", "Accuracy")]
-    del net.layer[:]
-    net.layer.extend(kept)
-    return net
-
-
-def deploy_text(choice):
-    """The net for deployment, without fillers: its weights are the training net's."""
-    net = emit.deploy(choice)
-    net.layer[0].input_param.shape[0].dim[0] = BATCH
-    for layer in net.layer:
-        for message in (layer.convolution_param, layer.inner_product_param):
-            if message.HasField("weight_filler"):
-                message.ClearField("weight_filler")
-    return format_text(net)
-
-
-def photos(choice, seed=SEED):
+def photos(crop, seed=SEED):
     """Coloured fields with noise, less a mean of 120: (BATCH, 3, crop, crop)."""
     rng = np.random.RandomState(seed)
     small = rng.uniform(0, 256, (BATCH, 3, 8, 8))
-    side = -(-choice.crop // 8)
-    large = np.repeat(np.repeat(small, side, axis=2), side, axis=3)[:, :, : choice.crop, : choice.crop]
+    side = -(-crop // 8)
+    large = np.repeat(np.repeat(small, side, axis=2), side, axis=3)[:, :, :crop, :crop]
     return (large + rng.uniform(-40, 40, large.shape) - 120).astype(np.float32)
 
 
@@ -139,24 +109,25 @@ def load_ties(path):
     }
 
 
-def open_nets(caffe, choice, folder):
-    """(training net with seeded weights, net for deployment that shares them)."""
-    paths = []
-    for name, text in (("train.prototxt", format_text(training_net(choice))), ("deploy.prototxt", deploy_text(choice))):
-        paths.append(os.path.join(folder, name))
-        with open(paths[-1], "w") as f:
-            f.write(text)
+def open_nets(caffe, folder):
+    """(training net with seeded weights, net for deployment that shares them), of what generated.write wrote."""
     caffe.set_mode_cpu()
-    deploy = caffe.Net(paths[1], caffe.TEST)
+    deploy = caffe.Net(os.path.join(folder, "deploy.prototxt"), caffe.TEST)
     caffe.set_random_seed(SEED)
-    train = caffe.Net(paths[0], caffe.TRAIN)
+    train = caffe.Net(os.path.join(folder, "train.prototxt"), caffe.TRAIN)
     draw_statistics(train)
     deploy.share_with(train)
     return train, deploy
 
 
-def feed(net, choice, seed):
-    net.blobs["data"].data[...] = photos(choice, seed)
+def read_net(path):
+    """A prototxt's message."""
+    with open(path) as f:
+        return parse_text(f.read(), caffe_pb2.NetParameter(), path)
+
+
+def feed(net, seed):
+    net.blobs["data"].data[...] = photos(net.blobs["data"].data.shape[2], seed)
     if "label" in net.blobs:
         net.blobs["label"].data[...] = np.arange(BATCH) % 2
 
@@ -171,12 +142,12 @@ def gradients(out, net):
                 sum_up(out, f"gradient:{name}/{i}", blob.diff)
 
 
-def passes(caffe, choice, train, deploy):
+def passes(caffe, train, deploy):
     """Deployment's forward, training's forward and backward, summed up: {"kind:name": summary}."""
     out = {}
     for kind, net in (("deploy:", deploy), ("train:", train)):
         caffe.set_random_seed(SEED)
-        feed(net, choice, SEED)
+        feed(net, SEED)
         net.forward()
         if net is train:
             net.backward()
@@ -187,19 +158,20 @@ def passes(caffe, choice, train, deploy):
     return out
 
 
-def again(caffe, choice, net, before):
-    """The training pass of `passes` once more, with flips.forward's `before`; the gradients summed up."""
+def again(caffe, message, net, before):
+    """The training pass of `passes` once more, with flips.forward's `before`; the gradients summed up. message: the
+    training net's."""
     caffe.set_random_seed(SEED)
-    feed(net, choice, SEED)
+    feed(net, SEED)
     net.clear_param_diffs()
-    flips.forward(net, training_net(choice), before)
+    flips.forward(net, message, before)
     net.backward()
     out = {}
     gradients(out, net)
     return {key: found for key, found in out.items() if key.startswith("gradient:")}
 
 
-def find_ties(caffe, choice, net):
+def find_ties(caffe, message, net):
     """(ties of the training pass: {layer: (flat indices, values)}, how much one ReLU's flip may turn a gradient).
 
     In each ReLU in turn the one nearest to 0 is forced to the other side; the greatest distance of a gradient from what
@@ -215,7 +187,7 @@ def find_ties(caffe, choice, net):
             place = int(np.argmin(np.abs(flat)))
             nearest[layer.top[0]] = (place, np.float32(0 if flat[place] > 0 else 1e-30))
 
-    unturned = again(caffe, choice, net, before)
+    unturned = again(caffe, message, net, before)
     worst = 0.0
     for name, (place, other_side) in nearest.items():
         flat = net.blobs[name].data.reshape(-1)
@@ -230,7 +202,7 @@ def find_ties(caffe, choice, net):
     return found, worst
 
 
-def settled(caffe, choice, net, ties):
+def settled(caffe, message, net, ties):
     """The training pass with `ties` as find_ties found them: (gradients, {layer: (decisions that these turned, how far
     they moved a value)})."""
     turned = {}
@@ -239,14 +211,14 @@ def settled(caffe, choice, net, ties):
         if layer.name in ties:
             turned[layer.name] = flips.settle(layer, x, *ties[layer.name])
 
-    return again(caffe, choice, net, before), turned
+    return again(caffe, message, net, before), turned
 
 
-def more_gradients(caffe, choice, net, seeds):
+def more_gradients(caffe, net, seeds):
     """The same net's gradients on other photos, with other dropout masks: a summary a seed."""
     for seed in seeds:
         caffe.set_random_seed(seed)
-        feed(net, choice, seed)
+        feed(net, seed)
         net.clear_param_diffs()
         net.forward()
         net.backward()

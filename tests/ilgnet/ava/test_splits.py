@@ -94,7 +94,8 @@ def test_random_split_is_the_seeds_and_in_the_released_proportion():
 
 
 def test_full_size_gives_the_released_sizes():
-    photos = [at(i, 4 if i < splits.AVA_LOW else 6, 1) for i in range(splits.AVA_PHOTOS)]
+    low, high = at(0, 4, 1), at(0, 6, 1)
+    photos = [Rating(i, *(low if i < splits.AVA_LOW else high)[1:]) for i in range(splits.AVA_PHOTOS)]
     split = splits.make_split(photos, Choice("ava1"))
     assert (len(split.train), len(split.val)) == (235529, 20000)
     assert "as the paper says" in split.notes[0] and "1000 short" in split.notes[1]

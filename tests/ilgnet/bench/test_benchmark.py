@@ -9,15 +9,18 @@ import pytest
 from ilgnet.bench import benchmark
 from ilgnet.cli import benchmark as tool
 from ilgnet.evaluate.results import Timed
-from ilgnet.run import bvlc
+from ilgnet.run import bvlc, processes
+from tests.loaded import elsewhere
 from torchcaffe.base.errors import CaffeError
 
 
 def test_peers_compute_the_same_and_are_timed(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(bvlc, "available", lambda: False)  # it takes longest; the parity tests run it
+    """Real Caffe is one of them where it is."""
     out = tmp_path / "b.json"
     monkeypatch.setattr(benchmark, "machine_limits", lambda *_: {"sgemm_flops": 1e11, "copy_bytes_per_s": 1e10})
-    tasks = ["frozen", "test1", "load"]
+    tasks = ["frozen", "train", "test1", "load"]
+    monkeypatch.setattr(processes, "elsewhere", elsewhere)
+    peers = ["torchcaffe", "bvlc"] if bvlc.available() else ["torchcaffe"]
     assert (
         tool.main(
             [
@@ -46,9 +49,10 @@ def test_peers_compute_the_same_and_are_timed(tmp_path, capsys, monkeypatch):
     made = json.loads(out.read_text())
     rows = {(r["task"], r["engine"]): r for r in made["rows"]}
     assert set(rows) == {
-        ("frozen", "torchcaffe"),
-        ("load", "torchcaffe"),
-        *(("test1", e) for e in ("torchcaffe", "torchcaffe-int8", "opencv", "onnxruntime", "pytorch")),
+        *(("frozen", e) for e in peers),
+        *(("train", e) for e in (*peers, "pytorch")),
+        *(("load", e) for e in peers),
+        *(("test1", e) for e in (*peers, "torchcaffe-int8", "opencv", "onnxruntime", "pytorch")),
     }
     assert all(r["median_s"] > 0 and r["peak_memory_bytes"] > 1e6 for r in rows.values())
     assert all(r["difference"] < 1e-4 for (task, _), r in rows.items() if task == "test1")
@@ -62,16 +66,6 @@ def test_peers_compute_the_same_and_are_timed(tmp_path, capsys, monkeypatch):
     assert made["precision"] == [{"variant": "third", "precision": "int8", "photos": 16, "greatest": 0, "mean": 0}]
     assert made["photos"]["decode_s"] > 0 and made["machine"]["threads"] == 1
     assert "1/3 GoogLeNetV1-BN" in capsys.readouterr().out
-
-
-@pytest.mark.skipif(not bvlc.available(), reason="no real Caffe here: " + bvlc.HOW)
-def test_real_caffe_is_timed_too(tmp_path):
-    out = tmp_path / "b.json"
-    words = "--variants third --tasks train test1 load --batch 1 --crop 96 --rounds 1 --threads 1 --peers --out"
-    tool.main([*words.split(), str(out)])
-    rows = {r["task"]: r for r in json.loads(out.read_text())["rows"] if r["engine"] == "bvlc"}
-    assert set(rows) == {"train", "test1", "load"} and rows["test1"]["difference"] < 1e-4
-    assert all(r["median_s"] > 0 and r["peak_memory_bytes"] > 1e6 for r in rows.values())
 
 
 def test_ratios_of_table_4():

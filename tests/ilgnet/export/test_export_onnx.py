@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import cv2
@@ -87,6 +88,11 @@ def assert_close(got, wanted, limit=compare.FORWARD):
 # -- one layer at a time -----------------------------------------------------------------------------------------------
 
 
+@functools.cache
+def opened(type_: str) -> np.lib.npyio.NpzFile:
+    return np.load(layers.FIXTURES.parent / "layers" / f"{type_}.npz")
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 def test_layer(row):
     """Against what real Caffe computed, where its phase does not matter; against the engine elsewhere."""
@@ -107,7 +113,7 @@ def test_layer(row):
     got = run(onnx_export.export(net, free_batch=False), feed)
     assert_close(got, forward(net, feed))
     if row.type not in PHASED or row.phase == "TEST":
-        golden = np.load(layers.FIXTURES.parent / "layers" / f"{row.type}.npz")
+        golden = opened(row.type)
         assert_close(got, {top: golden[f"{row.name}/{top}"] for top in job["tops"]})
 
 
@@ -309,11 +315,11 @@ def small(choice: emit.Choice, classifier: bool = True):
             if message.HasField("weight_filler"):
                 message.weight_filler.CopyFrom(caffe_pb2.FillerParameter(type="constant"))
     net = make_net(format_text(param))
-    rng = np.random.RandomState(0)
+    rng = np.random.default_rng(0)
     for name, blobs in net.params.items():
         for i, blob in enumerate(blobs):
             deviation = np.sqrt(2 / max(blob.count // blob.shape[0], 1)) if len(blob.shape) > 1 else 0.1
-            blob.data[...] = rng.standard_normal(blob.shape) * deviation
+            blob.data[...] = rng.standard_normal(blob.shape, np.float32) * deviation
             if net.layer_dict[name].type in ("BatchNorm", "Scale") and i < 2:
                 blob.data[...] = np.abs(blob.data) + (0.5 if i == 0 or net.layer_dict[name].type != "Scale" else 0)
         if net.layer_dict[name].type == "BatchNorm":

@@ -918,3 +918,19 @@ def test_pairs(model, tmp_path, capsys):
     white = np.where(np.arange(60)[:, None, None] < 15, 252, photo // 2).astype(np.uint8)  # burnt out as it is
     copy = check.over_exposed(white, 0.2)  # yet no copy is the original: that would rank as it does
     assert (copy[:15] == 255).all() and copy[15:].mean() > white[15:].mean() * 1.3  # a stop, on sRGB's curve
+
+
+@pytest.mark.parametrize(
+    "net, key",
+    [
+        (None, "a6e55c431b3d5cf6ef80998baaeb7652f551bbaa"),
+        ("v1", "ec91c3cd3ba2e23ff6dd745bc82574b90c74f1e5"),
+        ("n.prototxt", "ed50cc0bd8343678942cde766b79cd2a78eb4365"),
+    ],
+)
+def test_scores_that_an_earlier_version_kept_are_found(net, key, cache, tmp_path, monkeypatch):
+    """The keys are those of commit 8cd8d0c: if one changes, every photo of every user is scored once more."""
+    monkeypatch.chdir(tmp_path)
+    Path("w.caffemodel").write_bytes(b"weights")
+    Path("n.prototxt").write_bytes(b"net")
+    assert ranking.Spec("w.caffemodel", net, "direct").key(cache).hex() == key

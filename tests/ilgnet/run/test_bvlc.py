@@ -19,6 +19,12 @@ BOOKWORM = {"ID": "debian", "VERSION_CODENAME": "bookworm"}
 live = pytest.mark.skipif(not bvlc.available(), reason="no real Caffe here: " + bvlc.HOW)
 
 
+@pytest.fixture(scope="module")
+def engine():
+    with Engine("bvlc") as started:
+        yield started
+
+
 @pytest.mark.skipif(shutil.which("apt-get") is None, reason="no apt here")
 def test_the_mirror_is_the_one_in_this_machines_sources(tmp_path, monkeypatch):
     def mirror():
@@ -119,24 +125,22 @@ def test_python_and_programs_run_with_paths_of_this_machine(tmp_path):
 
 
 @live
-def test_a_crash_of_real_caffe_is_a_reason_and_the_next_job_runs():
-    with Engine("bvlc") as engine:
-        job = solvers.refused_job("unknown_policy")
-        for fork in (False, True):
-            with pytest.raises(EngineError, match="Unknown learning rate policy: nope"):
-                engine.call("train", job, fork=fork)
-        value, arrays = engine.call("train", solvers.TRAINING["sgd_zero_rate"])
-        assert value == 3 and "conv1/0@0" in arrays
+def test_a_crash_of_real_caffe_is_a_reason_and_the_next_job_runs(engine):
+    job = solvers.refused_job("unknown_policy")
+    for fork in (False, True):
+        with pytest.raises(EngineError, match="Unknown learning rate policy: nope"):
+            engine.call("train", job, fork=fork)
+    value, arrays = engine.call("train", solvers.TRAINING["sgd_zero_rate"])
+    assert value == 3 and "conv1/0@0" in arrays
 
 
 @live
 @pytest.mark.parametrize("name", ["sgd_momentum", "adam", "hdf5"])
-def test_real_caffe_goes_on_from_our_snapshot(name, tmp_path):
+def test_real_caffe_goes_on_from_our_snapshot(name, engine, tmp_path):
     import torchcaffe as caffe
 
     run_caffe.run_train(caffe, solvers.snapshot_job(name, str(tmp_path)))
-    with Engine("bvlc") as engine:
-        value, got = engine.call("train", solvers.resume_job(name, str(tmp_path)))
+    value, got = engine.call("train", solvers.resume_job(name, str(tmp_path)))
     check("resumed", name, value, got, 2e-5)
 
 

@@ -6,6 +6,7 @@ import ast
 import os
 import signal
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -35,9 +36,18 @@ del sys.argv[0]
 runpy.run_path(sys.argv[0], run_name="__main__")"""
 
 
+@pytest.fixture(scope="module")
+def workers():
+    """The running worker of each kind: most tests ask the same one."""
+    found: dict[str, remote.Caffe] = {}
+    yield found
+    for made in found.values():
+        made.close()
+
+
 @pytest.fixture(params=["torchcaffe", "real"])
-def caffe(request, tmp_path, monkeypatch):
-    """A worker on this project's engine, or on real Caffe where there is one."""
+def caffe(request, tmp_path_factory, monkeypatch, workers):
+    """A worker on this project's engine, or on real Caffe where there is one, in whose folder the test works, too."""
     if request.param == "torchcaffe":
         monkeypatch.setattr(bvlc, "python_command", lambda: [sys.executable, "-c", STAND_IN])
         environment = bvlc.bvlc_env
@@ -46,15 +56,18 @@ def caffe(request, tmp_path, monkeypatch):
         )
     elif not bvlc.available():
         pytest.skip(f"no real Caffe here: {bvlc.HOW}")
-    monkeypatch.chdir(tmp_path)
-    for name, text in (("net", NET), ("train", TRAINING), ("solver", SOLVER)):
-        (tmp_path / f"{name}.prototxt").write_text(text)
-    lines: list[bytes] = []
-    made = remote.Caffe(lines.append)
-    made.lines = lines
+    made = workers.get(request.param)
+    if made is None or made._process.poll() is not None:
+        folder = tmp_path_factory.mktemp("remote")
+        for name, text in (("net", NET), ("train", TRAINING), ("solver", SOLVER)):
+            (folder / f"{name}.prototxt").write_text(text)
+        monkeypatch.chdir(folder)
+        lines: list[bytes] = []
+        made = workers[request.param] = remote.Caffe(lines.append)
+        made.lines, made.folder = lines, folder
+    monkeypatch.chdir(made.folder)
     made.set_mode_cpu()
-    yield made
-    made.close()
+    return made
 
 
 def test_the_worker_needs_no_new_python():
@@ -106,8 +119,10 @@ def test_a_solver_calls_back_and_logs(caffe):
     solver.solve()
     assert seen[::2] == [(i, ()) for i in range(6)] and seen[1::2] == [0] * 6
     assert solver.iter == 6 and len(solver.test_nets) == 1
-    caffe.close()
-    assert any(b"Iteration 4" in line for line in caffe.lines)
+    deadline = time.monotonic() + 60
+    while not any(b"Iteration 4" in line for line in caffe.lines):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_callback_ends_the_training(caffe):

@@ -7,13 +7,16 @@ import re
 import pytest
 
 from ilgnet.cli import train
+from ilgnet.run import processes
 from ilgnet.train import estimate, runs
 from tests.ilgnet.small_nets import write_solver
+from tests.loaded import elsewhere
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.proto import caffe_pb2
 
 
-def test_it_is_printed_first_and_changes_nothing(folder, capfd):
+def test_it_is_printed_first_and_changes_nothing(folder, capfd, monkeypatch):
+    monkeypatch.setattr(processes, "elsewhere", elsewhere)
     solver, weights = write_solver(folder, max_iter=12), folder / "run" / "x_iter_12.caffemodel"
     assert train.main(["--solver", solver]) == 0
     plain = weights.read_bytes()

@@ -21,6 +21,7 @@ import torchcaffe
 from tests import GOLDENS as _GOLDENS
 from tests.bvlc import cli_jobs
 from tests.bvlc.make_cli_goldens import pictures
+from tests.loaded import finished, run_module
 from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.cli import flags, main
@@ -329,6 +330,11 @@ def program(*args: str, **options) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, env=env, **options)
 
 
+def forked(*args: str, cwd: Path) -> subprocess.CompletedProcess:
+    """`program`, in a process that need not load PyTorch."""
+    return finished(cwd, {"GLOG_minloglevel": "2"}, run_module, "torchcaffe", *args)
+
+
 def test_a_script_runs_unchanged(files):
     script(
         files,
@@ -362,18 +368,14 @@ def test_errors_of_a_script(files, capfd):
     assert re.search(r'File "script.py", line 1, .*FileNotFoundError', capfd.readouterr().err, re.S)
 
 
-# Runs each module that the command line names, and prints the status and the error of each.
-RUN_EACH = """
-import sys
-from torchcaffe.base.errors import CaffeError
-from torchcaffe.cli import main
-
-for name in sys.argv[1:]:
-    try:
-        main._main(["run", "-m", name])
-    except CaffeError as error:
-        print(error.status, error)
-"""
+def run_each(*names: str) -> None:
+    """Run each module, and print the status and the error of each."""
+    sys.path.insert(0, os.getcwd())
+    for name in names:
+        try:
+            main._main(["run", "-m", name])
+        except CaffeError as error:
+            print(error.status, error)
 
 
 def test_a_module_runs_as_python_runs_it(files):
@@ -385,18 +387,18 @@ def test_a_module_runs_as_python_runs_it(files):
     (files / "pack" / "one.py").write_text(text.replace("OWN", "'one.py'"))
     (files / "pack" / "main" / "__main__.py").write_text(text.replace("OWN", "'__main__.py'"))
     for name in ("pack.one", "pack.main"):
-        done = program("run", "-m", name, "-m", "x", cwd=files)
+        done = forked("run", "-m", name, "-m", "x", cwd=files)
         assert done.returncode == 0, done.stderr
         assert done.stdout == "__main__ True ['-m', 'x'] from its package ['accuracy', 'loss']\n"
     (files / "fails.py").write_text("import caffe\ncaffe.Net('broken.prototxt', 1)")
-    done = program("run", "-m", "fails", cwd=files)
+    done = forked("run", "-m", "fails", cwd=files)
     assert done.returncode == 2 and re.search(r"^error: .*fails\.py:2: broken\.prototxt:1:1: ", done.stderr)
     missing = ["nope", "pack.nope", "pack", "pack.one.nope", ""]
-    done = subprocess.run([sys.executable, "-c", RUN_EACH, *missing], cwd=files, capture_output=True, text=True)
+    done = finished(files, {"GLOG_minloglevel": "2"}, run_each, *missing)
     said = [line for line in done.stdout.splitlines() if line.startswith("2 ")]  # `pack.one` is loaded, and prints
     assert said == [f"2 run: no such module to run: '{name}'" for name in missing], done.stderr
     (files / "pack" / "__init__.py").write_text("import missing_module")
-    done = program("run", "-m", "pack.one", cwd=files)
+    done = forked("run", "-m", "pack.one", cwd=files)
     assert done.returncode == 1 and "No module named 'missing_module'" in done.stderr
 
 

@@ -32,7 +32,7 @@ from torchcaffe.ops.data import place_crops
 from torchcaffe.proto import caffe_pb2, parse_text
 from torchcaffe.random.rng import Rng
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "quiet")
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,9 @@ def test_nets_that_need_the_host_are_not_recorded(folder):
     assert len({float(net.forward()["r"]) for _ in range(5)}) == 5
 
 
-def test_what_cannot_be_recorded_runs_all_the_same_and_says_so(folder, capfd):
+def test_what_cannot_be_recorded_runs_all_the_same_and_says_so(folder, capfd, monkeypatch):
+    monkeypatch.delenv("GLOG_minloglevel")
+
     def refuses(work):
         raise RuntimeError("operation not permitted\nwhen stream is capturing")
 
@@ -262,7 +264,7 @@ BETWEEN = {
 }
 
 
-@pytest.mark.parametrize("iter_size", [1, 2, 3])
+@pytest.mark.parametrize("iter_size", [1, 3])
 @pytest.mark.parametrize("between", BETWEEN)
 def test_no_blob_is_stale_whatever_runs_between_the_replays(folder, between, iter_size, monkeypatch):
     """Every blob shows what the last pass wrote, data and diff, though each recording writes to memory of its own."""

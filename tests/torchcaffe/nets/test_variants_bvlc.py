@@ -11,8 +11,9 @@ import pytest
 import torchcaffe as caffe
 from ilgnet.nets import emit
 from ilgnet.nets.variants import VARIANTS
+from ilgnet.run import bvlc
 from tests import ROOT
-from tests.bvlc import compare, whole_nets
+from tests.bvlc import compare, generated, real, whole_nets
 
 GOLDENS = ROOT / "tests" / "bvlc" / "goldens" / "variants"
 SPREAD = json.loads((GOLDENS / "spread.json").read_text())
@@ -30,8 +31,8 @@ def needs_types(choice) -> None:
 
 
 def test_every_variant_and_way_has_a_golden():
-    assert set(VARIANTS) < set(whole_nets.NETS) == set(SPREAD) == {path.stem for path in GOLDENS.glob("*.npz")}
-    ways = {(c.trunk, c.merge_bn, c.spp) for c in whole_nets.NETS.values()}
+    assert set(VARIANTS) < set(generated.NETS) == set(SPREAD) == {path.stem for path in GOLDENS.glob("*.npz")}
+    ways = {(c.trunk, c.merge_bn, c.spp) for c in generated.NETS.values()}
     assert ways == {
         ("finetune", False, False),
         ("frozen", False, False),
@@ -57,7 +58,7 @@ def test_deployed_a_frozen_net_is_the_finetuned_one(variant):
     assert nets[0] == nets[1]
 
 
-@pytest.mark.parametrize("name", whole_nets.NETS)
+@pytest.mark.parametrize("name", generated.NETS)
 def test_pass(name, tmp_path):
     """Forward, statistics and gradients, as they come and with real Caffe's ties; OpenCV reads the weights we save, and
     its blobs are ours.
@@ -66,16 +67,17 @@ def test_pass(name, tmp_path):
     other kernels of OpenBLAS. With real Caffe's values where a rounding decides (tests/bvlc/flips.py) every gradient is
     within 1e-4, from one end of the net to the other. Without, a decision that falls otherwise than in real Caffe may
     turn a gradient by as much as one forced in real Caffe does."""
-    choice, own = whole_nets.NETS[name], SPREAD[name]
+    choice, own = generated.NETS[name], SPREAD[name]
     needs_types(choice)
-    train, deploy = whole_nets.open_nets(caffe, choice, tmp_path)
+    message = generated.write(choice, tmp_path)
+    train, deploy = whole_nets.open_nets(caffe, tmp_path)
     golden = whole_nets.load(GOLDENS / f"{name}.npz")
-    errors = whole_nets.distances(whole_nets.passes(caffe, choice, train, deploy), golden)
+    errors = whole_nets.distances(whole_nets.passes(caffe, train, deploy), golden)
     assert set(errors) >= {"deploy", "train", "gradient"}
     assert ("statistics" in errors) == any(layer.type == "BatchNorm" for layer in train.layers)
     if not choice.spp:  # OpenCV has no such layer
         opencv_agrees(choice, train, deploy, tmp_path)
-    got, turned = whole_nets.settled(caffe, choice, train, whole_nets.load_ties(GOLDENS / f"{name}.npz"))
+    got, turned = whole_nets.settled(caffe, message, train, whole_nets.load_ties(GOLDENS / f"{name}.npz"))
     wanted = {key: found for key, found in golden.items() if key.startswith("gradient:")}
     errors["settled"] = whole_nets.distances(got, wanted)["gradient"]
 
@@ -94,7 +96,7 @@ def opencv_agrees(choice, train, deploy, folder) -> None:
     """Every blob of the deployed net, as the last layer leaves it that works on it."""
     train.save(str(folder / "net.caffemodel"))
     theirs = cv2.dnn.readNetFromCaffe(str(folder / "deploy.prototxt"), str(folder / "net.caffemodel"))
-    data = whole_nets.photos(choice)
+    data = whole_nets.photos(choice.crop)
     deploy.blobs["data"].data[...] = data
     deploy.forward()  # with the weights of now: training moved the statistics
     # OpenCV names a layer by its blob, and one that works in place by its own name.
@@ -111,3 +113,10 @@ def opencv_agrees(choice, train, deploy, folder) -> None:
 def computed_blobs(net) -> list[str]:
     """The blobs that layers compute, less the copies that Split makes."""
     return [name for name in net.blobs if "_split_" not in name and name != "data"]
+
+
+@pytest.mark.skipif(not bvlc.available(), reason="no real Caffe here: " + bvlc.HOW)
+def test_real_caffes_old_python_imports_what_runs_in_it():
+    names = "check_nets example_nets flips layers net_rules py_layers released run_caffe solvers target_nets whole_nets"
+    code = "import importlib, sys\nfor name in sys.argv[1:]:\n    importlib.import_module('tests.bvlc.' + name)"
+    real.python(["-c", code, *names.split()], {"PYTHONPATH": str(ROOT)})

@@ -3,6 +3,7 @@ gradients against the definition (`compute`), the rows of the one table in tests
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 
@@ -19,6 +20,8 @@ from torchcaffe.base.errors import CaffeError
 from torchcaffe.core.layer import TorchLayer, registry
 from torchcaffe.ops.hdf5 import LibcRand
 from torchcaffe.proto import caffe_pb2, parse_text
+
+pytestmark = pytest.mark.usefixtures("quiet")
 
 HERE = BVLC
 # Where BVLC's gradient is not that of what it computes: ties, zeros and the edges of what is clamped.
@@ -63,10 +66,15 @@ def untouched(row: layers.Row, channels_last: bool) -> tuple[dict, caffe.Net]:
         return {key: value.detach().contiguous().numpy() for key, value in out.items()}, net
 
 
+@functools.cache
+def opened(type_: str) -> np.lib.npyio.NpzFile:
+    return np.load(HERE / "goldens" / "layers" / f"{type_}.npz")
+
+
 def golden(row: layers.Row, keys: set[str]) -> dict[str, np.ndarray]:
-    with np.load(HERE / "goldens" / "layers" / f"{row.type}.npz") as f:
-        assert json.loads(str(f[f"{row.name}/job"])) == layers.case(row)
-        return {key: f[f"{row.name}/{key}"] for key in keys if f"{row.name}/{key}" in f.files}
+    file = opened(row.type)
+    assert json.loads(str(file[f"{row.name}/job"])) == layers.case(row)
+    return {key: file[f"{row.name}/{key}"] for key in keys if f"{row.name}/{key}" in file}
 
 
 def test_the_table_and_the_engine_have_the_same_types():

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,13 +17,16 @@ import lmdb
 import numpy as np
 import pytest
 import torch
+import torch.distributed.run
 
 import torchcaffe as caffe
 from ilgnet.cli import evaluate, rank, train
 from ilgnet.run import processes
 from tests import ROOT
+from tests.loaded import LOADED, become
 from torchcaffe.formats import caffemodel, solverstate
 from torchcaffe.proto import caffe_pb2
+from torchcaffe.solvers import parallel
 
 NET = """layer { name: "data" type: "Data" top: "data" top: "label" include { phase: TRAIN }
   transform_param { scale: 0.01 } data_param { source: "lmdb" batch_size: %d backend: LMDB } }
@@ -63,6 +66,16 @@ def write_solver(folder: Path, name: str, iter_size: int) -> list[str]:
     return ["--solver", f"{name}.prototxt"]
 
 
+def run_tool(tool: str, *words: str) -> None:
+    path = str(ROOT / "tools" / tool)
+    sys.argv = [path, *words]
+    runpy.run_path(path, run_name="__main__")
+
+
+def run_launcher(script: list[str]) -> None:
+    sys.exit(parallel.launch(script, 2))
+
+
 def in_two(folder: Path, tool: str, words: list[str]) -> str:
     """The output of a program in two processes that find each other as those of torchrun do, without its start."""
     with socket.socket() as free:
@@ -70,29 +83,30 @@ def in_two(folder: Path, tool: str, words: list[str]) -> str:
         port = free.getsockname()[1]
     group = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     started = [
-        subprocess.Popen(
-            [sys.executable, str(ROOT / "tools" / tool), *words],
-            cwd=folder,
-            env={**os.environ, **group, "RANK": rank, "LOCAL_RANK": rank},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+        LOADED.Process(
+            target=become, args=(folder, rank, {**group, "RANK": rank, "LOCAL_RANK": rank}, run_tool, tool, *words)
         )
         for rank in "01"
     ]
-    outputs = [process.communicate(timeout=300) for process in started]
-    assert [process.returncode for process in started] == [0, 0], outputs
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(300)
+    outputs = [[(folder / f"{rank}.{stream}").read_text() for stream in ("out", "err")] for rank in "01"]
+    assert [process.exitcode for process in started] == [0, 0], outputs
     return outputs[0][0] + outputs[1][0]
 
 
 @pytest.fixture(scope="module")
 def trained_by_two(folder):
     """The log of 20 iterations of two processes that torchrun starts."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += [str(ROOT / "tools" / "train.py"), *write_solver(folder, "two", 1)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stderr
+    command = ["--standalone", "--nproc-per-node=2", str(ROOT / "tools" / "train.py"), *write_solver(folder, "two", 1)]
+    torchrun = LOADED.Process(target=become, args=(folder, "torchrun", {}, torch.distributed.run.main, command))
+    torchrun.start()
+    torchrun.join(300)
+    said = (folder / "torchrun.err").read_text()
+    assert torchrun.exitcode == 0, said
+    return said
 
 
 def weights(path: Path) -> list[np.ndarray]:
@@ -180,15 +194,15 @@ time.sleep(60)
 
 def test_a_signal_to_the_launcher_stops_all(tmp_path):
     (tmp_path / "child.py").write_text(CHILD)
-    code = "import sys; from torchcaffe.solvers import parallel; sys.exit(parallel.launch(['child.py'], 2))"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    launcher = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+    launcher = LOADED.Process(target=become, args=(tmp_path, "launcher", {}, run_launcher, ["child.py"]))
+    launcher.start()
     deadline = time.monotonic() + 100
     while len(list(tmp_path.glob("started.*"))) < 2:
-        assert time.monotonic() < deadline and launcher.poll() is None
+        assert time.monotonic() < deadline and launcher.is_alive()
         time.sleep(0.1)
-    launcher.send_signal(signal.SIGTERM)
-    assert launcher.wait(60) == 128 + signal.SIGTERM
+    os.kill(launcher.pid, signal.SIGTERM)
+    launcher.join(60)
+    assert launcher.exitcode == 128 + signal.SIGTERM
     assert sorted(path.name for path in tmp_path.glob("stopped.*")) == ["stopped.0", "stopped.1"]
 
 

@@ -12,6 +12,8 @@ import pytest
 from tests.bvlc import run_caffe, solvers
 from tests.bvlc.solver_goldens import GOLDENS, check
 from torchcaffe.cli import main
+from torchcaffe.proto import caffe_pb2, parse_text
+from torchcaffe.solvers.solver import learning_rate
 
 ERRORS = json.loads((GOLDENS / "errors.json").read_text())
 
@@ -37,11 +39,18 @@ def test_hundred_updates_on_given_gradients(name, caffe):
 
 @pytest.mark.parametrize("name", solvers.RATES)
 def test_rates(name, caffe):
-    value, got = run_caffe.run_rates(caffe, solvers.rate_job(name))
+    """All of them by the function that the solver asks, and that a solver has those, past steps and a double one."""
+    job, step, got = solvers.rate_job(name), 0, []
+    settings = parse_text(job["solver"], caffe_pb2.SolverParameter(), "test")
+    for iteration in range(1, job["points"] + 1):  # as run_rates asks, after an update
+        rate, step = learning_rate(settings, iteration, step)
+        got.append(rate)
     with np.load(GOLDENS / "rates.npz") as f:
-        got, wanted = np.float32(got["rates"]), np.float32(f[name + "/rates"])
+        got, wanted = np.float32(got), np.float32(f[name + "/rates"])
     np.testing.assert_array_max_ulp(got, wanted, 1)
     assert (got != wanted).sum() <= 1  # glibc's powf rounds a tie of poly's the other way
+    _, stepped = run_caffe.run_rates(caffe, {**job, "points": 110})
+    np.testing.assert_array_equal(np.float32(stepped["rates"]), got[:110])
 
 
 @pytest.mark.parametrize("name", solvers.RESUMED)
