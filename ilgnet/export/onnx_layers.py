@@ -119,6 +119,11 @@ def power(s: Step) -> str:
     return s.emit("Pow", y, s.constant(s.p.power, "power")) if s.p.power != 1 else y
 
 
+@converts("Clip")
+def clip(s: Step) -> str:
+    return s.emit("Clip", *s.inputs, s.constant(s.p.min, "min"), s.constant(s.p.max, "max"))
+
+
 @converts("Dropout")
 def dropout(s: Step) -> str:
     if s.layer.phase != caffe_pb2.TEST:

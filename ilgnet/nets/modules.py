@@ -247,10 +247,10 @@ def inception_v4_a(n: Net, name: str, bottom: Top) -> Top:
 
 
 def relu6(n: Net, name: str, x: Top) -> Top:
-    """min(x, 6) of a ReLU's output. Without a Clip layer it is 6 - ReLU(6 - x), not in place, since each layer needs
-    its own output in the backward pass."""
+    """min(x, 6) of a ReLU's output; without a Clip layer 6 - ReLU(6 - x). None of them works in place: in the backward
+    pass Caffe's Clip looks at its bottom, and lets through what is 6."""
     if not n.choice.no_clip:
-        return named(n, f"{name}6", L.Clip(x, in_place=True, min=0, max=6))
+        return named(n, f"{name}6", L.Clip(x, min=0, max=6))
     rest = named(n, f"{name}_rest", L.Power(x, scale=-1, shift=6))
     rest = named(n, f"{name}_rest_relu", L.ReLU(rest, in_place=True))
     return named(n, f"{name}6", L.Power(rest, scale=-1, shift=6))

@@ -60,7 +60,7 @@ def read_nima(path: PathLike, net: Any) -> list[Layer]:
         elif layer.type == "BatchNorm":
             blobs = [array(f"{layer.name}/moving_{what}") for what in ("mean", "variance")] + [np.ones(1, np.float32)]
         elif layer.type == "Scale":
-            blobs = [array(f"{layer.bottom[0]}_bn/{what}") for what in ("gamma", "beta")]
+            blobs = [array(f"{layer.name.removesuffix('scale')}bn/{what}") for what in ("gamma", "beta")]
         elif layer.type == "InnerProduct":
             blobs = [array("dense_1/kernel").T, array("dense_1/bias")]
         else:

@@ -174,14 +174,14 @@ def work(folder: Path) -> None:
 def main(out: Path, names: list) -> None:
     from ilgnet.nets import emit
     from ilgnet.nets.targets import TARGETS
-    from ilgnet.nets.variants import VARIANTS
+    from ilgnet.nets.variants import PAPER
     from tests.bvlc import real
     from torchcaffe.proto import format_text
 
     with tempfile.TemporaryDirectory() as place:
         folder, jobs = Path(place), []
-        for name in names or VARIANTS:
-            for way, words in choices(VARIANTS[name]).items():
+        for name in names or PAPER:
+            for way, words in choices(PAPER[name]).items():
                 choice = emit.Choice(name, batch_size=2, source=place, **words)
                 train_val = emit.train_val(choice)
                 train_val.layer[1].data_param.batch_size = 2
@@ -189,7 +189,7 @@ def main(out: Path, names: list) -> None:
                 here.mkdir()
                 (here / "train.prototxt").write_text(format_text(train_val))
                 (here / "deploy.prototxt").write_text(format_text(emit.deploy(choice)))
-                job = dict(variant=name, way=way, words=words, folder=str(here), answer=VARIANTS[name].answer)
+                job = dict(variant=name, way=way, words=words, folder=str(here), answer=PAPER[name].answer)
                 jobs.append(dict(job, outputs=TARGETS[choice.target].outputs))
         (folder / "jobs.json").write_text(json.dumps(jobs))
         print(real.python([__file__, "--worker", place], {"PYTHONPATH": str(ROOT)}).stdout, end="")

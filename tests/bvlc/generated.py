@@ -5,15 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from ilgnet.nets import emit
-from ilgnet.nets.variants import VARIANTS
+from ilgnet.nets.variants import PAPER
 from tests.bvlc.whole_nets import BATCH
 from torchcaffe.proto import caffe_pb2, format_text
 
 WAYS = {"frozen": {"trunk": "frozen"}, "merge_bn": {"merge_bn": True}, "spp": {"spp": True}}
-# Each variant as it is, and ILGNet-Inc.V1-BN in each way that gen_net knows; the names of the goldens.
-NETS = {name: emit.Choice(name, crop=max(variant.smallest, 96)) for name, variant in VARIANTS.items()}
+# Each of the paper's nets as it is, and ILGNet-Inc.V1-BN in each way that gen_net knows; the names of the goldens.
+NETS = {name: emit.Choice(name, crop=max(variant.smallest, 96)) for name, variant in PAPER.items()}
 NETS.update({"v1bn_" + way: emit.Choice("v1bn", crop=96, **words) for way, words in WAYS.items()})
 NETS["v4_spp"] = emit.Choice("v4", crop=96, spp=True)
+NETS["nima"] = emit.Choice("nima", crop=160, target="classes", no_clip=True)  # flips.py knows ReLU, OpenCV no Clip
 
 
 def training_net(choice):

@@ -11,10 +11,10 @@ import pytest
 from ilgnet.evaluate import feature_maps, metrics
 from ilgnet.figures import drawing, summary
 from ilgnet.nets import emit, paper
-from ilgnet.nets.variants import VARIANTS
+from ilgnet.nets.variants import PAPER
 
 
-@pytest.mark.parametrize("variant", [v for v in VARIANTS if VARIANTS[v].local])
+@pytest.mark.parametrize("variant", [v for v in PAPER if PAPER[v].local])
 def test_the_papers_labels_are_in_the_net(variant):
     """Seven labels, in the net's order, each on a blob; the last is what the classifier reads."""
     net = emit.deploy(emit.Choice(variant))
@@ -35,7 +35,7 @@ def test_the_papers_labels_are_in_the_net(variant):
 
 
 def test_googlenets_parts_have_no_labels():
-    assert [v for v in VARIANTS if not paper.labels(v)] == ["third", "two_thirds", "full"]
+    assert [v for v in PAPER if not paper.labels(v)] == ["third", "two_thirds", "full"]
 
 
 def test_a_net_with_spatial_pyramids_has_the_labels_though_not_the_papers_name():

@@ -14,7 +14,7 @@ import torchcaffe as caffe
 from ilgnet.cli import summarize
 from ilgnet.figures import drawing, summary
 from ilgnet.nets import emit
-from ilgnet.nets.variants import VARIANTS
+from ilgnet.nets.variants import PAPER
 from ilgnet.run import engine
 from tests import ROOT
 from torchcaffe.base.errors import CaffeError
@@ -42,7 +42,7 @@ def of_variant(name: str, **words) -> summary.Summary:
 
 
 @pytest.mark.parametrize("words", [{}, {"spp": True}], ids=["", "spp"])
-@pytest.mark.parametrize("variant", list(VARIANTS))
+@pytest.mark.parametrize("variant", list(PAPER))
 def test_shapes_and_parameters_are_real_caffe_s(variant, words):
     golden = json.loads((ROOT / "tests" / "bvlc" / "goldens" / "nets.json").read_text())[variant]
     says = golden["spp" if words else "finetune"]
@@ -53,7 +53,7 @@ def test_shapes_and_parameters_are_real_caffe_s(variant, words):
     assert ours == {name: shape[1:] for name, shape in shapes.items() if shape is not None}
 
 
-@pytest.mark.parametrize("variant", list(VARIANTS))
+@pytest.mark.parametrize("variant", list(PAPER))
 def test_docs_have_these_numbers(variant):
     found = of_variant(variant)
     text = (ROOT / "docs" / "reproduction.md").read_text()
@@ -139,7 +139,7 @@ def test_receptive_fields_are_what_gradients_reach(tmp_path):
 
 def test_receptive_fields_of_ilgnet():
     rows = {row.name: row for row in of_variant("v1").rows}
-    sees = [str(rows[n].field) for n in ("pool2/3x3_s2", *VARIANTS["v1"].local, "inception_4a/output", "temp3")]
+    sees = [str(rows[n].field) for n in ("pool2/3x3_s2", *PAPER["v1"].local, "inception_4a/output", "temp3")]
     assert sees == ["27", "59", "91", "171", "all"]
 
 

@@ -14,7 +14,7 @@ import pytest
 from ilgnet.cli import gen_net
 from ilgnet.nets import emit
 from ilgnet.nets.datasets import DATASETS
-from ilgnet.nets.variants import VARIANTS
+from ilgnet.nets.variants import PAPER, VARIANTS
 from tests import ROOT
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.proto import caffe_pb2, parse_text
@@ -92,7 +92,7 @@ PARAMETERS = {
 
 
 def test_parameter_counts(bvlc_says):
-    assert {v: bvlc_says[v]["finetune"]["parameters"] for v in VARIANTS} == PARAMETERS
+    assert {v: bvlc_says[v]["finetune"]["parameters"] for v in PAPER} == PARAMETERS
     # merged, a net loses each BatchNorm's 2 statistics and its factor, and its scale and bias become the bias
     assert bvlc_says["v1bn"]["merge_bn"]["parameters"] == PARAMETERS["v1"]
     for variant, ways in bvlc_says.items():
@@ -122,7 +122,7 @@ def test_sources_names_and_shapes(shared, bvlc_says):
         for layer in read_caffemodel(shared / "bvlc_googlenet.caffemodel")
         if layer.blobs
     }
-    for variant in VARIANTS.values():
+    for variant in PAPER.values():
         ours = {name: tuple(shapes[0]) for name, shapes in bvlc_says[variant.name]["finetune"]["params"].items()}
         common = [name for name in ours if name in source]
         for name in common:
@@ -131,14 +131,14 @@ def test_sources_names_and_shapes(shared, bvlc_says):
         assert len(common) == expected[variant.name]
 
 
-@pytest.mark.parametrize("variant", list(VARIANTS))
+@pytest.mark.parametrize("variant", list(PAPER))
 def test_opencv_reads_deploy(variant):
     net = cv2.dnn.readNetFromCaffe(str(ROOT / "prototxt" / variant / "deploy.prototxt"))
     deploy = emit.deploy(emit.Choice(variant))
     # OpenCV names a layer by its blob where the two differ
     names = {x.name if x.top[0] in x.bottom else x.top[0] for x in deploy.layer[1:]}
     assert names == set(net.getLayerNames())
-    assert net.getUnconnectedOutLayersNames()[-1] == VARIANTS[variant].answer
+    assert net.getUnconnectedOutLayersNames()[-1] == PAPER[variant].answer
 
 
 # --- What the variants are -------------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ def test_full_keeps_the_auxiliary_losses_in_training_only():
 def test_pooling_branches():
     """AVE in the released ILGNet and all that is compared with it, MAX in BVLC GoogLeNet."""
     kinds = {}
-    for variant in VARIANTS:
+    for variant in PAPER:
         pools = [x for x in emit.deploy(emit.Choice(variant)).layer if re.fullmatch(r"inception_\w\w/pool", x.name)]
         kinds[variant] = {x.pooling_param.pool for x in pools}
     ave, largest = {caffe_pb2.PoolingParameter.AVE}, {caffe_pb2.PoolingParameter.MAX}
@@ -199,7 +199,7 @@ def test_registry_has_the_paper_s_figures(shared):
     table2, table3, table4 = (text[text.index(f"Table {n} The") :] for n in (2, 3, 4))
     table4 = table4[: table4.index("4.3 The Efficiency")]
     table2, table3 = table2[: table2.index("Table 3 The")], table3[: table3.index("Table 4 The")]
-    for v in VARIANTS.values():
+    for v in PAPER.values():
         title = re.escape(v.title)
         row = re.search(rf"^{title} ([\d.]+)% ([\d.]+)%$", table2, re.MULTILINE)
         assert v.table2 == (tuple(map(float, row.groups())) if row else (None, None))
@@ -207,8 +207,8 @@ def test_registry_has_the_paper_s_figures(shared):
         assert v.table3 == (float(row.group(1)) if row else None)
         row = re.search(rf"^{title} ([\d.]+)% (\d+) days ([\d.]+)s$", table4, re.MULTILINE)
         assert v.table4 == (tuple(map(float, row.groups())) if row else (None, None, None))
-    assert sum(v.table2[0] is not None for v in VARIANTS.values()) == 5
-    assert sum(v.table4[0] is not None for v in VARIANTS.values()) == 4
+    assert sum(v.table2[0] is not None for v in PAPER.values()) == 5
+    assert sum(v.table4[0] is not None for v in PAPER.values()) == 4
 
 
 # --- The options -----------------------------------------------------------------------------------------------------
@@ -226,7 +226,7 @@ def test_source_crop_and_batch_size_reach_the_data_layers():
     assert train.transform_param.mirror and not test.transform_param.mirror
 
 
-@pytest.mark.parametrize("variant", [v.name for v in VARIANTS.values() if v.batch_norm])
+@pytest.mark.parametrize("variant", [v.name for v in PAPER.values() if v.batch_norm])
 def test_batch_normalisation(variant):
     """Convolution without bias -> BatchNorm that the solver leaves alone -> Scale with bias -> ReLU, in place."""
     net = list(emit.train_val(emit.Choice(variant)).layer)
@@ -247,7 +247,7 @@ def test_batch_normalisation(variant):
     assert all(re.fullmatch(r"loss\d/conv", name) for name in biased), biased
 
 
-@pytest.mark.parametrize("variant", list(VARIANTS))
+@pytest.mark.parametrize("variant", list(PAPER))
 def test_frozen_trunk_learns_nothing_and_the_head_does(variant):
     finetune = emit.train_val(emit.Choice(variant))
     frozen = emit.train_val(emit.Choice(variant, trunk="frozen"))
@@ -282,7 +282,7 @@ def test_a_net_that_is_not_the_papers_has_a_name_of_its_own(words, name):
     assert emit.train_val(choice).name == emit.deploy(choice).name == name
 
 
-@pytest.mark.parametrize("variant", [v.name for v in VARIANTS.values() if v.lrn])
+@pytest.mark.parametrize("variant", [v.name for v in PAPER.values() if v.lrn])
 def test_drop_lrn(variant):
     full, without = (emit.deploy(emit.Choice(variant, drop_lrn=drop)) for drop in (False, True))
     assert sorted(set(layers(full)) - set(layers(without))) == ["conv2/norm2", "pool1/norm1"]

@@ -10,7 +10,7 @@ import pytest
 from ilgnet.cli import gen_solver
 from ilgnet.nets import table1
 from ilgnet.nets.datasets import DATASETS
-from ilgnet.nets.variants import VARIANTS
+from ilgnet.nets.variants import PAPER
 from tests import ROOT
 from torchcaffe.base.errors import CaffeError, named
 from torchcaffe.proto import caffe_pb2, parse_text
@@ -28,12 +28,12 @@ def test_generator_reproduces_every_committed_file():
 
 
 @pytest.mark.parametrize("dataset", list(DATASETS))
-@pytest.mark.parametrize("variant", list(VARIANTS))
+@pytest.mark.parametrize("variant", list(PAPER))
 def test_committed_solvers_are_table_1_and_train_a_net_for_their_data(dataset, variant):
     solver = read(ROOT / "solvers" / dataset / f"{variant}.prototxt")
     net = parse_text((ROOT / solver.net).read_text(), caffe_pb2.NetParameter(), solver.net)
     sources = {layer.data_param.source for layer in net.layer if layer.type == "Data"}
-    assert sources == {f"data/{dataset}/train_lmdb", f"data/{dataset}/val_lmdb"} and net.name == VARIANTS[variant].title
+    assert sources == {f"data/{dataset}/train_lmdb", f"data/{dataset}/val_lmdb"} and net.name == PAPER[variant].title
     test_batch = net.layer[1].data_param.batch_size
     photos = {"ava1": 20000, "ava1_delta1": 20000, "ava2": 25553}[dataset]
     assert 0 <= solver.test_iter[0] * test_batch - photos < test_batch  # a test sees the whole test set

@@ -17,7 +17,7 @@ from ilgnet.cli import evaluate, surgery
 from ilgnet.evaluate import metrics, protocol, results, votes
 from ilgnet.nets import emit
 from ilgnet.nets.targets import TARGETS, target_of
-from ilgnet.nets.variants import VARIANTS
+from ilgnet.nets.variants import PAPER
 from ilgnet.run import engine
 from tests import ROOT
 from tests.bvlc import compare, target_nets
@@ -249,7 +249,7 @@ def test_photos_without_votes(kind, row, reason):
 # --- the generator ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", PAPER)
 @pytest.mark.parametrize("name", LEARNED)
 def test_every_variant_learns_every_target(variant, name):
     """The same net up to the last layer, and in both phases a graph without loose ends."""
@@ -387,4 +387,4 @@ def test_nets_without_data_end_in_their_answers():
         net = engine.without_data(emit.train_val(emit.Choice("third", crop=96, target=name)), caffe.TEST, 3)
         assert net.layer[-1].name == last
         assert {layer.name for layer in net.layer if layer.type == "Input"} <= {"data", "label"}
-    assert upgrade.read_net(ROOT / "prototxt" / "v1" / "deploy.prototxt").name == VARIANTS["v1"].title
+    assert upgrade.read_net(ROOT / "prototxt" / "v1" / "deploy.prototxt").name == PAPER["v1"].title
