@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import torchcaffe as caffe
-from ilgnet.evaluate import results
+from ilgnet.run import results
 from ilgnet.train import runs
 from tests import ROOT
 from tests.faults import EIO, ENOSPC, EROFS

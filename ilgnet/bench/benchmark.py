@@ -13,11 +13,11 @@ import numpy as np
 
 from ilgnet.bench import worker
 from ilgnet.bench.worker import Job
-from ilgnet.evaluate.results import Timed
 from ilgnet.figures import summary
 from ilgnet.nets import emit
 from ilgnet.photos import decode, preprocess
 from ilgnet.run import engine, processes
+from ilgnet.run.results import Timed
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.proto import caffe_pb2, format_text
 

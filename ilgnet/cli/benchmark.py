@@ -19,12 +19,12 @@ import numpy as np
 
 from ilgnet.bench import benchmark
 from ilgnet.cli.arguments import check_range, make_parser
-from ilgnet.evaluate.results import Benchmark, Machine, Timed, write_json
 from ilgnet.nets.table1 import TABLE1
 from ilgnet.nets.variants import VARIANTS
 from ilgnet.photos import records
 from ilgnet.report.tables import BATCH, efficiency
 from ilgnet.run import bvlc, outputs
+from ilgnet.run.results import Benchmark, Machine, Timed, write_json
 from torchcaffe.base.errors import CaffeError
 
 TABLE4 = [name for name, variant in VARIANTS.items() if variant.table4[1] is not None]

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from ilgnet.cli.arguments import add_net, check_range, find_mean, given, make_parser
 from ilgnet.evaluate import protocol, votes
-from ilgnet.evaluate.results import Evaluation, write_json
 from ilgnet.nets.datasets import DATASETS
 from ilgnet.run import engine, outputs, processes
+from ilgnet.run.results import Evaluation, write_json
 from ilgnet.scoring import tta
 from ilgnet.scoring.scorers import Scorer, Settings
 from torchcaffe.base.errors import CaffeError

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ilgnet.evaluate import metrics
-from ilgnet.evaluate.results import Proportion
+from ilgnet.run.results import Proportion
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import files
 

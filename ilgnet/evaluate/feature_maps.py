@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ilgnet.ava.labels import safe_cell
-from ilgnet.evaluate import metrics, protocol, results
+from ilgnet.evaluate import metrics, protocol
 from ilgnet.figures import pictures, plots
 from ilgnet.nets import paper
 from ilgnet.photos import preprocess, records
+from ilgnet.run import results
 from ilgnet.scoring.scorers import Scorer, batched
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.data.pictures import inside

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ilgnet.evaluate.results import Bin, Calibration, Comparison, Figures, Mean, Proportion, Spread
+from ilgnet.run.results import Bin, Calibration, Comparison, Figures, Mean, Proportion, Spread
 from torchcaffe.base.errors import CaffeError
 
 BINS = 10  # of the calibration

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ilgnet.ava.labels import plain_cell, safe_cell
-from ilgnet.evaluate import caffe_log, metrics, results
-from ilgnet.evaluate.results import VOTES, Evaluation, Figures, Group, Spread
+from ilgnet.evaluate import caffe_log, metrics
 from ilgnet.figures import html
 from ilgnet.nets import paper
 from ilgnet.nets.variants import VARIANTS
 from ilgnet.photos import records
-from ilgnet.run import processes
+from ilgnet.run import processes, results
+from ilgnet.run.results import VOTES, Evaluation, Figures, Group, Spread
 from ilgnet.scoring import tta
 from ilgnet.scoring.scorers import HIGH, LOW, Scorer
 from torchcaffe.base.errors import CaffeError

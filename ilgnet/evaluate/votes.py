@@ -7,8 +7,9 @@ import numpy as np
 
 from ilgnet.ava import targets
 from ilgnet.ava.labels import safe_cell
-from ilgnet.evaluate import metrics, protocol, results
+from ilgnet.evaluate import metrics, protocol
 from ilgnet.nets import paper
+from ilgnet.run import results
 from ilgnet.scoring.scorers import Scorer
 from torchcaffe.base.errors import CaffeError
 

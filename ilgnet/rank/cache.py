@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ilgnet.evaluate import results
 from ilgnet.photos.checks import Checks
+from ilgnet.run import results
 from ilgnet.scoring.scorers import Answer
 from torchcaffe.base.errors import CaffeError, WriteError
 from torchcaffe.formats import files

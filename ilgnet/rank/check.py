@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from ilgnet.demo import demo_set
-from ilgnet.evaluate import metrics, results
+from ilgnet.evaluate import metrics
 from ilgnet.figures import pictures
 from ilgnet.photos import checks, decode
 from ilgnet.rank import ranking
 from ilgnet.rank.cache import Cache
+from ilgnet.run import results
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats.files import write_bytes
 

@@ -14,11 +14,11 @@ import numpy as np
 
 from ilgnet.ava.labels import Label, read_labels
 from ilgnet.evaluate import metrics, protocol
-from ilgnet.evaluate.results import Evaluation
 from ilgnet.photos import decode
 from ilgnet.photos.preprocess import read_photo
 from ilgnet.rank import xmp
 from ilgnet.rank.ranking import Ranked, Ranking
+from ilgnet.run.results import Evaluation
 from ilgnet.scoring.scorers import Scorer
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.data.pictures import inside

@@ -16,12 +16,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from ilgnet.ava import labels
-from ilgnet.evaluate import metrics, results
+from ilgnet.evaluate import metrics
 from ilgnet.figures import pictures
 from ilgnet.photos import checks as photo_checks
 from ilgnet.photos import decode
 from ilgnet.rank import cache as photo_cache
-from ilgnet.run import outputs, processes
+from ilgnet.run import outputs, processes, results
 from ilgnet.scoring import scorers
 from torchcaffe.base import context
 from torchcaffe.base.errors import CaffeError

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from ilgnet.evaluate import caffe_log, feature_maps, protocol, results
-from ilgnet.evaluate.results import Benchmark, Evaluation, FeatureMaps
+from ilgnet.evaluate import caffe_log, feature_maps, protocol
 from ilgnet.figures import html, pictures, plots
 from ilgnet.nets import paper
 from ilgnet.nets.variants import VARIANTS
 from ilgnet.photos import records
 from ilgnet.report import tables as report_tables
-from ilgnet.run import outputs
+from ilgnet.run import outputs, results
+from ilgnet.run.results import Benchmark, Evaluation, FeatureMaps
 from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.data.pictures import inside

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 from ilgnet.ava.labels import safe_cell
 from ilgnet.evaluate import protocol
-from ilgnet.evaluate.results import VOTES, Benchmark, Evaluation, FeatureMaps, Group, Proportion, Spread, Timed
 from ilgnet.figures import html
 from ilgnet.nets import paper, table1
 from ilgnet.nets.datasets import DATASETS
 from ilgnet.nets.variants import VARIANTS
+from ilgnet.run.results import VOTES, Benchmark, Evaluation, FeatureMaps, Group, Proportion, Spread, Timed
 
 NOT_RUN = "not run"
 PARAMETERS = ("base_lr", "lr_policy", "stepsize", "gamma", "max_iter", "momentum", "weight_decay")  # Table 1's rows

@@ -8,8 +8,8 @@ import pytest
 
 from ilgnet.bench import benchmark
 from ilgnet.cli import benchmark as tool
-from ilgnet.evaluate.results import Timed
 from ilgnet.run import bvlc, processes
+from ilgnet.run.results import Timed
 from tests.loaded import elsewhere
 from torchcaffe.base.errors import CaffeError
 

@@ -46,11 +46,11 @@ from ilgnet.cli import (
     surgery,
     train,
 )
-from ilgnet.evaluate import protocol, results
+from ilgnet.evaluate import protocol
 from ilgnet.photos import decode
 from ilgnet.rank import check as ranking_check
 from ilgnet.rank import ranking
-from ilgnet.run import bvlc
+from ilgnet.run import bvlc, results
 from tests.bvlc import real
 from torchcaffe.base.errors import CaffeError, named
 from torchcaffe.cli import main as cli

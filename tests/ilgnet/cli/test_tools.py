@@ -30,8 +30,8 @@ from ilgnet.cli import (
     train,
     visualize,
 )
-from ilgnet.evaluate import caffe_log, protocol, results
-from ilgnet.run import bvlc, processes
+from ilgnet.evaluate import caffe_log, protocol
+from ilgnet.run import bvlc, processes, results
 from ilgnet.scoring.scorers import Scorer, Settings
 from tests import ROOT, chromium
 from tests.ilgnet.small_nets import write_solver

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ilgnet.evaluate import metrics as m
-from ilgnet.evaluate import results
+from ilgnet.run import results
 from torchcaffe.base.errors import CaffeError
 
 

@@ -14,11 +14,11 @@ import torchcaffe as caffe
 from ilgnet.ava import targets as labels
 from ilgnet.ava.ratings import Rating
 from ilgnet.cli import evaluate, surgery
-from ilgnet.evaluate import metrics, protocol, results, votes
+from ilgnet.evaluate import metrics, protocol, votes
 from ilgnet.nets import emit
 from ilgnet.nets.targets import TARGETS, target_of
 from ilgnet.nets.variants import PAPER
-from ilgnet.run import engine
+from ilgnet.run import engine, results
 from tests import ROOT
 from tests.bvlc import compare, target_nets
 from torchcaffe.base.errors import CaffeError

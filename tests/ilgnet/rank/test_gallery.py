@@ -13,10 +13,10 @@ import cv2
 import numpy as np
 import pytest
 
-from ilgnet.evaluate import results
 from ilgnet.figures import pictures
 from ilgnet.photos import checks as photo_checks
 from ilgnet.rank import cache, gallery, picks, ranking
+from ilgnet.run import results
 from tests import chromium
 
 pytestmark = pytest.mark.skipif(chromium.PROGRAM is None, reason="no Chromium here")

@@ -20,11 +20,11 @@ import torchcaffe
 from ilgnet.ava import labels
 from ilgnet.cli import check_ranking, evaluate, prepare, report
 from ilgnet.cli import rank as rank_photos
-from ilgnet.evaluate import results
 from ilgnet.photos import checks as photo_checks
 from ilgnet.photos import preprocess
 from ilgnet.rank import cache as photo_cache
 from ilgnet.rank import check, picks, ranking, xmp
+from ilgnet.run import results
 from ilgnet.scoring import scorers
 from torchcaffe.base.errors import CaffeError, WriteError
 from torchcaffe.data.lmdb_reader import LmdbReader

@@ -16,12 +16,12 @@ import pytest
 
 from ilgnet.cli import evaluate, plot_log
 from ilgnet.cli import report as report_tool
-from ilgnet.evaluate import caffe_log, metrics, protocol, results
+from ilgnet.evaluate import caffe_log, metrics, protocol
 from ilgnet.figures import html, plots
 from ilgnet.nets.variants import VARIANTS
 from ilgnet.report import page as report
 from ilgnet.report import tables as report_tables
-from ilgnet.run import outputs
+from ilgnet.run import outputs, results
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.proto import caffe_pb2
 
