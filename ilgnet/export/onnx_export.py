@@ -209,6 +209,8 @@ def _preprocessing(net: Any, spec: Preprocess, free_size: bool, graph: Graph) ->
     shape, *others = (net.blobs[name].shape for name in net.inputs)
     if others or len(shape) != 4 or shape[1] != 3:
         raise CaffeError(f"{net.source}: preprocessing needs a net with one input, N x 3 x H x W")
+    if spec.preset == "nima":
+        raise CaffeError("preset nima takes the nearest pixel as Pillow does, for which ONNX has no operator")
     if free_size and spec.preset != "direct":
         raise CaffeError(f"preset {spec.preset} warps photos to one size; photos of any size need preset direct")
     own = Graph(graph.taken, graph.constants)

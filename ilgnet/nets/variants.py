@@ -139,6 +139,7 @@ class Variant:
     local: tuple[str, ...] = ()  # the trunk's blobs that local features are taken from
     target: str = "classes"  # what it learns unless told
     mean_values: tuple[float, ...] = ()  # B, G, R, subtracted in place of the data set's mean
+    preset: str | None = None  # how a photo is prepared, unless told (see photos/preprocess.py)
     paper: bool = True  # it is one of the paper's
     table2: tuple[float | None, float | None] = (None, None)  # AVA1 accuracy, delta 0 and 1
     table3: float | None = None  # AVA2 accuracy
@@ -264,6 +265,7 @@ VARIANTS = {
             smallest=32,
             target="distribution",
             mean_values=(127.5, 127.5, 127.5),
+            preset="nima",
             paper=False,
         ),
     )

@@ -1,7 +1,8 @@
 """From a photo (or an LMDB's record) to a net's input, for evaluation, scoring and calibration alike.
 
-Two presets, both the authors': `lmdb` warps to 256 x 256, subtracts the training set's mean image and crops the centre,
-as training and testing do; `direct` warps to the net's input and subtracts one mean per channel."""
+Two presets are ILGNet's authors': `lmdb` warps to 256 x 256, subtracts the training set's mean image and crops the
+centre, as training and testing do; `direct` warps to the net's input and subtracts one mean per channel. `nima` is that
+of NIMA's published program: Pillow's nearest pixel, less 127.5."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +13,11 @@ from ilgnet.photos import decode
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import blobproto, npy
 
-PRESETS = ("lmdb", "direct")
+PRESETS = ("lmdb", "direct", "nima")
 WARP = 256  # the side that `ilgnet prepare` (and the authors' convert_imageset) warps photos to
 # The mean of ImageNet's channels (B, G, R) that GoogLeNet's weights were trained with: `direct` without a mean file.
 GOOGLENET_MEAN = (104.0, 117.0, 123.0)
+NIMA_MEAN = (127.5,) * 3
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,11 @@ class Preprocess:
 
     def photo(self, bgr: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8, BGR -> (3, size) float32."""
-        return self.warped(warp(bgr, self.warp))
+        return self.warped(warp(bgr, self.warp, nearest=self.preset == "nima"))
 
     def warped(self, chw: np.ndarray) -> np.ndarray:
         """(3, warp) -> (3, size) float32, as Caffe's data transformer does in the TEST phase: an LMDB's record."""
-        if self.preset == "direct" and chw.shape[1:] != self.warp:
+        if self.preset != "lmdb" and chw.shape[1:] != self.warp:
             return self.photo(np.ascontiguousarray(chw.transpose(1, 2, 0)))
         if chw.shape != (3, *self.warp):
             raise CaffeError(f"photo of shape {chw.shape}; preset {self.preset} takes {(3, *self.warp)}")
@@ -54,11 +56,14 @@ class Preprocess:
         }
 
 
-def warp(bgr: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(H, W, 3) uint8 BGR -> (3, size)."""
+def warp(bgr: np.ndarray, size: tuple[int, int], nearest: bool = False) -> np.ndarray:
+    """(H, W, 3) uint8 BGR -> (3, size); `nearest`: by the nearest pixel, as Pillow finds it."""
     import cv2
+    from PIL import Image
 
-    if bgr.shape[:2] != size:
+    if nearest:  # Pillow's own, since OpenCV's INTER_NEAREST_EXACT takes other pixels at some sizes
+        bgr = np.asarray(Image.fromarray(bgr).resize(size[::-1], Image.Resampling.NEAREST))
+    elif bgr.shape[:2] != size:
         bgr = cv2.resize(bgr, size[::-1], interpolation=cv2.INTER_LINEAR)
     return bgr.transpose(2, 0, 1)
 
@@ -85,8 +90,9 @@ def make(preset: str | None, mean: Path | str | None, size: tuple[int, int]) -> 
     """The preset for a net whose input is `size` (height, width). Without a preset: lmdb if there is a mean file, else
     direct. CaffeError when lmdb lacks its mean file, or the mean is not as large as the warp."""
     preset = preset or ("lmdb" if mean is not None else "direct")
-    if preset == "direct":
-        per_channel = read_mean(mean).mean(axis=(1, 2)) if mean is not None else np.array(GOOGLENET_MEAN)
+    if preset in ("direct", "nima"):
+        usual = np.array(GOOGLENET_MEAN if preset == "direct" else NIMA_MEAN)
+        per_channel = read_mean(mean).mean(axis=(1, 2)) if mean is not None else usual
         return Preprocess(preset, size, size, per_channel.reshape(3, 1, 1).astype(np.float32))
     if preset != "lmdb":
         raise CaffeError(f"preset '{preset}': choose one of {', '.join(PRESETS)}")

@@ -77,7 +77,9 @@ class Scorer:
         shape = tuple(self.blobs[self._input].data.shape)
         if len(shape) != 4 or shape[1] != 3:
             raise CaffeError(f"{self.net_path}: input '{self._input}' has shape {shape}; expected N x 3 x H x W")
-        self.preprocess = preprocess.make(settings.preset, settings.mean, shape[2:])
+        known = VARIANTS.get(self.net_path)
+        preset = settings.preset or (known.preset if known and settings.mean is None else None)
+        self.preprocess = preprocess.make(preset, settings.mean, shape[2:])
         self.batch, self._shape, self._precision = settings.batch, shape[1:], settings.precision
         self._names = list(self._net.top_names)
         self._logits, self.target = self._learned()

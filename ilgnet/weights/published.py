@@ -1,4 +1,4 @@
-"""Published weights: BVLC GoogLeNet from its published address, the authors' trained ILGNets from the user.
+"""Published weights: BVLC GoogLeNet and NIMA from their addresses, the authors' trained ILGNets from the user.
 
 A download is accepted only from the hosts named here, up to a size, and only if its hash is right. A file appears under
 its name complete or not at all. Downloads need no torch."""
@@ -17,7 +17,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ilgnet.weights import surgery
+from ilgnet.nets.targets import TARGETS
+from ilgnet.nets.variants import VARIANTS
+from ilgnet.run import results
+from ilgnet.weights import keras, surgery
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import caffemodel, files, upgrade
 
@@ -31,19 +34,26 @@ class Published:
 
     file: str
     url: str
-    sha1: str
+    checksum: str  # SHA-1 or SHA-256
     max_bytes: int
+
+    @property
+    def algorithm(self) -> str:
+        return "sha1" if len(self.checksum) == 40 else "sha256"
 
 
 @dataclass(frozen=True)
 class Released:
-    """A trained ILGNet that its authors share through services which ask for a browser."""
+    """A trained net, which is converted. Without a url it is shared through services which ask for a browser."""
 
     file: str  # their name for it
     page: str  # where the links are
     links: tuple[str, ...]
-    sha256: str  # of the file that the history of the authors' repository records (Git LFS)
+    sha256: str  # of the file that the authors' repository holds, or records (Git LFS)
     installed: str  # our name for the converted file
+    variant: str = "v1"
+    url: str = ""
+    licence: str = "none stated by its authors"
 
 
 PAGE = "https://github.com/BestiVictory/ILGnet"
@@ -68,17 +78,33 @@ MODELS: dict[str, Published | Released] = {
         "9eeac7ef7d566193c4416556c5beacae0f50cd1e158aabb87d5e974252d23de2",
         "ilgnet_ava2.caffemodel",
     ),
+    "nima": Released(
+        "weights_mobilenet_aesthetic_0.07.hdf5",
+        "https://github.com/idealo/image-quality-assessment",
+        (),
+        "e563ad91b3d47410e45f7238f07ab8f6abd1bd0c4b18a4b0af9c681a21a91cb2",
+        "nima.caffemodel",
+        "nima",
+        "https://raw.githubusercontent.com/idealo/image-quality-assessment/master/models/MobileNet/"
+        "weights_mobilenet_aesthetic_0.07.hdf5",
+        "Apache-2.0, idealo.de",
+    ),
 }
 
 
-def is_there(target: Path, sha1: str) -> bool:
-    """Whether `target` is the file with this hash. CaffeError when it is another file, which is the user's."""
-    if not target.exists():
-        return False
-    found = files.digest(target, "sha1")
-    if found != sha1:
-        raise CaffeError(f"{target} is there, but not the published file (sha1 {found}, not {sha1}): move it away")
-    return True
+def is_there(target: Path, model: Published) -> bool:
+    """Whether `target` is the published file. CaffeError when it is another file, which is the user's."""
+    if target.exists():
+        refuse_other(model, target, " is there, but", ": move it away")
+    return target.exists()
+
+
+def refuse_other(model: Published, path: Path, how: str = " is", what_to_do: str = "") -> None:
+    """CaffeError when `path` is not the published file."""
+    found = files.digest(path, model.algorithm)
+    if found != model.checksum:
+        sums = f"{model.algorithm} {found}, not {model.checksum}"
+        raise CaffeError(f"{path}{how} not the published {model.file} ({sums}){what_to_do}")
 
 
 # -- by download -------------------------------------------------------------------------------------------------------
@@ -132,12 +158,13 @@ def download(model: Published, target: Path, url: str | None = None) -> None:
         kept = f" ({size} bytes are in {partial}: run again to continue)" if size else ""
         raise CaffeError(
             f"cannot download {url}: {getattr(error, 'reason', None) or error}{kept}; or get {model.file} "
-            f"(sha1 {model.sha1}) by hand and put it at {target}, or install it with --file PATH"
+            f"({model.algorithm} {model.checksum}) by hand and put it at {target}, or install it with --file PATH"
         ) from None
-    found = files.digest(partial, "sha1")
-    if found != model.sha1:
+    found = files.digest(partial, model.algorithm)
+    if found != model.checksum:
         partial.unlink()
-        raise CaffeError(f"{url}: this is not {model.file}: sha1 {found}, not {model.sha1}; it was removed")
+        sums = f"{model.algorithm} {found}, not {model.checksum}"
+        raise CaffeError(f"{url}: this is not {model.file}: {sums}; it was removed")
     with files.atomic(target) as temporary:
         os.replace(partial, temporary)
 
@@ -179,22 +206,25 @@ def _fetch(url: str, partial: Path, max_bytes: int) -> None:
 
 def install(model: Published, source: Path, target: Path) -> None:
     """Copy the published file from `source` to `target`. CaffeError when it is another file."""
-    found = files.digest(source, "sha1")
-    if found != model.sha1:
-        raise CaffeError(
-            f"{source} is not the published {model.file}: sha1 {found}, not {model.sha1} "
-            "(another file with GoogLeNet's layers need not be installed: give it to --weights)"
-        )
+    other = "; another file with GoogLeNet's layers need not be installed: give it to --weights"
+    refuse_other(model, source, what_to_do=other)
     with files.atomic(target) as temporary:
         shutil.copyfile(source, temporary)
 
 
-def convert(model: Released, source: Path, target: Path, net: Any, name: str) -> str:
-    """Check that `source` holds the weights of a net (a NetParameter; `name` names it), every layer and no other, and
-    write them to `target` in the current format, with the net's shapes. Returns a sentence on the file's origin."""
+def convert(model: Released, source: Path, target: Path, net: Any) -> str:
+    """Check that `source` holds the weights of `net`, the model's variant as a NetParameter: every layer and no other.
+
+    Write them to `target` in the current format, with the net's shapes, and a JSON beside it that says what they are.
+    Returns a sentence on the file's origin."""
     from ilgnet.run import engine as engines
 
-    layers = surgery.read_weights(source)
+    name = model.variant
+    if name == "nima":
+        layers, definition = keras.read_nima(source, net), type(net).FromString(net.SerializeToString())
+    else:
+        layers = surgery.read_weights(source)
+        definition = upgrade.upgrade_net(caffemodel.read_caffemodel_net(source), str(source))
     for layer in net.layer:  # the values are about to be replaced, and drawing 150 million takes seconds
         layer.convolution_param.ClearField("weight_filler")
         layer.inner_product_param.ClearField("weight_filler")
@@ -217,15 +247,34 @@ def convert(model: Released, source: Path, target: Path, net: Any, name: str) ->
         if not all(np.isfinite(b).all() for b in values):
             raise CaffeError(f"{source}: layer '{layer}' holds values that are not finite")
         blobs[layer] = [np.reshape(b, p.shape) for b, p in zip(values, params[layer])]
-    definition = upgrade.upgrade_net(caffemodel.read_caffemodel_net(source), str(source))
     caffemodel.write_caffemodel(target, definition, blobs)
+    results.write_json(card_of(target), card(model, files.sha256(source)))
     if files.sha256(source) == model.sha256:
         return f"{source} is the {model.file} that the authors' repository records, byte for byte"
     return f"{source} is not the {model.file} that the authors' repository records (another sha256), but fits the net"
 
 
+def card_of(weights: Path) -> Path:
+    """The path of the JSON beside weights."""
+    return weights.with_suffix(".json")
+
+
+def card(model: Released, digest: str) -> dict[str, Any]:
+    """What a converted file is, for people."""
+    variant = VARIANTS[model.variant]
+    mean = ", ".join(f"{value:g}" for value in variant.mean_values) or "the mean of the training set"
+    return {
+        "net": variant.name,
+        "title": variant.title,
+        "source": {"file": model.file, "page": model.page, "sha256": digest, "as_published": digest == model.sha256},
+        "licence": model.licence,
+        "input": f"BGR, less {mean}; 224 x 224 pixels",
+        "answer": TARGETS[variant.target].answer,
+    }
+
+
 def where(name: str, model: Released) -> str:
-    """How to get a released model."""
+    """How to get a released model without an address."""
     return (
         f"{model.file} (600 MB) cannot be fetched by a program: download it with a browser from {model.page} "
         f"({' or '.join(model.links)}), then run: ilgnet fetch-weights {name} --file PATH"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import cv2
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
+from PIL import Image
 
 from ilgnet.photos import preprocess, records
 from torchcaffe.base.errors import CaffeError
@@ -93,3 +96,12 @@ def test_folder_and_datums(tmp_path):
     for datum in (raw.SerializeToString(), caffe_pb2.Datum(encoded=True, data=b"x").SerializeToString(), b"\xff\xff"):
         with pytest.raises(CaffeError, match="db: record 'k'"):
             records.decode("k", datum, "db")
+
+
+@hypothesis.given(st.integers(1, 400), st.integers(1, 400), st.integers(0, 9))
+def test_nima_takes_the_pixels_that_pillow_takes(height, width, seed):
+    """As Keras's load_img(target_size=(224, 224)) does."""
+    photo = np.random.RandomState(seed).randint(0, 256, (height, width, 3)).astype(np.uint8)
+    wanted = np.asarray(Image.fromarray(photo).resize((224, 224), Image.Resampling.NEAREST))
+    got = preprocess.make("nima", None, (224, 224)).photo(photo)
+    np.testing.assert_array_equal(got, wanted.transpose(2, 0, 1) - np.float32(127.5))

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import hashlib
 import http.server
+import json
 import os
 import re
 import socket
@@ -16,6 +17,7 @@ import threading
 import numpy as np
 import pytest
 
+from ilgnet.cli import fetch_weights
 from ilgnet.weights import published
 from tests import ROOT
 from torchcaffe.base.errors import CaffeError
@@ -23,6 +25,7 @@ from torchcaffe.formats import caffemodel, files, upgrade
 
 BODY = np.random.RandomState(0).bytes(3_000_000)
 SHA1 = hashlib.sha1(BODY).hexdigest()
+PUBLISHED = published.Published("model.bin", "", SHA1, 5_000_000)
 GOLDENS = ROOT / "tests" / "bvlc" / "goldens" / "files"
 
 
@@ -197,7 +200,7 @@ def test_offline(tmp_path):
         "refused",
         "bvlc_googlenet.caffemodel",
         "--file",
-        published.MODELS["googlenet"].sha1,
+        published.MODELS["googlenet"].checksum,
         str(tmp_path / "w" / "bvlc_googlenet.caffemodel"),
     ):
         assert word in done.stderr
@@ -207,7 +210,7 @@ def test_offline(tmp_path):
 def test_published_address():
     model = published.MODELS["googlenet"]
     assert model.url == "http://dl.caffe.berkeleyvision.org/bvlc_googlenet.caffemodel"
-    assert model.sha1 == "405fc5acd08a3bb12de8ee5e23a96bec22f08204"
+    assert model.checksum == "405fc5acd08a3bb12de8ee5e23a96bec22f08204"
 
 
 # -- files that users bring --------------------------------------------------------------------------------------------
@@ -218,15 +221,15 @@ MODEL = published.Published("model.bin", "http://127.0.0.1:9/", SHA1, 100)
 def test_installs_the_published_file(tmp_path):
     source, target = tmp_path / "mine", tmp_path / "model.bin"
     source.write_bytes(BODY)
-    assert not published.is_there(target, SHA1)
+    assert not published.is_there(target, PUBLISHED)
     published.install(MODEL, source, target)
-    assert target.read_bytes() == BODY and published.is_there(target, SHA1)
+    assert target.read_bytes() == BODY and published.is_there(target, PUBLISHED)
     source.write_bytes(BODY[:-1])
-    with pytest.raises(CaffeError, match="mine is not the published model.bin: sha1 .*, not " + SHA1):
+    with pytest.raises(CaffeError, match="mine is not the published model.bin .sha1 .*, not " + SHA1):
         published.install(MODEL, source, tmp_path / "again")
     assert set(left(tmp_path)) == {"mine", "model.bin"}
-    with pytest.raises(CaffeError, match="mine is there, but not the published file .*move it away"):
-        published.is_there(source, SHA1)
+    with pytest.raises(CaffeError, match="mine is there, but not the published model.bin .*move it away"):
+        published.is_there(source, PUBLISHED)
     with pytest.raises(CaffeError, match="cannot|No such file"):
         published.install(MODEL, tmp_path / "absent", target)
 
@@ -265,9 +268,9 @@ def test_converts_old_files(name, tmp_path, monkeypatch):
     monkeypatch.setenv("GLOG_minloglevel", "2")
     net, source, target = tmp_path / "deploy.prototxt", GOLDENS / f"{name}.caffemodel", tmp_path / "ours.caffemodel"
     net.write_text(DEPLOY % 2)
-    assert "byte for byte" in published.convert(released(source), source, target, upgrade.read_net(net), "v1")
+    assert "byte for byte" in published.convert(released(source), source, target, upgrade.read_net(net))
     other = published.Released("theirs", "page", ("link",), "0" * 64, "ours.caffemodel")
-    assert "another sha256" in published.convert(other, source, target, upgrade.read_net(net), "v1")
+    assert "another sha256" in published.convert(other, source, target, upgrade.read_net(net))
     definition = caffemodel.read_caffemodel_net(target)
     assert not definition.layers and [layer.type for layer in definition.layer if layer.type != "Input"] == [
         "Convolution",
@@ -287,10 +290,10 @@ def test_refuses_weights_of_another_net(tmp_path, monkeypatch):
     net, source, target = tmp_path / "v1" / "deploy.prototxt", GOLDENS / "v1.caffemodel", tmp_path / "ours.caffemodel"
     net.write_text(DEPLOY % 3)
     with pytest.raises(CaffeError, match=r"not a trained v1: 1 layer\(s\) missing or of another shape \(fc2\)$"):
-        published.convert(released(source), source, target, upgrade.read_net(net), "v1")
+        published.convert(released(source), source, target, upgrade.read_net(net))
     net.write_text((DEPLOY % 2).replace('"fc2"', '"fc3"'))
     with pytest.raises(CaffeError, match=r"\(fc3\); 1 layer\(s\) too many \(fc2\)"):
-        published.convert(released(source), source, target, upgrade.read_net(net), "v1")
+        published.convert(released(source), source, target, upgrade.read_net(net))
     net.write_text(DEPLOY % 2)
     layers = caffemodel.read_caffemodel(source)
     blobs = {layer.name: [np.array(b) for b in layer.blobs] for layer in layers}
@@ -298,5 +301,25 @@ def test_refuses_weights_of_another_net(tmp_path, monkeypatch):
     broken = tmp_path / "nan.caffemodel"
     caffemodel.write_caffemodel(broken, upgrade.upgrade_net(caffemodel.read_caffemodel_net(source), "old"), blobs)
     with pytest.raises(CaffeError, match="layer 'conv1' holds values that are not finite"):
-        published.convert(released(source), broken, target, upgrade.read_net(net), "v1")
+        published.convert(released(source), broken, target, upgrade.read_net(net))
     assert not target.exists()
+
+
+def test_nima_is_installed_with_what_it_is(shared, tmp_path, capsys):
+    source = str(shared / "nima_mobilenet_aesthetic.hdf5")
+    assert fetch_weights.main(["nima", "--file", source, "--out", str(tmp_path / "w")]) == 0
+    assert "byte for byte" in capsys.readouterr().out
+    card = json.loads((tmp_path / "w" / "nima.json").read_text())
+    assert card["source"]["as_published"] and card["licence"].startswith("Apache-2.0") and card["net"] == "nima"
+    (tmp_path / "mine").write_bytes(b"\x89HDF\r\n\x1a\n")
+    with pytest.raises(CaffeError, match="mine: "):
+        fetch_weights.main(["nima", "--file", str(tmp_path / "mine"), "--out", str(tmp_path / "v")])
+    assert not list((tmp_path / "v").glob("*"))
+
+
+def test_the_list_says_what_is_installed(tmp_path, capsys):
+    (tmp_path / "nima.caffemodel").write_bytes(b"")
+    assert fetch_weights.main(["--list", "--out", str(tmp_path)]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert list(lines) == list(published.MODELS)
+    assert str(tmp_path / "nima.caffemodel") in lines["nima"] and "not installed" in lines["googlenet"]
