@@ -68,14 +68,14 @@ class Spec(scorers.Settings):
     def key(self, cache: photo_cache.Cache) -> bytes:
         """A digest of everything that a score depends on; of files, their contents."""
         from ilgnet.nets import emit
-        from ilgnet.nets.variants import VARIANTS
+        from ilgnet.nets.variants import PAPER, VARIANTS
 
         def net_digest(net: Path | str) -> bytes:
             if str(net) in VARIANTS:
                 return photo_cache.digest(emit.deploy_text(emit.Choice(str(net))).encode())
             return cache.digest_of(net)
 
-        nets = VARIANTS if self.net is None else [self.net]
+        nets = PAPER if self.net is None else [self.net]  # two-class nets, among which the weights choose
         return photo_cache.combined(
             (
                 cache.digest_of(self.weights),
