@@ -121,7 +121,10 @@ def power(s: Step) -> str:
 
 @converts("Clip")
 def clip(s: Step) -> str:
-    return s.emit("Clip", *s.inputs, s.constant(s.p.min, "min"), s.constant(s.p.max, "max"))
+    """As Caffe's: min wins over max, and is what NaN becomes."""
+    (x,), low, high = s.inputs, s.constant(s.p.min, "min"), s.constant(max(s.p.min, s.p.max), "max")
+    below = s.emit("Where", s.emit("Less", x, high), x, high)
+    return s.emit("Where", s.emit("Greater", x, low), below, low)
 
 
 @converts("Dropout")

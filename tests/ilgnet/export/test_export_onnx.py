@@ -381,7 +381,12 @@ def mean(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("preset", preprocess.PRESETS)
+def test_nimas_preprocessing_is_refused():
+    with pytest.raises(CaffeError, match="preset nima takes the nearest pixel"):
+        onnx_export.export(tiny(), preprocess.make("nima", None, (31, 45)))
+
+
+@pytest.mark.parametrize("preset", ["lmdb", "direct"])
 @pytest.mark.parametrize("size", [(256, 256), (31, 45), (100, 333), (512, 512), (17, 9)])
 def test_preprocessing_is_opencvs(preset, size, mean):
     spec = preprocess.make(preset, mean, (31, 45))
