@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ilgnet.nets.variants import VARIANTS
 from ilgnet.photos import decode
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import blobproto, npy
@@ -17,7 +18,6 @@ PRESETS = ("lmdb", "direct", "nima")
 WARP = 256  # the side that `ilgnet prepare` (and the authors' convert_imageset) warps photos to
 # The mean of ImageNet's channels (B, G, R) that GoogLeNet's weights were trained with: `direct` without a mean file.
 GOOGLENET_MEAN = (104.0, 117.0, 123.0)
-NIMA_MEAN = (127.5,) * 3
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,18 @@ class Preprocess:
 
     def photo(self, bgr: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8, BGR -> (3, size) float32."""
-        return self.warped(warp(bgr, self.warp, nearest=self.preset == "nima"))
+        return self.warped(self.resized(bgr))
+
+    def resized(self, bgr: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8, BGR -> (3, warp) uint8."""
+        import cv2
+        from PIL import Image
+
+        if self.preset == "nima":  # OpenCV's INTER_NEAREST_EXACT takes other pixels than Pillow at some sizes
+            bgr = np.asarray(Image.fromarray(bgr).resize(self.warp[::-1], Image.Resampling.NEAREST))
+        elif bgr.shape[:2] != self.warp:
+            bgr = cv2.resize(bgr, self.warp[::-1], interpolation=cv2.INTER_LINEAR)
+        return bgr.transpose(2, 0, 1)
 
     def warped(self, chw: np.ndarray) -> np.ndarray:
         """(3, warp) -> (3, size) float32, as Caffe's data transformer does in the TEST phase: an LMDB's record."""
@@ -54,18 +65,6 @@ class Preprocess:
             "crop": list(self.size),
             "channel_mean_bgr": self.mean.mean(axis=(1, 2), dtype=np.float64).tolist(),
         }
-
-
-def warp(bgr: np.ndarray, size: tuple[int, int], nearest: bool = False) -> np.ndarray:
-    """(H, W, 3) uint8 BGR -> (3, size); `nearest`: by the nearest pixel, as Pillow finds it."""
-    import cv2
-    from PIL import Image
-
-    if nearest:  # Pillow's own, since OpenCV's INTER_NEAREST_EXACT takes other pixels at some sizes
-        bgr = np.asarray(Image.fromarray(bgr).resize(size[::-1], Image.Resampling.NEAREST))
-    elif bgr.shape[:2] != size:
-        bgr = cv2.resize(bgr, size[::-1], interpolation=cv2.INTER_LINEAR)
-    return bgr.transpose(2, 0, 1)
 
 
 def read_mean(path: Path | str) -> np.ndarray:
@@ -91,7 +90,7 @@ def make(preset: str | None, mean: Path | str | None, size: tuple[int, int]) -> 
     direct. CaffeError when lmdb lacks its mean file, or the mean is not as large as the warp."""
     preset = preset or ("lmdb" if mean is not None else "direct")
     if preset in ("direct", "nima"):
-        usual = np.array(GOOGLENET_MEAN if preset == "direct" else NIMA_MEAN)
+        usual = np.array(GOOGLENET_MEAN if preset == "direct" else VARIANTS["nima"].mean_values)
         per_channel = read_mean(mean).mean(axis=(1, 2)) if mean is not None else usual
         return Preprocess(preset, size, size, per_channel.reshape(3, 1, 1).astype(np.float32))
     if preset != "lmdb":

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ilgnet.photos.preprocess import Preprocess, warp
+from ilgnet.photos.preprocess import Preprocess
 from torchcaffe.base.errors import CaffeError
 
 KINDS = {"mirror": 2, "crops": 5, "both": 10}  # --tta: how many views a photo
@@ -40,4 +40,4 @@ class Views:
 
     def photo(self, bgr: np.ndarray) -> np.ndarray:
         """The views of a photo, (H, W, 3) uint8 BGR."""
-        return self.warped(warp(bgr, self.spec.warp))
+        return self.warped(self.spec.resized(bgr))

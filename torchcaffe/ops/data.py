@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -189,7 +190,7 @@ def place_crops(
     return out if scale == 1 else out.mul_(scale)
 
 
-class PrefetchingLayer(Layer):
+class PrefetchingLayer(Layer, ABC):
     """Base of layers whose thread prepares batches ahead and starts to copy them to a GPU.
 
     Subclasses define open() and load(), which runs in the thread; and place() and go_to(place), the position of the
@@ -230,13 +231,13 @@ class PrefetchingLayer(Layer):
         mean = self.transformer.mean
         self.packs, self._device_mean = True, None if mean is None else to_device(mean.copy(), self.device)
 
+    @abstractmethod
     def open(self) -> tuple[Sequence[int], str]:
         """Open the source. Returns a record's shape, and the line of BVLC's source that logs the batch's."""
-        raise NotImplementedError
 
+    @abstractmethod
     def load(self) -> tuple[np.ndarray | Packed, np.ndarray]:
         """The next batch: float32 (N, C, H, W), or a result of `transformed`; and labels."""
-        raise NotImplementedError
 
     def transformed(self, items: Sequence[Any]) -> np.ndarray | Packed:
         """Transform a batch of Datums or images, in several threads if there are cores for them."""

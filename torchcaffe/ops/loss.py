@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -142,16 +143,16 @@ class _NormalizedLoss(LossLayer):
         return float(max(1, self.outer)) if self.mode == kinds.BATCH_SIZE else 1.0
 
 
-class _SoftmaxLoss(_NormalizedLoss, _OverClasses):
+class _SoftmaxLoss(_NormalizedLoss, _OverClasses, ABC):
     """A normalized loss of softmax probabilities, summed over the items that count. Top 1, if any, is the softmax."""
 
+    @abstractmethod
     def losses(self, labels: Labels, bottom: Blobs) -> Tensor:
         """The loss of each item, (outer, inner)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sum_gradient(self, labels: Labels, bottom: Blobs) -> Tensor:
         """The gradient of the sum, (outer, classes, inner)."""
-        raise NotImplementedError
 
     def reshape(self, bottom: Blobs, top: Blobs) -> None:
         super().reshape(bottom, top)
@@ -194,14 +195,14 @@ class SoftmaxWithLoss(_SoftmaxLoss):
         return self._prob.clone().scatter_add_(1, index, torch.full_like(index, -1, dtype=self._prob.dtype))
 
 
-class _PairLoss(LossLayer):
+class _PairLoss(LossLayer, ABC):
     """A loss of the difference of bottoms 0 and 1, which both have a gradient."""
 
     _difference: Tensor
 
+    @abstractmethod
     def pull(self, scale: Tensor, bottom: Blobs) -> Tensor:
         """The gradient of the difference, times `scale`."""
-        raise NotImplementedError
 
     def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
         for sign, blob, down in zip((1, -1), bottom, propagate_down):

@@ -51,3 +51,11 @@ def test_direct_has_nothing_to_crop():
         tta.Views(direct, "crops")
     with pytest.raises(CaffeError, match="--tta all: choose one of mirror, crops, both"):
         tta.Views(direct, "all")
+
+
+def test_views_are_resized_as_the_photo_is():
+    """With the preset nima a mirrored view took other pixels than the photo."""
+    spec = preprocess.make("nima", None, (31, 31))
+    bgr = np.random.RandomState(0).randint(0, 256, (50, 70, 3)).astype(np.uint8)
+    views = tta.Views(spec, "mirror").photo(bgr)
+    np.testing.assert_array_equal(views, [spec.photo(bgr), spec.photo(bgr)[:, :, ::-1]])

@@ -24,12 +24,6 @@ def quiet(monkeypatch):
     monkeypatch.setenv("GLOG_minloglevel", "2")
 
 
-def needs_types(choice) -> None:
-    missing = {layer.type for layer in emit.train_val(choice).layer} - set(caffe.layer_type_list())
-    if missing:
-        pytest.skip(f"no layer type {', '.join(sorted(missing))} yet")
-
-
 def test_every_variant_and_way_has_a_golden():
     assert set(VARIANTS) < set(generated.NETS) == set(SPREAD) == {path.stem for path in GOLDENS.glob("*.npz")}
     ways = {(c.trunk, c.merge_bn, c.spp) for c in generated.NETS.values()}
@@ -68,7 +62,6 @@ def test_pass(name, tmp_path):
     within 1e-4, from one end of the net to the other. Without, a decision that falls otherwise than in real Caffe may
     turn a gradient by as much as one forced in real Caffe does."""
     choice, own = generated.NETS[name], SPREAD[name]
-    needs_types(choice)
     message = generated.write(choice, tmp_path)
     train, deploy = whole_nets.open_nets(caffe, tmp_path)
     golden = whole_nets.load(GOLDENS / f"{name}.npz")
