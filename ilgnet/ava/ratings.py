@@ -2,7 +2,9 @@
 
 A row has 15 whole numbers: index, image id, votes for the scores 1 to 10, two semantic tags (0: none), challenge."""
 
+import operator
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,7 +52,7 @@ def mean_vote(votes: Sequence[int]) -> float:
 
     Python divides whole numbers with a single rounding, so equal means compare equal and exactly 5 is 5.0: many photos
     of AVA are there, on the edge between the labels. ZeroDivisionError where nobody voted."""
-    return sum(score * count for score, count in enumerate(votes, 1)) / sum(votes)
+    return sum(map(operator.mul, votes, count(1))) / sum(votes)
 
 
 def read_ratings(path: Path | str) -> list[Rating]:

@@ -305,7 +305,7 @@ def test_too_large(monkeypatch):
 # -- the paper's nets --------------------------------------------------------------------------------------------------
 
 
-def small(choice: emit.Choice, classifier: bool = True):
+def small(choice: emit.Choice):
     """A deploy net with at most 16 outputs a fully connected layer (150 million weights are then 2), drawn quickly."""
     param = emit.deploy(choice)
     for layer in param.layer:

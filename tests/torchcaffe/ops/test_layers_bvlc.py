@@ -90,7 +90,9 @@ def test_refused(row, caffe):
 
 @pytest.mark.parametrize("type_", ALL)
 def test_a_blob_that_a_program_appends_changes_nothing_and_is_saved(type_, caffe):
-    for row in (row for row in layers.ROWS if row.type == type_ and not row.fails):
+    rows = [row for row in layers.ROWS if row.type == type_ and not row.fails]
+    counting = [row for row in rows if any(".param" in key for key in golden(row)[1])]
+    for row in counting or rows[:1]:
         job, wanted = golden(row)
         _, got = run_layer(caffe, {**job, "extra": True})
         saved = got.pop("saved")
