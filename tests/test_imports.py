@@ -61,25 +61,34 @@ def modules() -> dict[str, Path]:
     return {name_of(path): path for package in WINGS for path in sorted((ROOT / package).rglob("*.py"))}
 
 
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    """All nodes of a file's syntax tree."""
+    return list(ast.walk(ast.parse(path.read_text(), str(path))))
+
+
 def wing_of(module: str) -> str:
     return ".".join(module.split(".")[:2])
 
 
+@cache
 def imports(module: str, top_level: bool = False) -> set[str]:
     """The project's modules that a module imports: anywhere in it, or as it is itself imported."""
     path, found = modules()[module], set()
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    tree = ast.parse(path.read_text(), str(path))
     inside = {
         id(node)
-        for block in ast.walk(tree)
-        if isinstance(block, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
-        or isinstance(block, ast.If)
-        and ast.unparse(block.test) == "TYPE_CHECKING"
+        for block in nodes(path)
+        if top_level
+        and (
+            isinstance(block, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+            or isinstance(block, ast.If)
+            and ast.unparse(block.test) == "TYPE_CHECKING"
+        )
         for node in ast.walk(block)
     }
-    for node in ast.walk(tree):
-        if top_level and id(node) in inside:
+    for node in nodes(path):
+        if id(node) in inside:
             continue
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
@@ -135,7 +144,7 @@ def private_names(wing: str) -> tuple[set[str], set[tuple[str, str]]]:
     for module, path in modules().items():
         if wing_of(module) != wing:
             continue
-        for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        for node in nodes(path):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
                 defined.add(node.name)
             elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
@@ -160,7 +169,7 @@ def test_private_names_stay_in_their_wing(wing):
 def test_no_test_module_imports_another():
     """What tests share is in conftest.py files and in modules without tests."""
     for path in sorted((ROOT / "tests").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        for node in nodes(path):
             names = [alias.name for alias in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
             names += (node.module or "").split(".") if isinstance(node, ast.ImportFrom) else []
             found = [name for name in names if name.split(".")[-1].startswith("test_")]

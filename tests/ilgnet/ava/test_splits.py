@@ -102,7 +102,7 @@ def test_full_size_gives_the_released_sizes():
     chosen = splits.counts(splits.choose_ava2(photos))
     assert (chosen["low"], chosen["high"]) == (25553, 25553)
     # One row more than the paper has: said, not hidden.
-    assert "added or removed" in splits.make_split([*photos, at(999999, 6)], Choice("ava1")).notes[0]
+    assert "added or removed" in splits.check_counts([*photos, at(999999, 6)], split, "ava1")[0]
 
 
 def test_ava2_takes_both_ends():

@@ -23,7 +23,7 @@ from ilgnet.photos import preprocess
 from tests.bvlc import compare, layers, run_caffe
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import blobproto
-from torchcaffe.proto import caffe_pb2, format_text, parse_text
+from torchcaffe.proto import caffe_pb2, parse_text
 
 # ONNX Runtime convolves over one to three axes, refuses a kernel beyond the image and dilation 0; its Max keeps NaN,
 # its MaxPool does or does not, depending on where in the window it lies.
@@ -314,7 +314,8 @@ def small(choice: emit.Choice):
         for message in (layer.convolution_param, layer.inner_product_param):
             if message.HasField("weight_filler"):
                 message.weight_filler.CopyFrom(caffe_pb2.FillerParameter(type="constant"))
-    net = make_net(format_text(param))
+    param.state.phase = caffe.TEST
+    net = caffe.Net.from_param(param, "test.prototxt")
     rng = np.random.default_rng(0)
     for name, blobs in net.params.items():
         for i, blob in enumerate(blobs):

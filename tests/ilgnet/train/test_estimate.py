@@ -54,7 +54,8 @@ def test_where_a_run_goes_on(tmp_path):
     assert runs.iteration_of(runs.AUTO, str(tmp_path / "z")) == runs.iteration_of("renamed", prefix) == 0
 
 
-def test_a_solver_that_does_not_run_is_told(tmp_path):
+def test_a_solver_that_does_not_run_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "elsewhere", elsewhere)
     solver = tmp_path / "solver.prototxt"
     solver.write_text('net: "gone.prototxt" lr_policy: "fixed"')
     with pytest.raises(CaffeError, match=r"gone.prototxt"):

@@ -84,7 +84,10 @@ def test_the_table_and_the_engine_have_the_same_types():
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
 @pytest.mark.parametrize("type_", sorted({row.type for row in PLAIN}))
 def test_blobs_that_nobody_touched(type_, channels_last):
-    for row in (row for row in PLAIN if row.type == type_):
+    rows = [row for row in PLAIN if row.type == type_]
+    if channels_last:  # which only bottoms with four axes can be
+        rows = [row for row in rows if any(len(shape) == 4 for _, _, shape in layers.case(row)["bottoms"])]
+    for row in rows:
         got, _ = untouched(row, channels_last)
         wanted = golden(row, set(got))
         errors = compare.errors({key: got[key] for key in wanted}, wanted)
