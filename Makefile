@@ -13,6 +13,7 @@ WEIGHTS ?= weights/bvlc_googlenet.caffemodel
 SNAPSHOT ?=
 SEED ?= 1
 HOURS ?= 1
+PHOTOS ?=
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -22,7 +23,7 @@ ILGNETS := v1 v1bn v3 v4 noinc
 VARIANTS := $(ILGNETS) third two_thirds full
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint test test-quick fuzz crash bvlc parity nets ava1-data ava1-delta1-data ava2-data ava1-train ava1-delta1-train \
+.PHONY: help setup demo gallery teach lint test test-quick fuzz crash bvlc parity nets ava1-data ava1-delta1-data ava2-data ava1-train ava1-delta1-train \
         ava2-train ava1-test ava1-delta1-test ava2-test report benchmark clean
 
 help:  ## print this list
@@ -78,7 +79,7 @@ parity: $(STAMP)  ## run both engines on the same scripts and print where they d
 # -- the demo: the steps below on a small set that it makes itself -----------------------------------------------------
 
 DEMO := $(OUT)/demo
-PHOTOS ?=
+
 DEMO_COUNT ?= 900
 DEMO_ITERATIONS ?= 200
 DEMO_LR ?= 0.00002
@@ -106,6 +107,43 @@ demo: $(STAMP)  ## data, training, test and report on a small set, in minutes (P
 # OPTION FILE, if FILE exists
 given = $(if $(wildcard $(2)),$(1) $(2))
 
+# -- photos without AVA ------------------------------------------------------------------------------------------------
+
+MODEL ?=
+JUDGE ?= nima
+TEACH := $(OUT)/teach
+TEACH_ITERATIONS ?= 600
+TEACH_LR ?= 0.00002
+
+define need_photos
+	@test -d "$(PHOTOS)" || { echo "error: PHOTOS='$(PHOTOS)': name a folder of photos, as in: make $@ PHOTOS=/path/to/it"; exit 2; }
+endef
+
+gallery: $(STAMP)  ## rank PHOTOS= in an offline page (MODEL=: a caffemodel or a model's name)
+	$(need_photos)
+	$(ILGNET) rank "$(PHOTOS)" --out $(OUT)/gallery.html --top 10 $(if $(MODEL),--weights $(MODEL)) $(COMPUTE)
+
+teach: $(STAMP)  ## teach VARIANT what JUDGE says of PHOTOS=: an ILGNet that predicts votes, without AVA
+	$(need_photos)
+	@test -f "$(WEIGHTS)" || { echo "error: WEIGHTS='$(WEIGHTS)' is missing: the net starts from BVLC GoogLeNet: $(ILGNET) fetch-weights --out $(dir $(WEIGHTS))"; exit 2; }
+	mkdir -p $(TEACH)/snapshots
+	rm -f $(TEACH)/snapshots/teach_iter_*
+	$(ILGNET) rank "$(PHOTOS)" --weights $(JUDGE) --out $(TEACH)/judge.html
+	$(ILGNET) prepare --labels $(TEACH)/judge.csv --images "$(PHOTOS)" --targets distribution mean --seed $(SEED) \
+	  --out $(TEACH)/data
+	$(ILGNET) gen-net --variant $(VARIANT) --target distribution --batch-size 16 --source $(TEACH)/data --out $(TEACH)/net
+	$(ILGNET) surgery --weights "$(WEIGHTS)" --net $(TEACH)/net/train_val.prototxt --calibrate $(TEACH)/data/train_lmdb \
+	  --seed $(SEED) --out $(TEACH)/start.caffemodel
+	$(ILGNET) gen-solver --variant $(VARIANT) --net $(TEACH)/net/train_val.prototxt --base-lr $(TEACH_LR) \
+	  --max-iter $(TEACH_ITERATIONS) --test-interval 100 --test-iter 10 --snapshot $(TEACH_ITERATIONS) --display 10 \
+	  --random-seed $(SEED) --snapshot-prefix $(TEACH)/snapshots/teach --out $(TEACH)/solver.prototxt
+	$(ILGNET) train --solver $(TEACH)/solver.prototxt --weights $(TEACH)/start.caffemodel $(COMPUTE)
+	$(ILGNET) evaluate --weights $(TEACH)/snapshots/teach_iter_$(TEACH_ITERATIONS).caffemodel \
+	  --lmdb $(TEACH)/data/val_lmdb --name taught --out $(TEACH)/evaluation.json $(COMPUTE)
+	$(ILGNET) report --run taught=$(TEACH)/snapshots/teach.log --eval $(TEACH)/evaluation.json --out $(TEACH)/report.html
+	@echo "Open $(TEACH)/report.html"
+	@echo "Next: install it: $(ILGNET) fetch-weights taught --file $(TEACH)/snapshots/teach_iter_$(TEACH_ITERATIONS).caffemodel"
+
 # -- AVA ---------------------------------------------------------------------------------------------------------------
 
 COMPUTE = --engine $(ENGINE) $(if $(GPU),--gpu $(GPU))
@@ -131,7 +169,7 @@ init = $(if $(filter-out auto,$(SNAPSHOT))$(filter none,$(WEIGHTS)),,out/snapsho
 define train
 	$(call need_data,$(1))
 	@test -z "$(init)" -o -f "$(WEIGHTS)" -o "$(SNAPSHOT)" = auto -a -f "$(init)" || { echo "error: WEIGHTS='$(WEIGHTS)' is missing; the paper starts from \
-	BVLC GoogLeNet: $(ILGNET) fetch-weights, or start from random weights: make $@ WEIGHTS=none"; exit 2; }
+	BVLC GoogLeNet: $(ILGNET) fetch-weights --out $(dir $(WEIGHTS)), or start from random weights: make $@ WEIGHTS=none"; exit 2; }
 	mkdir -p out/snapshots
 	$(if $(init),$(if $(SNAPSHOT),test -f $(init) || )$(ILGNET) surgery --weights "$(WEIGHTS)" \
 	  --net prototxt/$(VARIANT)/train_val$(2).prototxt --seed $(SEED) --out $(init))

@@ -5,7 +5,9 @@ Its first line names the columns, in any order; other columns are ignored:
 file    the photo, below the images folder; an optional column stars (1 to 5) is for rating sidecars
 label   1, high or keep; 0, low or reject (`pick`, which the gallery of `ilgnet rank` exports, means the same)
 mean    a mean score; above --cut (default 5, AVA's rule) is high
-votes   counts of the votes 1, 2, ..., as whole numbers separated by spaces (AVA has ten)"""
+votes   counts of the votes 1, 2, ..., as whole numbers separated by spaces (AVA has ten)
+
+Where there are several of them, the first one gives the label; the others may be empty."""
 
 import csv
 import io
@@ -54,8 +56,8 @@ def read_labels(path: Path | str, cut: float = CUT, only_names: bool = False) ->
     except csv.Error as error:
         raise CaffeError(f"{path}:1: {error}") from None
     reader.fieldnames = columns
-    kind = next((name for name in ("label", "pick", "mean", "votes") if name in columns), None)
-    if "file" not in columns or kind is None:
+    kinds = [name for name in ("label", "pick", "mean", "votes") if name in columns]
+    if "file" not in columns or not kinds:
         raise CaffeError(
             f"{path}: line 1: expected the column file and one of label, pick, mean, votes; "
             f"found {', '.join(columns) or 'nothing'}"
@@ -64,7 +66,8 @@ def read_labels(path: Path | str, cut: float = CUT, only_names: bool = False) ->
     line_of: dict[str, int] = {}
     for row in _rows(reader, path):
         where = f"{path}:{reader.line_num}"
-        photo, value = plain_cell(row["file"] or ""), (row[kind] or "").strip()
+        photo = plain_cell(row["file"] or "")
+        values = {kind: (row[kind] or "").strip().lower() for kind in kinds}
         if not photo.strip():
             raise CaffeError(f"{where}: file: empty")
         if not (photo.isprintable() or only_names):  # a line end would break the lists
@@ -77,8 +80,11 @@ def read_labels(path: Path | str, cut: float = CUT, only_names: bool = False) ->
         line_of[photo] = reader.line_num
         if (path_of.is_absolute() or ".." in path_of.parts or "\\" in photo) and not only_names:
             raise CaffeError(f"{where}: file: {photo} is not below the images folder (write folders with /)")
-        if value or only_names:
-            label = _label(photo, kind, value.lower(), cut, where) if value else Label(photo, None)
+        if values[kinds[0]] or only_names:
+            label = Label(photo, None)
+            for kind in reversed(kinds):  # the first one's label counts
+                if values[kind]:
+                    label = _label(label, kind, values[kind], cut, where)
             found.append(replace(label, stars=_stars((row.get("stars") or "").strip(), where)))
     if not found:
         raise CaffeError(f"{path}: no labelled photos in it")
@@ -93,12 +99,13 @@ def _rows(reader: csv.DictReader, path: Path | str) -> Iterator[dict]:
         raise CaffeError(f"{path}:{reader.line_num}: {error}") from None
 
 
-def _label(photo: str, kind: str, value: str, cut: float, where: str) -> Label:
+def _label(known: Label, kind: str, value: str, cut: float, where: str) -> Label:
+    """What a cell adds to what is known of a photo."""
     if kind in ("label", "pick"):
         if value not in WORDS:
             raise CaffeError(f"{where}: {kind}: {value!r} is none of {', '.join(WORDS)}")
-        return Label(photo, WORDS[value])
-    votes: tuple[int, ...] = ()
+        return replace(known, label=WORDS[value])
+    votes = known.votes
     try:
         if kind == "mean":
             mean = float(value)
@@ -111,7 +118,7 @@ def _label(photo: str, kind: str, value: str, cut: float, where: str) -> Label:
         raise CaffeError(
             f"{where}: {kind}: {value!r} is not {'a number' if kind == 'mean' else 'vote counts'}"
         ) from None
-    return Label(photo, int(mean > cut), mean, votes)
+    return replace(known, label=int(mean > cut), mean=mean, votes=votes)
 
 
 def _stars(value: str, where: str) -> int | None:

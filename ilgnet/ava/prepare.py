@@ -45,6 +45,7 @@ class Source:
     split: Split
     read: Read
     synthetic: str | None = None  # what a demo set says of its labels
+    teacher: str | None = None  # the model that gave the labels
 
 
 def read_ava(ava: Path, images: Path | None, choice: splits.Choice) -> Source:
@@ -66,7 +67,8 @@ def read_own(csv: Path, images: Path | None, cut: float, held_out: float, seed: 
     """Photos of one's own with the labels of a CSV (see labels.py); `images` if they are not beside it."""
     rows = labels.read_labels(csv, cut)
     entries = [Entry(row.photo, row.label) for row in rows if row.label is not None]
-    return Source(csv, images or csv.parent, rows, entries, labels.split(entries, seed, held_out), _read_as_scored)
+    split = labels.split(entries, seed, held_out)
+    return Source(csv, images or csv.parent, rows, entries, split, _read_as_scored, teacher=_teacher(csv))
 
 
 def prepare(
@@ -98,6 +100,7 @@ def prepare(
         "split": split.how,
         "seed": seed,
         "synthetic": source.synthetic,
+        "teacher": source.teacher,
         "ratings": {**splits.counts(source.entries), "sha256": sha256(source.ratings)},
         "dropped_by_delta": split.dropped_by_delta,
         "notes": split.notes,
@@ -137,6 +140,18 @@ def _synthetic(path: Path) -> str | None:
     if not isinstance(found, str):
         raise CaffeError(f"{path}: not of ilgnet demo: 'synthetic' is missing or no text")
     return found
+
+
+def _teacher(csv: Path) -> str | None:
+    """The model that scored the photos of a CSV of `ilgnet rank`, by the JSON beside it; None for a person's labels."""
+    try:
+        found = json.loads(csv.with_suffix(".json").read_bytes())
+        if found["kind"] == "ranking" and found["sha256"][csv.name] == sha256(csv):
+            about = found["scored_by"]
+            return f"{about['title']} ({about['weights']})"
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    return None
 
 
 def _read_as_scored(path: Path, options: Options) -> tuple[np.ndarray, str]:

@@ -251,9 +251,9 @@ def sample_photos(folder: Path) -> list[Path]:
 
 def precision_effect(job: Job, paths: Sequence[Path], precision: str) -> dict[str, float]:
     """The greatest and the mean change of P(high) when the weights of a prepared job are rounded."""
-    from ilgnet.scoring.scorers import Scorer, Settings
+    from ilgnet.scoring.scorers import NetScorer, Settings
 
-    scorer = Scorer(Settings(str(job.weights), job.net))
+    scorer = NetScorer(Settings(str(job.weights), job.net))
     photos = [scorer.preprocess.photo(decode.read(path).bgr) for path in paths]
     exact = np.array(list(scorer.stream(photos)))
     scorer.reduce_weights(precision)

@@ -30,9 +30,18 @@ def add_net(parser: argparse.ArgumentParser, mean: str = "(default: none)", weig
     from ilgnet.photos.preprocess import PRESETS
 
     if weights:
-        parser.add_argument("--weights", required=True, metavar="CAFFEMODEL")
+        parser.add_argument(
+            "--weights",
+            metavar="CAFFEMODEL",
+            help="or the name of an installed model (ilgnet fetch-weights --list); default: the first installed of "
+            "ilgnet-ava1, nima and taught",
+        )
     parser.add_argument("--net", help="deploy.prototxt or variant's name (default: the variant the weights fit)")
-    parser.add_argument("--preset", choices=PRESETS, help="preprocessing (default: lmdb if there is a mean file)")
+    parser.add_argument(
+        "--preset",
+        choices=PRESETS,
+        help="preprocessing (default: nima's own for nima, else lmdb if there is a mean file)",
+    )
     parser.add_argument("--mean", help=f"mean.binaryproto or mean.npy of the training set {mean}")
 
 

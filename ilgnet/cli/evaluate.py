@@ -20,12 +20,14 @@ from ilgnet.nets.datasets import DATASETS
 from ilgnet.run import engine, outputs, processes
 from ilgnet.run.results import Evaluation, write_json
 from ilgnet.scoring import tta
-from ilgnet.scoring.scorers import Scorer, Settings
+from ilgnet.scoring.scorers import NetScorer, Settings
 from torchcaffe.base.errors import CaffeError
 
 
-def make_scorer(args: argparse.Namespace, weights: str) -> Scorer:
-    return Scorer(Settings(weights, args.net, args.preset, args.mean, args.batch, args.engine, args.gpu, args.rounded))
+def make_scorer(args: argparse.Namespace, weights: str) -> NetScorer:
+    return NetScorer(
+        Settings(weights, args.net, args.preset, args.mean, args.batch, args.engine, args.gpu, args.rounded)
+    )
 
 
 def from_weights(args: argparse.Namespace, weights: str, out: Path | None) -> Evaluation:
@@ -38,11 +40,12 @@ def from_weights(args: argparse.Namespace, weights: str, out: Path | None) -> Ev
         raise CaffeError(f"--test-batch: is of two-class nets; {scorer.net_path} answers {scorer.target.answer}")
     cut = votes.find_cut(scorer, args.cut_on, show, args.tta) if args.cut_on else None
     answers = protocol.ask(scorer, args.lmdb, show, args.tta)
+    known = votes.votes_beside(args.lmdb, len(answers.keys))
     dataset, synthetic = protocol.about(args.lmdb)
     dataset = args.dataset or dataset
     batch = args.test_batch or (DATASETS[dataset].test_batch if dataset in DATASETS else 50)
     try:
-        figures = votes.figures(scorer, answers, args.lmdb, cut, batch)
+        figures = votes.figures(scorer.target, answers, known, cut, batch)
     except CaffeError as error:
         raise CaffeError(f"{weights} on {args.lmdb}: {error}") from None
     result = Evaluation(
@@ -62,10 +65,7 @@ def from_weights(args: argparse.Namespace, weights: str, out: Path | None) -> Ev
     )
     if out is not None:
         csv = out.with_suffix(".csv")
-        if scorer.target.label:
-            votes.write_csv(csv, scorer, answers, args.lmdb)
-        else:
-            protocol.write_csv(csv, answers.predictions())
+        if votes.write_csv(csv, scorer.target, answers, known):
             result.predictions = csv.name
     return result
 
@@ -75,8 +75,8 @@ def from_picks(args: argparse.Namespace, weights: str, out: Path | None) -> Eval
     from ilgnet.rank import picks
 
     scorer = make_scorer(args, weights)
-    if scorer.target.label:
-        raise CaffeError(f"--picks: {scorer.net_path} answers {scorer.target.answer}; expected a two-class net")
+    if scorer.target.name == "ranking":
+        raise CaffeError(f"--picks: {scorer.net_path} answers {scorer.target.answer}, which has no cut of low and high")
     result = picks.measure(scorer, args.picks, args.photos, out)
     result.engine, result.precision = args.engine, args.precision
     return result

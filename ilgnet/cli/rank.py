@@ -1,13 +1,12 @@
-"""Rank a folder of photos and make an offline gallery.
+"""Rank a folder of photos and make an offline gallery, or score one photo.
 
 The gallery is an HTML page; a CSV and a JSON file beside it have every photo's
 score, best first. Photos are only read. --xmp, --copy-picks and --link-picks
-write new files; with --dry-run they only say which.
+write new files; with --dry-run they only say which. Without --weights the first
+installed model of ilgnet-ava1, nima and taught scores (see fetch-weights).
 
 Example:
-  ilgnet rank out/demo/ava/images --top 10 --out out/demo/gallery.html \\
-    --weights out/demo/snapshots/demo_iter_200.caffemodel \\
-    --net out/demo/net/deploy.prototxt --mean out/demo/data/mean.binaryproto
+  ilgnet rank ~/Pictures/2026-05 --out out/gallery.html --top 10
 """
 
 import argparse
@@ -16,10 +15,11 @@ import time
 import warnings
 from pathlib import Path
 
-from ilgnet.cli.arguments import add_net, check_range, flag, make_parser
+from ilgnet.cli.arguments import add_net, check_range, flag, given, make_parser
 from ilgnet.rank import cache as photo_cache
-from ilgnet.rank import gallery, picks, ranking, xmp
+from ilgnet.rank import gallery, photo, picks, ranking, xmp
 from ilgnet.run import engine, outputs, processes
+from ilgnet.weights import models
 from torchcaffe.base.errors import CaffeError
 
 
@@ -31,7 +31,7 @@ def places(out: Path) -> tuple[Path, Path, Path]:
     return page, table, text
 
 
-def check(args: argparse.Namespace) -> None:
+def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """CaffeError for bad options, before any photo is scored."""
     check_range(args, "top batch workers gallery_limit")
     check_range(args, "watch", 0.001, 1_000_000)
@@ -42,6 +42,10 @@ def check(args: argparse.Namespace) -> None:
         for name in ("picks", "dry_run"):
             if getattr(args, name):
                 raise CaffeError(f"{flag(name)} is for --xmp, --copy-picks or --link-picks")
+    if args.folder.is_file():
+        unused = "out top picks copy_picks link_picks xmp reject_below dry_run watch cache gallery_limit workers"
+        for option in given(parser, args, unused.split()):
+            raise CaffeError(f"{option} is for a folder; {args.folder} is a photo")
     if args.picks:
         picks.missing(picks.read_choices(args.picks), (item.name for item in ranking.find(args.folder)[0]), args.folder)
     for to in filter(None, (args.copy_picks, args.link_picks)):
@@ -57,19 +61,24 @@ def report(args: argparse.Namespace, made: ranking.Ranking) -> None:
     outputs.say(*(f"not read: {name}: {reason}" for name, reason in made.unread[:20]), file=sys.stderr)
     if len(made.unread) > 20:
         outputs.say(f"not read: {len(made.unread) - 20} more, all in {text}", file=sys.stderr)
+    about = made.about
     print(
         f"{len(made.photos)} photos ({made.from_cache} known already), {len(made.unread)} not read; "
-        f"{made.about.title}, preset {made.about.preprocess.preset}; {made.about.meaning}"
+        f"{about.title}, preset {about.preprocess.preset}; {about.meaning}"
     )
-    for photo in made.top(args.top or 0):
-        print(f"{photo.rank:5d}  {photo.p_high:.4f}  {photo.percentile:6.2f}%  {outputs.plain(photo.name)}")
+    licence = f", {about.card.licence}" if about.card and about.card.licence else ""
+    outputs.say(f"by {about.weights}, sha256 {(about.sha256 or '')[:12]}{licence}", *models.cautions(about.card))
+    for best in made.top(args.top or 0):
+        answer = best.answer
+        score = f"{answer.p_high:.4f}" if answer.mean_vote is None else f"{answer.mean_vote:.3f}"
+        print(f"{best.rank:5d}  {score}  {best.percentile:6.2f}%  {outputs.plain(best.name)}")
     outputs.say(f"wrote {page}, {table.name} and {text.name}")
 
 
 def act(args: argparse.Namespace, made: ranking.Ranking) -> None:
     """Write copies, links and sidecars."""
     choices = picks.read_choices(args.picks) if args.picks else None
-    missing = picks.missing(choices, (photo.name for photo in made.photos), args.folder) if choices else []
+    missing = picks.missing(choices, (one.name for one in made.photos), args.folder) if choices else []
     if choices and missing:
         names = ", ".join([*map(repr, missing[:5]), *["..."] * (len(missing) > 5)])
         print(
@@ -88,7 +97,7 @@ def act(args: argparse.Namespace, made: ranking.Ranking) -> None:
 
 def main(argv: list[str]) -> int:
     parser = make_parser(__name__, quiet=True)
-    parser.add_argument("folder", type=Path, help="folder of photos; folders below it count too")
+    parser.add_argument("folder", type=Path, help="folder of photos; folders below it count too. Or one photo")
     add_net(parser)
     parser.add_argument("--out", type=Path, default=Path("out/gallery.html"), help="default out/gallery.html")
     parser.add_argument("--top", type=int, metavar="N", help="print and pick the best N, no two nearly the same")
@@ -122,15 +131,18 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     if processes.wanted(args) > 1 and args.watch is not None:
         parser.error("--watch works in one process, on one GPU")
-    check(args)
+    check(parser, args)
     status = processes.launch(args, "rank", argv)
     if status is not None:
         return status
     warnings.filterwarnings("ignore", module="PIL")  # about odd headers; unreadable photos are reported anyway
-    places(args.out)
     rounded = engine.set_precision(args, scoring=True)
-    processes.start(args)
     spec = ranking.Spec(args.weights, args.net, args.preset, args.mean, args.batch, args.engine, args.gpu, rounded)
+    if args.folder.is_file():
+        print("\n".join(photo.lines(args.folder, spec)))
+        return 0
+    places(args.out)
+    processes.start(args)
     cache = photo_cache.Cache(args.cache)
     seen = None
     while True:

@@ -41,9 +41,9 @@ def main(argv: list[str]) -> int:
     check_range(args, "batch")
     find_mean(args)
     outputs.check(args.out, ".json")
-    from ilgnet.scoring.scorers import Scorer, Settings
+    from ilgnet.scoring.scorers import NetScorer, Settings
 
-    scorer = Scorer(Settings(args.weights, args.net, args.preset, args.mean, args.batch, args.engine, args.gpu))
+    scorer = NetScorer(Settings(args.weights, args.net, args.preset, args.mean, args.batch, args.engine, args.gpu))
     stages = feature_maps.stages(scorer, args.blobs)
     source = args.lmdb or args.photos
     found = feature_maps.extract(scorer, source, stages, args.shown, progress=sys.stderr.isatty())

@@ -14,7 +14,7 @@ from ilgnet.figures import pictures, plots
 from ilgnet.nets import paper
 from ilgnet.photos import preprocess, records
 from ilgnet.run import results
-from ilgnet.scoring.scorers import Scorer, batched
+from ilgnet.scoring.scorers import NetScorer, batched
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.data.pictures import inside
 from torchcaffe.formats import files
@@ -46,7 +46,7 @@ class Features(NamedTuple):
     shown: list[Shown]
 
 
-def stages(scorer: Scorer, blobs: list[str] | None = None) -> list[paper.Label]:
+def stages(scorer: NetScorer, blobs: list[str] | None = None) -> list[paper.Label]:
     """The paper's labels in the scorer's net, or the given blobs. CaffeError for a net without the labels."""
     if blobs:
         return [paper.Label("", name, (name,)) for name in blobs]
@@ -65,7 +65,7 @@ def stages(scorer: Scorer, blobs: list[str] | None = None) -> list[paper.Label]:
     return found
 
 
-def extract(scorer: Scorer, source: Path | str, stages: list[paper.Label], shown: int, progress: bool) -> Features:
+def extract(scorer: NetScorer, source: Path | str, stages: list[paper.Label], shown: int, progress: bool) -> Features:
     """Run every photo of an LMDB or folder through the net, and make pictures of the first `shown` photos of each
     class. In a folder, the net's answer is the class."""
     from tqdm import tqdm
@@ -76,11 +76,11 @@ def extract(scorer: Scorer, source: Path | str, stages: list[paper.Label], shown
     shapes: list[list[tuple[int, ...]]] = []
     with tqdm(unit="photo", disable=not progress) as bar:
         for group in batched(records.stream(source, scorer.preprocess), scorer.batch):
-            answers = scorer.inputs(np.stack([image for _, _, image in group]))
+            answers = scorer.answers(np.stack([image for _, _, image in group]))
             values = scorer.features(names)
             shapes = [[values[name].shape[1:] for name in stage.blobs] for stage in stages]
             for i, (key, label, _) in enumerate(group):
-                p_high = float(answers[i])
+                p_high = answers[i].p_high
                 per_stage = [[values[name][i] for name in stage.blobs] for stage in stages]
                 active = [float(np.mean(np.concatenate(stage, axis=None) > 0)) for stage in per_stage]
                 rows.append((key, -1 if label is None else label, p_high, active))

@@ -88,6 +88,11 @@ def expected_calibration_error(labels: np.ndarray, p_high: np.ndarray) -> float:
     return sum(b.n * abs(b.observed - b.p_high) for b in reliability(labels, p_high)) / len(labels)
 
 
+def calibration(labels: np.ndarray, p_high: np.ndarray) -> Calibration:
+    """How P(high) compares with the shares of high photos."""
+    return Calibration(ece=expected_calibration_error(labels, p_high), bins=reliability(labels, p_high))
+
+
 def margins(p_high: np.ndarray, p_low: np.ndarray | None = None) -> np.ndarray:
     """log P(high) / P(low), both clamped at FLT_MIN as SoftmaxWithLoss does. Without p_low the rounding of p_high
     limits the margin."""
@@ -260,5 +265,5 @@ def summary(labels: np.ndarray, p_high: np.ndarray, margin: np.ndarray | None = 
         average_precision=average_precision(labels, margin),
         loss=log_loss(labels, margin),
         confusion=matrix.tolist(),
-        calibration=Calibration(ece=expected_calibration_error(labels, p_high), bins=reliability(labels, p_high)),
+        calibration=calibration(labels, p_high),
     )

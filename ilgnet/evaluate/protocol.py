@@ -4,8 +4,9 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,12 +15,14 @@ from ilgnet.ava.labels import plain_cell, safe_cell
 from ilgnet.evaluate import caffe_log, metrics
 from ilgnet.figures import html
 from ilgnet.nets import paper
+from ilgnet.nets.targets import Target
 from ilgnet.nets.variants import VARIANTS
 from ilgnet.photos import records
 from ilgnet.run import processes, results
 from ilgnet.run.results import VOTES, Evaluation, Figures, Group, Spread
 from ilgnet.scoring import tta
-from ilgnet.scoring.scorers import HIGH, LOW, Scorer
+from ilgnet.scoring.answers import HIGH, LOW, above_cut, mean_votes, predicts_votes
+from ilgnet.scoring.scorers import NetScorer
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import files
 
@@ -44,13 +47,15 @@ class Answers(NamedTuple):
     labels: np.ndarray
     rows: np.ndarray  # (n, outputs) float64
 
-    def predictions(self) -> Predictions:
-        """The answers of a two-class net."""
+    def predictions(self, target: Target) -> Predictions:
+        """P(high) of a two-class net, P(mean vote > 5) of one that predicts votes. CaffeError for a ranking net."""
+        if predicts_votes(target):
+            return Predictions(self.keys, self.labels, *above_cut(mean_votes(target, self.rows)))
         high, low = self.rows[:, HIGH], self.rows[:, LOW]
         return Predictions(self.keys, self.labels, high, metrics.margins(high, low))
 
 
-def ask(scorer: Scorer, lmdb: Path | str, progress: bool = False, augment: str | None = None) -> Answers:
+def ask(scorer: NetScorer, lmdb: Path | str, progress: bool = False, augment: str | None = None) -> Answers:
     """The answer to every record of the LMDB; with `augment` (see tta.KINDS) the mean over its views.
 
     Of several processes (see processes.py) each answers for a share, and all return the whole. CaffeError naming the
@@ -140,29 +145,37 @@ def from_log(path: Path | str, dataset: str | None = None) -> Evaluation:
 COLUMNS = ["key", "label", "p_high", "margin"]  # of the photos' CSV
 
 
-def write_csv(path: Path | str, predictions: Predictions) -> None:
-    """key, label, p_high, margin of every photo."""
-    found = zip(*predictions[:3], predictions.margins())
-    rows = [[safe_cell(key), label, f"{p:.9g}", f"{m:.9g}"] for key, label, p, m in found]
-    results.write_csv(path, [COLUMNS, *rows])
+def cell(number: float) -> str:
+    """A number in a CSV; empty where it is unknown."""
+    return "" if math.isnan(number) else f"{number:.9g}"
+
+
+def write_csv(
+    path: Path | str, predictions: Predictions, more: Mapping[str, np.ndarray] = MappingProxyType({})
+) -> None:
+    """COLUMNS of every photo, and more columns by name."""
+    found = zip(*predictions[:3], predictions.margins(), *more.values())
+    rows = [[safe_cell(key), label, *map(cell, numbers)] for key, label, *numbers in found]
+    results.write_csv(path, [[*COLUMNS, *more], *rows])
 
 
 def read_csv(path: Path | str) -> Predictions:
-    """Read what write_csv wrote; older files lack the margin. CaffeError naming file and line."""
+    """Read COLUMNS of what write_csv wrote; older files lack the margin. CaffeError naming file and line."""
     keys, labels, numbers = [], [], []
     with io.TextIOWrapper(files.open_file(path), "utf-8", newline="") as file:
         reader = csv.reader(file)
         try:
-            columns = next(reader, None)
-            if columns not in (COLUMNS, COLUMNS[:-1]):
+            columns = next(reader, [])
+            known = len(COLUMNS) if columns[: len(COLUMNS)] == COLUMNS else len(COLUMNS) - 1
+            if columns[:known] != COLUMNS[:known]:
                 raise CaffeError(f"{path}: line 1: expected the columns {','.join(COLUMNS)}")
-            for key, label, p, *margin in reader:
-                keys.append(plain_cell(key))
-                labels.append(int(label))
-                numbers.append([float(p), *map(float, margin)])
-                if len(margin) != len(columns) - 3:
+            for row in reader:
+                if len(row) != len(columns):
                     raise ValueError
-            found = np.array(numbers).reshape(len(keys), len(columns) - 2).T
+                keys.append(plain_cell(row[0]))
+                labels.append(int(row[1]))
+                numbers.append([float(value) for value in row[2:known]])
+            found = np.array(numbers).reshape(len(keys), known - 2).T
             return Predictions(keys, np.array(labels, np.int64), *found)
         except (ValueError, OverflowError, csv.Error):
             raise CaffeError(f"{path}: line {reader.line_num}: expected {','.join(COLUMNS)}") from None

@@ -1,75 +1,110 @@
-"""A net's answers compared with people's votes: for nets that learn distributions, means or rankings, correlations with
-the mean votes, the earth mover's distance and two classes by a cut; for two-class nets, correlations only."""
+"""A net's answers compared with labels and, where they are known, with people's votes: two classes by P(high), or by a
+cut of the scores; correlations with the mean votes; the earth mover's distance."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from ilgnet.ava import targets
-from ilgnet.ava.labels import safe_cell
+from ilgnet.ava.labels import CUT, Label, safe_cell
 from ilgnet.evaluate import metrics, protocol
 from ilgnet.nets import paper
+from ilgnet.nets.targets import SCORES, Target
 from ilgnet.run import results
-from ilgnet.scoring.scorers import Scorer
-from torchcaffe.base.errors import CaffeError
-
-MEAN_CUT = 5.0  # a mean above it is high (paper, section 4.1)
+from ilgnet.scoring.answers import mean_votes, spreads
+from ilgnet.scoring.scorers import NetScorer
 
 
-def votes_beside(lmdb: Path | str) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """((N,) mean votes, (N, 10) shares) from the label LMDBs beside a photos' LMDB, or None."""
+class Votes(NamedTuple):
+    """What people said of n photos: their mean votes (n,) and shares (n, 10), NaN where unknown."""
+
+    means: np.ndarray
+    shares: np.ndarray
+
+
+def votes_beside(lmdb: Path | str, count: int) -> Votes:
+    """The votes from the label LMDBs beside a photos' LMDB of `count` records."""
     shares, means = (targets.read_labels(lmdb, kind) for kind in ("distribution", "mean"))
-    if means is None and shares is not None:
-        means = shares.astype(np.float64) @ np.arange(1, shares.shape[1] + 1)[:, None]
-    return None if means is None else means[:, 0].astype(np.float64), shares
+    found = unknown(count) if shares is None else of_shares(shares)
+    return found if means is None else found._replace(means=means[:, 0].astype(np.float64))
 
 
-def numbers(scorer: Scorer, answers: protocol.Answers) -> np.ndarray:
-    """(n,): each answer as one number (see Scorer.number)."""
-    return np.array([scorer.number(row) for row in answers.rows])
+def votes_in(rows: list[Label]) -> Votes:
+    """The votes or means in a CSV of labels."""
+    known = unknown(len(rows))
+    for i, row in enumerate(rows):
+        if row.mean is not None:
+            known.means[i] = row.mean
+        if len(row.votes) == SCORES:
+            known.shares[i] = targets.distribution(row)
+    return known
 
 
-def find_cut(scorer: Scorer, lmdb: Path | str, progress: bool, augment: str | None) -> float:
+def unknown(count: int) -> Votes:
+    """No votes."""
+    return Votes(np.full(count, np.nan), np.full((count, SCORES), np.nan))
+
+
+def of_shares(shares: np.ndarray) -> Votes:
+    """Votes of which the shares are known."""
+    return Votes(shares.astype(np.float64) @ np.arange(1, SCORES + 1), shares)
+
+
+def scores(target: Target, answers: protocol.Answers) -> np.ndarray:
+    """(n,): each answer of a net that learns from votes as one number (see NetScorer.number)."""
+    return mean_votes(target, answers.rows)
+
+
+def find_cut(scorer: NetScorer, lmdb: Path | str, progress: bool, augment: str | None) -> float:
     """The cut with the best balanced accuracy on (training) photos, for a ranking net. augment: as in the test."""
     answers = protocol.ask(scorer, lmdb, progress, augment)
-    return metrics.best_cut(answers.labels, numbers(scorer, answers))
+    return metrics.best_cut(answers.labels, scores(scorer.target, answers))
 
 
 def figures(
-    scorer: Scorer, answers: protocol.Answers, lmdb: Path | str, cut: float | None, batch: int
+    target: Target, answers: protocol.Answers, votes: Votes, cut: float | None = None, batch: int | None = None
 ) -> results.Figures:
     """All figures of a test. `cut`: for a ranking net; `batch`: for the two-class accuracy of the first 50 batches.
-
-    CaffeError for a net that learns from votes without any beside the LMDB."""
-    means, shares = votes_beside(lmdb)
-    if not scorer.target.label:
-        _, labels, p_high, _ = predictions = answers.predictions()
-        found = metrics.summary(labels, p_high, predictions.margin)
-        found.first_batches = metrics.first_batches(labels, p_high, batch, paper.DEFAULT_TEST_BATCHES)
-        if means is not None:
-            found.spearman = metrics.spearman(predictions.margins(), means)
-            found.pearson = metrics.pearson(p_high, means)
-        return found
-    if means is None:
-        raise CaffeError(
-            f"{targets.path_for(lmdb, 'mean')}: no such LMDB: the votes to measure {scorer.net_path} by; "
-            "ilgnet prepare --targets mean distribution writes it"
-        )
-    scores, target = numbers(scorer, answers), scorer.target.name
-    found = metrics.cut_summary(answers.labels, scores, cut if target == "ranking" else MEAN_CUT)
-    found.spearman, found.pearson = metrics.spearman(scores, means), metrics.pearson(scores, means)
-    if target == "distribution" and shares is not None:
-        found.emd = float(metrics.emd(answers.rows, shares).mean())
-        found.loss = float((metrics.emd(answers.rows, shares, 2) ** 2).mean())
-    elif target == "mean":
-        found.loss = float(((scores - means) ** 2).mean() / 2)
+    Correlations are of the photos whose votes are known."""
+    voted = np.isfinite(votes.means)
+    if not target.label:
+        predictions = answers.predictions(target)
+        order, value = predictions.margins(), predictions.p_high
+        found = metrics.summary(answers.labels, value, order)
+        if batch is not None:
+            found.first_batches = metrics.first_batches(answers.labels, value, batch, paper.DEFAULT_TEST_BATCHES)
+    else:
+        order = value = scores(target, answers)
+        found = metrics.cut_summary(answers.labels, value, cut if target.name == "ranking" else CUT)
+        if target.name != "ranking":
+            found.calibration = metrics.calibration(answers.labels, answers.predictions(target).p_high)
+    if voted.sum() > 1:
+        found.voted = int(voted.sum())
+        found.spearman = metrics.spearman(order[voted], votes.means[voted])
+        found.pearson = metrics.pearson(value[voted], votes.means[voted])
+        if target.name == "mean":
+            found.loss = float(((value[voted] - votes.means[voted]) ** 2).mean() / 2)
+    shared = np.isfinite(votes.shares).all(axis=1)
+    if target.outputs == SCORES and shared.any():
+        found.emd = float(metrics.emd(answers.rows[shared], votes.shares[shared]).mean())
+        found.loss = float((metrics.emd(answers.rows[shared], votes.shares[shared], 2) ** 2).mean())
     return found
 
 
-def write_csv(path: Path | str, scorer: Scorer, answers: protocol.Answers, lmdb: Path | str) -> None:
-    """key, label, score, mean vote of every photo."""
-    means, _ = votes_beside(lmdb)
-    assert means is not None  # figures() has read them
-    found = zip(answers.keys, answers.labels, numbers(scorer, answers), means)
-    rows = [[safe_cell(key), label, f"{score:.9g}", f"{mean:.9g}"] for key, label, score, mean in found]
-    results.write_csv(path, [["key", "label", "score", "mean_vote"], *rows])
+def write_csv(path: Path, target: Target, answers: protocol.Answers, votes: Votes) -> bool:
+    """Write the answers to every photo: protocol.COLUMNS, and mean_vote, spread and voted (people's mean vote) where
+    they are known. Of a ranking net: key, label, score, voted. Returns whether reports can read it."""
+    more = {"voted": votes.means} if np.isfinite(votes.means).any() else {}
+    if target.name == "ranking":
+        columns = {"score": scores(target, answers), **more}
+        found = zip(answers.keys, answers.labels, *columns.values())
+        rows = [[safe_cell(key), label, *map(protocol.cell, numbers)] for key, label, *numbers in found]
+        results.write_csv(path, [["key", "label", *columns], *rows])
+        return False
+    if target.outputs == SCORES:
+        more = {"spread": spreads(answers.rows), **more}
+    if target.label:
+        more = {"mean_vote": scores(target, answers), **more}
+    protocol.write_csv(path, answers.predictions(target), more)
+    return True

@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ilgnet.nets.targets import SCORES
 from ilgnet.photos.checks import Checks
 from ilgnet.run import results
-from ilgnet.scoring.scorers import Answer
+from ilgnet.scoring.answers import Answer
 from torchcaffe.base.errors import CaffeError, WriteError
 from torchcaffe.formats import files
 
@@ -32,6 +33,7 @@ CREATE TABLE IF NOT EXISTS photos (digest BLOB, version TEXT, facts TEXT, thumbn
                                    PRIMARY KEY (digest, version));
 CREATE TABLE IF NOT EXISTS scores (digest BLOB, spec BLOB, p_high REAL, margin REAL, rows INTEGER, heat BLOB,
                                    PRIMARY KEY (digest, spec));
+CREATE TABLE IF NOT EXISTS votes (digest BLOB, spec BLOB, mean_vote REAL, shares BLOB, PRIMARY KEY (digest, spec));
 CREATE TABLE IF NOT EXISTS specs (spec BLOB PRIMARY KEY, about TEXT);
 """
 
@@ -54,10 +56,13 @@ class Row:
     thumbnail: bytes
     p_high: float
     margin: float
+    mean_vote: float | None
+    shares: bytes | None
 
 
 class About(results.Result):
-    """What reports say of a scorer. meaning: of its answer; heat_of: the blob of the heat map."""
+    """What reports say of a scorer. meaning: of its answer; heat_of: the blob of the heat map; weights, sha256: the
+    caffemodel's name and digest; card: what is known of it."""
 
     net: str
     title: str
@@ -65,6 +70,9 @@ class About(results.Result):
     heat_of: str | None
     preprocess: results.Preprocessing
     engine: str
+    sha256: str | None = None
+    weights: str | None = None
+    card: results.Card | None = None
 
 
 class Known(NamedTuple):
@@ -159,22 +167,23 @@ class Cache:
     def get(self, name: bytes, version: str, spec: bytes) -> Known | None:
         """A photo, or None if it is not known."""
         found = self._run(
-            "SELECT facts, thumbnail, p_high, margin, rows, heat FROM photos JOIN scores USING (digest) "
-            "WHERE digest = ? AND version = ? AND spec = ?",
+            "SELECT facts, thumbnail, p_high, margin, mean_vote, shares, rows, heat FROM photos JOIN scores "
+            "USING (digest) LEFT JOIN votes USING (digest, spec) WHERE digest = ? AND version = ? AND spec = ?",
             (name, version, spec),
         )
         if not found:
             return None
-        facts, thumbnail, p_high, margin, rows, heat = found[0]
+        facts, *values, rows, heat = found[0]
         try:
-            fields = {"facts": json.loads(facts), "thumbnail": thumbnail, "p_high": p_high, "margin": margin}
-            row = results.fit(Row, fields)
+            names = "thumbnail", "p_high", "margin", "mean_vote", "shares"
+            row = results.fit(Row, {"facts": json.loads(facts), **dict(zip(names, values))})
             int(row.facts.checks.phash, 16)
+            shares = None if row.shares is None else np.frombuffer(row.shares, "<f4").reshape(SCORES)
             if heat is not None:
                 heat = np.frombuffer(heat, np.int8).reshape(rows, -1).astype(np.float32) / 127
         except (ValueError, TypeError):
             raise self._refusal(ValueError("it holds a photo's row of another kind")) from None
-        return Known(row.facts, thumbnail, Answer(p_high, margin, heat))
+        return Known(row.facts, row.thumbnail, Answer(row.p_high, row.margin, heat, row.mean_vote, shares))
 
     def names(self, version: str, spec: bytes) -> set[bytes]:
         """The digests of all photos that `get` knows."""
@@ -185,9 +194,12 @@ class Cache:
         """Store a photo. The heat map is stored in 255 steps."""
         facts = json.dumps(results.plain(known.facts))
         self._run("INSERT OR REPLACE INTO photos VALUES (?, ?, ?, ?)", (name, version, facts, known.thumbnail))
-        p_high, margin, heat = known.answer
+        p_high, margin, heat, mean_vote, shares = known.answer
         steps = (None, None) if heat is None else (len(heat), np.rint(heat * 127).astype(np.int8).tobytes())
         self._run("INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?, ?)", (name, spec, p_high, margin, *steps))
+        if mean_vote is not None:
+            ten = None if shares is None else shares.astype("<f4").tobytes()
+            self._run("INSERT OR REPLACE INTO votes VALUES (?, ?, ?, ?)", (name, spec, mean_vote, ten))
 
     def about(self, spec: bytes) -> About | None:
         """What `set_about` stored for a spec; None if there is nothing, or something broken."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from ilgnet.figures import html
 from ilgnet.rank import cache, ranking
+from ilgnet.weights import models
 from torchcaffe.formats.files import write_bytes
 
 LIMIT = 3000  # photos on a page; more make a browser slow
@@ -35,6 +36,8 @@ def write(path: Path | str, made: ranking.Ranking, limit: int = LIMIT) -> None:
         "gallery.html",
         title=f"{made.folder}: {len(made.photos)} photos by score",
         about=made.about,
+        cautions=models.cautions(made.about.card),
+        votes=bool(made.photos) and made.photos[0].answer.mean_vote is not None,
         unread=made.unread,
         shown=len(photos),
         left_out=len(made.photos) - len(photos),
@@ -53,7 +56,7 @@ def _photo(row: dict[str, Any], photo: ranking.Ranked, page: Path) -> dict[str, 
         thumbnail=base64.b64encode(photo.thumbnail).decode(),
         href=quote(os.fsencode(os.path.relpath(photo.path, page.parent).replace(os.sep, "/"))),
     )
-    if photo.heat is not None:
-        values = np.rint(photo.heat * 127).astype(np.int8)
+    if photo.answer.heat is not None:
+        values = np.rint(photo.answer.heat * 127).astype(np.int8)
         row.update(heat=base64.b64encode(values.tobytes()).decode(), heat_rows=len(values))
     return row

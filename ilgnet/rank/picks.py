@@ -13,13 +13,13 @@ from typing import NamedTuple
 import numpy as np
 
 from ilgnet.ava.labels import Label, read_labels
-from ilgnet.evaluate import metrics, protocol
+from ilgnet.evaluate import protocol, votes
 from ilgnet.photos import decode
 from ilgnet.photos.preprocess import read_photo
 from ilgnet.rank import xmp
 from ilgnet.rank.ranking import Ranked, Ranking
 from ilgnet.run.results import Evaluation
-from ilgnet.scoring.scorers import Scorer
+from ilgnet.scoring.scorers import NetScorer
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.data.pictures import inside
 from torchcaffe.formats.files import atomic, write_bytes
@@ -52,8 +52,8 @@ def missing(choices: Choices, names: Iterable[str], folder: Path | str) -> list[
     return found
 
 
-def predict(scorer: Scorer, decided: Sequence[Label], folder: Path | str) -> protocol.Predictions:
-    """The scores of the photos that a person decided on. CaffeError for a path out of the folder."""
+def ask(scorer: NetScorer, decided: Sequence[Label], folder: Path | str) -> protocol.Answers:
+    """The net's answers to the photos that a person decided on. CaffeError for a path out of the folder."""
     paths = []
     for row in decided:
         try:
@@ -63,20 +63,23 @@ def predict(scorer: Scorer, decided: Sequence[Label], folder: Path | str) -> pro
     rows = scorer.stream_rows(scorer.preprocess.photo(read_photo(path)) for path in paths)
     return protocol.Answers(
         [row.photo for row in decided], np.array([row.label for row in decided]), np.array(list(rows), np.float64)
-    ).predictions()
+    )
 
 
-def measure(scorer: Scorer, path: Path | str, folder: Path | str | None = None, out: Path | None = None) -> Evaluation:
-    """Test a net on the choices in a CSV, whose photos are below `folder` or beside it. The result lacks kind, name,
-    group, engine and precision. out: the result's JSON, beside which the photos' scores are written."""
+def measure(
+    scorer: NetScorer, path: Path | str, folder: Path | str | None = None, out: Path | None = None
+) -> Evaluation:
+    """Test a net on the labels, mean votes or votes in a CSV, whose photos are below `folder` or beside it. The result
+    lacks kind, name, group, engine and precision. out: the result's JSON, beside which the scores are written."""
     folder = Path(path).parent if folder is None else Path(folder)
-    predictions = predict(scorer, read_labels(path), folder)
+    rows = read_labels(path)
+    answers, known = ask(scorer, rows, folder), votes.votes_in(rows)
     try:
-        figures = metrics.summary(*predictions[1:])
+        figures = votes.figures(scorer.target, answers, known)
     except CaffeError as error:
         raise CaffeError(f"{scorer.weights} on {path}: {error}") from None
     if out is not None:
-        protocol.write_csv(out.with_suffix(".csv"), predictions)
+        votes.write_csv(out.with_suffix(".csv"), scorer.target, answers, known)
     return Evaluation(
         dataset="own",
         synthetic=None,
@@ -86,6 +89,7 @@ def measure(scorer: Scorer, path: Path | str, folder: Path | str | None = None, 
         net=scorer.net_path,
         title=scorer.title,
         variant=protocol.variant_of(scorer.title),
+        target=scorer.target.name,
         preprocess=scorer.preprocess.describe(),
         result=figures,
     )
@@ -165,7 +169,7 @@ def write_sidecars(ranking: Ranking, given: dict[str, Rating], style: str, dry_r
         if reason is not None:
             done.append(f"left alone, {reason}: {photo.name}")
             continue
-        text = xmp.render(rating.value, photo.p_high, photo.percentile, rating.by_person)
+        text = xmp.render(*rating, photo.answer, photo.percentile)
         ours = os.path.lexists(place)
         if ours and place.read_bytes() == text:
             continue

@@ -3,6 +3,7 @@
 Photos are only read. Threads decode and measure photos while the net scores earlier ones.
 """
 
+import functools
 import os
 import re
 import stat
@@ -23,6 +24,8 @@ from ilgnet.photos import decode
 from ilgnet.rank import cache as photo_cache
 from ilgnet.run import outputs, processes, results
 from ilgnet.scoring import scorers
+from ilgnet.scoring.answers import Answer
+from ilgnet.weights import models
 from torchcaffe.base import context
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.data.imageset import in_order
@@ -36,6 +39,8 @@ COLUMNS = (
     "file",
     "p_high",
     "margin",
+    "mean_vote",
+    "spread",
     "percentile",
     "stars",
     "group",
@@ -48,6 +53,7 @@ COLUMNS = (
     "width",
     "height",
     "taken",
+    "votes",
 )
 _ESCAPE = re.compile(r"\\x[0-9a-f]{2}")
 
@@ -56,13 +62,18 @@ _ESCAPE = re.compile(r"\\x[0-9a-f]{2}")
 class Spec(scorers.Settings):
     """A scorer that is loaded when the first photo needs it."""
 
-    _scorer: scorers.Scorer | None = field(default=None, repr=False)
+    _scorer: scorers.NetScorer | None = field(default=None, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
-    def scorer(self) -> scorers.Scorer:
+    @functools.cached_property
+    def file(self) -> Path:
+        """The caffemodel."""
+        return models.find(self.weights)
+
+    def scorer(self) -> scorers.NetScorer:
         with self._lock:  # the decoding threads use it, too
             if self._scorer is None:
-                self._scorer = scorers.Scorer(self, heat=True)
+                self._scorer = scorers.NetScorer(self, heat=True)
             return self._scorer
 
     def key(self, cache: photo_cache.Cache) -> bytes:
@@ -75,10 +86,11 @@ class Spec(scorers.Settings):
                 return photo_cache.digest(emit.deploy_text(emit.Choice(str(net))).encode())
             return cache.digest_of(net)
 
-        nets = PAPER if self.net is None else [self.net]  # two-class nets, among which the weights choose
+        # The nets among which the weights choose. Not NIMA, nor other targets: the weights tell them from these.
+        nets = PAPER if self.net is None else [self.net]
         return photo_cache.combined(
             (
-                cache.digest_of(self.weights),
+                cache.digest_of(self.file),
                 *map(net_digest, nets),
                 self.preset,
                 cache.digest_of(self.mean) if self.mean is not None else None,
@@ -90,7 +102,13 @@ class Spec(scorers.Settings):
             )
         )
 
-    def about(self) -> photo_cache.About:
+    def about(self, known: photo_cache.About | None) -> photo_cache.About:
+        """What reports say of it. known: what the cache knows of it; None loads the net."""
+        found = known or self._loaded_about()
+        found.sha256 = found.sha256 or sha256(self.file)
+        return found
+
+    def _loaded_about(self) -> photo_cache.About:
         scorer = self.scorer()
         return photo_cache.About(
             net=Path(scorer.net_path).name,
@@ -117,9 +135,7 @@ class Ranked:
     name: str
     path: Path
     digest: bytes
-    p_high: float
-    margin: float
-    heat: np.ndarray | None
+    answer: Answer
     thumbnail: bytes
     facts: photo_cache.Facts
     rank: int = 0
@@ -237,10 +253,9 @@ def rank(
     # By name: the photo's digest, or why it cannot be read.
     outcomes: dict[str, bytes | str | None] = {item.name: cache.file_digest(item.path, item.stat) for item in share}
     todo = [item for item in share if outcomes[item.name] not in known]
-    about = cache.about(key)
-    if about is None:
-        about = spec.about()  # loads the net, so that errors in it come first
-        cache.set_about(key, about)
+    about = spec.about(cache.about(key))  # where it loads the net, errors in it come first
+    cache.set_about(key, about)
+    about.weights, about.card = spec.file.name, models.card(spec.file)  # of today, wherever they lie
     cache.commit()  # other processes may be waiting to write
     workers = workers or min(os.cpu_count() or 1, 8)
     read_files: list[tuple[Found, bytes]] = []
@@ -278,15 +293,15 @@ def rank(
             continue
         entry = cache.get(outcome, version, key)
         assert entry is not None  # it was known, or has just been put
-        photos.append(Ranked(item.name, item.path, outcome, *entry.answer, entry.thumbnail, entry.facts))
+        photos.append(Ranked(item.name, item.path, outcome, entry.answer, entry.thumbnail, entry.facts))
     set_order(photos)
     return Ranking(folder.resolve().name, photos, sorted(unread), about, sum(p.digest in known for p in photos))
 
 
 def set_order(photos: list[Ranked]) -> None:
     """Sort photos best first, equal ones by name; set each one's rank, percentile, stars and group."""
-    photos.sort(key=lambda photo: (-photo.margin, photo.name))
-    places = metrics.ranks(np.array([photo.margin for photo in photos]))
+    photos.sort(key=lambda photo: (-photo.answer.margin, photo.name))
+    places = metrics.ranks(np.array([photo.answer.margin for photo in photos]))
     facts = [photo.facts for photo in photos]
     best = photo_checks.group([f.checks.phash for f in facts], [f.taken for f in facts], range(len(photos)))
     for i, photo in enumerate(photos):
@@ -300,15 +315,19 @@ def set_order(photos: list[Ranked]) -> None:
 
 
 def rows(ranking: Ranking) -> list[dict[str, Any]]:
-    """A dictionary of COLUMNS for each photo. taken: the camera's clock, ISO 8601 without a zone."""
+    """A dictionary of COLUMNS for each photo. taken: the camera's clock, ISO 8601 without a zone. votes: the shares of
+    the votes 1 to 10 in ten-thousandths, as `ilgnet prepare --labels` reads them."""
     made = []
     for photo in ranking.photos:
-        facts, checks = photo.facts, photo.facts.checks
+        facts, checks, answer = photo.facts, photo.facts.checks, photo.answer
+        votes = None if answer.shares is None else np.rint(10000 * answer.shares.astype(np.float64)).astype(int)
         values = (
             photo.rank,
             photo.name,
-            round(photo.p_high, 6),
-            round(photo.margin, 4),
+            round(answer.p_high, 6),
+            round(answer.margin, 4),
+            None if answer.mean_vote is None else round(answer.mean_vote, 4),
+            None if answer.spread is None else round(answer.spread, 4),
             round(photo.percentile, 2),
             photo.stars,
             photo.group,
@@ -321,6 +340,7 @@ def rows(ranking: Ranking) -> list[dict[str, Any]]:
             facts.width,
             facts.height,
             clock(facts.taken),
+            "" if votes is None else " ".join(map(str, votes)),
         )
         made.append(dict(zip(COLUMNS, values)))
     return made

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from ilgnet.photos import decode
+from ilgnet.scoring.answers import Answer
 
 STYLES = ("full", "base")  # photo.jpg.xmp (darktable, digiKam) and photo.xmp (Adobe's)
 # The namespace of the score is the paper.
@@ -20,7 +21,7 @@ _TEMPLATE = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
     xmlns:xmp="http://ns.adobe.com/xap/1.0/"
     xmlns:ilgnet="https://arxiv.org/abs/1610.02256#"
     xmp:Rating="%s"
-    ilgnet:PHigh="%s"
+    ilgnet:PHigh="%s"%s
     ilgnet:Percentile="%s"%s/>
  </rdf:RDF>
 </x:xmpmeta>
@@ -28,8 +29,10 @@ _TEMPLATE = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 """
 _RATING = 0x4746  # EXIF's tag
 _PICKED = '\n    ilgnet:By="person"'
+_VOTES = '\n    ilgnet:MeanVote="%.4f"\n    ilgnet:Spread="%.4f"'
 _OURS = re.compile(
-    r'xmp:Rating="(-?\d)"\s+ilgnet:PHigh="([0-9.]+)"\s+ilgnet:Percentile="([0-9.]+)"'
+    r'xmp:Rating="(-?\d)"\s+ilgnet:PHigh="([0-9.]+)"'
+    r'(\s+ilgnet:MeanVote="[0-9.]+"\s+ilgnet:Spread="[0-9.]+")?\s+ilgnet:Percentile="([0-9.]+)"'
     rf"({_PICKED})?"
 )
 # A rating in a photo: XMP's, as an attribute or an element, under Adobe's usual prefixes. Cameras write 0: not rated.
@@ -43,9 +46,10 @@ def sidecar(photo: Path, style: str) -> Path:
     return photo.with_name(photo.name + ".xmp") if style == "full" else photo.with_suffix(".xmp")
 
 
-def render(rating: int, p_high: float, percentile: float, by_person: bool) -> bytes:
+def render(rating: int, by_person: bool, answer: Answer, percentile: float) -> bytes:
     """A sidecar's content. by_person: whether the rating is a person's choice."""
-    return _rendered(rating, f"{p_high:.6f}", f"{percentile:.2f}", _PICKED if by_person else "")
+    votes = "" if answer.shares is None else _VOTES % (answer.mean_vote, answer.spread)
+    return _rendered(rating, f"{answer.p_high:.6f}", votes, f"{percentile:.2f}", _PICKED if by_person else "")
 
 
 def _rendered(*values: object) -> bytes:
@@ -58,7 +62,7 @@ def gives_way(path: Path, by_person: bool) -> bool:
     new rating is one, too (by_person)."""
     data = path.read_bytes()
     found = _OURS.search(data.decode("utf-8", "replace"))
-    return found is not None and _rendered(*found.groups("")) == data and (by_person or not found[4])
+    return found is not None and _rendered(*found.groups("")) == data and (by_person or not found[5])
 
 
 def rated_by_hand(photo: Path, by_person: bool) -> str | None:

@@ -73,8 +73,8 @@ class Calibration(Result):
 
 
 class Figures(Result):
-    """The figures of a test of `n` photos. `whole`: size of the whole test set, `tested`: photos in a log of its test,
-    some counted twice."""
+    """The figures of a test of `n` photos; of `voted` of them people's votes are known. `whole`: size of the whole test
+    set, `tested`: photos in a log of its test, some counted twice."""
 
     n: int
     classes: tuple[str, str] | None = None
@@ -89,6 +89,7 @@ class Figures(Result):
     first_batches: Proportion | None = None
     whole: int | None = None
     tested: int | None = None
+    voted: int | None = None
     spearman: float | None = None
     pearson: float | None = None
     emd: float | None = None
@@ -243,16 +244,51 @@ class Benchmark(Result):
     ratios: Any = None
 
 
+# --- a model --------------------------------------------------------------------------------------------------------
+
+
+class Card(Result):
+    """What weights are, as a JSON beside a caffemodel, or beside all snapshots of a training run.
+
+    net: as --net takes it. mean: the file of the mean, in the same folder. dataset, photos, synthetic, teacher: what it
+    was trained on, and whose labels (see Manifest). measured: what others or we found."""
+
+    made_by = "ilgnet fetch-weights or ilgnet train"
+
+    kind: Literal["model"]
+    title: str
+    answer: str
+    net: str | None = None
+    mean: str | None = None
+    licence: str | None = None
+    source: Any = None
+    input: str | None = None
+    measured: str | None = None
+    dataset: str | None = None
+    photos: int | None = None
+    synthetic: str | None = None
+    teacher: str | None = None
+
+
 # --- what data preparation writes -----------------------------------------------------------------------------------
 
 
+class Half(Result):
+    """What a manifest says of the training or the test photos."""
+
+    records: int
+
+
 class Manifest(Result):
-    """What evaluation needs of the manifest beside an LMDB. `synthetic`: what is synthetic about its labels."""
+    """What training and evaluation need of the manifest beside an LMDB. `synthetic`: what is synthetic about its
+    labels; `teacher`: the model that gave them."""
 
     made_by = "ilgnet prepare"
 
     dataset: str | None = None
     synthetic: Any = None
+    teacher: str | None = None
+    train: Half | None = None
 
 
 # --- reading and writing --------------------------------------------------------------------------------------------

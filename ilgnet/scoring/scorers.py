@@ -1,11 +1,11 @@
-"""Scores of photos, with either engine: P(high), or the answer of a net with another target."""
+"""A net that scores preprocessed photos, with either engine."""
 
 import itertools
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,32 +14,23 @@ from ilgnet.nets.targets import SCORES, TARGETS, Target, target_of
 from ilgnet.nets.variants import VARIANTS
 from ilgnet.photos import preprocess
 from ilgnet.run import engine as engines
-from ilgnet.weights import surgery
+from ilgnet.scoring import answers
+from ilgnet.scoring.answers import HIGH, LOW, Answer
+from ilgnet.weights import models, surgery
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import upgrade
 
 T = TypeVar("T")
-LOW, HIGH = 0, 1  # indices of the Softmax
 VERSION = 1  # raise it when scores or heat maps change, so that caches forget the old ones
-
-
-class Answer(NamedTuple):
-    """A net's answer to one photo. margin: log(P(high) / P(low)), which orders photos even where P(high) rounds to 0
-    or 1. heat: (h, w) float32 from -1 to 1, or None: where the last module saw something that raised (> 0) or lowered
-    (< 0) the margin."""
-
-    p_high: float
-    margin: float
-    heat: np.ndarray | None
 
 
 @dataclass
 class Settings:
-    """What to score with. net: a deploy.prototxt or a variant's name; by default the variant that the weights are of.
+    """What to score with. weights: see models.find. net: see deploy_net; by default the net that the weights are of.
     preset, mean: see preprocess.make. precision: on a CPU, "bf16" or "int8" rounds the weights of large inner
     products."""
 
-    weights: Path | str
+    weights: Path | str | None = None
     net: Path | str | None = None
     preset: str | None = None
     mean: Path | str | None = None
@@ -49,14 +40,14 @@ class Settings:
     precision: str | None = None
 
 
-class Scorer:
+class NetScorer:
     """A deploy net with its weights and preprocessing. heat: prepare for `answers`.
 
     With a precision, the change of the first photos' scores is printed. CaffeError unless the weights hold the
     parameters of every layer."""
 
     def __init__(self, settings: Settings, heat: bool = False):
-        weights = self.weights = str(settings.weights)
+        weights = self.weights = str(models.find(settings.weights))
         source = surgery.read_weights(weights)
         # a prototxt, or a variant's name
         self.net_path = net_for(source, weights) if settings.net is None else str(settings.net)
@@ -77,13 +68,22 @@ class Scorer:
         shape = tuple(self.blobs[self._input].data.shape)
         if len(shape) != 4 or shape[1] != 3:
             raise CaffeError(f"{self.net_path}: input '{self._input}' has shape {shape}; expected N x 3 x H x W")
-        known = VARIANTS.get(self.net_path)
-        preset = settings.preset or (known.preset if known and settings.mean is None else None)
-        self.preprocess = preprocess.make(preset, settings.mean, shape[2:])
+        self.preprocess = self._preprocess(settings, shape[2:])
         self.batch, self._shape, self._precision = settings.batch, shape[1:], settings.precision
         self._names = list(self._net.top_names)
         self._logits, self.target = self._learned()
+        self._with_heat = heat
         self.module = self._last_module()
+
+    def _preprocess(self, settings: Settings, size: tuple[int, int]) -> preprocess.Preprocess:
+        """As the settings say, else as the variant wants it, else with the mean that the model's card names."""
+        known = VARIANTS.get(self.net_path)
+        preset, mean = settings.preset, settings.mean
+        if preset is None and known and known.preset:
+            return preprocess.make(known.preset, None, size)
+        if preset in (None, "lmdb") and mean is None:
+            mean = models.mean_of(self.weights)
+        return preprocess.make(preset, mean, size)
 
     @property
     def meaning(self) -> str:
@@ -149,15 +149,7 @@ class Scorer:
 
     def number(self, row: np.ndarray) -> float:
         """An answer as one number, higher for better photos: P(high), the (expected) mean vote, or a rank."""
-        if self.target.outputs == SCORES:
-            return float(np.dot(np.arange(1, SCORES + 1), row.astype(np.float64)))
-        return float(row[0 if self.target.outputs == 1 else HIGH])
-
-    def inputs(self, arrays: np.ndarray) -> np.ndarray:
-        """P(high), (n,) float32, of preprocessed photos (n, 3, H, W). CaffeError for a net with another target."""
-        if self.target.label:
-            raise CaffeError(f"{self.net_path}: answers {self.target.answer}; P(high) is what a two-class net says")
-        return self.rows(arrays)[:, HIGH]
+        return float(answers.mean_votes(self.target, row[None])[0] if self.target.label else row[HIGH])
 
     def features(self, blobs: Iterable[str]) -> dict[str, np.ndarray]:
         """A copy of each blob, (n, ...) float32, for the last photos. CaffeError for an unknown blob."""
@@ -167,17 +159,28 @@ class Scorer:
         return {name: np.array(self.blobs[name].data, dtype=np.float32) for name in blobs}
 
     def answers(self, arrays: np.ndarray) -> list[Answer]:
-        """The Answers to preprocessed photos (n, 3, H, W)."""
-        p_high = self.inputs(arrays)
-        logits = self.blobs[self._logits].data.reshape(len(arrays), 2).astype(np.float64)
-        maps = self._heat(self.module) if self.module else [None] * len(arrays)
-        return [Answer(float(p), float(z[HIGH] - z[LOW]), m) for p, z, m in zip(p_high, logits, maps)]
+        """The Answers to preprocessed photos (n, 3, H, W); with heat maps where it was made for them. CaffeError for a
+        ranking net."""
+        try:
+            answers.predicts_votes(self.target)
+        except CaffeError as error:
+            raise CaffeError(f"{self.net_path}: {error}") from None
+        rows = self.rows(arrays)
+        found = answers.read(self.target, rows, self.blobs[self._logits].data.reshape(rows.shape))
+        if self._with_heat and self.module:
+            found = [answer._replace(heat=heat) for answer, heat in zip(found, self._heat(self.module, rows))]
+        return found
 
-    def _heat(self, module: str) -> np.ndarray:
-        """(n, h, w): Grad-CAM (Selvaraju et al., ICCV 2017, eq. 1 and 2) of the margin on a module, for the last
-        photos. Without the paper's ReLU, so that it also shows what lowered the margin."""
+    def _heat(self, module: str, rows: np.ndarray) -> np.ndarray:
+        """(n, h, w): Grad-CAM (Selvaraju et al., ICCV 2017, eq. 1 and 2) of the margin or the mean vote on a module,
+        for the last photos. Without the paper's ReLU, so that it also shows what lowered it."""
         blob, top = self.blobs[module], self.blobs[self._logits]
-        top.diff[...] = np.resize([-1, 1], top.data.shape)  # of low and high
+        if self.target.outputs == SCORES:  # d mean / d logit k = share k * (k - mean)
+            means = answers.mean_votes(self.target, rows)[:, None]
+            gradient = rows * (np.arange(1, SCORES + 1) - means)
+        else:
+            gradient = np.broadcast_to([1.0] if self.target.label else [-1.0, 1.0], rows.shape)  # [low, high]
+        top.diff[...] = gradient.reshape(top.data.shape)
         behind = self._names[self._producer(module) + 1]
         self._net.backward(start=self._names[self._producer(self._logits)], end=behind)
         weights = blob.diff.mean(axis=(2, 3), keepdims=True)
@@ -202,38 +205,27 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
-def score(
-    paths: Iterable[Path | str] | Path | str,
-    weights: Path | str,
-    net: Path | str | None = None,
-    preset: str | None = None,
-    mean: Path | str | None = None,
-    batch: int = 16,
-    engine: str = "torch",
-    gpu: int | None = None,
-) -> list[float]:
-    """P(high aesthetic quality) of each photo, in [0, 1]. A net for the distribution or the mean of votes gives the
-    mean, 1 to 10, and a ranking net a number that only orders.
-
-    net: a deploy.prototxt or a variant's name (default: the variant that the weights are of). preset: "lmdb" (needs
-    mean) or "direct"; by default lmdb if there is a mean. CaffeError for a photo that cannot be read.
-    """
-    if isinstance(paths, (str, Path)):
-        paths = [paths]
-    scorer = Scorer(Settings(weights, net, preset, mean, batch, engine, gpu))
-    return list(scorer.stream(scorer.preprocess.photo(preprocess.read_photo(path)) for path in paths))
-
-
 def deploy_net(net: Path | str) -> Any:
-    """The NetParameter of a variant's deploy net for its name, else of a prototxt."""
-    return emit.deploy(emit.Choice(str(net))) if str(net) in VARIANTS else upgrade.read_net(net)
+    """The NetParameter of a deploy net: of a variant's name, of VARIANT:TARGET for one that learns another target, else
+    of a prototxt."""
+    variant, _, target = str(net).partition(":")
+    if variant in VARIANTS and (not target or target in TARGETS):
+        return emit.deploy(emit.Choice(variant, target=target))
+    return upgrade.read_net(net)
+
+
+KINDS = ("Convolution", "InnerProduct", "BatchNorm", "Scale")  # layers with weights
 
 
 def net_for(source: list[surgery.Layer], weights: Path | str) -> str:
-    """The variant whose layers with parameters are exactly those of the weights."""
-    kinds = ("Convolution", "InnerProduct", "BatchNorm", "Scale")
+    """The net, as `deploy_net` takes it, whose layers with parameters are exactly those of the weights. The caffemodel
+    of a net that learns from votes also holds fixed layers of its loss, by which votes are summed up."""
     have = {layer.name for layer in source if layer.blobs}
-    for name in VARIANTS:
-        if {layer.name for layer in deploy_net(name).layer if layer.type in kinds} == have:
-            return name
+    fixed = {name for name in have if name.endswith("running_sums")}
+    for name, variant in VARIANTS.items():
+        for target in TARGETS.values() if variant.paper else [TARGETS[variant.target]]:
+            net = name if target.name == variant.target else f"{name}:{target.name}"
+            layers = {layer.name for layer in deploy_net(net).layer if layer.type in KINDS}
+            if layers in (have, have - fixed):
+                return net
     raise CaffeError(f"{weights}: the weights of none of {', '.join(VARIANTS)}; give the deploy net (--net)")

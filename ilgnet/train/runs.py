@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ilgnet.run import engine, processes
-from ilgnet.train import logtee
+from ilgnet.train import card, logtee
 from ilgnet.weights import surgery
 from torchcaffe.base import context, signals
 from torchcaffe.base.errors import CaffeError, Diverged
@@ -222,6 +222,9 @@ def train(args: argparse.Namespace, settings: caffe_pb2.SolverParameter, log_fil
             snapshot = newest_snapshot(settings.snapshot_prefix, terminal)
             if snapshot is None:
                 print(f"no snapshot yet: starting from {args.weights or 'the fillers'}", file=terminal)
+        refused = card.write(settings) if root else None
+        if refused:
+            print(refused, file=terminal)
         caffe = engine.load_engine(args.engine, args.gpu, logtee.write_line)
         solver = caffe.get_solver(args.solver)
         if args.weights and snapshot is None:

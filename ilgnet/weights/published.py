@@ -54,6 +54,7 @@ class Released:
     variant: str = "v1"
     url: str = ""
     licence: str = "none stated by its authors"
+    measured: str | None = None  # by its authors
 
 
 PAGE = "https://github.com/BestiVictory/ILGnet"
@@ -70,6 +71,7 @@ MODELS: dict[str, Published | Released] = {
         ("https://drive.google.com/file/d/0B-wWngvfWr7WekNRX04xSzJEWlE/view", "https://pan.baidu.com/s/1slMv4yp"),
         "adac77adead5629becacd11c860262caeef14d05d21ff1e7d0fc177d00000c71",
         "ilgnet_ava1.caffemodel",
+        measured='accuracy 81.68% of 2,500 photos of AVA1\'s test list, where always "high" has 80.00%',
     ),
     "ilgnet-ava2": Released(
         "ILGnet-AVA2.caffemodel",
@@ -77,6 +79,7 @@ MODELS: dict[str, Published | Released] = {
         ("https://drive.google.com/file/d/0B-wWngvfWr7WRDl4YUFNTmJqenM/view", "https://pan.baidu.com/s/1bpBsIZH"),
         "9eeac7ef7d566193c4416556c5beacae0f50cd1e158aabb87d5e974252d23de2",
         "ilgnet_ava2.caffemodel",
+        measured="accuracy 85.50% of 2,400 photos of AVA2's test list",
     ),
     "nima": Released(
         "weights_mobilenet_aesthetic_0.07.hdf5",
@@ -88,6 +91,7 @@ MODELS: dict[str, Published | Released] = {
         "https://raw.githubusercontent.com/idealo/image-quality-assessment/master/models/MobileNet/"
         "weights_mobilenet_aesthetic_0.07.hdf5",
         "Apache-2.0, idealo.de",
+        "on AVA: Spearman's correlation with the mean votes 0.609, linear 0.626, earth mover's distance 0.071",
     ),
 }
 
@@ -248,29 +252,26 @@ def convert(model: Released, source: Path, target: Path, net: Any) -> str:
             raise CaffeError(f"{source}: layer '{layer}' holds values that are not finite")
         blobs[layer] = [np.reshape(b, p.shape) for b, p in zip(values, params[layer])]
     caffemodel.write_caffemodel(target, definition, blobs)
-    results.write_json(card_of(target), card(model, files.sha256(source)))
+    results.write_json(target.with_suffix(".json"), card(model, files.sha256(source)))
     if files.sha256(source) == model.sha256:
         return f"{source} is the {model.file} that the authors' repository records, byte for byte"
     return f"{source} is not the {model.file} that the authors' repository records (another sha256), but fits the net"
 
 
-def card_of(weights: Path) -> Path:
-    """The path of the JSON beside weights."""
-    return weights.with_suffix(".json")
-
-
-def card(model: Released, digest: str) -> dict[str, Any]:
-    """What a converted file is, for people."""
+def card(model: Released, digest: str) -> results.Card:
+    """What a converted file is."""
     variant = VARIANTS[model.variant]
     mean = ", ".join(f"{value:g}" for value in variant.mean_values) or "the mean of the training set"
-    return {
-        "net": variant.name,
-        "title": variant.title,
-        "source": {"file": model.file, "page": model.page, "sha256": digest, "as_published": digest == model.sha256},
-        "licence": model.licence,
-        "input": f"BGR, less {mean}; 224 x 224 pixels",
-        "answer": TARGETS[variant.target].answer,
-    }
+    return results.Card(
+        kind="model",
+        title=variant.title,
+        answer=TARGETS[variant.target].answer,
+        net=variant.name,
+        licence=model.licence,
+        source={"file": model.file, "page": model.page, "sha256": digest, "as_published": digest == model.sha256},
+        input=f"BGR, less {mean}; 224 x 224 pixels",
+        measured=model.measured,
+    )
 
 
 def where(name: str, model: Released) -> str:

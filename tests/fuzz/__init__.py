@@ -23,6 +23,7 @@ from ilgnet.ava import labels, ratings, splits
 from ilgnet.evaluate import caffe_log, protocol
 from ilgnet.photos import decode, preprocess
 from ilgnet.rank import xmp
+from ilgnet.scoring.answers import Answer
 from torchcaffe.base.errors import CaffeError, OutOfMemory, named
 from torchcaffe.data import imageset, pictures
 from torchcaffe.data.lmdb_reader import LmdbReader
@@ -221,7 +222,8 @@ TARGETS = {
                                                          b"file,votes\na.jpg,1 2 3\n"]),
     "predictions": Target(protocol.read_csv, "x.csv", lambda: [
         b"key,label,p_high\n1_a,0,0.5\n2_b,1,1e-3\n", b"key,label,p_high,margin\n1_a,0,0.5,0\n2_b,1,1,17.5\n"]),
-    "sidecar": Target(_read_sidecar, "x.xmp", lambda: [xmp.render(3, 0.5, 60, True), _images()[0] + b'xmp:Rating="4"']),
+    "sidecar": Target(_read_sidecar, "x.xmp", lambda: [
+        xmp.render(3, True, Answer(0.5, 0.0), 60), _images()[0] + b'xmp:Rating="4"']),
     "log": Target(caffe_log.read_log, "x.log", lambda: [LOG]),
 }  # fmt: skip
 

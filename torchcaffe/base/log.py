@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -21,6 +22,20 @@ def set_level(level: int) -> None:
 
     The environment keeps the level, as for glog, so that programs started from here, real Caffe's too, inherit it."""
     os.environ["GLOG_minloglevel"] = str(level)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Log errors alone inside the block."""
+    before = os.environ.get("GLOG_minloglevel")
+    set_level(2)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["GLOG_minloglevel"]
+        else:
+            os.environ["GLOG_minloglevel"] = before
 
 
 def _emit(letter: str, source: str, text: str) -> None:

@@ -34,6 +34,20 @@ function starsOf(n, className) {
   element.setAttribute("aria-label", `${n} of 5 stars`);
   return element;
 }
+const votes = p => p.mean_vote.toFixed(2) + (p.spread === null ? "" : ` ± ${p.spread.toFixed(2)}`);
+function histogram(p) {
+  const shares = p.votes.split(" ").map(Number), most = Math.max(...shares), box = make("div", "votes");
+  box.setAttribute("role", "img");
+  box.setAttribute("aria-label", "shares of the votes 1 to 10: " + shares.map(s => (s / 100).toFixed(1) + " %").join(", "));
+  shares.forEach((share, i) => {
+    const column = make("span"), bar = make("span", "bar");
+    bar.style.height = 48 * share / most + "px";
+    column.title = `${i + 1}: ${(share / 100).toFixed(1)} %`;
+    column.append(bar, make("small", "soft", i + 1));
+    box.append(column);
+  });
+  return box;
+}
 function frame(p, eager) {
   const box = make("div", "frame"), image = make("img");
   image.alt = p.file;
@@ -64,7 +78,8 @@ function facts(p) {
   const name = make("span", "name", p.file);
   name.title = p.file;
   first.append(name, make("span", "soft", "#" + p.rank));
-  second.append(starsOf(stars(p), "stars"), make("span", "", `P ${p.p_high.toFixed(3)}`),
+  second.append(starsOf(stars(p), "stars"),
+    make("span", "", p.mean_vote === null ? `P ${p.p_high.toFixed(3)}` : votes(p)),
     make("span", "soft", percent(p.percentile)));
   box.append(first, second);
   const size = groups.get(p.group);
@@ -115,13 +130,13 @@ function card(p) {
 let shown = [], current = null;
 function refresh() {
   const scale = $("scale").value, level = Number($("threshold").value), by = $("sort").value, show = $("show").value;
-  const least = scale === "p_high" ? level / 100 : level;
+  const least = {p_high: level / 100, mean_vote: 1 + 9 * level / 100}[scale] ?? level;
   shown = photos.filter(p => p[scale] >= least && (!$("best").checked || p.group === p.file || pick(p)) &&
     (show === "all" || (show === "open" ? !pick(p) : pick(p) === show)));
   const text = by === "file" || by === "taken";
   shown.sort((a, b) => (text ? (a[by] || "~").localeCompare(b[by] || "~") : b[by] - a[by]) || a.rank - b.rank);
   grid.replaceChildren(...shown.map(card));
-  $("level").textContent = scale === "p_high" ? least.toFixed(3) : level + " %";
+  $("level").textContent = {p_high: least.toFixed(3), mean_vote: least.toFixed(2)}[scale] ?? level + " %";
   const kept = photos.filter(p => pick(p) === "keep").length, rejected = photos.filter(p => pick(p) === "reject").length;
   $("count").textContent = `${shown.length} of ${photos.length} shown, ${kept} kept, ${rejected} rejected`;
   $("none").hidden = shown.length > 0;
@@ -142,7 +157,9 @@ function open(p) {
   // The picture fills its box, whatever its shape: the heat map is laid over the box.
   box.querySelector("img").style.setProperty("--ratio", p.width / p.height);
   overlay(box, p);
-  const rows = [["file", p.file], ["stars", starsOf(stars(p))], ["P(high)", p.p_high.toFixed(6)],
+  const voted = p.mean_vote === null ? [] : [["mean vote", votes(p)]];
+  if (p.votes) voted.push(["votes", histogram(p)]);
+  const rows = [["file", p.file], ["stars", starsOf(stars(p))], ...voted, ["P(high)", p.p_high.toFixed(6)],
     ["percentile", percent(p.percentile)], ["sharpness", p.sharpness], ["brightness", p.brightness],
     ["burnt out, no detail in the dark", `${percent(100 * p.burnt)}, ${percent(100 * p.crushed)}`],
     ["faults", p.faults || "none"], ["size", `${p.width} x ${p.height}`], ["taken", p.taken || "unknown"],

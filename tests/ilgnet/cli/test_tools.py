@@ -32,7 +32,7 @@ from ilgnet.cli import (
 )
 from ilgnet.evaluate import caffe_log, protocol
 from ilgnet.run import bvlc, processes, results
-from ilgnet.scoring.scorers import Scorer, Settings
+from ilgnet.scoring.scorers import NetScorer, Settings
 from tests import ROOT, chromium
 from tests.ilgnet.small_nets import write_solver
 from torchcaffe.base.errors import CaffeError
@@ -175,7 +175,7 @@ def test_evaluate_checks_its_outputs_before_it_scores(trained, folder, tmp_path,
 
 def test_a_process_without_a_photo_waits_for_the_others(trained, folder, monkeypatch):
     """As with more processes than photos."""
-    scorer = Scorer(Settings(trained, folder / "plain_deploy.prototxt", mean=folder / "mean.binaryproto"))
+    scorer = NetScorer(Settings(trained, folder / "plain_deploy.prototxt", mean=folder / "mean.binaryproto"))
     others = [("a", 1, np.array([0.25, 0.75]))]
     monkeypatch.setattr(processes, "mine", lambda: slice(30, None, 31))
     monkeypatch.setattr(processes, "everyones", lambda items: items + others)

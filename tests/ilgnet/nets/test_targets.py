@@ -9,6 +9,7 @@ import cv2
 import lmdb
 import numpy as np
 import pytest
+import scipy.stats
 
 import torchcaffe as caffe
 from ilgnet.ava import targets as labels
@@ -19,6 +20,8 @@ from ilgnet.nets import emit
 from ilgnet.nets.targets import TARGETS, target_of
 from ilgnet.nets.variants import PAPER
 from ilgnet.run import engine, results
+from ilgnet.scoring.scorers import NetScorer, Settings, net_for
+from ilgnet.weights.surgery import Layer, read_weights
 from tests import ROOT
 from tests.bvlc import compare, target_nets
 from torchcaffe.base.errors import CaffeError
@@ -193,7 +196,7 @@ def test_label_lmdbs(tmp_path):
         assert (datum.channels, datum.height, datum.label) == (1, 1, int(rows[3].mean > 5)) and not datum.data
         expected = np.array(rows[3].votes) / sum(rows[3].votes) if kind == "distribution" else [rows[3].mean]
         assert np.allclose(caffe.io.datum_to_array(datum).ravel(), expected, atol=1e-6)
-    means, shares = votes.votes_beside(tmp_path / "val_lmdb")
+    means, shares = votes.votes_beside(tmp_path / "val_lmdb", 8)
     assert shares.shape == (8, 10) and np.allclose(means, shares @ np.arange(1, 11), atol=1e-5)
     assert np.allclose(means, [row.mean for row in rows], atol=1e-6)
 
@@ -213,7 +216,7 @@ def test_labels_of_other_photos_are_refused(tmp_path):
     (tmp_path / "val_mean_lmdb").rename(tmp_path / "old")
     (tmp_path / "train_mean_lmdb").rename(tmp_path / "val_mean_lmdb")
     with pytest.raises(CaffeError, match="val_mean_lmdb: 12 records; the photos' LMDB has 8"):
-        votes.votes_beside(tmp_path / "val_lmdb")
+        votes.votes_beside(tmp_path / "val_lmdb", 8)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +234,7 @@ def test_broken_label_lmdbs_are_named(value, reason, tmp_path):
         last = list(txn.cursor().iternext(values=False))[-1]
         txn.delete(last) if value is None else txn.put(last, value)
     with pytest.raises(CaffeError, match=reason.format(last.decode())):
-        votes.votes_beside(tmp_path / "val_lmdb")
+        votes.votes_beside(tmp_path / "val_lmdb", 8)
 
 
 @pytest.mark.parametrize(
@@ -322,8 +325,6 @@ def weights_for(folder: Path, name: str) -> Path:
 
 @pytest.mark.parametrize("name", LEARNED)
 def test_score_and_evaluate(name, tmp_path, capsys):
-    from ilgnet.scoring.scorers import Scorer, Settings
-
     target_nets.write_data(tmp_path, 256)
     weights = weights_for(tmp_path, name)
     lmdb = tmp_path / "val_lmdb"
@@ -334,9 +335,10 @@ def test_score_and_evaluate(name, tmp_path, capsys):
     printed = capsys.readouterr().out
     result = results.read_json(tmp_path / "result.json")
     figures = result["result"]
-    assert result["target"] == name and "predictions" not in result and result["variant"] is None
+    assert result["target"] == name and result["variant"] is None
+    assert result.get("predictions") == (None if name == "ranking" else "result.csv")
 
-    scorer = Scorer(Settings(weights, tmp_path / "deploy.prototxt", mean=tmp_path / "mean.binaryproto", batch=3))
+    scorer = NetScorer(Settings(weights, tmp_path / "deploy.prototxt", mean=tmp_path / "mean.binaryproto", batch=3))
     rows = protocol.ask(scorer, lmdb).rows
     scores = rows @ np.arange(1, 11) if name == "distribution" else rows[:, 0]
     means = np.array([row.mean for row in target_nets.ratings("val")])
@@ -347,8 +349,29 @@ def test_score_and_evaluate(name, tmp_path, capsys):
     assert figures["accuracy"]["value"] == pytest.approx(np.mean((scores > cut) == (means > 5)))
     assert f"Spearman, votes    {figures['spearman']:.4f}" in printed
     assert ("EMD, votes" in printed) == (name == "distribution")
-    with pytest.raises(CaffeError, match="P\\(high\\) is what a two-class net says"):
-        scorer.inputs(np.zeros((1, 3, 96, 96), np.float32))
+    photos = np.random.RandomState(0).uniform(-100, 100, (3, 3, 96, 96)).astype(np.float32)
+    if name == "ranking":
+        with pytest.raises(CaffeError, match="answers a score to rank by: neither two classes nor votes"):
+            scorer.answers(photos)
+        return
+    # P(mean > 5) of normal errors, and the spread by the definition of a standard deviation.
+    p_high = scipy.stats.norm.cdf((scores - 5) / 0.57)
+    np.testing.assert_allclose(protocol.read_csv(tmp_path / "result.csv").p_high, p_high, rtol=1e-5)
+    assert figures["calibration"]["ece"] == pytest.approx(
+        sum(p["n"] * abs(p["observed"] - p["p_high"]) for p in figures["calibration"]["bins"]) / len(means)
+    )
+    for answer, row in zip(scorer.answers(photos), scorer.rows(photos)):
+        assert answer.mean_vote == pytest.approx(scorer.number(row))
+        assert np.log(answer.p_high / (1 - answer.p_high)) == pytest.approx(answer.margin)
+        if name == "distribution":
+            deviations = np.arange(1, 11) - answer.mean_vote
+            assert answer.spread == pytest.approx(np.sqrt((row.astype(np.float64) * deviations**2).sum()))
+        else:
+            assert answer.shares is None and answer.spread is None
+    # The weights alone tell which net and target they are of, also beside the layers of a loss.
+    source = read_weights(weights)
+    fixed = [Layer(layer, "Convolution", [np.ones(10)]) for layer in ("loss1/running_sums", "votes_running_sums")]
+    assert net_for(source, weights) == net_for([*source, *fixed], weights) == f"third:{name}"
 
 
 def test_ranking_without_a_cut_and_photos_without_votes(tmp_path, capsys, monkeypatch):
@@ -369,12 +392,13 @@ def test_ranking_without_a_cut_and_photos_without_votes(tmp_path, capsys, monkey
     assert asked == ["mirror", "mirror"]  # the cut is of the views that it is to cut
     with pytest.raises(CaffeError, match="--test-batch: is of two-class nets"):
         evaluate.main([*command, "--test-batch", "9"])
-    with pytest.raises(CaffeError, match="--picks: .* expected a two-class net"):
+    with pytest.raises(CaffeError, match="a score to rank by, which has no cut of low and high"):
         evaluate.main([*command[:4], "--picks", str(tmp_path / "picks.csv")])
     for kind in labels.KINDS:
         (tmp_path / f"val_{kind}_lmdb").rename(tmp_path / f"hidden_{kind}")
-    with pytest.raises(CaffeError, match="val_mean_lmdb: no such LMDB"):
-        evaluate.main(command)
+    capsys.readouterr()
+    assert evaluate.main(command) == 0
+    assert "Spearman" not in capsys.readouterr().out
 
 
 def test_nets_without_data_end_in_their_answers():

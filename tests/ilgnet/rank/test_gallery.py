@@ -17,6 +17,7 @@ from ilgnet.figures import pictures
 from ilgnet.photos import checks as photo_checks
 from ilgnet.rank import cache, gallery, picks, ranking
 from ilgnet.run import results
+from ilgnet.scoring.answers import Answer
 from tests import chromium
 
 pytestmark = pytest.mark.skipif(chromium.PROGRAM is None, reason="no Chromium here")
@@ -29,6 +30,8 @@ ABOUT = cache.About(
     heat_of="inception_4a/output",
     preprocess=results.Preprocessing(preset="lmdb", warp=(256, 256), crop=(224, 224)),
     engine="torch",
+    sha256="0123456789abcdef",
+    weights="v1.caffemodel",
 )
 SIZES = {3: (320, 480), 4: (960, 320)}  # upright and wide ones; the others are 640 x 480
 
@@ -51,9 +54,7 @@ def made(tmp_path_factory):
                 name,
                 folder / name.replace("/", "_"),
                 bytes([i]),
-                float(1 / (1 + np.exp(-margin))),
-                margin,
-                rng.uniform(-1, 1, (14, 14)).astype(np.float32),
+                Answer(float(1 / (1 + np.exp(-margin))), margin, rng.uniform(-1, 1, (14, 14)).astype(np.float32)),
                 pictures.small_jpeg(picture, 256),
                 cache.Facts(*SIZES.get(i, (640, 480)), 1.6e9 + 60 * i, checks),
             )

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 
+import ilgnet
 import torchcaffe
 from ilgnet.ava import labels
 from ilgnet.cli import check_ranking, evaluate, prepare, report
@@ -26,6 +27,7 @@ from ilgnet.rank import cache as photo_cache
 from ilgnet.rank import check, picks, ranking, xmp
 from ilgnet.run import results
 from ilgnet.scoring import scorers
+from ilgnet.scoring.answers import Answer
 from torchcaffe.base.errors import CaffeError, WriteError
 from torchcaffe.data.lmdb_reader import LmdbReader
 from torchcaffe.data.transform import datum_image, parse_datum
@@ -116,7 +118,7 @@ def distances(hashes, others):
 
 
 def test_margin_and_heat_map(model):
-    scorer = scorers.Scorer(scorers.Settings(model / "tiny.caffemodel", model / "deploy.prototxt"), heat=True)
+    scorer = scorers.NetScorer(scorers.Settings(model / "tiny.caffemodel", model / "deploy.prototxt"), heat=True)
     arrays = np.random.RandomState(0).randn(3, 3, 32, 32).astype(np.float32) * 50
     found = scorer.answers(arrays)
     assert scorer.module == "conv" and "index 1 means high" in scorer.meaning
@@ -213,10 +215,11 @@ def test_ranking(folder, spec, cache):
     assert set(unread) == {"broken.jpg", "link.jpg", "links"}
     assert unread["link.jpg"] == "a link out of the folder: not followed"
     assert unread["broken.jpg"] == "cut short: the end is missing"
-    assert [p.margin for p in made.photos] == sorted((p.margin for p in made.photos), reverse=True)
+    margins = [p.answer.margin for p in made.photos]
+    assert margins == sorted(margins, reverse=True)
     paths = [photo.path for photo in made.photos]
-    direct = scorers.score(paths, spec.weights, spec.net)
-    np.testing.assert_allclose([photo.p_high for photo in made.photos], direct, rtol=1e-5)
+    direct = ilgnet.score(paths, spec.weights, net=spec.net)
+    np.testing.assert_allclose([photo.answer.p_high for photo in made.photos], direct, rtol=1e-5)
     assert [p.percentile for p in made.photos] == [100 * (i + 0.5) / 8 for i in range(7, -1, -1)]
     assert made.photos[0].stars == 5 and made.photos[-1].stars == 1
     by_name = {photo.name: photo for photo in made.photos}
@@ -229,24 +232,26 @@ def test_ranking(folder, spec, cache):
 def test_second_run_loads_no_net(folder, spec, cache, model, monkeypatch):
     first = ranking.rank(folder, spec, cache)
     again = ranking.Spec(spec.weights, spec.net, batch=4)
-    monkeypatch.setattr(scorers, "Scorer", None)
+    monkeypatch.setattr(scorers, "NetScorer", None)
     (folder / "1.jpg").rename(folder / "moved.jpg")
     jpeg(folder / "1.jpg", scene(1))  # the same bytes, a new time: read again, but known
     os.utime(folder / "1.jpg", (1.7e9, 1.7e9))
     second = ranking.rank(folder, again, cache)
     assert second.from_cache == 9 and second.about == first.about and second.unread == first.unread
-    assert {p.name: p.margin for p in first.photos}.items() <= {p.name: p.margin for p in second.photos}.items()
+    assert {p.name: p.answer.margin for p in first.photos}.items() <= {
+        p.name: p.answer.margin for p in second.photos
+    }.items()
     jpeg(folder / "new.jpg", scene(70))
     with pytest.raises(TypeError):  # this one does need the net
         ranking.rank(folder, again, cache)
 
 
 def test_other_weights_or_a_changed_photo_are_scored_anew(folder, spec, cache, model, tmp_path):
-    before = {photo.name: photo.p_high for photo in ranking.rank(folder, spec, cache).photos}
+    before = {photo.name: photo.answer.p_high for photo in ranking.rank(folder, spec, cache).photos}
     jpeg(folder / "3.jpg", scene(99))
     os.utime(folder / "3.jpg", (1.65e9, 1.65e9))
     after = ranking.rank(folder, spec, cache)
-    assert after.from_cache == 7 and {p.name: p.p_high for p in after.photos}["3.jpg"] != before["3.jpg"]
+    assert after.from_cache == 7 and {p.name: p.answer.p_high for p in after.photos}["3.jpg"] != before["3.jpg"]
     net = torchcaffe.Net(str(spec.net), str(spec.weights), torchcaffe.TEST)
     net.params["ip"][0].data[...] *= 2
     net.save(str(tmp_path / "other.caffemodel"))
@@ -340,7 +345,7 @@ def test_a_cache_that_does_not_say_what_scored(about, folder, spec, cache):
 
 
 def test_a_cache_that_is_held_or_full(cache):
-    known = photo_cache.Known({}, bytes(10**6), scorers.Answer(0.5, 0.0, None))
+    known = photo_cache.Known({}, bytes(10**6), Answer(0.5, 0.0))
     cache._run("PRAGMA busy_timeout = 1")
     with contextlib.closing(sqlite3.connect(cache.path)) as other:
         other.execute("BEGIN EXCLUSIVE")
@@ -479,7 +484,7 @@ def test_watch_scores_what_arrives(folder, spec, tmp_path, capsys, monkeypatch):
 
 def test_rounded_weights(folder, model, spec, cache, tmp_path, monkeypatch, capsys):
     """Rounded weights are cached apart, what they do is printed, and a net without large layers says so."""
-    exact = {photo.name: photo.p_high for photo in ranking.rank(folder, spec, cache).photos}
+    exact = {photo.name: photo.answer.p_high for photo in ranking.rank(folder, spec, cache).photos}
     rounded = [
         str(folder),
         "--weights",
@@ -594,7 +599,8 @@ def test_no_two_photos_have_one_name(tmp_path, spec, cache):
     made = ranking.rank(photos, spec, cache)
     assert {os.fsencode(photo.path.name): photo.name for photo in made.photos} == named
     for photo in made.photos:
-        assert photo.p_high == pytest.approx(scorers.score([photo.path], spec.weights, spec.net)[0], abs=1e-6)
+        alone = ilgnet.score([photo.path], spec.weights, net=spec.net)[0]
+        assert photo.answer.p_high == pytest.approx(alone, abs=1e-6)
 
 
 def test_names_that_are_no_text_or_steer_a_terminal(folder, spec, cache, tmp_path, capfd):
@@ -681,7 +687,7 @@ def test_evaluate_against_picks(folder, spec, tmp_path, capsys):
     assert evaluate.main(command) == 0
     found = json.loads((tmp_path / "e.json").read_text())["result"]
     paths = [folder / row.partition(",")[0] for row in rows[:4]]
-    p_high, kept = np.array(scorers.score(paths, spec.weights, spec.net)), np.array([1, 0, 1, 0])
+    p_high, kept = np.array(ilgnet.score(paths, spec.weights, net=spec.net)), np.array([1, 0, 1, 0])
     assert found["n"] == 4 and found["accuracy"]["value"] == np.mean((p_high > 0.5) == kept)
     assert found["auc"] == np.mean([a > b for a in p_high[kept == 1] for b in p_high[kept == 0]])
     with pytest.raises(SystemExit):

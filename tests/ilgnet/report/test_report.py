@@ -18,6 +18,7 @@ from ilgnet.cli import evaluate, plot_log
 from ilgnet.cli import report as report_tool
 from ilgnet.evaluate import caffe_log, metrics, protocol
 from ilgnet.figures import html, plots
+from ilgnet.nets.targets import TARGETS
 from ilgnet.nets.variants import VARIANTS
 from ilgnet.report import page as report
 from ilgnet.report import tables as report_tables
@@ -430,7 +431,7 @@ def test_refusals(tmp_path):
 
 def test_the_photos_margins_are_kept_and_results_of_before_are_read(tmp_path):
     answers = protocol.Answers(["a", "b"], np.array([0, 1]), np.array([[2e-9, 1.0], [3e-12, 1.0]]))
-    protocol.write_csv(tmp_path / "r.csv", answers.predictions())
+    protocol.write_csv(tmp_path / "r.csv", answers.predictions(TARGETS["classes"]))
     found = protocol.read_csv(tmp_path / "r.csv")
     np.testing.assert_allclose(found.margin, [-np.log(2e-9), -np.log(3e-12)])
     assert found.p_high.tolist() == [1, 1] and found.keys == ["a", "b"]

@@ -320,6 +320,8 @@ def test_nima_is_installed_with_what_it_is(shared, tmp_path, capsys):
 def test_the_list_says_what_is_installed(tmp_path, capsys):
     (tmp_path / "nima.caffemodel").write_bytes(b"")
     assert fetch_weights.main(["--list", "--out", str(tmp_path)]) == 0
-    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
-    assert list(lines) == list(published.MODELS)
+    said = capsys.readouterr().out.splitlines()
+    lines = {line.split()[0]: line for line in said[::2]}
+    assert list(lines) == [*published.MODELS, "taught"]
+    assert "Apache-2.0" in said[7] and "none stated" in said[3]
     assert str(tmp_path / "nima.caffemodel") in lines["nima"] and "not installed" in lines["googlenet"]
