@@ -5,6 +5,7 @@ pipe. A message is JSON; where it has a `shape`, the float32 values follow in a 
 stderr. A fatal error of Caffe ends the process, and the log says why."""
 
 import json
+import os
 import statistics
 import sys
 import time
@@ -81,6 +82,10 @@ class Worker:
 
     def do_caffe(self, method, args):
         getattr(caffe, method)(*args)
+
+    def do_mark(self):
+        """Mark the place in the log."""
+        os.write(2, b"\0\n")
 
     def do_net(self, path, phase):
         net = caffe.Net(path, phase)

@@ -22,6 +22,7 @@ from ilgnet.run import bvlc
 from torchcaffe.base.errors import CaffeError, WorkerLost
 
 WORKER = Path(__file__).with_name("bvlc_worker.py")
+MARK = b"\0\n"  # the worker's line in its log after what it has logged so far
 
 
 def _end(process: subprocess.Popen, pipe: Connection) -> None:
@@ -56,7 +57,9 @@ class Caffe:
                 start_new_session=True,  # Ctrl-C is this process's to handle
             )
         self._said: collections.deque[bytes] = collections.deque(maxlen=200)
-        self._reader = threading.Thread(target=_read, args=(self._process.stdout, self._said.append, log), daemon=True)
+        self._marked = threading.Event()
+        logs = [self._said.append, log] if log else [self._said.append]
+        self._reader = threading.Thread(target=_read, args=(self._process.stdout, self._marked.set, logs), daemon=True)
         self._reader.start()
         self.close = weakref.finalize(self, _end, self._process, self._pipe)
 
@@ -100,6 +103,13 @@ class Caffe:
         answer = self.receive()
         return answer.get("array", answer.get("value"))
 
+    def settle(self) -> None:
+        """Wait until every line that real Caffe has logged was given to the log: answers overtake lines."""
+        self._marked.clear()
+        self.ask("mark")
+        while not self._marked.wait(1) and self._reader.is_alive():
+            pass
+
     # -- pycaffe -------------------------------------------------------------------------------------------------------
 
     def _call(self, method: str, *args: int) -> None:
@@ -125,11 +135,14 @@ class Caffe:
         return self.ask("memory")
 
 
-def _read(lines: IO[bytes], *logs: Callable[[bytes], None] | None) -> None:
-    """Give each line to each log."""
+def _read(lines: IO[bytes], marked: Callable[[], None], logs: list[Callable[[bytes], None]]) -> None:
+    """Give each line to each log, and call `marked` at each MARK."""
     with lines:
         for line in lines:
-            for log in filter(None, logs):
+            if line == MARK:
+                marked()
+                continue
+            for log in logs:
                 log(line)
 
 
@@ -235,6 +248,10 @@ class Solver(Made):
         self._callbacks = {"start": start, "gradients": gradients}
         self._caffe.ask("watch", of=self.number)
 
-    step = partialmethod(Made._call, "step")
-    solve = partialmethod(Made._call, "solve")
-    snapshot = partialmethod(Made._call, "snapshot")
+    def _logged(self, method: str, *args: Any) -> None:
+        self._call(method, *args)
+        self._caffe.settle()
+
+    step = partialmethod(_logged, "step")
+    solve = partialmethod(_logged, "solve")
+    snapshot = partialmethod(_logged, "snapshot")
