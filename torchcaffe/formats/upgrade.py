@@ -368,8 +368,10 @@ def upgrade_solver(solver: SolverParameter, source: str) -> SolverParameter:
 
 def read_net_binary(path: PathLike) -> NetParameter:
     """The NetParameter in a caffemodel of any age. Raises CaffeError if there is none."""
-    content = files.map_file(path)[: blobproto.MAX_BYTES + 1]  # protobuf refuses more than MAX_BYTES
+    content = files.map_file(path)
+    if len(content) > blobproto.MAX_BYTES:
+        raise CaffeError(f"{path}: {len(content)} bytes; protobuf reads at most {blobproto.MAX_BYTES}")
     try:
-        return NetParameter.FromString(content)
+        return NetParameter.FromString(content[:])
     except Exception as error:  # DecodeError; in old protobuf's Python code also other types
         raise CaffeError(f"{path}: not a binary NetParameter: {error}") from None

@@ -329,12 +329,12 @@ def small(choice: emit.Choice):
     return net
 
 
-CHOICES = [emit.Choice(name) for name in VARIANTS] + [
+CHOICES = [emit.Choice(name, crop=160 if name in ("v3", "v4", "noinc", "third") else 224) for name in VARIANTS] + [
     emit.Choice("v1bn", merge_bn=True),
     emit.Choice("v1bn", drop_lrn=True),
     emit.Choice("v1", pool="max", crop=227),
     emit.Choice("v1", spp=True),
-    emit.Choice("v4", spp=True),
+    emit.Choice("v4", crop=160, spp=True),
 ]
 
 
