@@ -21,6 +21,7 @@ from ilgnet.run import engine, outputs, processes
 from ilgnet.run.results import Evaluation, write_json
 from ilgnet.scoring import tta
 from ilgnet.scoring.scorers import NetScorer, Settings
+from ilgnet.weights import models
 from torchcaffe.base.errors import CaffeError
 
 
@@ -160,7 +161,9 @@ def main(argv: list[str]) -> int:
         result = measure(args, weights, out) if weights else protocol.from_log(args.log, args.dataset)
         name = stem if several else args.name or stem
         group = args.group or (args.name or result.title if several else None)
-        result = Evaluation(kind="evaluation", name=name, group=group, **vars(result))
+        cautions = models.cautions(models.card(models.find(weights))) if weights else []
+        cautions += protocol.cautions_on(args.lmdb) if args.lmdb else []
+        result = Evaluation(kind="evaluation", name=name, group=group, cautions=cautions, **vars(result))
         found.append(result)
         if processes.root():
             print("\n".join([outputs.plain(name) + ":"] * several + protocol.lines(result)))

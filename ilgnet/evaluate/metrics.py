@@ -13,6 +13,7 @@ from ilgnet.run.results import Bin, Calibration, Comparison, Figures, Mean, Prop
 from torchcaffe.base.errors import CaffeError
 
 BINS = 10  # of the calibration
+Z95 = 1.959963984540054  # of the normal distribution
 
 
 def wilson(correct: int, n: int) -> tuple[float, float]:
@@ -56,6 +57,43 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float:
         return float("nan")
     u = ranks(scores)[high].sum() - positives * (positives + 1) / 2
     return float(u / (positives * negatives))
+
+
+def auc_interval(labels: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
+    """The 95% interval of the AUC by DeLong, DeLong and Clarke-Pearson (1988), on the logit, so that it stays in
+    [0, 1]; (0, 1) where a class has fewer than two photos or all pairs are in order."""
+    high = labels == 1
+    positives, negatives = int(high.sum()), int((~high).sum())
+    area = auc(labels, scores)
+    if positives < 2 or negatives < 2 or area in (0, 1):
+        return 0.0, 1.0
+    everywhere = ranks(scores)
+    above = (everywhere[high] - ranks(scores[high])) / negatives  # the share of low photos below each high one
+    below = 1 - (everywhere[~high] - ranks(scores[~high])) / positives
+    error = np.sqrt(above.var(ddof=1) / positives + below.var(ddof=1) / negatives)
+    return tuple(_sigmoid(np.log(area / (1 - area)) + z * error / (area * (1 - area))) for z in (-Z95, Z95))  # type: ignore[return-value]
+
+
+def _sigmoid(x: float) -> float:
+    return float(1 / (1 + np.exp(-x)))
+
+
+def balanced_interval(matrix: np.ndarray) -> tuple[float, float]:
+    """The 95% interval of the balanced accuracy, from Wilson's of both recalls (Newcombe's way of joining two)."""
+    totals, right = matrix.sum(axis=1), np.diag(matrix)
+    recalls = right / totals
+    bounds = np.array([wilson(int(r), int(n)) for r, n in zip(right, totals)])
+    down, up = (np.sqrt(((bounds[:, side] - recalls) ** 2).sum()) / 2 for side in (0, 1))
+    return float(recalls.mean() - down), float(recalls.mean() + up)
+
+
+def spearman_interval(correlation: float, n: int) -> tuple[float, float]:
+    """The 95% interval of Spearman's correlation of n pairs (Bonett and Wright 2000); (-1, 1) for fewer than 4."""
+    if n < 4 or abs(correlation) >= 1:
+        return -1.0, 1.0
+    error = np.sqrt((1 + correlation**2 / 2) / (n - 3))
+    low, high = (np.tanh(np.arctanh(correlation) + z * error) for z in (-Z95, Z95))
+    return float(low), float(high)
 
 
 def average_precision(labels: np.ndarray, scores: np.ndarray) -> float:
@@ -157,12 +195,22 @@ def cut_summary(labels: np.ndarray, scores: np.ndarray, cut: float | None) -> Fi
         auc=auc(labels, scores),
         average_precision=average_precision(labels, scores),
     )
+    matrix = None
     if cut is not None:
         matrix = confusion(labels, (scores > cut).astype(float))
         figures.accuracy = proportion(np.trace(matrix), len(labels))
         figures.balanced_accuracy = balanced_accuracy(matrix)
         figures.confusion = matrix.tolist()
+    figures.intervals = intervals(labels, scores, matrix)
     return figures
+
+
+def intervals(labels: np.ndarray, scores: np.ndarray, matrix: np.ndarray | None) -> dict[str, tuple[float, float]]:
+    """95% intervals by figure, where both classes are there. matrix: the confusion, if there is one."""
+    if not labels.any() or labels.all():
+        return {}
+    found = {"auc": auc_interval(labels, scores)}
+    return found if matrix is None else {**found, "balanced_accuracy": balanced_interval(matrix)}
 
 
 def spread(values: Any) -> Spread:
@@ -221,7 +269,7 @@ def proportion(correct: int, n: int) -> Proportion:
 
 
 def majority(labels: np.ndarray) -> Proportion:
-    """The accuracy of always answering the commoner class."""
+    """The accuracy of always answering the majority class."""
     high = int(np.sum(labels == 1))
     found = proportion(max(high, len(labels) - high), len(labels))
     found.answer = "high" if 2 * high >= len(labels) else "low"
@@ -266,4 +314,5 @@ def summary(labels: np.ndarray, p_high: np.ndarray, margin: np.ndarray | None = 
         loss=log_loss(labels, margin),
         confusion=matrix.tolist(),
         calibration=calibration(labels, p_high),
+        intervals=intervals(labels, margin, matrix),
     )

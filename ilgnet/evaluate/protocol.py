@@ -108,6 +108,13 @@ def about(lmdb: Path | str) -> tuple[str | None, Any]:
     return ("demo", manifest.synthetic) if manifest.synthetic else (manifest.dataset, None)
 
 
+def cautions_on(lmdb: Path | str) -> list[str]:
+    """What everybody who reads a test on this LMDB must know of its labels."""
+    beside = Path(lmdb).resolve().with_name("manifest.json")
+    teacher = results.read(beside, results.Manifest).teacher if beside.is_file() else None
+    return [f"The test labels are {teacher}'s: figures are of agreement with it, not with people."] if teacher else []
+
+
 def from_log(path: Path | str, dataset: str | None = None) -> Evaluation:
     """The last test in a log, without kind, name and group.
 

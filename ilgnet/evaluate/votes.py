@@ -83,6 +83,9 @@ def figures(
         found.voted = int(voted.sum())
         found.spearman = metrics.spearman(order[voted], votes.means[voted])
         found.pearson = metrics.pearson(value[voted], votes.means[voted])
+        if np.isfinite(found.spearman):
+            spread = metrics.spearman_interval(found.spearman, found.voted)
+            found.intervals = {**(found.intervals or {}), "spearman": spread}
         if target.name == "mean":
             found.loss = float(((value[voted] - votes.means[voted]) ** 2).mean() / 2)
     shared = np.isfinite(votes.shares).all(axis=1)

@@ -107,7 +107,7 @@ def run_plots(runs: list[Run], tests: list[Evaluation]) -> list[tuple[str, str, 
 def baseline_level(tests: list[Evaluation]) -> tuple[float, str] | None:
     """The majority baseline if all results have the same."""
     values = {t.result.majority_baseline.value for t in tests if t.result.majority_baseline}
-    return (values.pop(), "always the commoner class") if len(values) == 1 else None
+    return (values.pop(), "always the majority class") if len(values) == 1 else None
 
 
 def run_facts(run: Run) -> dict[str, Any]:
@@ -235,6 +235,9 @@ class Report:
     def __post_init__(self) -> None:
         given: list[Evaluation | FeatureMaps] = [*self.evaluations, *self.features]
         self.synthetic = self.synthetic or any(e.synthetic for e in given)
+        # The page's own note on synthetic labels says more than the models' cautions.
+        told = [] if self.synthetic else [c for e in self.evaluations for c in e.cautions or []]
+        self.cautions = list(dict.fromkeys(told))
         self.groups = protocol.groups(self.evaluations)
         variants = [e.variant for e in given if e.variant in VARIANTS]
         self.variant = next((v for v in variants if v and paper.labels(v)), DRAWN)
@@ -329,7 +332,12 @@ def write(out: Path, report: Report) -> int:
             written += 1
     for name, table in tables.items():
         results.write_csv(out.with_name(f"{out.stem}_{name}.csv"), table.csv())
-    common: dict[str, Any] = {"title": report.title, "synthetic": report.synthetic, "tables": tables}
+    common: dict[str, Any] = {
+        "title": report.title,
+        "synthetic": report.synthetic,
+        "cautions": report.cautions,
+        "tables": tables,
+    }
     text = html.page(
         "report.html",
         **common,

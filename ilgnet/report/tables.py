@@ -12,7 +12,7 @@ from ilgnet.figures import html
 from ilgnet.nets import paper, table1
 from ilgnet.nets.datasets import DATASETS
 from ilgnet.nets.variants import VARIANTS
-from ilgnet.run.results import VOTES, Benchmark, Evaluation, FeatureMaps, Group, Proportion, Spread, Timed
+from ilgnet.run.results import VOTES, Benchmark, Evaluation, FeatureMaps, Figures, Group, Proportion, Spread, Timed
 
 NOT_RUN = "not run"
 PARAMETERS = ("base_lr", "lr_policy", "stepsize", "gamma", "max_iter", "momentum", "weight_decay")  # Table 1's rows
@@ -139,7 +139,7 @@ def accuracy_tables(tests: list[Evaluation], groups: list[Group]) -> list[Table]
     made = []
     for i, (title, columns, rows) in enumerate(paper.tables()):
         table = Table(f"table{i + 2}", title + ", as printed and here", ["method"])
-        baseline = [Cell("always the commoner class")]
+        baseline = [Cell("always the majority class")]
         for dataset, heading in columns:
             table.columns += [f"{heading}: paper", "here, whole test set", "here, first 50 batches"]
             baseline += [EMPTY, _baseline(dataset, tests), EMPTY]
@@ -160,7 +160,7 @@ def accuracy_tables(tests: list[Evaluation], groups: list[Group]) -> list[Table]
 
 
 def _baseline(dataset: str, tests: list[Evaluation]) -> Cell:
-    """The share of the commoner class in the test sets used here, or else in the released list."""
+    """The share of the majority class in the test sets used here, or else in the released list."""
     used = (t.result.majority_baseline for t in tests if t.dataset == dataset)
     own = sorted({baseline.value for baseline in used if baseline})
     if not own:
@@ -185,6 +185,15 @@ def how_tested(test: Evaluation) -> str:
 
 def _marked(cell: Cell, how: str) -> Cell:
     return cell._replace(small="; ".join(filter(None, (cell.small, how)))) if cell.numbers else cell
+
+
+def _between(cell: Cell, figures: Figures, name: str, scale: float = 1) -> Cell:
+    """The cell with the figure's 95% interval."""
+    if not cell.numbers or name not in (figures.intervals or {}):
+        return cell
+    low, high = (scale * value for value in figures.intervals[name])  # type: ignore[index]
+    unit, digits = (" %", 1) if scale > 1 else ("", 3)
+    return Cell(cell.text, f"{low:.{digits}f}{unit} – {high:.{digits}f}{unit}", (cell.numbers[0], low, high))
 
 
 def _ours(variant: str | None, dataset: str, tests: list[Evaluation], groups: list[Group]) -> list[Cell]:
@@ -304,13 +313,13 @@ def results_table(tests: list[Evaluation]) -> Table:
             ),
             "whole test set": interval(r.accuracy) if r.accuracy else Cell(NOT_RUN, size),
             "first 50 batches, as the authors tested": batches(r.first_batches),
-            "always the commoner class": share(r.majority_baseline.value if r.majority_baseline else None),
-            "balanced accuracy": share(r.balanced_accuracy),
-            "AUC": number(r.auc),
+            "always the majority class": share(r.majority_baseline.value if r.majority_baseline else None),
+            "balanced accuracy": _between(share(r.balanced_accuracy), r, "balanced_accuracy", 100),
+            "AUC": _between(number(r.auc), r, "auc"),
             "average precision": number(r.average_precision),
             "loss": number(r.loss),
             "calibration error": number(r.calibration.ece if r.calibration else None),
-            **{title: number(getattr(r, name)) for name, (_, title) in VOTES.items()},
+            **{title: _between(number(getattr(r, name)), r, name) for name, (_, title) in VOTES.items()},
             "views a photo": Cell(t.tta or "1"),
             "precision": Cell(t.precision) if t.precision else EMPTY,
             "the paper's figure": paper_figure(t),

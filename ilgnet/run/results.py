@@ -44,7 +44,7 @@ class Result:
 
 
 class Proportion(Result):
-    """A proportion with its 95% interval; also one of the first batches, or of the commoner class's answer."""
+    """A proportion with its 95% interval; also one of the first batches, or of the majority class's answer."""
 
     value: float
     low: float
@@ -74,7 +74,7 @@ class Calibration(Result):
 
 class Figures(Result):
     """The figures of a test of `n` photos; of `voted` of them people's votes are known. `whole`: size of the whole test
-    set, `tested`: photos in a log of its test, some counted twice."""
+    set, `tested`: photos in a log of its test, some counted twice. `intervals`: 95% ones, by figure."""
 
     n: int
     classes: tuple[str, str] | None = None
@@ -93,6 +93,7 @@ class Figures(Result):
     spearman: float | None = None
     pearson: float | None = None
     emd: float | None = None
+    intervals: dict[str, tuple[float, float]] | None = None
 
 
 class Preprocessing(Result):
@@ -127,6 +128,7 @@ class Evaluation(Result):
     preprocess: Preprocessing | None = None
     tta: str | None = None
     predictions: str | None = None
+    cautions: list[str] | None = None  # what to know of the model
 
 
 class Spread(Result):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from ilgnet.evaluate import metrics as m
 from ilgnet.run import results
@@ -35,6 +36,33 @@ def test_auc_published():
     ratings = np.concatenate([np.repeat(np.arange(5), normal), np.repeat(np.arange(5), abnormal)])
     labels = np.repeat([0, 1], [58, 51])
     assert m.auc(labels, ratings / 4.0) == pytest.approx(0.893, abs=5e-4)
+
+
+def test_intervals():
+    """The AUC's against DeLong's variance pair by pair; all of them against their coverage in simulations."""
+    rng = np.random.RandomState(0)
+    labels = np.repeat([0, 1], [40, 60])
+    scores = np.round(rng.standard_normal(100) + labels, 1)  # with ties
+    pairs = (scores[40:, None] > scores[None, :40]) + 0.5 * (scores[40:, None] == scores[None, :40])
+    error = np.sqrt(pairs.mean(1).var(ddof=1) / 60 + pairs.mean(0).var(ddof=1) / 40)
+    area = m.auc(labels, scores)
+    logit = np.log(area / (1 - area)) + np.array([-1.96, 1.96]) * error / (area * (1 - area))
+    assert m.auc_interval(labels, scores) == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-4)
+    assert m.auc_interval(labels, labels.astype(float)) == m.auc_interval(labels[:41], scores[:41]) == (0, 1)
+    assert m.spearman_interval(0.5, 3) == (-1, 1)
+
+    held = {"auc": 0, "balanced": 0, "spearman": 0}
+    cover = stats.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]])
+    for _ in range(400):
+        scores = rng.standard_normal(100) + labels
+        low, high = m.auc_interval(labels, scores)
+        held["auc"] += low <= stats.norm.cdf(1 / np.sqrt(2)) <= high
+        low, high = m.balanced_interval(m.confusion(labels, (scores > 0.5).astype(float)))
+        held["balanced"] += low <= stats.norm.cdf(0.5) <= high
+        x, y = cover.rvs(60, random_state=rng).T
+        low, high = m.spearman_interval(m.spearman(x, y), 60)
+        held["spearman"] += low <= 6 / np.pi * np.arcsin(0.3) <= high
+    assert all(0.92 <= count / 400 <= 0.98 for count in held.values()), held
 
 
 def test_average_precision_published():

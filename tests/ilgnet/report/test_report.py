@@ -290,7 +290,7 @@ def test_tables_say_how_a_net_was_tested_and_what_its_own_set_s_baseline_is(tmp_
     assert report_tool.main(["--eval", str(tmp_path / "r.json"), "--out", str(tmp_path / "x.html")]) == 0
     text = (tmp_path / "x.md").read_text()
     assert text.count("(30.1 % – 95.4 %; views: both, bf16, preset direct)") == 2  # in Tables 2 and 4
-    assert "| always the commoner class | – | 50.00 % | – | – | 80.00 % (of the released list) | – |" in text
+    assert "| always the majority class | – | 50.00 % | – | – | 80.00 % (of the released list) | – |" in text
     other = dict(results.read_json(tmp_path / "r.json"), name="=other")
     other["result"]["majority_baseline"] = metrics.majority(np.array([1, 1, 1, 0]))
     results.write_json(tmp_path / "o.json", other)
@@ -480,7 +480,7 @@ def test_released_logs_beside_their_baseline(shared, tmp_path):
     assert rows["whole test set"][0] == rows["whole test set"][3] == "not run"
     fifty = [float(v) for v in rows["first 50 batches, as the authors tested"]]
     assert np.round(fifty, 2).tolist() == [81.68, 80.12, 83.15, 85.5, 84.03, 86.85]
-    assert rows["always the commoner class"][0] == "80"
+    assert rows["always the majority class"][0] == "80"
 
 
 def write_test_log(path, batches, batch, source="data/ava1/val_lmdb", accuracy=0.82, name="ILGNet-Inc.V1-BN"):
