@@ -78,8 +78,9 @@ function facts(p) {
   const name = make("span", "name", p.file);
   name.title = p.file;
   first.append(name, make("span", "soft", "#" + p.rank));
-  second.append(starsOf(stars(p), "stars"),
-    make("span", "", p.mean_vote === null ? `P ${p.p_high.toFixed(3)}` : votes(p)),
+  const score = make("span", "", p.mean_vote === null ? `P ${p.p_high.toFixed(3)}` : p.mean_vote.toFixed(2));
+  if (p.mean_vote !== null) score.title = "mean vote " + votes(p);
+  second.append(starsOf(stars(p), "stars"), score,
     make("span", "soft", percent(p.percentile)));
   box.append(first, second);
   const size = groups.get(p.group);

@@ -255,3 +255,31 @@ def test_policy(page_file):
     policy = text.split('Content-Security-Policy" content="')[1].split('"')[0]
     assert "default-src 'none'" in policy and "script-src 'sha256-" in policy and "unsafe-eval" not in policy
     assert os.path.basename(Path(gallery.SCRIPT)) == "gallery.js"
+
+
+def test_votes_are_shown(made, tmp_path):
+    """A page of a model that predicts votes, which was taught by another: its cautions, mean votes and their shares."""
+    card = results.Card(kind="model", title="t", answer="a", licence="Apache-2.0", teacher="NIMA", photos=7)
+    shares = np.random.RandomState(1).dirichlet(np.ones(10), len(made.photos)).astype(np.float32)
+    photos = [
+        replace(photo, answer=Answer(0.5 + i / 100, i / 10, None, float(s @ np.arange(1, 11)), s))
+        for i, (photo, s) in enumerate(zip(made.photos, shares))
+    ]
+    ranking.set_order(photos)
+    gallery.write(tmp_path / "g.html", replace(made, photos=photos, about=replace(ABOUT, card=card)))
+    page = chromium.Page(tmp_path, 1280, 900)
+    try:
+        page.open(tmp_path / "g.html")
+        text = page.value("document.body.innerText")
+        assert "Taught by NIMA on 7 photos" in text and "v1.caffemodel, sha256 0123456789ab, Apache-2.0" in text
+        best = photos[0].answer
+        page.value("open(photos[0])")
+        assert f"{best.mean_vote:.2f} ± {best.spread:.2f}" in page.value("large.innerText")
+        heights = page.value("[...large.querySelectorAll('.bar')].map(bar => bar.getBoundingClientRect().height)")
+        assert heights == pytest.approx(48 * best.shares / best.shares.max(), abs=0.1)
+        page.press("Escape")
+        page.value("$('scale').value = 'mean_vote', $('threshold').value = 50, refresh()")
+        shown = page.value("shown.map(p => p.file)")
+        assert sorted(shown) == sorted(p.name for p in photos if p.answer.mean_vote >= 5.5 and p.is_best)
+    finally:
+        page.close()
