@@ -1,4 +1,4 @@
-"""Rank a folder of photos and make an offline gallery, or score one photo.
+"""Rank a folder of photos in an offline gallery, or score one.
 
 The gallery is an HTML page; a CSV and a JSON file beside it have every photo's
 score, best first. Photos are only read. --xmp, --copy-picks and --link-picks

@@ -36,14 +36,14 @@ class Score:
 class Scorer:
     """A model, loaded once. Threads may share it.
 
-    model: a caffemodel, or the name of an installed model (`ilgnet fetch-weights --list`); by default the first that is
+    weights: a caffemodel, or the name of an installed model (`ilgnet fetch-weights --list`); by default the first that is
     installed of the authors' ILGNet for AVA1, NIMA and a taught ILGNet. net: a deploy.prototxt or a variant's name
     (default: the variant that the weights are of). preset, mean: how photos are prepared (default: as the model's card
     says). batch: photos at a time. gpu: a CUDA device's number. CaffeError for a model that cannot be loaded."""
 
     def __init__(
         self,
-        model: Path | str | None = None,
+        weights: Path | str | None = None,
         net: Path | str | None = None,
         preset: str | None = None,
         mean: Path | str | None = None,
@@ -51,7 +51,7 @@ class Scorer:
         engine: str = "torch",
         gpu: int | None = None,
     ):
-        self.weights = models.find(model)
+        self.weights = models.find(weights)
         self.card = models.card(self.weights)
         with log.quiet():
             self._net = NetScorer(Settings(self.weights, net, preset, mean, batch, engine, gpu))
@@ -112,11 +112,10 @@ def _pixels(item: Any, order: str) -> np.ndarray:
     return np.ascontiguousarray(item[:, :, ::-1] if order == "rgb" else item)
 
 
-def score(items: Any, model: Path | str | None = None, **settings: Any) -> list[float]:
+def score(items: Any, weights: Path | str | None = None, net: Path | str | None = None, **settings: Any) -> list[float]:
     """One number for each item, higher for better photos: P(high), or the mean vote where the model predicts votes.
-    model, settings: as Scorer takes them. CaffeError for an item that cannot be read."""
-    scorer = Scorer(model, **settings)
-    found = scorer.score(items)
+    weights, net, settings: as Scorer takes them. CaffeError for an item that cannot be read."""
+    found = Scorer(weights, net, **settings).score(items)
     for number, one in enumerate(found, 1):
         if one.error is not None:
             raise CaffeError(f"item {number}: {one.error}")
