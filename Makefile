@@ -132,10 +132,10 @@ teach: $(STAMP)  ## teach VARIANT what JUDGE says of PHOTOS=: an ILGNet that pre
 	$(ILGNET) prepare --labels $(TEACH)/judge.csv --images "$(PHOTOS)" --targets distribution mean --seed $(SEED) \
 	  --out $(TEACH)/data
 	$(ILGNET) gen-net --variant $(VARIANT) --target distribution --batch-size 16 --source $(TEACH)/data --out $(TEACH)/net
-	$(ILGNET) surgery --weights "$(WEIGHTS)" --net $(TEACH)/net/train_val.prototxt --calibrate $(TEACH)/data/train_lmdb \
-	  --seed $(SEED) --out $(TEACH)/start.caffemodel
+	$(ILGNET) surgery --weights "$(WEIGHTS)" --net $(TEACH)/net/train_val.prototxt --seed $(SEED) \
+	  $(if $(filter v1,$(VARIANT)),,--calibrate $(TEACH)/data/train_lmdb) --out $(TEACH)/start.caffemodel
 	$(ILGNET) gen-solver --variant $(VARIANT) --net $(TEACH)/net/train_val.prototxt --base-lr $(TEACH_LR) \
-	  --max-iter $(TEACH_ITERATIONS) --test-interval 100 --test-iter 10 --snapshot $(TEACH_ITERATIONS) --display 10 \
+	  --max-iter $(TEACH_ITERATIONS) --test-interval 100 --test-iter 5 --snapshot $(TEACH_ITERATIONS) --display 10 \
 	  --random-seed $(SEED) --snapshot-prefix $(TEACH)/snapshots/teach --out $(TEACH)/solver.prototxt
 	$(ILGNET) train --solver $(TEACH)/solver.prototxt --weights $(TEACH)/start.caffemodel $(COMPUTE)
 	$(ILGNET) evaluate --weights $(TEACH)/snapshots/teach_iter_$(TEACH_ITERATIONS).caffemodel \

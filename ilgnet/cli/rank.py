@@ -1,7 +1,8 @@
-"""Rank a folder of photos in an offline gallery, or score one.
+"""Rank a folder of photos in an offline gallery.
 
 The gallery is an HTML page; a CSV and a JSON file beside it have every photo's
-score, best first. Photos are only read. --xmp, --copy-picks and --link-picks
+score, best first. Of one photo in place of a folder, the score is printed.
+Photos are only read. --xmp, --copy-picks and --link-picks
 write new files; with --dry-run they only say which. Without --weights the first
 installed model of ilgnet-ava1, nima and taught scores (see fetch-weights).
 
