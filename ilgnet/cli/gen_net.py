@@ -49,12 +49,9 @@ def main(argv: list[str]) -> int:
     )
     targets = "; ".join(f"{t.name}: {t.about}" for t in TARGETS.values())
     p.add_argument("--target", choices=TARGETS, default="", help=f"what the net learns ({targets})")
-    p.add_argument(
-        "--new-rate", type=int, default=10, help="rate of the new layers as a multiple of the trunk's (10, as released)"
-    )
     p.add_argument("--out", type=Path, help="folder to write to (default out/VARIANT)")
     args = p.parse_args(argv)
-    check_range(args, "crop batch_size new_rate", 1, 2**31 - 1)
+    check_range(args, "crop batch_size", 1, 2**31 - 1)
     try:
         (args.source or "").encode()
     except UnicodeEncodeError:

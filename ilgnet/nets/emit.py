@@ -32,7 +32,6 @@ class Choice:
     merge_bn: bool = False
     no_clip: bool = False
     target: str = ""  # the variant's own
-    new_rate: int = 10  # of the new layers, as a multiple of the trunk's
 
     def __post_init__(self) -> None:
         variant = lookup(VARIANTS, self.variant, "variant")

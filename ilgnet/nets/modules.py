@@ -300,9 +300,8 @@ def connected(n: Net, name: str, bottom: Top, depth: int, lr: int, relu: str, dr
 
 
 def new_layer(n: Net, name: str, bottom: Top, depth: int, drop: str = "") -> Top:
-    """A connected layer that is new in ILGNet, and learns at a multiple of the rate of what GoogLeNet brought: ten times,
-    as released, unless the choice says otherwise."""
-    return connected(n, name, bottom, depth, n.choice.new_rate, f"{name}_relu", drop or f"{name}_drop")
+    """A connected layer that is new in ILGNet, and learns at ten times the rate of what GoogLeNet brought."""
+    return connected(n, name, bottom, depth, 10, f"{name}_relu", drop or f"{name}_drop")
 
 
 def local_head(n: Net, name: str, bottom: Top) -> Top:
@@ -333,8 +332,7 @@ def answer(n: Net, head: str, bottom: Top, sized_by: bool = False) -> Top:
     target = TARGETS[n.choice.target]
     name = f"{head}/{target.layer}"
     filler = constant(0) if target.label else XAVIER
-    named_as, rate = sized(n, name) if sized_by else name, n.choice.new_rate
-    return inner_product(n, named_as, bottom, target.outputs, rate, target.bias, filler)
+    return inner_product(n, sized(n, name) if sized_by else name, bottom, target.outputs, 10, target.bias, filler)
 
 
 def connected_local_global(n: Net, local1: Top, local2: Top, global_: Top) -> Top:

@@ -17,7 +17,7 @@ from ilgnet.nets.datasets import DATASETS
 from ilgnet.nets.variants import PAPER, VARIANTS
 from tests import ROOT
 from torchcaffe.base.errors import CaffeError
-from torchcaffe.proto import caffe_pb2, format_text, parse_text
+from torchcaffe.proto import caffe_pb2, parse_text
 
 
 def layers(net) -> dict:
@@ -354,12 +354,3 @@ def test_registry_gives_the_paper_names_and_a_source():
         bottoms = {bottom for layer in deploy.layer for bottom in layer.bottom}
         assert tops - bottoms == {variant.answer}
         assert {variant.trunk, *variant.local} <= tops
-
-
-@pytest.mark.parametrize("target", ["classes", "distribution"])
-def test_the_rate_of_the_new_layers(target):
-    """--new-rate changes their rates alone, ten times the trunk's as released."""
-    usual = format_text(emit.train_val(emit.Choice("v1bn", target=target)))
-    slow = format_text(emit.train_val(emit.Choice("v1bn", target=target, new_rate=1)))
-    assert usual.count("lr_mult: 10\n") == 5 and "lr_mult: 10\n" not in slow
-    assert usual.replace("lr_mult: 10\n", "lr_mult: 1\n").replace("lr_mult: 20\n", "lr_mult: 2\n") == slow
