@@ -64,7 +64,7 @@ def step(what: str, command: list[str], env: dict[str, str]) -> None:
     if done.returncode:
         lines = done.stdout.strip().splitlines() or ["no output"]
         reasons = [line for line in lines if line.startswith(("E:", "E ", "W:"))] or lines
-        raise CaffeError(f"{what} failed: {reasons[-1]}")
+        raise CaffeError(f"{what} failed: {reasons[-1]}; it needs a Debian mirror; {OTHERWISE}")
 
 
 def install(root: Path, mirror: str | None) -> None:
