@@ -940,3 +940,20 @@ def test_scores_that_an_earlier_version_kept_are_found(net, key, cache, tmp_path
     Path("w.caffemodel").write_bytes(b"weights")
     Path("n.prototxt").write_bytes(b"net")
     assert ranking.Spec("w.caffemodel", net, "direct").key(cache).hex() == key
+
+
+def test_sidecars_hold_votes_and_both_forms_give_way(tmp_path):
+    """A mean vote and its spread, where the model predicts votes; changed by a person, neither is the program's."""
+    shares = np.full(10, 0.1, np.float32)
+    for i, answer in enumerate((Answer(0.25, -1.1), Answer(0.25, -1.1, None, 5.5, shares))):
+        path = tmp_path / f"{i}.xmp"
+        path.write_bytes(xmp.render(3, False, answer, 61.5))
+        assert rating_in(path) == 3 and xmp.gives_way(path, by_person=False)
+        found = ElementTree.fromstring(path.read_text()).find(".//{*}Description").attrib
+        votes = {name.partition("}")[2]: value for name, value in found.items()}
+        if i:
+            assert votes["MeanVote"] == "5.5000" and float(votes["Spread"]) == pytest.approx(np.sqrt(8.25), abs=1e-4)
+        else:
+            assert "MeanVote" not in votes and "Spread" not in votes
+        path.write_bytes(path.read_bytes().replace(b"0.250000", b"0.260000 "))
+        assert not xmp.gives_way(path, by_person=True)
