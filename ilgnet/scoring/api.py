@@ -36,7 +36,7 @@ class Score:
 class Scorer:
     """A model, loaded once. Threads may share it.
 
-    weights: a caffemodel, or the name of an installed model (`ilgnet fetch-weights --list`); by default the first that is
+    weights: a caffemodel, or the name of an installed model (`ilgnet fetch-weights --list`); by default the first
     installed of the authors' ILGNet for AVA1, NIMA and a taught ILGNet. net: a deploy.prototxt or a variant's name
     (default: the variant that the weights are of). preset, mean: how photos are prepared (default: as the model's card
     says). batch: photos at a time. gpu: a CUDA device's number. CaffeError for a model that cannot be loaded."""
