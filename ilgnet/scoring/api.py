@@ -93,7 +93,7 @@ def _items(items: Any) -> Iterable[Any]:
 
 
 def _pixels(item: Any, order: str) -> np.ndarray:
-    """An item as (H, W, 3) uint8, BGR. CaffeError for what is none."""
+    """An item as (H, W, 3) uint8, BGR. CaffeError for anything that is not a picture."""
     if isinstance(item, (str, os.PathLike)):
         return decode.read(Path(item)).bgr
     if isinstance(item, (bytes, bytearray, memoryview)):
