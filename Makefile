@@ -112,8 +112,8 @@ given = $(if $(wildcard $(2)),$(1) $(2))
 MODEL ?=
 JUDGE ?= nima
 TEACH := $(OUT)/teach
-TEACH_ITERATIONS ?= 2000
-TEACH_LR ?= 0.00001
+TEACH_ITERATIONS ?= 1000
+TEACH_LR ?= 0.01
 
 define need_photos
 	@test -d "$(PHOTOS)" || { echo "error: PHOTOS='$(PHOTOS)': name a folder of photos, as in: make $@ PHOTOS=/path/to/it"; exit 2; }
@@ -134,7 +134,7 @@ teach: $(STAMP)  ## teach VARIANT what JUDGE says of PHOTOS=: an ILGNet that pre
 	$(ILGNET) gen-net --variant $(VARIANT) --trunk frozen --target distribution --batch-size 16 --source $(TEACH)/data \
 	  --out $(TEACH)/net
 	$(ILGNET) surgery --weights "$(WEIGHTS)" --net $(TEACH)/net/train_val.prototxt --seed $(SEED) \
-	  $(if $(filter v1,$(VARIANT)),,--calibrate $(TEACH)/data/train_lmdb) --out $(TEACH)/start.caffemodel
+	  --calibrate $(TEACH)/data/train_lmdb --balance --out $(TEACH)/start.caffemodel
 	$(ILGNET) gen-solver --variant $(VARIANT) --net $(TEACH)/net/train_val.prototxt --base-lr $(TEACH_LR) \
 	  --max-iter $(TEACH_ITERATIONS) --test-interval 100 --test-iter 5 --snapshot $(TEACH_ITERATIONS) --display 10 \
 	  --random-seed $(SEED) --snapshot-prefix $(TEACH)/snapshots/teach --out $(TEACH)/solver.prototxt

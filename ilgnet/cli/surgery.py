@@ -17,7 +17,7 @@ import numpy as np
 from ilgnet.cli.arguments import check_range, make_parser
 from ilgnet.photos import preprocess
 from ilgnet.run import engine, outputs
-from ilgnet.weights import surgery
+from ilgnet.weights import balance, surgery
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import files, upgrade
 
@@ -61,12 +61,15 @@ def operate(args: argparse.Namespace) -> surgery.Report:
         test = engine.make_net(caffe, test_net, caffe.TEST, args.net)
         surgery.share(train, test)
         change, count = surgery.calibrate_on(test, test_net, report, images)
+        balanced = balance.balance(test, test_net, report) if args.balance else []
         surgery.share(test, train)
         fresh = "; behind new layers they normalise" if any(bias is None for bias in report.made.values()) else ""
         print(
             f"calibrated {count} BatchNorm layers on {len(images)} photos; the scores moved by {change:.1e} "
             f"(||after - before|| / ||before||){fresh}"
         )
+        for line in balanced:
+            print(f"balanced for {line} in root mean square, and are 1")
     with files.atomic(args.out) as temporary:
         train.save(str(temporary))
     return report
@@ -97,11 +100,18 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--images", type=int, default=32, metavar="N", help="photos to calibrate on (default 32)")
     parser.add_argument("--mean", help="mean file for --calibrate (default: the one that TARGET names)")
+    parser.add_argument(
+        "--balance",
+        action="store_true",
+        help="with --calibrate: maps that new inner products read get size 1; copied layers compute the same",
+    )
     parser.add_argument("--seed", type=int, help="random seed of the fillers")
     engine.add_arguments(parser)
     args = parser.parse_args(argv)
     check_range(args, "seed", 0, 2**32 - 1)
     check_range(args, "images", 2)
+    if args.balance and not args.calibrate:
+        parser.error("--balance needs --calibrate PHOTOS")
     outputs.check(args.out)
     print_table(operate(args))
     print(f"wrote {args.out}")
