@@ -42,7 +42,8 @@ def balance(engine_net: Any, net: Any, report: Report) -> list[str]:
         sizes = np.sqrt(np.square(x, dtype=np.float64).mean(axis=(0, 2, 3)))
         if not np.isfinite(sizes).all():
             raise CaffeError(f"layer '{layer.name}': its input on the calibration images is not finite")
-        factor = 1 / np.where(sizes > 0, sizes, 1)  # a channel that is 0 throughout stays as it is
+        # A channel that is hardly ever awake must not grow without bound
+        factor = 1 / np.maximum(sizes, sizes.max() / 100) if sizes.any() else np.ones_like(sizes)
         for edit in [*_made(engine_net, layers, at, layer.bottom[0], factor, new)]:  # all are found before any is made
             _multiply([blob.data for blob in engine_net.params[edit.layer]], edit)
         lines.append(f"{layer.name}: its input's {len(sizes)} channels were {sizes.min():.3g} to {sizes.max():.3g}")
@@ -52,23 +53,21 @@ def balance(engine_net: Any, net: Any, report: Report) -> list[str]:
 def _made(engine_net: Any, layers: list, at: int, blob: str, factor: np.ndarray, new: set[str]) -> Iterator[Edit]:
     """What multiplies `blob`, as the layers before `at` make it, and keeps what its other readers compute."""
     yield from _read(layers, at, blob, factor, new)
-    while at := at - 1:
-        layer = layers[at]
-        if blob not in layer.top:
-            continue
-        if layer.type in KEEP and layer.bottom[0] == blob:
+    for i in reversed(range(at)):
+        layer = layers[i]
+        if blob not in layer.top or (layer.type in KEEP and layer.bottom[0] == blob):
             continue
         if layer.type in ("Convolution", "InnerProduct") or (layer.type == "Scale" and len(layer.bottom) == 1):
             yield Edit(layer.name, True, factor)
             return
         if layer.type not in (*KEEP, "Concat"):
-            break
+            raise CaffeError(f"layer '{layer.name}': its outputs cannot be balanced")
         for bottom in layer.bottom:
             count = engine_net.blobs[bottom].data.shape[1]
-            yield from _made(engine_net, layers, at, bottom, factor[:count], new)
+            yield from _made(engine_net, layers, i, bottom, factor[:count], new)
             factor = factor[count:]
         return
-    raise CaffeError(f"layer '{layers[at].name}': its outputs cannot be balanced")
+    raise CaffeError(f"layer '{layers[at].name}': nothing with weights makes '{blob}'")
 
 
 def _read(layers: list, but: int, blob: str, factor: np.ndarray, new: set[str]) -> Iterator[Edit]:
