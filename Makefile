@@ -112,8 +112,8 @@ given = $(if $(wildcard $(2)),$(1) $(2))
 MODEL ?=
 JUDGE ?= nima
 TEACH := $(OUT)/teach
-TEACH_ITERATIONS ?= 1000
-TEACH_LR ?= 0.01
+TEACH_ITERATIONS ?= 400
+TEACH_LR ?= 0.003
 
 define need_photos
 	@test -d "$(PHOTOS)" || { echo "error: PHOTOS='$(PHOTOS)': name a folder of photos, as in: make $@ PHOTOS=/path/to/it"; exit 2; }
