@@ -386,7 +386,7 @@ def test_a_fresh_start_beside_another_runs_snapshots_is_refused(folder, trained,
     assert "no snapshot yet: starting from the fillers" in capfd.readouterr().err
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here (apt install make)")
 @pytest.mark.parametrize(
     "more, wanted, unwanted",
     [
@@ -408,7 +408,7 @@ def test_make_starts_from_the_weights_where_there_is_no_snapshot(more, wanted, u
     assert " ".join(wanted.split()) in " ".join(made.split()) and unwanted not in made, done.stdout + done.stderr
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here (apt install make)")
 def test_make_looks_for_all_of_the_data_and_cleans_no_snapshots(tmp_path):
     def make(*words):
         command = ["make", "-o", ".venv/.installed", "-f", str(ROOT / "Makefile"), *words]
@@ -790,7 +790,7 @@ def whole_report(trained, folder, evaluated):
     return page
 
 
-@pytest.mark.skipif(chromium.PROGRAM is None, reason="no Chromium here")
+@pytest.mark.skipif(chromium.PROGRAM is None, reason="no Chromium here (apt install chromium)")
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_report_in_a_browser(whole_report, tmp_path, width):
     """No sideways scrolling, no message in the console, no request, every picture shown, and nothing missing."""

@@ -20,7 +20,7 @@ from ilgnet.run import results
 from ilgnet.scoring.answers import Answer
 from tests import chromium
 
-pytestmark = pytest.mark.skipif(chromium.PROGRAM is None, reason="no Chromium here")
+pytestmark = pytest.mark.skipif(chromium.PROGRAM is None, reason="no Chromium here (apt install chromium)")
 
 EVIL = "</script><script>document.title='run'</script><b onmouseover=alert(1)>.jpg"
 ABOUT = cache.About(
