@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from torchcaffe.base.alias import install_as_caffe
 from torchcaffe.base.errors import CaffeError
@@ -19,6 +20,7 @@ python_layers_allowed = False
 PRECISIONS = ("fp32", "tf32", "bf16")  # that convolutions and inner products compute in
 ROUNDED = ("bf16", "int8")  # what a net that scores may keep the weights of large inner products in
 precision = "fp32"
+on_made: list[Callable[[Any], None]] = []  # called with each net and solver that is made
 
 
 def set_mode_cpu() -> None:

@@ -34,6 +34,8 @@ _UNSHARED = private_torch.storage_users(_memory.tensor)
 
 Shape = tuple[int, ...]
 
+shape_changes = 0  # of all blobs so far, so that what depends on shapes is looked at again only after a change
+
 
 class Memory:
     """Caffe's SyncedMemory: one array, possibly shared by several blobs (Split, Reshape, shared weights).
@@ -274,6 +276,8 @@ class Blob:
         if self.device == "cpu":
             check_fits(count, f"blob shape {sizes}")
         self._shape, self._count = sizes, count
+        global shape_changes
+        shape_changes += 1
 
     # -- what layers use ---------------------------------------------------------------------------------------------
 
@@ -305,6 +309,8 @@ class Blob:
 
     def restate(self, state: tuple) -> None:
         """Have the shape and the memory that state() gave."""
+        global shape_changes
+        shape_changes += state[0] != self._shape
         self._shape, self._count, self.data_memory, self.diff_memory = state
 
     replayed = restate

@@ -63,6 +63,9 @@ class Layer(python_layer.Layer):
     is_loss = False  # top 0 has loss_weight 1 where none is given
     param_field: str | None = None
     p: Any  # the message in `param_field` of layer_param (its type differs by layer type); None without a field
+    makes_inputs = False  # its tops are the net's inputs
+    # Exceptions of its methods that get the layer's name, including PyTorch's. (CaffeErrors always do.)
+    errors: tuple[type[Exception], ...] = (RuntimeError, ArithmeticError, MemoryError, IndexError, ValueError)
     # The bottoms that force_backward must not reach (labels have no gradient).
     no_force_backward: Sequence[int] = ()
     # Backward only reads and writes its own bottoms' values through `bottom.t`, so the layer may work in place.
@@ -138,6 +141,18 @@ class Layer(python_layer.Layer):
     def forward_fused(self, following: Sequence[Layer], bottom: Blobs, top: Blobs) -> None:
         """Compute the top's data as the following layers would leave it."""
         raise CaffeError(f"layer type {self.type} has no forward_fused")
+
+    def activation(self) -> Callable[[Tensor], Tensor] | None:
+        """The function that changes a tensor in place as the layer does, if one does, and keeps NaN; else None."""
+        return None
+
+    def round_weights(self, precision: str, least: int) -> bool:
+        """Let forward round the weights to one of context.ROUNDED if it has `least` or more; returns whether it does."""
+        return False
+
+    def set_arrays(self, data: np.ndarray, labels: np.ndarray) -> None:
+        """Set the records that a program gives, for Net.set_input_arrays."""
+        raise CaffeError("set_input_arrays needs MemoryData as the first layer")
 
     # -- help for subclasses -----------------------------------------------------------------------------------------
 

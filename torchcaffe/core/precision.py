@@ -5,7 +5,6 @@ Weights, blobs and all other operations are float32 at every precision."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -43,8 +42,9 @@ class _Bf16(TorchDispatchMode):
         return _cast(result, torch.bfloat16, torch.float32)
 
 
-@contextlib.contextmanager
-def applied() -> Iterator[None]:
+_PLAIN = contextlib.nullcontext()
+
+
+def applied() -> contextlib.AbstractContextManager:
     """Compute in context.precision."""
-    with _Bf16() if context.precision == "bf16" else contextlib.nullcontext():
-        yield
+    return _Bf16() if context.precision == "bf16" else _PLAIN

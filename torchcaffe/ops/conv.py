@@ -215,7 +215,7 @@ class Convolution(BaseConvolution):
     """Convolution over the axes behind `axis`; group, dilation and rectangular kernels; sizes round down.
 
     It also does the work of layers that follow in place and only scale channels (BatchNorm by running statistics,
-    Scale), and of a ReLU after them. The scaled weight and bias are kept until a blob they are made of changes."""
+    Scale), and of an activation after them. The scaled weight and bias are kept until a blob of theirs changes."""
 
     _folded: tuple[Tensor, Tensor]
     _folded_of: list[tuple[int, int, int] | None] = []
@@ -226,19 +226,18 @@ class Convolution(BaseConvolution):
         count = 0
         while count < len(following) and self.axis == 1 and following[count].scaling() is not None:
             count += 1
-        relu = count < len(following) and following[count].type == "ReLU" and not following[count].p.negative_slope
-        return count + relu
+        return count + (count < len(following) and following[count].activation() is not None)
 
     def forward_fused(self, following: Sequence[Layer], bottom: Blobs, top: Blobs) -> None:
-        relu = following[-1].type == "ReLU"
-        scaling = following[:-1] if relu else following
+        activation = following[-1].activation()
+        scaling = following[:-1] if activation else following
         if scaling:
             weight, bias = self._fold(scaling)
         else:
             weight, bias = self.blobs[0].t, self.blobs[1].t if self.p.bias_term else None
         y = self.convolve(self.as_batch(bottom[0].t), weight, bias)
         # Not oneDNN's fused convolution and ReLU, which turns NaN into 0.
-        top[0].t = shaped(y.relu_() if relu else y, top[0].shape)
+        top[0].t = shaped(activation(y) if activation else y, top[0].shape)
 
     def _fold(self, scaling: Sequence[Layer]) -> tuple[Tensor, Tensor]:
         """The weight and bias of this layer together with the scaling layers that follow."""

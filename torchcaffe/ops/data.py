@@ -53,6 +53,8 @@ class _Kept(Layer):
     _places: Sequence[int] = ()
 
     def feed(self, top: Blobs) -> bool:
+        if not self.recorded:
+            return True
         # An in-place layer binds another tensor in each pass; a recording would read the old one.
         before, self._places = self._places, [blob.t.data_ptr() for blob in top]
         return self._places == before
@@ -61,6 +63,8 @@ class _Kept(Layer):
 @layer(bottoms=0, tops=(1, None))
 class Input(_Kept):
     """Blobs that the program fills. shape: one for all tops, one for each, or none."""
+
+    makes_inputs = True
 
     def setup(self, bottom: Blobs, top: Blobs) -> None:
         if len(self.p.shape):

@@ -49,6 +49,12 @@ class InnerProduct(Layer):
         self.matrix = (self.inputs, p.num_output) if p.transpose else (p.num_output, self.inputs)
         make_blobs(self, *weight_and_bias(p, self.matrix))
 
+    def round_weights(self, precision: str, least: int) -> bool:
+        large = self.blobs[0].count >= least
+        if large:
+            self.precision = precision
+        return large
+
     def reshape(self, bottom: Blobs, top: Blobs) -> None:
         outer, inputs = bottom[0].shape[: self.axis], math.prod(bottom[0].shape[self.axis :])
         if inputs != self.inputs:

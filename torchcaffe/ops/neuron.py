@@ -7,6 +7,7 @@ place, others (BNLL, Clip, Log, Power) give BVLC's numbers."""
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,9 @@ class ReLU(Neuron):
     """max(x, 0) + negative_slope * min(x, 0)."""
 
     keeps_for_backward = False
+
+    def activation(self) -> Callable[[Tensor], Tensor] | None:
+        return None if self.p.negative_slope else torch.relu_
 
     def compute(self, x: Tensor) -> Tensor:
         return F.leaky_relu(x, self.p.negative_slope) if self.p.negative_slope else F.relu(x)

@@ -36,6 +36,7 @@ class Python(Layer):
 
     reshape_always = True
     recordable = False
+    errors = ()
 
     def __init__(self, layer_param: caffe_pb2.LayerParameter, device: str | None = None):
         super().__init__(layer_param, device)

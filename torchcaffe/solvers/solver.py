@@ -202,7 +202,7 @@ class Solver:
             log.info("solver.cpp:190", f"Creating test net (#{i}) specified by {specified}")
             # Its weights are its own until its first test, as in BVLC: a program may load others into it.
             nets.append(self._make_net(param, source, TEST, p.test_state[i : i + 1]))
-            nets[-1].debug_info = p.debug_info
+            nets[-1].graph.debug_info = p.debug_info
         return nets
 
     def _prepare(self) -> None:
@@ -210,8 +210,8 @@ class Solver:
 
         They stay for life, so they come before the first activations: among these they would fragment the heap."""
         self._history: list[list[Tensor | None]] = [[None] * self.slots for _ in self.net.learnable]
-        self.rates = [1.0 if m is None else m for m in self.net.lr_mults]
-        self._decays = [1.0 if m is None else m for m in self.net.decay_mults]
+        self.rates = [1.0 if r.lr_mult is None else r.lr_mult for r in self.net.graph.parameters]
+        self._decays = [1.0 if r.decay_mult is None else r.decay_mult for r in self.net.graph.parameters]
         for index, blob in enumerate(self.net.learnable):
             if self.rates[index]:
                 blob.grad_buffer()
@@ -264,8 +264,8 @@ class Solver:
             for on_start, _ in self._callbacks:
                 on_start()
             if self.net.device == "cpu":
-                self.net.release()  # (after the callbacks, which may look at the last iteration's blobs)
-            self.net.debug_info = display and p.debug_info
+                self.net.passes.release()  # (after the callbacks, which may look at the last iteration's blobs)
+            self.net.graph.debug_info = display and p.debug_info
             loss = self._forward_backward()
             unseen = unseen + loss
             if look:
@@ -297,8 +297,8 @@ class Solver:
         for _ in range(self.p.iter_size):
             loss = loss + self.net.run_forward(0, last)
             self.net.run_backward(last, 0)
-            if self.net.debug_info:
-                self.net.log_norms()
+            if self.net.graph.debug_info:
+                self.net.passes.log_norms()
         return loss
 
     # -- divergence --------------------------------------------------------------------------------------------------
@@ -336,7 +336,8 @@ class Solver:
     def _refuse_broken(self, said: str) -> None:
         """Raise Diverged where weights or history are not finite: their snapshot would replace the last good one."""
         broken = ""
-        for name, blob, slots in zip(self.net.learnable_names, self.net.learnable, self._history):
+        for record, slots in zip(self.net.graph.parameters, self._history):
+            name, blob = record.name, record.blob
             if not _finite(blob.t):
                 broken = name
             elif not all(array is None or _finite(array) for array in slots):

@@ -28,7 +28,7 @@ libc = ctypes.CDLL(None)
 libc.mallinfo2.restype, libc.malloc.restype = MallInfo, ctypes.c_void_p
 solver = caffe.get_solver(sys.argv[1])
 solver.step(4)
-solver.net.release()
+solver.net.passes.release()
 before = libc.mallinfo2()
 libc.malloc(ctypes.c_size_t(before.fordblks // 4))
 print(before.fordblks, libc.mallinfo2().arena - before.arena)

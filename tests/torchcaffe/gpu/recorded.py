@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map_only
 import torchcaffe as caffe
 from torchcaffe.core.blob import Memory
 from torchcaffe.gpu import recording
+from torchcaffe.gpu.passes import RecordedPasses
 
 
 def tensors(result: object) -> list[torch.Tensor]:
@@ -124,15 +125,23 @@ def make(settings: str = 'lr_policy: "step"', recorder=None):
     solver = caffe.get_solver("solver.prototxt")
     if recorder is not None:
         for net in (solver.net, *solver.test_nets):
-            net.record_with(recorder)
+            record(net, recorder)
             net.layers[0].pack_for_device()
         solver._recording = recording.Recording(recorder)
     return solver
 
 
+def record(net, recorder) -> None:
+    """Let a net's passes be recorded."""
+    net.passes = RecordedPasses(net.graph, recorder)
+
+
 def made(net) -> tuple[bool, int]:
     """Whether the last forward pass was recorded or replayed, and how many kinds of backward passes are recorded."""
-    return net._recorded_forward.made, sum(backward.made for backward in net._recorded_backward.values())
+    passes = net.passes
+    if not isinstance(passes, RecordedPasses):
+        return False, 0
+    return passes.recorded_forward.made, sum(backward.made for backward in passes.recorded_backward.values())
 
 
 def values(memory: Memory, shape: tuple[int, ...]) -> np.ndarray:

@@ -22,6 +22,7 @@ from tests.torchcaffe.gpu.recorded import (
     failing,
     made,
     make,
+    record,
     tape,
 )
 from torchcaffe.core.blob import Memory, Parameter
@@ -92,7 +93,7 @@ def test_deploy_nets_replay_on_new_inputs_and_shapes(folder):
     (folder / "deploy.prototxt").write_text(deploy)
     nets = [caffe.Net("deploy.prototxt", caffe.TEST) for _ in range(2)]
     nets[1].share_with(nets[0])
-    nets[1].record_with(tape)
+    record(nets[1], tape)
     rng = np.random.RandomState(2)
     for count in (2, 2, 2, 2, 1, 1, 1, 2):
         x = rng.randn(count, 3, 20, 20).astype(np.float32)
@@ -130,7 +131,7 @@ def test_nets_that_need_the_host_are_not_recorded(folder):
       dummy_data_param { data_filler { type: "gaussian" } shape { dim: 3 } } }
     layer { name: "r" type: "Reduction" bottom: "d" top: "r" }""")
     net = caffe.Net("noise.prototxt", caffe.TRAIN)
-    net.record_with(tape)
+    record(net, tape)
     assert len({float(net.forward()["r"]) for _ in range(5)}) == 5
 
 
@@ -333,7 +334,7 @@ def odd_passes(case: str, recorder) -> tuple[list[dict], bool]:
     param = parse_text("force_backward: true " + ODD[case], caffe_pb2.NetParameter(), "test")
     param.state.phase = caffe.TRAIN
     net, seen = caffe.Net.from_param(param), []
-    net.record_with(recorder)
+    record(net, recorder)
     for blobs in net.params.values():
         blobs[0].data[...] = np.arange(12).reshape(3, 4)
     if "w" in net.blobs:

@@ -15,8 +15,9 @@ from ilgnet.bench import benchmark
 from ilgnet.nets import emit
 from tests.bvlc import layers
 from tests.bvlc.run_caffe import draw, draw_params, inside, write_files
-from tests.torchcaffe.gpu.recorded import assert_all_same, everything, made, make, tape
+from tests.torchcaffe.gpu.recorded import assert_all_same, everything, made, make, record, tape
 from tests.torchcaffe.ops.plain_rows import PLAIN, net_of
+from torchcaffe.nets.passes import Passes
 from torchcaffe.proto import caffe_pb2
 from torchcaffe.solvers.solver import get_solver
 
@@ -55,7 +56,8 @@ def run_script(row, recorder) -> list[dict]:
     with a recorder the passes were recorded, where the layer can be."""
     seen = []
     with made_ready(row) as (net, job, fill):
-        net.record_with(recorder)
+        if recorder is not None:
+            record(net, recorder)
         caffe.set_random_seed(3)
         last = len(net.layers) - 1
         # f: forward, b: backward, p: backward through the last layer alone
@@ -140,9 +142,9 @@ def pass_on_device(net, backward: bool = True) -> None:
     last = len(net.layers) - 1
     moved(net)
     with Device(), no_values_from_the_host():
-        net._forward_layers(0, last, last + 1)
+        Passes.forward(net.passes, 0, last, last + 1)
         if backward:
-            net._backward_layers(last, 0)
+            Passes.backward(net.passes, last, 0)
 
 
 @pytest.mark.parametrize("type_", TYPES)

@@ -83,7 +83,7 @@ def test_fillers_and_what_learns():
     net = caffe.Net.from_param(param)
     slope, bias, mean, variance = (blob.data for blob in net.params["bn"])
     assert (slope == 0.5).all() and (bias >= 1).all() and (bias <= 2).all() and not mean.any() and not variance.any()
-    assert [m is None or m > 0 for m in net.lr_mults] == [True, True, False, False]
+    assert [m is None or m > 0 for m in [r.lr_mult for r in net.graph.parameters]] == [True, True, False, False]
 
 
 @pytest.mark.parametrize("size", [(6, 3, 97, 101), (3, 5, 7), (7, 4), (1, 2, 1, 1), (2049, 3)])

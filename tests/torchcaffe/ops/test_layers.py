@@ -160,7 +160,7 @@ def test_debug_info_tells_no_gradient_of_a_blob_that_a_program_has_appended(monk
     monkeypatch.setattr("torchcaffe.log.info", lambda where, line: said.append(line))
     net = net_from(BELOW + 'layer { name: "x" type: "Scale" bottom: "b" top: "y" }' + LOSS)
     net.params["x"].add_blob(2)
-    net.debug_info = True
+    net.graph.debug_info = True
     net.forward()
     net.backward()
     told = [line.rsplit(":", 1)[0].strip() for line in said if "param blob" in line and "diff" in line]
