@@ -83,12 +83,13 @@ class Net:
         # What the read-only properties return. Scripts use some of these names, which are pycaffe's, too.
         nodes, tops = graph.nodes, graph.tops
         self._blob_list, self._blob_names = [top.blob for top in tops], [top.name for top in tops]
+        self._blob_loss_weights = [top.loss_weight for top in tops]
         self._inputs, self._outputs = graph.inputs, graph.outputs
         self._layer_names = [node.name for node in nodes]
         self._layers: list[python_layer.Layer] = [getattr(node.layer, "user", node.layer) for node in nodes]
         self._layer_dict = OrderedDict(zip(self._layer_names, self._layers))
         self._blob_dict = OrderedDict(zip(self._blob_names, self._blob_list))
-        self._loss_weight_dict = OrderedDict((top.name, top.loss_weight) for top in tops)
+        self._loss_weight_dict = OrderedDict(zip(self._blob_names, self._blob_loss_weights))
         self._param_dict = OrderedDict((node.name, node.layer.blobs) for node in nodes if node.layer.blobs)
         self._top_names = OrderedDict((node.name, self._names(node.top_ids)) for node in nodes)
         self._bottom_names = OrderedDict((node.name, self._names(node.bottom_ids)) for node in nodes)

@@ -78,7 +78,7 @@ class Passes:
                     raise
                 node.ran = True
                 for blob in node.loss_tops:
-                    loss = loss + torch.dot(blob.t.reshape(-1), blob.g.reshape(-1))
+                    loss = loss + _weighted(blob.t, blob.g)
                 if watched:
                     self._log_forward(node)
                     for callback in graph.after_forward:
@@ -173,6 +173,11 @@ class Passes:
             f"    [Backward] All net params (data, diff): L1 norm = ({data1:g}, {diff1:g}); "
             f"L2 norm = ({math.sqrt(data2):g}, {math.sqrt(diff2):g})",
         )
+
+
+def _weighted(values: Tensor, weights: Tensor) -> Tensor:
+    """A top's part of the loss."""
+    return torch.dot(values.reshape(-1), weights.reshape(-1)) if values.dim() else values * weights
 
 
 def _mean_abs(tensor: Tensor) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.core import private_torch
-from torchcaffe.core.blob import Blobs, canonical_axis
+from torchcaffe.core.blob import Blobs, canonical_axis, shaped
 from torchcaffe.core.layer import Layer, TorchLayer, layer
 from torchcaffe.ops.common import check_positive, in_range, make_blobs, refuse_gradient, weight_and_bias
 from torchcaffe.ops.conv import product_in_place, warn_of_product_in_place
@@ -64,22 +64,24 @@ class InnerProduct(Layer):
             )
         self.check_in_place(bottom[0], top[0], (*outer, self.p.num_output))
         top[0].reshape(*outer, self.p.num_output)
+        rows = math.prod(outer)
+        self.x_shape, self.y_shape = (rows, inputs), (rows, self.p.num_output)
 
     def forward(self, bottom: Blobs, top: Blobs) -> None:
+        bias = shaped(self.blobs[1].t, (self.p.num_output,)) if self.p.bias_term else None
         if bottom[0] is top[0]:
-            product_in_place(top[0], self.blobs[1].t.view(-1) if self.p.bias_term else None)
+            product_in_place(top[0], bias)
             return
-        x, w = bottom[0].t.reshape(-1, self.inputs), self.blobs[0].t.view(self.matrix)
-        w = w if self.p.transpose else w.t()
+        x, w = shaped(bottom[0].t, self.x_shape), shaped(self.blobs[0].t, self.matrix)
         if self.precision is not None:
-            y = self._rounded_product(x, w, self.precision)
+            y = self._rounded_product(x, w if self.p.transpose else w.t(), self.precision)
         elif w.device.type == "cpu" and not self.p.transpose and len(x) > 2:
-            y = (w.t() @ x.t()).t().contiguous()  # MKL reads the weights up to twice as fast so
+            y = (w @ x.t()).t().contiguous()  # MKL reads the weights up to twice as fast so
         else:
-            y = x @ w
-        if self.p.bias_term:
-            y.add_(self.blobs[1].t.view(-1))
-        top[0].t = y.view(top[0].shape)
+            y = x @ (w if self.p.transpose else w.t())
+        if bias is not None:
+            y.add_(bias)
+        top[0].t = shaped(y, top[0].shape)
 
     def _rounded_product(self, x: Tensor, w: Tensor, precision: str) -> Tensor:
         """x (N, inputs) times w (inputs, outputs), w rounded to the precision and x to bfloat16."""
@@ -94,21 +96,20 @@ class InnerProduct(Layer):
         return private_torch.int8_product(x, reduced).float().mul_(scale)  # the kernel would round the scales, too
 
     def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
-        g = top[0].g.reshape(-1, self.p.num_output)
-        weight = self.blobs[0]
+        g, weight = shaped(top[0].g, self.y_shape), self.blobs[0]
         if self.param_propagate_down[0]:
-            x = bottom[0].t.reshape(-1, self.inputs)
+            x = shaped(bottom[0].t, self.x_shape)
             # Straight into the diff's memory, since these matrices hold most of a net's weights.
             left, right = (x, g) if self.p.transpose else (g, x)
             weight.accumulate_product(left.t(), right)
         if self.p.bias_term and self.param_propagate_down[1]:
-            self.blobs[1].accumulate(g.sum(0).view(self.blobs[1].shape))
+            self.blobs[1].accumulate(shaped(g.sum(0), self.blobs[1].shape))
         if propagate_down[0]:
             if bottom[0] is top[0]:
                 bottom[0].g = torch.zeros_like(bottom[0].t)
                 return
-            w = weight.t.view(self.matrix)
-            bottom[0].g = (g @ (w.t() if self.p.transpose else w)).view(bottom[0].shape)
+            w = shaped(weight.t, self.matrix)
+            bottom[0].g = shaped(g @ (w.t() if self.p.transpose else w), bottom[0].shape)
 
 
 @layer(bottoms=1, tops=1)

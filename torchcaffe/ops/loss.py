@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
-from torchcaffe.core.blob import Blob, Blobs, canonical_axis
+from torchcaffe.core.blob import Blob, Blobs, canonical_axis, shaped
 from torchcaffe.core.layer import Layer, layer
 from torchcaffe.formats.blobproto import read_blobproto
 from torchcaffe.ops.common import FirstLearns, in_range
@@ -207,7 +207,7 @@ class _PairLoss(LossLayer, ABC):
     def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
         for sign, blob, down in zip((1, -1), bottom, propagate_down):
             if down:
-                blob.g = self.pull(top[0].g * (sign / blob.num), bottom).reshape(blob.shape)
+                blob.g = shaped(self.pull(top[0].g * (sign / blob.num), bottom), blob.shape)
 
 
 @layer(bottoms=2, tops=1)
@@ -221,7 +221,7 @@ class EuclideanLoss(_PairLoss):
         self.check_same_count(bottom)
 
     def forward(self, bottom: Blobs, top: Blobs) -> None:
-        self._difference = bottom[0].t - bottom[1].t.reshape(bottom[0].shape)
+        self._difference = bottom[0].t - shaped(bottom[1].t, bottom[0].shape)
         top[0].t = self._difference.square().sum() / (2 * bottom[0].num)
 
     def pull(self, scale: Tensor, bottom: Blobs) -> Tensor:

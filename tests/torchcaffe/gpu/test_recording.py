@@ -29,6 +29,7 @@ from torchcaffe.core.blob import Memory, Parameter
 from torchcaffe.data.transform import DataTransformer
 from torchcaffe.formats import blobproto
 from torchcaffe.gpu.recording import Recording
+from torchcaffe.nets.passes import Passes
 from torchcaffe.ops.data import place_crops
 from torchcaffe.proto import caffe_pb2, parse_text
 from torchcaffe.random.rng import Rng
@@ -269,7 +270,7 @@ BETWEEN = {
 @pytest.mark.parametrize("between", BETWEEN)
 def test_no_blob_is_stale_whatever_runs_between_the_replays(folder, between, iter_size, monkeypatch):
     """Every blob shows what the last pass wrote, data and diff, though each recording writes to memory of its own."""
-    monkeypatch.setattr(caffe.Net, "release", lambda net: None)  # an eager net lets go of what no pass writes, too
+    monkeypatch.setattr(Passes, "release", lambda passes: None)  # an eager net lets go of what no pass writes, too
     found, kinds = [], 0
     for recorder in (None, tape):
         solver, seen = make(f'lr_policy: "fixed" iter_size: {iter_size} type: "Nesterov"', recorder), []

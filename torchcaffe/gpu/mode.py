@@ -1,0 +1,27 @@
+"""GPU mode: nets and solvers made in it compute on the current CUDA device, in recorded passes and updates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torchcaffe.base import context
+from torchcaffe.gpu.passes import RecordedPasses
+from torchcaffe.gpu.recording import cuda_graphs
+from torchcaffe.gpu.update import RecordedRule
+from torchcaffe.nets.net import Net
+
+
+def set_mode_gpu() -> None:
+    """Compute on the current CUDA device. Raises CaffeError if there is none; nothing falls back to the CPU."""
+    context.use_gpu()
+    if wrap not in context.on_made:
+        context.on_made.append(wrap)
+
+
+def wrap(made: Any) -> None:
+    """Record the passes of a new net, or the updates of a new solver, that is on a GPU."""
+    if isinstance(made, Net):
+        if made.device != "cpu":
+            made.passes = RecordedPasses(made.graph, cuda_graphs(made.device))
+    elif made.net.device != "cpu":
+        made.rule = RecordedRule(made.rule, cuda_graphs(made.net.device))
