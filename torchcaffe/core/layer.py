@@ -21,6 +21,7 @@ from torchcaffe.proto.caffe_pb2 import FillerParameter, LayerParameter
 from torchcaffe.random import streams
 from torchcaffe.random.filler import fill
 
+Exceptions: TypeAlias = tuple[type[Exception], ...]
 Count: TypeAlias = int | tuple[int, int | None] | None  # exactly n, (least, most), or any number
 
 registry: dict[str, type[Layer]] = {}
@@ -65,7 +66,7 @@ class Layer(python_layer.Layer):
     p: Any  # the message in `param_field` of layer_param (its type differs by layer type); None without a field
     makes_inputs = False  # its tops are the net's inputs
     # Exceptions of its methods that get the layer's name, including PyTorch's. (CaffeErrors always do.)
-    errors: tuple[type[Exception], ...] = (RuntimeError, ArithmeticError, MemoryError, IndexError, ValueError)
+    errors: Exceptions = (RuntimeError, ArithmeticError, MemoryError, IndexError, ValueError)
     # The bottoms that force_backward must not reach (labels have no gradient).
     no_force_backward: Sequence[int] = ()
     # Backward only reads and writes its own bottoms' values through `bottom.t`, so the layer may work in place.
