@@ -16,9 +16,9 @@ from tests import ROOT
 WINGS = {
     "torchcaffe": [
         ("pycaffe", "cli"),
+        ("gpu",),
         ("solvers",),
         ("nets",),
-        ("gpu",),
         ("ops",),
         ("core", "data"),
         ("formats",),

@@ -30,7 +30,7 @@ _EXPORTS = {
     "Detector": "pycaffe.detector",
     "CaffeError": "base.errors",
     "set_mode_cpu": "base.context",
-    "set_mode_gpu": "base.context",
+    "set_mode_gpu": "gpu.mode",
     "set_device": "base.context",
     "set_precision": "base.context",
     "allow_python_layers": "base.context",

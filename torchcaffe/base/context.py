@@ -29,8 +29,8 @@ def set_mode_cpu() -> None:
     gpu = False
 
 
-def set_mode_gpu() -> None:
-    """Compute on the current CUDA device. Raises CaffeError if there is none; nothing falls back to the CPU."""
+def use_gpu() -> None:
+    """What torchcaffe.gpu.mode.set_mode_gpu sets here."""
     global gpu
     check_gpu(device_id)
     _make_current(device_id)

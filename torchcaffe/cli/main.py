@@ -145,9 +145,11 @@ def _use(gpus: list[int], source: str) -> None:
         log.info(source, "Use CPU.")
         context.set_mode_cpu()
         return
+    from torchcaffe.gpu.mode import set_mode_gpu
+
     log.info(source, f"Use GPU with device ID {gpus[0]}")
     context.set_device(gpus[0])
-    context.set_mode_gpu()
+    set_mode_gpu()
 
 
 def _stages(text: str) -> list[str]:
@@ -210,11 +212,13 @@ def train(flags: Flags) -> int:
     if gpus:
         import torch
 
+        from torchcaffe.gpu.mode import set_mode_gpu
+
         log.info("caffe.cpp:204", f"Using GPUs {gpus[0]}")
         log.info("caffe.cpp:209", f"GPU {gpus[0]}: {torch.cuda.get_device_name(gpus[0])}")
         param.device_id = gpus[0]
         context.set_device(gpus[0])
-        context.set_mode_gpu()
+        set_mode_gpu()
     else:
         log.info("caffe.cpp:197", "Use CPU.")
         context.set_mode_cpu()

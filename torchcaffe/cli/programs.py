@@ -174,12 +174,14 @@ def _choose_device(words: list[str]) -> None:
         log.error("extract_features.cpp:62", "Using CPU")
         context.set_mode_cpu()
         return
+    from torchcaffe.gpu.mode import set_mode_gpu
+
     log.error("extract_features.cpp:52", "Using GPU")
     device = words[1].removeprefix("DEVICE_ID=") if len(words) > 1 else "0"
     if not device.isdecimal():
         raise CaffeError(f"extract_features: DEVICE_ID: {words[1]} is no device number")
     context.set_device(int(device))
-    context.set_mode_gpu()
+    set_mode_gpu()
 
 
 class _Features:

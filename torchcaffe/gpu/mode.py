@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torchcaffe.base import context
 from torchcaffe.gpu.passes import RecordedPasses
-from torchcaffe.gpu.recording import cuda_graphs
+from torchcaffe.gpu.recording import cuda_graph
 from torchcaffe.gpu.update import RecordedRule
 from torchcaffe.nets.net import Net
 
@@ -22,6 +23,6 @@ def wrap(made: Any) -> None:
     """Record the passes of a new net, or the updates of a new solver, that is on a GPU."""
     if isinstance(made, Net):
         if made.device != "cpu":
-            made.passes = RecordedPasses(made.graph, cuda_graphs(made.device))
+            made.passes = RecordedPasses(made.graph, partial(cuda_graph, made.device))
     elif made.net.device != "cpu":
-        made.rule = RecordedRule(made.rule, cuda_graphs(made.net.device))
+        made.rule = RecordedRule(made.rule, partial(cuda_graph, made.net.device))

@@ -8,7 +8,6 @@ dropped when the key changes."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -21,13 +20,8 @@ from torchcaffe.core.blob import Blob, Memory
 Recorder = Callable[[Callable[[], Any]], "tuple[Any, Callable[[], None]]"]
 
 
-def recorder_of(device: str) -> Recorder | None:
-    """The Recorder of a device: CUDA graphs on a GPU, None on the CPU."""
-    return None if device == "cpu" else functools.partial(_cuda_graph, device)
-
-
-def _cuda_graph(device: str, work: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
-    """The Recorder of a GPU, which need not be the current one."""
+def cuda_graph(device: str, work: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
+    """A Recorder, but for the first argument: the GPU, which need not be the current one."""
 
     def replay() -> None:
         with torch.cuda.device(device):
@@ -46,10 +40,10 @@ def _cuda_graph(device: str, work: Callable[[], Any]) -> tuple[Any, Callable[[],
 
 
 class Recording:
-    """One piece of work, recorded by `recorder` (None: never)."""
+    """One piece of work, recorded by `recorder`."""
 
-    def __init__(self, recorder: Recorder | None):
-        self._recorder = recorder
+    def __init__(self, recorder: Recorder):
+        self._recorder: Recorder | None = recorder  # None after a failure
         self.forget()
 
     @property

@@ -65,14 +65,13 @@ def launch(script: Sequence[str], processes: int) -> int:
 
 
 def start(gpus: Sequence[int] = ()) -> None:
-    """Join the group: on gpus[local rank] by NCCL, or without GPUs on the CPU by gloo. Call it before any solver
-    is made."""
+    """Join the group: by NCCL, with gpus[local rank] as the device for GPU mode, or without GPUs by gloo. Call it before
+    any solver is made."""
     if gpus:
         local = int(os.environ["LOCAL_RANK"])
         if local >= len(gpus):
             raise CaffeError(f"GPUs {', '.join(map(str, gpus))}: process {local} of this machine has none left")
         context.set_device(gpus[local])
-        context.set_mode_gpu()
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
