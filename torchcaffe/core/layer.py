@@ -242,7 +242,7 @@ class TorchLayer(Layer):
         if bottom and top and bottom[0] is top[0]:
             # Rebinding the top leaves this tensor as it is, unless a user's view fixes its address.
             values = bottom[0].t
-            self._input = values if bottom[0].data_memory.host is None else values.clone()
+            self._input = values if bottom[0].data_memory.array is None else values.clone()
         return self.saved_inputs(bottom, top)
 
     def saved_inputs(self, bottom: Blobs, top: Blobs) -> Tensors:

@@ -8,7 +8,7 @@ from typing import Any
 from torchcaffe.base import context
 from torchcaffe.gpu.passes import RecordedPasses
 from torchcaffe.gpu.recording import cuda_graph
-from torchcaffe.gpu.update import RecordedRule
+from torchcaffe.gpu.update import RecordedUpdate
 from torchcaffe.nets.net import Net
 
 
@@ -25,4 +25,4 @@ def wrap(made: Any) -> None:
         if made.device != "cpu":
             made.passes = RecordedPasses(made.graph, partial(cuda_graph, made.device))
     elif made.net.device != "cpu":
-        made.rule = RecordedRule(made.rule, partial(cuda_graph, made.net.device))
+        made.update = RecordedUpdate(made.rule, partial(cuda_graph, made.net.device))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from torchcaffe.base import context
-from torchcaffe.core.blob import Memory
+from torchcaffe.core.memory import Memory
 from torchcaffe.gpu.recording import Recorder, Recording
 from torchcaffe.nets.graph import Graph
 from torchcaffe.nets.passes import Passes
@@ -33,7 +33,7 @@ class RecordedPasses(Passes):
                 while fed <= end and self._feed(fed):
                     fed += 1
                 if fed > end:
-                    work, blobs = lambda: super(RecordedPasses, self).forward(start, end, fed), self._blobs()
+                    work, blobs = lambda: super(RecordedPasses, self).forward(start, end, fed), self._blobs
                     loss = recorded.run(memories, work, blobs=blobs)
                     return loss.clone() if isinstance(loss, Tensor) else loss  # the next pass overwrites it
                 fed += 1  # layer `fed` has brought its data, to another address
@@ -54,7 +54,7 @@ class RecordedPasses(Passes):
             recorded = self.recorded_backward.setdefault(there, Recording(self._recorder))
             if recorded.ready(self._key(memories, read)):
                 work = lambda: super(RecordedPasses, self).backward(start, end)  # noqa: E731
-                recorded.run(memories, work, read, self._blobs())
+                recorded.run(memories, work, read, self._blobs)
                 return
         super().backward(start, end)
 
@@ -76,12 +76,9 @@ class RecordedPasses(Passes):
         whole = first == 0 and last == len(self.graph.nodes) - 1
         return self.recordable and whole and not self.graph.watched()
 
-    def _blobs(self) -> list:
-        return [top.blob for top in self.graph.tops]
-
     def _memories(self, of: str, params: bool) -> list[Memory]:
         """The memories of all blobs' "data" or "diff"; with `params`, of the parameters, too."""
-        blobs = self._blobs()
+        blobs = [*self._blobs]
         if params:
             blobs += [blob for node in self.graph.nodes for blob in node.layer.blobs]
         return [getattr(blob, of + "_memory") for blob in blobs]
@@ -89,5 +86,5 @@ class RecordedPasses(Passes):
     def _key(self, memories: list[Memory], read: Sequence[Memory] = ()) -> tuple:
         """All that a recording depends on: precision, shapes, the addresses of fixed arrays, and of what the work only
         reads."""
-        shapes = [blob.shape for blob in self._blobs()]
+        shapes = [blob.shape for blob in self._blobs]
         return context.precision, *shapes, *(m.place() for m in memories), *(m.address() for m in read)

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from torchcaffe.base import log
-from torchcaffe.core.blob import Blob, Memory
+from torchcaffe.core.blob import Blob
+from torchcaffe.core.memory import Memory
 
 # Does the work once, and returns its result and a function that repeats it on the same memory.
 Recorder = Callable[[Callable[[], Any]], "tuple[Any, Callable[[], None]]"]

@@ -151,7 +151,7 @@ def _set_loss_weights(graph: Graph, node: Node) -> None:
         if weight:
             # As in BVLC the weight is stored in the top's diff, where backward finds it.
             blob.g = torch.full(blob.shape, weight, device=graph.device)
-            blob.diff_memory.pin()
+            blob.diff_memory.fix()
             node.loss_tops.append(blob)
 
 

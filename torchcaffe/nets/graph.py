@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torchcaffe.base.errors import CaffeError, named
-from torchcaffe.core.blob import Blob, Blobs, Parameter, Shape
+from torchcaffe.core.blob import Blob, Blobs, Parameter
 from torchcaffe.core.layer import Layer
+from torchcaffe.core.memory import Shape
 from torchcaffe.proto.caffe_pb2 import LayerParameter
 
 Callback = Callable[[int], None]  # is given a layer's number
@@ -78,7 +79,6 @@ class Graph:
     def first_of_each_name(self) -> dict[str, Layer]:
         """The layers by name. Where several have one name, BVLC copies and shares with the first."""
         return {node.name: node.layer for node in reversed(self.nodes)}
-
 
     def watched(self) -> bool:
         """Whether somebody follows a pass layer by layer, by callbacks or by debug_info."""

@@ -1,4 +1,4 @@
-"""Net: pycaffe's Net on PyTorch. The builder makes its graph, passes run over that, and weights are read and written."""
+"""Net: pycaffe's Net on PyTorch, the surface of a graph (builder.py), its passes and its weights."""
 
 from __future__ import annotations
 
@@ -352,6 +352,12 @@ class Net:
         """What BVLC's log adds to a value of an output: its part of the loss, if it has one."""
         weight = np.float32(self.blob_loss_weights[name])
         return f" (* {weight:g} = {weight * value:g} loss)" if weight else ""
+
+    def log_outputs(self, where: str, prefix: str, outputs: Arrays) -> None:
+        """Log values of the net's outputs, as BVLC's solver does."""
+        flat = ((name, value) for name, values in outputs.items() for value in values.reshape(-1))
+        for index, (name, value) in enumerate(flat):
+            log.info(where, f"{prefix} #{index}: {name} = {value:g}{self.loss_term(name, value)}")
 
     def close(self) -> None:
         """Stop data layers' threads (also done when the net is garbage collected)."""

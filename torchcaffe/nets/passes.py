@@ -40,6 +40,9 @@ class Passes:
     def __init__(self, graph: Graph):
         self.graph = graph
         self._passed = False  # whether there was a forward pass
+        self._blobs = [top.blob for top in graph.tops]
+        self._loss_tops = [blob for node in graph.nodes for blob in node.loss_tops]
+        self._sources = [blob for node in graph.nodes if not node.bottoms for blob in node.tops]
 
     def reshape(self) -> None:
         """Push the input blobs' shapes through the net."""
@@ -127,13 +130,12 @@ class Passes:
     def release(self) -> None:
         """Free what the last passes computed, so that the next ones find that much memory. Arrays that a user holds
         stay, and so do the tops of layers without bottoms, which need not make them again."""
-        nodes = self.graph.nodes
-        kept = {id(blob.diff_memory) for node in nodes for blob in node.loss_tops}
-        kept |= {id(blob.data_memory) for node in nodes if not node.bottoms for blob in node.tops}
-        for top in self.graph.tops:
-            for memory in (top.blob.data_memory, top.blob.diff_memory):
-                if id(memory) not in kept and memory.host is None:
-                    memory.tensor = None
+        kept = {id(blob.diff_memory) for blob in self._loss_tops} | {id(blob.data_memory) for blob in self._sources}
+        for blob in self._blobs:
+            if id(blob.data_memory) not in kept:
+                blob.data_memory.drop()
+            if id(blob.diff_memory) not in kept:
+                blob.diff_memory.drop()
 
     # -- debug_info --------------------------------------------------------------------------------------------------
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from torchcaffe.base.errors import CaffeError
-from torchcaffe.core.blob import Blob, Blobs, canonical_axis, shaped
+from torchcaffe.core.blob import Blob, Blobs, canonical_axis
 from torchcaffe.core.layer import Layer
+from torchcaffe.core.memory import shaped
 from torchcaffe.proto import caffe_pb2
 
 FLT_MAX = torch.finfo(torch.float32).max

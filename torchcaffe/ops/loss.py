@@ -12,8 +12,9 @@ from torch import Tensor
 
 from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
-from torchcaffe.core.blob import Blob, Blobs, canonical_axis, shaped
+from torchcaffe.core.blob import Blob, Blobs, canonical_axis
 from torchcaffe.core.layer import Layer, layer
+from torchcaffe.core.memory import shaped
 from torchcaffe.formats.blobproto import read_blobproto
 from torchcaffe.ops.common import FirstLearns, in_range
 from torchcaffe.ops.neuron import Neuron

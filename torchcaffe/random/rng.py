@@ -29,21 +29,27 @@ class Rng:
         if not 0 <= seed < 1 << 32:
             raise CaffeError(f"random seed {seed}: not an unsigned 32-bit number")
         self._mt = np.random.RandomState(int(seed))  # an int seeds by init_genrand, as in boost
+        self._state: np.ndarray | None = None  # since the last draw
 
     def state(self) -> np.ndarray:
         """The stream's position as uint32[625]: mt19937's 624 words and the index of the next."""
-        _, words, position, *_ = self._mt.get_state()
-        return np.append(words, np.uint32(position))
+        if self._state is None:
+            _, words, position, *_ = self._mt.get_state()
+            self._state = np.append(words, np.uint32(position))
+            self._state.flags.writeable = False
+        return self._state
 
     def set_state(self, state: np.ndarray) -> None:
         """Go to a position that `state()` returned. Raises CaffeError for anything else."""
         state = np.asarray(state)
         if state.shape != (625,) or state.dtype != np.uint32 or state[624] > 624:
             raise CaffeError("random state: not the 625 unsigned numbers of a mt19937 stream")
+        self._state = None
         self._mt.set_state(("MT19937", state[:624], int(state[624]), 0, 0.0))
 
     def raw(self, n: int) -> np.ndarray:
         """The next `n` raws, uint32."""
+        self._state = None
         return self._mt.randint(0, 1 << 32, size=n, dtype=np.uint32)
 
     def rand(self) -> int:

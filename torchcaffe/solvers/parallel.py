@@ -65,7 +65,7 @@ def launch(script: Sequence[str], processes: int) -> int:
 
 
 def start(gpus: Sequence[int] = ()) -> None:
-    """Join the group: by NCCL, with gpus[local rank] as the device for GPU mode, or without GPUs by gloo. Call it before
+    """Join the group: by NCCL with gpus[local rank] as the device of GPU mode, or without GPUs by gloo. Call it before
     any solver is made."""
     if gpus:
         local = int(os.environ["LOCAL_RANK"])
@@ -100,7 +100,7 @@ def join(solver: Solver) -> None:
 
 def average(solver: Solver) -> None:
     """Replace the gradients by their mean over all processes, but for parameters that don't learn. Collective."""
-    learning = [blob for blob, rate in zip(solver.net.learnable, solver.rates) if rate]
+    learning = [blob for blob, rate in zip(solver.net.learnable, solver.rule.rates) if rate]
     small = [blob for blob in learning if blob.count < SMALL]
     with torch.no_grad():
         for blobs in [small, *([blob] for blob in learning if blob.count >= SMALL)]:

@@ -1,4 +1,4 @@
-"""The extra state of a snapshot, with which a resumed run continues exactly.
+"""Snapshots: BVLC's two files, and the extra state with which a resumed run continues exactly.
 
 PREFIX_iter_N.resume.npz lies beside PREFIX_iter_N.solverstate and .caffemodel, which stay as BVLC reads them. It holds
 the random stream, the smoothed loss, and the state of each layer: the record and random stream of data layers, the
@@ -17,12 +17,12 @@ import numpy as np
 from torchcaffe.base import context, log
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.core.blob import Arrays
+from torchcaffe.core.layer import Layer
 from torchcaffe.formats import caffemodel, files, npy, solverstate
 from torchcaffe.formats.files import PathLike
 from torchcaffe.random import streams
 
 if TYPE_CHECKING:
-    from torchcaffe.core.layer import Layer
     from torchcaffe.solvers.solver import Solver
 
 FORMAT = 1
@@ -36,37 +36,63 @@ def beside(state_file: PathLike, rank: int) -> Path:
     return path.with_name(path.name.removesuffix(".h5").removesuffix(".solverstate") + extension)
 
 
-def _layers(solver: Solver) -> dict[str, Layer]:
-    """Every layer of the solver's nets by "NET/LAYER"."""
+def stateful_layers(solver: Solver) -> dict[str, Layer]:
+    """The layers of the solver's nets that have a state beside their blobs, by "NET/LAYER"."""
     nets = {"train": solver.net, **{f"test{i}": net for i, net in enumerate(solver.test_nets)}}
-    return {f"{name}/{node.name}": node.layer for name, net in nets.items() for node in net.nodes}
+    return {
+        f"{name}/{node.name}": node.layer
+        for name, net in nets.items()
+        for node in net.nodes
+        if type(node.layer).state is not Layer.state
+    }
 
 
-def places(solver: Solver) -> Arrays:
+def places(layers: dict[str, Layer]) -> Arrays:
     """The state of the random stream, "random", and of each layer, "NET/LAYER/KEY" for the keys of Layer.state."""
     found = {"random": streams.rng().state()}
-    for name, layer in _layers(solver).items():
+    for name, layer in layers.items():
         found |= {f"{name}/{key}": value for key, value in layer.state().items()}
     return found
 
 
-def go_to(solver: Solver, places: Arrays) -> None:
+def go_to(layers: dict[str, Layer], places: Arrays) -> None:
     """Restore what `places` returned. Layers that the nets no longer have are left out."""
     streams.rng().set_state(places["random"])
     states: dict[str, Arrays] = {}
     for name, value in places.items():
         layer, _, key = name.rpartition("/")
         states.setdefault(layer, {})[key] = value
-    layers = _layers(solver)
-    for layer in states:
-        if layer in layers:
-            layers[layer].set_state(states[layer])
+    for name in states:
+        if name in layers:
+            layers[name].set_state(states[name])
+
+
+def save(solver: Solver) -> None:
+    """Write a snapshot of the solver. The root (rank 0) writes the files that all processes share; the others wait
+    until it is about to write the solverstate."""
+    model, state_file = solver.snapshot_name(".caffemodel"), solver.snapshot_name(".solverstate")
+    if context.solver_rank > 0:
+        write(solver, state_file, {})
+        solver.agreed(False)
+        return
+    hdf5 = model.endswith(".h5")
+    kind, lines = ("HDF5", (474, 296)) if hdf5 else ("binary proto", (464, 284))
+    log.info(f"solver.cpp:{lines[0]}", f"Snapshotting to {kind} file {model}")
+    solver.net.save(model, hdf5)
+    log.info(f"sgd_solver.cpp:{lines[1]}", f"Snapshotting solver state to {kind} file {state_file}")
+    state = solverstate.SolverState(
+        iter=solver.iter, learned_net=model, current_step=solver.lr_step, history=solver.rule.arrays()
+    )
+    solver.agreed(False)
+    solverstate.write_solverstate(
+        state_file, state, lambda written: write(solver, state_file, {model: model, state_file: written})
+    )
 
 
 def write(solver: Solver, state_file: PathLike, written: dict[str, PathLike]) -> None:
     """Write the extra state of `solver` beside its solverstate, with the checksums of the files `written` (their final
     path -> their present path)."""
-    losses, smoothed, count = solver.loss_window()
+    losses, smoothed, count = solver.loss.window()
     about = {
         "format": FORMAT,
         "iter": solver.iter,
@@ -157,9 +183,10 @@ def restore(solver: Solver, state_file: PathLike) -> bool:
         log.warning("snapshots.py:1", f"{path} is of another snapshot: going on without it, from the first record")
         return False
     try:
-        go_to(solver, {name: value for name, value in arrays.items() if name == "random" or "/" in name})
+        places = {name: value for name, value in arrays.items() if name == "random" or "/" in name}
+        go_to(solver.stateful, places)
         smoothed = np.float32(arrays["smoothed_loss"])
-        solver.set_loss_window((list(arrays["losses"]), smoothed, int(about["losses_seen"])))
+        solver.loss.resume((list(arrays["losses"]), smoothed, int(about["losses_seen"])))
     except (CaffeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise CaffeError(f"{path}: {error}; without that file the run goes on from the first record") from error
     return True

@@ -8,7 +8,7 @@ import torch
 
 import torchcaffe as caffe
 from torchcaffe.core import private_torch
-from torchcaffe.core.blob import Memory
+from torchcaffe.core.memory import Memory
 
 NET = """layer { name: "data" type: "DummyData" top: "data" top: "target" dummy_data_param {
   shape { dim: 4 dim: 3 dim: 9 dim: 9 } shape { dim: 4 dim: 5 }
@@ -71,5 +71,5 @@ def test_int8_products_without_the_kernel(monkeypatch):
 def test_without_a_count_of_references_nothing_is_computed_in_place(monkeypatch):
     memory = Memory(torch.zeros(3))
     assert memory.owned()
-    monkeypatch.setattr("torchcaffe.core.blob._UNSHARED", None)
+    monkeypatch.setattr("torchcaffe.core.ownership._UNSHARED", None)
     assert not memory.owned()

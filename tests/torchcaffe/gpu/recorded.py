@@ -12,9 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 import torchcaffe as caffe
-from torchcaffe.core.blob import Memory
-from torchcaffe.gpu import recording
+from torchcaffe.core.memory import ZERO, Memory
 from torchcaffe.gpu.passes import RecordedPasses
+from torchcaffe.gpu.update import RecordedUpdate
 
 
 def tensors(result: object) -> list[torch.Tensor]:
@@ -127,7 +127,7 @@ def make(settings: str = 'lr_policy: "step"', recorder=None):
         for net in (solver.net, *solver.test_nets):
             record(net, recorder)
             net.layers[0].pack_for_device()
-        solver._recording = recording.Recording(recorder)
+        solver.update = RecordedUpdate(solver.rule, recorder)
     return solver
 
 
@@ -146,7 +146,7 @@ def made(net) -> tuple[bool, int]:
 
 def values(memory: Memory, shape: tuple[int, ...]) -> np.ndarray:
     """What a memory holds, without a look that would change where."""
-    if memory.fresh or memory.tensor is None:
+    if memory.where is ZERO:
         return np.zeros(shape, np.float32)
     tensor = memory.tensor if memory._stand_in is None else memory._stand_in
     return tensor.detach().numpy().reshape(shape).copy()
@@ -179,5 +179,5 @@ def parameters(solver) -> list[np.ndarray]:
 def assert_same(one, two):
     for a, b in zip(parameters(one), parameters(two)):
         np.testing.assert_array_equal(a, b)
-    for a, b in zip(one._history_arrays(), two._history_arrays()):
+    for a, b in zip(one.rule.arrays(), two.rule.arrays()):
         np.testing.assert_array_equal(a, b)

@@ -130,7 +130,7 @@ def moved(net) -> None:
     for blob in blobs:
         blob.device = "meta"
     for memory in {id(m): m for blob in blobs for m in (blob.data_memory, blob.diff_memory)}.values():
-        memory.tensor, memory.host, memory._stand_in = move(memory.tensor), None, move(memory._stand_in)
+        memory.tensor, memory.array, memory._stand_in = move(memory.tensor), None, move(memory._stand_in)
     for layer in (node.layer for node in net.nodes):
         layer.device = "meta"
         for name, value in vars(layer).items():
@@ -161,12 +161,12 @@ def test_no_layer_type_waits_for_a_gpu(type_):
 
 
 def update_on_device(solver) -> None:
-    solver._history = [
+    solver.rule.history = [
         [None if array is None else torch.empty_like(array, device="meta") for array in slots]
-        for slots in solver._history
+        for slots in solver.rule.history
     ]
     with Device(), torch.no_grad(), no_values_from_the_host():
-        solver.update(0.1, 1.0)
+        solver.rule.update(0.1, 1.0, 0)
 
 
 def test_training_from_records_never_waits_for_a_gpu(folder):

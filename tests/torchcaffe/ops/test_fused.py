@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import torchcaffe as caffe
-from torchcaffe.core.blob import Memory
+from torchcaffe.core.memory import Memory
 
 NET = """
 force_backward: %s
@@ -176,7 +176,7 @@ def test_not_a_number_stays_one(net):
 
 def test_the_same_memory_is_stamped_anew_by_every_change():
     memory = Memory(torch.zeros(4))
-    memory.pin()
+    memory.fix()
     stamps = [memory.stamp()]
     assert memory.stamp() == stamps[0]
     memory.tensor.add_(1)

@@ -13,7 +13,7 @@ from tests.bvlc import run_caffe, solvers
 from tests.bvlc.solver_goldens import GOLDENS, check
 from torchcaffe.cli import main
 from torchcaffe.proto import caffe_pb2, parse_text
-from torchcaffe.solvers.solver import learning_rate
+from torchcaffe.solvers.schedule import learning_rate
 
 ERRORS = json.loads((GOLDENS / "errors.json").read_text())
 
