@@ -17,7 +17,7 @@ class RecordedUpdate:
         rule, recording = self._rule, self.recording
         memories = [blob.diff_memory for blob in rule.blobs] + [blob.data_memory for blob in rule.blobs]
         places = [memory.place() for memory in memories]
-        histories = [0 if array is None else array.data_ptr() for slots in rule.history for array in slots]
+        histories = [array.data_ptr() for history in rule.history for array in history]
         sources = [blob.diff_memory.source() for blob in rule.blobs]
         if recording.ready((rule.constants(rate, clip, iteration), sources, places, histories)):
             recording.run(memories, lambda: rule.update(rate, clip, iteration))

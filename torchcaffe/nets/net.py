@@ -175,7 +175,7 @@ class Net:
     def _forward(self, start: int, end: int) -> float:
         """Run layers start..end by number; returns the loss."""
         self._check_range(start, end)
-        return float(self.run_forward(start, end))
+        return float(self.run_forward(start, end)) + 0.0  # never -0
 
     def _backward(self, start: int, end: int) -> None:
         """Run layers start down to end by number."""

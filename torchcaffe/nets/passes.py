@@ -61,7 +61,7 @@ class Passes:
         self._passed = True
         graph = self.graph
         nodes, watched = graph.nodes, graph.watched()
-        loss: Tensor | float = 0.0
+        loss: Tensor | float | None = None
         done = start - 1  # the last layer whose work is done
         with torch.no_grad(), precision.applied():
             for i in range(start, end + 1):
@@ -81,12 +81,13 @@ class Passes:
                     raise
                 node.ran = True
                 for blob in node.loss_tops:
-                    loss = loss + _weighted(blob.t, blob.g)
+                    part = _weighted(blob.t, blob.g)
+                    loss = part if loss is None else loss + part
                 if watched:
                     self._log_forward(node)
                     for callback in graph.after_forward:
                         callback(i)
-        return loss
+        return 0.0 if loss is None else loss
 
     def _forward_layer(self, node: Node, i: int, end: int) -> int:
         """Run layer i, and those up to `end` that it does the work of; returns the last one's number."""

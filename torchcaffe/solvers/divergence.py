@@ -85,10 +85,10 @@ class Guard:
 def refuse_broken(solver: Solver, said: str) -> None:
     """Raise Diverged where weights or history are not finite: their snapshot would replace the last good one."""
     broken = ""
-    for record, slots in zip(solver.net.graph.parameters, solver.rule.history):
+    for record, history in zip(solver.net.graph.parameters, solver.rule.history):
         if not _finite(record.blob.t):
             broken = record.name
-        elif not all(array is None or _finite(array) for array in slots):
+        elif not all(map(_finite, history)):
             broken = f"the history of {record.name}"
         if broken:
             break

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -41,11 +42,12 @@ class Rule(ABC):
         decays = [1.0 if record.decay_mult is None else record.decay_mult for record in records]
         self._decay_mults = decays
         self._decays = [float(float32(p.weight_decay) * float32(decay)) for decay in decays]
-        self.history: list[list[Tensor | None]] = [[None] * self.slots for _ in records]
+        self.history: list[Tensors] = [[] for _ in records]  # `slots` arrays each; none for zeros
+        self._prepared = False
         for index, blob in enumerate(self.blobs):
             if self.rates[index]:
                 blob.grad_buffer()
-                self.history_of(index)
+                self.allocate(index)
 
     @classmethod
     def check(cls, p: SolverParameter) -> None:
@@ -58,51 +60,57 @@ class Rule(ABC):
 
     def update(self, rate: float, clip: float, iteration: int) -> None:
         """Update every parameter. rate: of this iteration; clip: what clip_gradients multiplies gradients by."""
-        for index, blob in enumerate(self.blobs):
-            if self._idle(index):
-                blob.clear_diff()
-                continue
-            gradient = self._gradient(index, blob, clip)
-            local = float(float32(rate) * float32(self.rates[index]))
-            change = self.change(gradient, self.history_of(index), local, iteration)
+        factor = clip / self.p.iter_size
+        for index in self._to_update():
+            blob, decay = self.blobs[index], self._decays[index]
+            gradient = blob.g
+            if not factor:  # an infinite norm clips to 0, and BVLC's BLAS makes 0 of infinity times 0, too
+                gradient.zero_()
+            elif factor != 1:
+                gradient.mul_(factor)
+            if decay:
+                gradient.add_(blob.t if self.p.regularization_type == "L2" else blob.t.sign(), alpha=decay)
+            change = self.change(gradient, self.history[index], float(float32(rate) * float32(self.rates[index])))
             blob.g = change
             blob.t.sub_(change)
             blob.data_memory.written()
 
-    def _gradient(self, index: int, blob: Parameter, clip: float) -> Tensor:
-        """The gradient with its decay, in the diff's own memory."""
-        gradient, factor, decay = blob.g, clip / self.p.iter_size, self._decays[index]
-        if not clip:  # an infinite norm clips to 0, and BVLC's BLAS makes 0 of infinity times 0, too
-            gradient.zero_()
-        elif factor != 1:
-            gradient.mul_(factor)
-        if decay:
-            gradient.add_(blob.t if self.p.regularization_type == "L2" else blob.t.sign(), alpha=decay)
-        return gradient
+    def _to_update(self) -> list[int]:
+        """The parameters to update, by number; the diffs of the others are cleared. With lr_mult 0 the update is zero,
+        and so is its history (a sum of updates)."""
+        if not self._prepared:
+            self.prepare()
+        for blob in self._idle:
+            blob.clear_diff()
+        return self._learning
 
-    def _idle(self, index: int) -> bool:
-        """Whether a parameter has lr_mult 0: its update is zero, and so is its history (a sum of updates)."""
-        return self.slots == 1 and self.rates[index] == 0 and self.history[index][0] is None
+    def prepare(self) -> None:
+        """Find out which parameters are to be updated, and allocate their history."""
+        idle = [self.slots == 1 and not rate and not slots for rate, slots in zip(self.rates, self.history)]
+        self._learning = [i for i, still in enumerate(idle) if not still]
+        self._idle = [blob for blob, still in zip(self.blobs, idle) if still]
+        for index in self._learning:
+            self.allocate(index)
+        self._prepared = True
 
     @abstractmethod
-    def change(self, gradient: Tensor, history: Tensors, rate: float, iteration: int) -> Tensor:
+    def change(self, gradient: Tensor, history: Tensors, rate: float) -> Tensor:
         """Return what is subtracted from the weights, and update `history` in place. May overwrite `gradient`."""
 
     # -- the history, in BVLC's order: every parameter's first array, then every second one --------------------------
 
-    def history_of(self, index: int) -> Tensors:
-        """The history arrays of parameter `index`, zero at first."""
-        blob, slots = self.blobs[index], self.history[index]
-        if any(array is None for array in slots):
-            slots[:] = [torch.zeros(blob.shape, device=blob.device) if array is None else array for array in slots]
-        return slots
+    def allocate(self, index: int) -> None:
+        """Allocate the history of parameter `index`, zero at first."""
+        if not self.history[index]:
+            blob = self.blobs[index]
+            self.history[index] = [torch.zeros(blob.shape, device=blob.device) for _ in range(self.slots)]
 
     def arrays(self) -> list[np.ndarray]:
         """The history, for a snapshot."""
         return [
-            np.zeros(blob.shape, float32) if array is None else array.cpu().numpy()
-            for arrays in zip(*self.history)
-            for blob, array in zip(self.blobs, arrays)
+            history[slot].cpu().numpy() if history else np.zeros(blob.shape, float32)
+            for slot in range(self.slots)
+            for blob, history in zip(self.blobs, self.history)
         ]
 
     def check_arrays(self, arrays: Sequence[np.ndarray]) -> None:
@@ -117,18 +125,39 @@ class Rule(ABC):
 
     def set_arrays(self, arrays: Sequence[np.ndarray]) -> None:
         """Take a snapshot's history."""
-        for number, values in enumerate(arrays):
-            slot, index = divmod(number, len(self.blobs))
-            if self.rates[index] == 0 and not values.any():
-                self.history[index][slot] = None
-            else:
-                self.history_of(index)[slot].copy_(torch.tensor(values).view(self.blobs[index].shape))
+        for index, blob in enumerate(self.blobs):
+            own = arrays[index :: len(self.blobs)]
+            if self.rates[index] == 0 and not any(values.any() for values in own):
+                self.history[index] = []
+                continue
+            self.allocate(index)
+            for target, values in zip(self.history[index], own):
+                target.copy_(torch.tensor(values).view(blob.shape))
+        self._prepared = False
+
+
+@dataclass
+class _Group:
+    """Parameters with the same lr_mult and decay_mult."""
+
+    multipliers: tuple[float, float]
+    blobs: list[Parameter] = field(default_factory=list)
+    buffers: Tensors = field(default_factory=list)
+    _divisor: float | None = None
+
+    def scale(self, divisor: float) -> Tensor:
+        """The divisor on the parameters' device, the same tensor while it does not change."""
+        if divisor != self._divisor:
+            # (torch.tensor would wait for a GPU.)
+            self._scale = torch.full((), divisor, dtype=torch.float32, device=self.blobs[0].device)
+            self._divisor = divisor
+        return self._scale
 
 
 class SGD(Rule, type="SGD"):
     """V = momentum V + rate (gradient + decay W); W -= V. The rate is inside V, so changing it rescales nothing."""
 
-    def change(self, gradient: Tensor, history: Tensors, rate: float, iteration: int) -> Tensor:
+    def change(self, gradient: Tensor, history: Tensors, rate: float) -> Tensor:
         return history[0].mul_(self.p.momentum).add_(gradient, alpha=rate)
 
     def update(self, rate: float, clip: float, iteration: int) -> None:
@@ -142,31 +171,33 @@ class SGD(Rule, type="SGD"):
         if p.regularization_type != "L2" or clip == 0 or p.momentum == 0:
             super().update(rate, clip, iteration)
             return
-        groups: dict[tuple[float, float], list[int]] = {}
-        for index, key in enumerate(zip(self.rates, self._decay_mults)):
-            if self._idle(index):
-                self.blobs[index].clear_diff()
-            else:
-                groups.setdefault(key, []).append(index)
-        for (lr, decay), indices in groups.items():
+        self._to_update()
+        for group in self._groups:
+            lr, decay = group.multipliers
             local = rate * lr
-            blobs = [self.blobs[i] for i in indices]
-            buffers = [self.history_of(i)[0] for i in indices]
-            divisor = p.iter_size / (local * clip) if local else math.inf
-            # (torch.tensor would wait for a GPU.)
-            scale = torch.full((), divisor, dtype=torch.float32, device=blobs[0].device)
-            weights, gradients = [b.t for b in blobs], [b.g for b in blobs]
-            private_torch.sgd(weights, gradients, buffers, p.weight_decay * decay * local, p.momentum, scale)
-            for blob, buffer in zip(blobs, buffers):
+            scale = group.scale(p.iter_size / (local * clip) if local else math.inf)
+            weights, gradients = [b.t for b in group.blobs], [b.g for b in group.blobs]
+            private_torch.sgd(weights, gradients, group.buffers, p.weight_decay * decay * local, p.momentum, scale)
+            for blob, buffer in zip(group.blobs, group.buffers):
                 blob.data_memory.written()
                 # BVLC leaves the update, which is V, in the diff.
                 blob.diff_memory.stand_in(buffer)
+
+    def prepare(self) -> None:
+        super().prepare()
+        groups: dict[tuple[float, float], _Group] = {}
+        for index in self._learning:
+            key = self.rates[index], self._decay_mults[index]
+            group = groups.setdefault(key, _Group(key))
+            group.blobs.append(self.blobs[index])
+            group.buffers.append(self.history[index][0])
+        self._groups = list(groups.values())
 
 
 class Nesterov(Rule, type="Nesterov"):
     """V = momentum V + rate gradient; W -= (1 + momentum) V - momentum (V before)."""
 
-    def change(self, gradient: Tensor, history: Tensors, rate: float, iteration: int) -> Tensor:
+    def change(self, gradient: Tensor, history: Tensors, rate: float) -> Tensor:
         (v,), mu = history, self.p.momentum
         before = v.clone()
         v.mul_(mu).add_(gradient, alpha=rate)
@@ -185,7 +216,7 @@ class AdaGrad(Rule, type="AdaGrad"):
         """Add the gradient's squares to S."""
         squares.addcmul_(gradient, gradient)
 
-    def change(self, gradient: Tensor, history: Tensors, rate: float, iteration: int) -> Tensor:
+    def change(self, gradient: Tensor, history: Tensors, rate: float) -> Tensor:
         (squares,) = history
         self.accumulate(squares, gradient)
         return gradient.div_(squares.sqrt().add_(self.p.delta)).mul_(rate)
@@ -210,7 +241,7 @@ class AdaDelta(Rule, type="AdaDelta"):
 
     slots = 2
 
-    def change(self, gradient: Tensor, history: Tensors, rate: float, iteration: int) -> Tensor:
+    def change(self, gradient: Tensor, history: Tensors, rate: float) -> Tensor:
         (squares, updates), m, delta = history, self.p.momentum, self.p.delta
         squares.mul_(m).addcmul_(gradient, gradient, value=_one_minus(m))
         gradient.mul_((updates + delta).div_(squares + delta).sqrt_())
@@ -235,14 +266,18 @@ class Adam(Rule, type="Adam"):
     def constants(self, rate: float, clip: float, iteration: int) -> tuple[float, ...]:
         return rate, clip, iteration
 
-    def change(self, gradient: Tensor, history: Tensors, rate: float, iteration: int) -> Tensor:
-        (mean, squares), b1, b2, t = history, self.p.momentum, self.p.momentum2, iteration + 1
+    def update(self, rate: float, clip: float, iteration: int) -> None:
+        # In BVLC the powers of the two floats are doubles, and so is this factor.
+        b1, b2, t = self.p.momentum, self.p.momentum2, iteration + 1
+        self._correction = float32(math.sqrt(1 - b2**t) / (1 - b1**t))
+        super().update(rate, clip, iteration)
+
+    def change(self, gradient: Tensor, history: Tensors, rate: float) -> Tensor:
+        (mean, squares), b1, b2 = history, self.p.momentum, self.p.momentum2
         mean.mul_(b1).add_(gradient, alpha=_one_minus(b1))
         squares.mul_(b2).addcmul_(gradient, gradient, value=_one_minus(b2))
-        # In BVLC the powers of the two floats are doubles, and so is this factor.
-        correction = float32(math.sqrt(1 - b2**t) / (1 - b1**t))
-        rate = float(float32(rate) * correction)
-        return torch.div(mean, squares.sqrt().add_(self.p.delta), out=gradient).mul_(rate)
+        corrected = float(float32(rate) * self._correction)
+        return torch.div(mean, squares.sqrt().add_(self.p.delta), out=gradient).mul_(corrected)
 
 
 def _one_minus(value: float) -> float:

@@ -116,8 +116,8 @@ class Solver:
             pass
 
     def _iterate(self) -> bool:
-        """One iteration: the tests that are due, the passes, the update, the snapshot that is due. Returns whether to go
-        on: False where a stop was requested."""
+        """One iteration: tests that are due, passes, update, the snapshot that is due. Returns False where a stop was
+        requested."""
         p, on_cpu = self.p, self.net.device == "cpu"
         display = self._due(p.display)
         # A GPU is not kept waiting in each iteration, but in those that are displayed or snapshots follow.
@@ -137,7 +137,7 @@ class Solver:
         self.net.graph.debug_info = display and p.debug_info
         loss = self._forward_backward()
         self._guard.after(loss, look)
-        self.loss.add(loss / p.iter_size)
+        self.loss.add(loss if p.iter_size == 1 else loss / p.iter_size)
         if display:
             self._display()
         for _, on_gradients in self._callbacks:
@@ -157,13 +157,14 @@ class Solver:
 
     def _forward_backward(self) -> Any:
         """Accumulate the gradients of iter_size passes; returns the sum of their losses, left on its device."""
-        loss: Any = 0.0
-        last = len(self.net.nodes) - 1
+        net, last = self.net, len(self.net.nodes) - 1
+        loss: Any = None
         for _ in range(self.p.iter_size):
-            loss = loss + self.net.run_forward(0, last)
-            self.net.run_backward(last, 0)
-            if self.net.graph.debug_info:
-                self.net.passes.log_norms()
+            part = net.run_forward(0, last)
+            loss = part if loss is None else loss + part
+            net.run_backward(last, 0)
+            if net.graph.debug_info:
+                net.passes.log_norms()
         return loss
 
     def apply_update(self) -> None:

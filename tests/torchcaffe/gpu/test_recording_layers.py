@@ -161,12 +161,11 @@ def test_no_layer_type_waits_for_a_gpu(type_):
 
 
 def update_on_device(solver) -> None:
-    solver.rule.history = [
-        [None if array is None else torch.empty_like(array, device="meta") for array in slots]
-        for slots in solver.rule.history
-    ]
+    rule = solver.rule
+    rule.history = [[torch.empty_like(array, device="meta") for array in arrays] for arrays in rule.history]
+    rule.prepare()
     with Device(), torch.no_grad(), no_values_from_the_host():
-        solver.rule.update(0.1, 1.0, 0)
+        rule.update(0.1, 1.0, 0)
 
 
 def test_training_from_records_never_waits_for_a_gpu(folder):
