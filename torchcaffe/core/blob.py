@@ -18,7 +18,8 @@ from torch import Tensor
 from torchcaffe.base import context
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.base.malloc import check_fits
-from torchcaffe.core.memory import TENSOR, ZERO, Memory, Shape, shaped
+from torchcaffe.core.memory import TENSOR, ZERO, Memory, Shape
+from torchcaffe.core.tensors import shaped
 from torchcaffe.formats import files
 from torchcaffe.formats.blobproto import MAX_AXES, MAX_COUNT
 

@@ -148,7 +148,7 @@ class Layer(python_layer.Layer):
         return None
 
     def round_weights(self, precision: str, least: int) -> bool:
-        """Let forward round the weights to one of context.ROUNDED if it has `least` or more; returns whether it does."""
+        """Let forward round the weights to one of context.ROUNDED, if there are `least`; returns whether it does."""
         return False
 
     def set_arrays(self, data: np.ndarray, labels: np.ndarray) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import enum
 import itertools
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from torchcaffe.core.ownership import alone, unshared
+from torchcaffe.core.tensors import shaped
 
 Shape = tuple[int, ...]
 
@@ -238,8 +238,3 @@ class Memory:
         self.written()
         if where in (ZERO, STAND_IN):
             self.where, self._stand_in = where, stand_in
-
-
-def shaped(tensor: Tensor, shape: Sequence[int]) -> Tensor:
-    """tensor.reshape(shape), or the tensor itself if it has the shape: a view would share its storage (see `owned`)."""
-    return tensor if tensor.shape == tuple(shape) else tensor.reshape(shape)

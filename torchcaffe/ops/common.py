@@ -10,7 +10,7 @@ import torch
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.core.blob import Blob, Blobs, canonical_axis
 from torchcaffe.core.layer import Layer
-from torchcaffe.core.memory import shaped
+from torchcaffe.core.tensors import shaped
 from torchcaffe.proto import caffe_pb2
 
 FLT_MAX = torch.finfo(torch.float32).max

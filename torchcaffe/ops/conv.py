@@ -14,7 +14,7 @@ from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.core.blob import Blob, Blobs, canonical_axis
 from torchcaffe.core.layer import Layer, TorchLayer, layer
-from torchcaffe.core.memory import shaped
+from torchcaffe.core.tensors import shaped
 from torchcaffe.ops.common import check_shapes, make_blobs, weight_and_bias
 from torchcaffe.proto.geometry import Window, read_window
 

@@ -12,7 +12,7 @@ from torchcaffe.base.errors import CaffeError
 from torchcaffe.core import private_torch
 from torchcaffe.core.blob import Blobs, canonical_axis
 from torchcaffe.core.layer import Layer, TorchLayer, layer
-from torchcaffe.core.memory import shaped
+from torchcaffe.core.tensors import shaped
 from torchcaffe.ops.common import check_positive, in_range, make_blobs, refuse_gradient, weight_and_bias
 from torchcaffe.ops.conv import product_in_place, warn_of_product_in_place
 

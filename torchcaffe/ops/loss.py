@@ -14,7 +14,7 @@ from torchcaffe.base import log
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.core.blob import Blob, Blobs, canonical_axis
 from torchcaffe.core.layer import Layer, layer
-from torchcaffe.core.memory import shaped
+from torchcaffe.core.tensors import scalar, shaped
 from torchcaffe.formats.blobproto import read_blobproto
 from torchcaffe.ops.common import FirstLearns, in_range
 from torchcaffe.ops.neuron import Neuron
@@ -208,7 +208,7 @@ class _PairLoss(LossLayer, ABC):
     def backward(self, top: Blobs, propagate_down: list[bool], bottom: Blobs) -> None:
         for sign, blob, down in zip((1, -1), bottom, propagate_down):
             if down:
-                blob.g = shaped(self.pull(top[0].g * (sign / blob.num), bottom), blob.shape)
+                blob.g = shaped(self.pull(top[0].g * scalar(sign / blob.num), bottom), blob.shape)
 
 
 @layer(bottoms=2, tops=1)
@@ -223,7 +223,7 @@ class EuclideanLoss(_PairLoss):
 
     def forward(self, bottom: Blobs, top: Blobs) -> None:
         self._difference = bottom[0].t - shaped(bottom[1].t, bottom[0].shape)
-        top[0].t = self._difference.square().sum() / (2 * bottom[0].num)
+        top[0].t = self._difference.square().sum() / scalar(2 * bottom[0].num)
 
     def pull(self, scale: Tensor, bottom: Blobs) -> Tensor:
         return self._difference * scale

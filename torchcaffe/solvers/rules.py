@@ -4,6 +4,7 @@ Before a rule's own equation, all clip the gradients together, divide by iter_si
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from torch import Tensor
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.core import private_torch
 from torchcaffe.core.blob import Parameter, Tensors
+from torchcaffe.core.tensors import scalar
 from torchcaffe.nets.graph import Learnable
 from torchcaffe.proto.caffe_pb2 import SolverParameter
 
@@ -67,7 +69,7 @@ class Rule(ABC):
             if not factor:  # an infinite norm clips to 0, and BVLC's BLAS makes 0 of infinity times 0, too
                 gradient.zero_()
             elif factor != 1:
-                gradient.mul_(factor)
+                gradient.mul_(scalar(factor))
             if decay:
                 gradient.add_(blob.t if self.p.regularization_type == "L2" else blob.t.sign(), alpha=decay)
             change = self.change(gradient, self.history[index], float(float32(rate) * float32(self.rates[index])))
@@ -158,7 +160,7 @@ class SGD(Rule, type="SGD"):
     """V = momentum V + rate (gradient + decay W); W -= V. The rate is inside V, so changing it rescales nothing."""
 
     def change(self, gradient: Tensor, history: Tensors, rate: float) -> Tensor:
-        return history[0].mul_(self.p.momentum).add_(gradient, alpha=rate)
+        return history[0].mul_(scalar(self.p.momentum)).add_(gradient, alpha=rate)
 
     def update(self, rate: float, clip: float, iteration: int) -> None:
         """One pass over the weights by torch's fused kernel.
@@ -200,8 +202,8 @@ class Nesterov(Rule, type="Nesterov"):
     def change(self, gradient: Tensor, history: Tensors, rate: float) -> Tensor:
         (v,), mu = history, self.p.momentum
         before = v.clone()
-        v.mul_(mu).add_(gradient, alpha=rate)
-        return before.mul_(-mu).add_(v, alpha=1 + mu)
+        v.mul_(scalar(mu)).add_(gradient, alpha=rate)
+        return before.mul_(scalar(-mu)).add_(v, alpha=1 + mu)
 
 
 class AdaGrad(Rule, type="AdaGrad"):
@@ -219,7 +221,7 @@ class AdaGrad(Rule, type="AdaGrad"):
     def change(self, gradient: Tensor, history: Tensors, rate: float) -> Tensor:
         (squares,) = history
         self.accumulate(squares, gradient)
-        return gradient.div_(squares.sqrt().add_(self.p.delta)).mul_(rate)
+        return gradient.div_(squares.sqrt().add_(scalar(self.p.delta))).mul_(scalar(rate))
 
 
 class RMSProp(AdaGrad, type="RMSProp"):
@@ -233,7 +235,7 @@ class RMSProp(AdaGrad, type="RMSProp"):
 
     def accumulate(self, squares: Tensor, gradient: Tensor) -> None:
         decay = self.p.rms_decay
-        squares.mul_(decay).addcmul_(gradient, gradient, value=_one_minus(decay))
+        squares.mul_(scalar(decay)).addcmul_(gradient, gradient, value=_one_minus(decay))
 
 
 class AdaDelta(Rule, type="AdaDelta"):
@@ -242,11 +244,11 @@ class AdaDelta(Rule, type="AdaDelta"):
     slots = 2
 
     def change(self, gradient: Tensor, history: Tensors, rate: float) -> Tensor:
-        (squares, updates), m, delta = history, self.p.momentum, self.p.delta
-        squares.mul_(m).addcmul_(gradient, gradient, value=_one_minus(m))
+        (squares, updates), m, delta = history, self.p.momentum, scalar(self.p.delta)
+        squares.mul_(scalar(m)).addcmul_(gradient, gradient, value=_one_minus(m))
         gradient.mul_((updates + delta).div_(squares + delta).sqrt_())
-        updates.mul_(m).addcmul_(gradient, gradient, value=_one_minus(m))
-        return gradient.mul_(rate)
+        updates.mul_(scalar(m)).addcmul_(gradient, gradient, value=_one_minus(m))
+        return gradient.mul_(scalar(rate))
 
 
 class Adam(Rule, type="Adam"):
@@ -258,10 +260,10 @@ class Adam(Rule, type="Adam"):
     @classmethod
     def check(cls, p: SolverParameter) -> None:
         # Otherwise 1 - b^t is 0 or below, and BVLC would compute infinity and NaN.
-        for field in ("momentum", "momentum2"):
-            value = getattr(p, field)
+        for name in ("momentum", "momentum2"):
+            value = getattr(p, name)
             if not -1 < value < 1:
-                raise CaffeError(f"{field}: {value:g} must be above -1 and below 1 for {p.type}")
+                raise CaffeError(f"{name}: {value:g} must be above -1 and below 1 for {p.type}")
 
     def constants(self, rate: float, clip: float, iteration: int) -> tuple[float, ...]:
         return rate, clip, iteration
@@ -274,11 +276,12 @@ class Adam(Rule, type="Adam"):
 
     def change(self, gradient: Tensor, history: Tensors, rate: float) -> Tensor:
         (mean, squares), b1, b2 = history, self.p.momentum, self.p.momentum2
-        mean.mul_(b1).add_(gradient, alpha=_one_minus(b1))
-        squares.mul_(b2).addcmul_(gradient, gradient, value=_one_minus(b2))
+        mean.mul_(scalar(b1)).add_(gradient, alpha=_one_minus(b1))
+        squares.mul_(scalar(b2)).addcmul_(gradient, gradient, value=_one_minus(b2))
         corrected = float(float32(rate) * self._correction)
-        return torch.div(mean, squares.sqrt().add_(self.p.delta), out=gradient).mul_(corrected)
+        return torch.div(mean, squares.sqrt().add_(scalar(self.p.delta)), out=gradient).mul_(scalar(corrected))
 
 
+@functools.lru_cache
 def _one_minus(value: float) -> float:
     return float(float32(1) - float32(value))
