@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,15 +18,20 @@ def storage_users(tensor: Tensor) -> int | None:
     return None if _storage_use_count is None else _storage_use_count(tensor.untyped_storage()._cdata)
 
 
+@functools.lru_cache(maxsize=64)
+def _divisor(value: float, device: torch.device) -> Tensor:
+    return torch.full((), value, dtype=torch.float32, device=device)  # (torch.tensor would wait for a GPU)
+
+
 def sgd(
     weights: list[Tensor],
     gradients: list[Tensor],
     buffers: list[Tensor],
     decay: float,
     momentum: float,
-    scale: Tensor,
+    divisor: float,
 ) -> None:
-    """buffer = momentum buffer + (gradient / scale + decay weight), weight -= buffer, all in place.
+    """buffer = momentum buffer + (gradient / divisor + decay weight), weight -= buffer, all in place.
 
     On a CPU the plain operations give the fused kernel's bits, except in a tensor's last elements, which do not fill a
     vector register: there, and on a GPU, the kernel multiplies and adds with one rounding, which may change an ulp."""
@@ -40,11 +47,11 @@ def sgd(
             nesterov=False,
             maximize=False,
             is_first_step=False,
-            grad_scale=scale,
+            grad_scale=_divisor(divisor, weights[0].device),
         )
         return
     for weight, gradient, buffer in zip(weights, gradients, buffers):
-        gradient.div_(scale)
+        gradient.div_(divisor)
         buffer.mul_(momentum).add_(gradient.add(weight, alpha=decay))
         weight.sub_(buffer)
 

@@ -100,7 +100,7 @@ def join(solver: Solver) -> None:
 
 def average(solver: Solver) -> None:
     """Replace the gradients by their mean over all processes, but for parameters that don't learn. Collective."""
-    learning = [blob for blob, rate in zip(solver.net.learnable, solver.rule.rates) if rate]
+    learning = [blob for blob, rate in zip(solver.net.learnable, solver.rule.lr_mults) if rate]
     small = [blob for blob in learning if blob.count < SMALL]
     with torch.no_grad():
         for blobs in [small, *([blob] for blob in learning if blob.count >= SMALL)]:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy import float32
-from torch import Tensor
 
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.core import private_torch
@@ -25,8 +24,21 @@ from torchcaffe.proto.caffe_pb2 import SolverParameter
 registry: dict[str, type[Rule]] = {}
 
 
+LARGE = 1 << 16  # parameters with as many values are updated one by one, so that temporaries stay small
+
+
+@dataclass
+class Group:
+    """Parameters with the same multipliers, which are updated together."""
+
+    lr_mult: float
+    decay_mult: float
+    blobs: list[Parameter] = field(default_factory=list)
+    history: list[Tensors] = field(default_factory=list)  # for each slot, an array a parameter
+
+
 class Rule(ABC):
-    """An update rule and its history. Subclasses give `change`, the equation for one parameter."""
+    """An update rule and its history. Subclasses give `change`, the equation."""
 
     slots = 1  # history arrays a parameter
 
@@ -40,16 +52,15 @@ class Rule(ABC):
         They stay for life, so they come before the first activations: among these they would fragment the heap."""
         self.p = p
         self.blobs = [record.blob for record in records]
-        self.rates = [1.0 if record.lr_mult is None else record.lr_mult for record in records]
-        decays = [1.0 if record.decay_mult is None else record.decay_mult for record in records]
-        self._decay_mults = decays
-        self._decays = [float(float32(p.weight_decay) * float32(decay)) for decay in decays]
+        self.lr_mults = [1.0 if record.lr_mult is None else record.lr_mult for record in records]
+        self.decay_mults = [1.0 if record.decay_mult is None else record.decay_mult for record in records]
         self.history: list[Tensors] = [[] for _ in records]  # `slots` arrays each; none for zeros
-        self._prepared = False
+        self._groups: list[Group] | None = None
+        self._idle: list[Parameter] = []
         for index, blob in enumerate(self.blobs):
-            if self.rates[index]:
+            if self.lr_mults[index]:
                 blob.grad_buffer()
-                self.allocate(index)
+                self._allocate(index)
 
     @classmethod
     def check(cls, p: SolverParameter) -> None:
@@ -62,50 +73,59 @@ class Rule(ABC):
 
     def update(self, rate: float, clip: float, iteration: int) -> None:
         """Update every parameter. rate: of this iteration; clip: what clip_gradients multiplies gradients by."""
-        factor = clip / self.p.iter_size
-        for index in self._to_update():
-            blob, decay = self.blobs[index], self._decays[index]
-            gradient = blob.g
+        p = self.p
+        factor = clip / p.iter_size
+        for group in self.groups():
+            decay = _product(p.weight_decay, group.decay_mult)
+            weights, gradients = [blob.t for blob in group.blobs], [blob.g for blob in group.blobs]
             if not factor:  # an infinite norm clips to 0, and BVLC's BLAS makes 0 of infinity times 0, too
-                gradient.zero_()
+                torch._foreach_zero_(gradients)
             elif factor != 1:
-                gradient.mul_(scalar(factor))
+                torch._foreach_mul_(gradients, scalar(factor))
             if decay:
-                gradient.add_(blob.t if self.p.regularization_type == "L2" else blob.t.sign(), alpha=decay)
-            change = self.change(gradient, self.history[index], float(float32(rate) * float32(self.rates[index])))
-            blob.g = change
-            blob.t.sub_(change)
-            blob.data_memory.written()
-
-    def _to_update(self) -> list[int]:
-        """The parameters to update, by number; the diffs of the others are cleared. With lr_mult 0 the update is zero,
-        and so is its history (a sum of updates)."""
-        if not self._prepared:
-            self.prepare()
-        for blob in self._idle:
-            blob.clear_diff()
-        return self._learning
-
-    def prepare(self) -> None:
-        """Find out which parameters are to be updated, and allocate their history."""
-        idle = [self.slots == 1 and not rate and not slots for rate, slots in zip(self.rates, self.history)]
-        self._learning = [i for i, still in enumerate(idle) if not still]
-        self._idle = [blob for blob, still in zip(self.blobs, idle) if still]
-        for index in self._learning:
-            self.allocate(index)
-        self._prepared = True
+                pull = weights if p.regularization_type == "L2" else torch._foreach_sign(weights)
+                torch._foreach_add_(gradients, pull, alpha=decay)
+            changes = self.change(gradients, group.history, _product(rate, group.lr_mult))
+            torch._foreach_sub_(weights, changes)
+            for blob, change in zip(group.blobs, changes):
+                blob.g = change
+                blob.data_memory.written()
 
     @abstractmethod
-    def change(self, gradient: Tensor, history: Tensors, rate: float) -> Tensor:
-        """Return what is subtracted from the weights, and update `history` in place. May overwrite `gradient`."""
+    def change(self, gradients: Tensors, history: list[Tensors], rate: float) -> Tensors:
+        """Return what is subtracted from the weights, and update `history` in place. May overwrite `gradients`."""
+
+    def groups(self) -> list[Group]:
+        """The parameters to update. The diffs of the others are cleared: with lr_mult 0 the update is zero, and so is
+        its history (a sum of updates)."""
+        if self._groups is None:
+            self._groups = self._grouped()
+        for blob in self._idle:
+            blob.clear_diff()
+        return self._groups
+
+    def _grouped(self) -> list[Group]:
+        found: dict[tuple, Group] = {}
+        self._idle = []
+        for index, (blob, lr, decay) in enumerate(zip(self.blobs, self.lr_mults, self.decay_mults)):
+            if self.slots == 1 and not lr and not self.history[index]:
+                self._idle.append(blob)
+                continue
+            alone = index if blob.count >= LARGE else None
+            group = found.setdefault((lr, decay, alone), Group(lr, decay, history=[[] for _ in range(self.slots)]))
+            group.blobs.append(blob)
+            for arrays, array in zip(group.history, self._allocate(index)):
+                arrays.append(array)
+        return list(found.values())
 
     # -- the history, in BVLC's order: every parameter's first array, then every second one --------------------------
 
-    def allocate(self, index: int) -> None:
-        """Allocate the history of parameter `index`, zero at first."""
+    def _allocate(self, index: int) -> Tensors:
+        """The history of parameter `index`, zero at first."""
         if not self.history[index]:
             blob = self.blobs[index]
             self.history[index] = [torch.zeros(blob.shape, device=blob.device) for _ in range(self.slots)]
+        return self.history[index]
 
     def arrays(self) -> list[np.ndarray]:
         """The history, for a snapshot."""
@@ -127,40 +147,24 @@ class Rule(ABC):
 
     def set_arrays(self, arrays: Sequence[np.ndarray]) -> None:
         """Take a snapshot's history."""
+        self._groups = None
         for index, blob in enumerate(self.blobs):
             own = arrays[index :: len(self.blobs)]
-            if self.rates[index] == 0 and not any(values.any() for values in own):
+            if self.lr_mults[index] == 0 and not any(values.any() for values in own):
                 self.history[index] = []
                 continue
-            self.allocate(index)
-            for target, values in zip(self.history[index], own):
+            for target, values in zip(self._allocate(index), own):
                 target.copy_(torch.tensor(values).view(blob.shape))
-        self._prepared = False
-
-
-@dataclass
-class _Group:
-    """Parameters with the same lr_mult and decay_mult."""
-
-    multipliers: tuple[float, float]
-    blobs: list[Parameter] = field(default_factory=list)
-    buffers: Tensors = field(default_factory=list)
-    _divisor: float | None = None
-
-    def scale(self, divisor: float) -> Tensor:
-        """The divisor on the parameters' device, the same tensor while it does not change."""
-        if divisor != self._divisor:
-            # (torch.tensor would wait for a GPU.)
-            self._scale = torch.full((), divisor, dtype=torch.float32, device=self.blobs[0].device)
-            self._divisor = divisor
-        return self._scale
 
 
 class SGD(Rule, type="SGD"):
     """V = momentum V + rate (gradient + decay W); W -= V. The rate is inside V, so changing it rescales nothing."""
 
-    def change(self, gradient: Tensor, history: Tensors, rate: float) -> Tensor:
-        return history[0].mul_(scalar(self.p.momentum)).add_(gradient, alpha=rate)
+    def change(self, gradients: Tensors, history: list[Tensors], rate: float) -> Tensors:
+        (v,) = history
+        torch._foreach_mul_(v, scalar(self.p.momentum))
+        torch._foreach_add_(v, gradients, alpha=rate)
+        return v
 
     def update(self, rate: float, clip: float, iteration: int) -> None:
         """One pass over the weights by torch's fused kernel.
@@ -173,37 +177,29 @@ class SGD(Rule, type="SGD"):
         if p.regularization_type != "L2" or clip == 0 or p.momentum == 0:
             super().update(rate, clip, iteration)
             return
-        self._to_update()
-        for group in self._groups:
-            lr, decay = group.multipliers
-            local = rate * lr
-            scale = group.scale(p.iter_size / (local * clip) if local else math.inf)
-            weights, gradients = [b.t for b in group.blobs], [b.g for b in group.blobs]
-            private_torch.sgd(weights, gradients, group.buffers, p.weight_decay * decay * local, p.momentum, scale)
-            for blob, buffer in zip(group.blobs, group.buffers):
+        for group in self.groups():
+            local, (buffers,) = rate * group.lr_mult, group.history
+            divisor = p.iter_size / (local * clip) if local else math.inf
+            weights, gradients = [blob.t for blob in group.blobs], [blob.g for blob in group.blobs]
+            decay = p.weight_decay * group.decay_mult * local
+            private_torch.sgd(weights, gradients, buffers, decay, p.momentum, divisor)
+            for blob, buffer in zip(group.blobs, buffers):
                 blob.data_memory.written()
                 # BVLC leaves the update, which is V, in the diff.
                 blob.diff_memory.stand_in(buffer)
-
-    def prepare(self) -> None:
-        super().prepare()
-        groups: dict[tuple[float, float], _Group] = {}
-        for index in self._learning:
-            key = self.rates[index], self._decay_mults[index]
-            group = groups.setdefault(key, _Group(key))
-            group.blobs.append(self.blobs[index])
-            group.buffers.append(self.history[index][0])
-        self._groups = list(groups.values())
 
 
 class Nesterov(Rule, type="Nesterov"):
     """V = momentum V + rate gradient; W -= (1 + momentum) V - momentum (V before)."""
 
-    def change(self, gradient: Tensor, history: Tensors, rate: float) -> Tensor:
+    def change(self, gradients: Tensors, history: list[Tensors], rate: float) -> Tensors:
         (v,), mu = history, self.p.momentum
-        before = v.clone()
-        v.mul_(scalar(mu)).add_(gradient, alpha=rate)
-        return before.mul_(scalar(-mu)).add_(v, alpha=1 + mu)
+        changes = [array.clone() for array in v]
+        torch._foreach_mul_(v, scalar(mu))
+        torch._foreach_add_(v, gradients, alpha=rate)
+        torch._foreach_mul_(changes, scalar(-mu))
+        torch._foreach_add_(changes, v, alpha=1 + mu)
+        return changes
 
 
 class AdaGrad(Rule, type="AdaGrad"):
@@ -214,14 +210,22 @@ class AdaGrad(Rule, type="AdaGrad"):
         if p.momentum:
             raise CaffeError(f"momentum: {p.momentum:g} cannot be used with {p.type}")
 
-    def accumulate(self, squares: Tensor, gradient: Tensor) -> None:
-        """Add the gradient's squares to S."""
-        squares.addcmul_(gradient, gradient)
+    def accumulate(self, squares: Tensors, gradients: Tensors) -> None:
+        """Add the gradients' squares to S."""
+        torch._foreach_addcmul_(squares, gradients, gradients)
 
-    def change(self, gradient: Tensor, history: Tensors, rate: float) -> Tensor:
+    def change(self, gradients: Tensors, history: list[Tensors], rate: float) -> Tensors:
         (squares,) = history
-        self.accumulate(squares, gradient)
-        return gradient.div_(squares.sqrt().add_(scalar(self.p.delta))).mul_(scalar(rate))
+        self.accumulate(squares, gradients)
+        torch._foreach_div_(gradients, self.roots(squares))
+        torch._foreach_mul_(gradients, scalar(rate))
+        return gradients
+
+    def roots(self, squares: Tensors) -> Tensors:
+        """sqrt(S) + delta."""
+        roots = torch._foreach_sqrt(squares)
+        torch._foreach_add_(roots, [scalar(self.p.delta)] * len(roots))
+        return roots
 
 
 class RMSProp(AdaGrad, type="RMSProp"):
@@ -233,9 +237,8 @@ class RMSProp(AdaGrad, type="RMSProp"):
         if not 0 <= p.rms_decay < 1:
             raise CaffeError(f"rms_decay: {p.rms_decay:g} must be at least 0 and below 1")
 
-    def accumulate(self, squares: Tensor, gradient: Tensor) -> None:
-        decay = self.p.rms_decay
-        squares.mul_(scalar(decay)).addcmul_(gradient, gradient, value=_one_minus(decay))
+    def accumulate(self, squares: Tensors, gradients: Tensors) -> None:
+        _average(squares, gradients, self.p.rms_decay)
 
 
 class AdaDelta(Rule, type="AdaDelta"):
@@ -243,12 +246,16 @@ class AdaDelta(Rule, type="AdaDelta"):
 
     slots = 2
 
-    def change(self, gradient: Tensor, history: Tensors, rate: float) -> Tensor:
+    def change(self, gradients: Tensors, history: list[Tensors], rate: float) -> Tensors:
         (squares, updates), m, delta = history, self.p.momentum, scalar(self.p.delta)
-        squares.mul_(scalar(m)).addcmul_(gradient, gradient, value=_one_minus(m))
-        gradient.mul_((updates + delta).div_(squares + delta).sqrt_())
-        updates.mul_(scalar(m)).addcmul_(gradient, gradient, value=_one_minus(m))
-        return gradient.mul_(scalar(rate))
+        _average(squares, gradients, m)
+        ratio = torch._foreach_add(updates, delta)
+        torch._foreach_div_(ratio, torch._foreach_add(squares, delta))
+        torch._foreach_sqrt_(ratio)
+        torch._foreach_mul_(gradients, ratio)
+        _average(updates, gradients, m)
+        torch._foreach_mul_(gradients, scalar(rate))
+        return gradients
 
 
 class Adam(Rule, type="Adam"):
@@ -271,15 +278,31 @@ class Adam(Rule, type="Adam"):
     def update(self, rate: float, clip: float, iteration: int) -> None:
         # In BVLC the powers of the two floats are doubles, and so is this factor.
         b1, b2, t = self.p.momentum, self.p.momentum2, iteration + 1
-        self._correction = float32(math.sqrt(1 - b2**t) / (1 - b1**t))
+        self._correction = math.sqrt(1 - b2**t) / (1 - b1**t)
         super().update(rate, clip, iteration)
 
-    def change(self, gradient: Tensor, history: Tensors, rate: float) -> Tensor:
-        (mean, squares), b1, b2 = history, self.p.momentum, self.p.momentum2
-        mean.mul_(scalar(b1)).add_(gradient, alpha=_one_minus(b1))
-        squares.mul_(scalar(b2)).addcmul_(gradient, gradient, value=_one_minus(b2))
-        corrected = float(float32(rate) * self._correction)
-        return torch.div(mean, squares.sqrt().add_(scalar(self.p.delta)), out=gradient).mul_(scalar(corrected))
+    def change(self, gradients: Tensors, history: list[Tensors], rate: float) -> Tensors:
+        (means, squares), b1 = history, self.p.momentum
+        torch._foreach_mul_(means, scalar(b1))
+        torch._foreach_add_(means, gradients, alpha=_one_minus(b1))
+        _average(squares, gradients, self.p.momentum2)
+        roots = torch._foreach_sqrt(squares)
+        torch._foreach_add_(roots, [scalar(self.p.delta)] * len(roots))
+        torch._foreach_copy_(gradients, means)
+        torch._foreach_div_(gradients, roots)
+        torch._foreach_mul_(gradients, scalar(_product(rate, self._correction)))
+        return gradients
+
+
+def _average(squares: Tensors, gradients: Tensors, decay: float) -> None:
+    """S = decay S + (1 - decay) gradient^2."""
+    torch._foreach_mul_(squares, scalar(decay))
+    torch._foreach_addcmul_(squares, gradients, gradients, value=_one_minus(decay))
+
+
+@functools.lru_cache
+def _product(a: float, b: float) -> float:
+    return float(float32(a) * float32(b))
 
 
 @functools.lru_cache
