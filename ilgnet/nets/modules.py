@@ -4,8 +4,6 @@ Every block takes the Net `n` it adds its layers to and the layer it reads (a To
 Layer names are BVLC GoogLeNet's for Inception V1 and those of the widely used Caffe ports for V3 and V4, so that their
 caffemodels load by name. Depths are in channels, sizes in pixels."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -40,7 +38,7 @@ GOOGLENET = {
 class Net(NetSpec):
     """A NetSpec with what was chosen for the net, and its variant, which its blocks go by."""
 
-    def __init__(self, choice: Choice, variant: Variant):
+    def __init__(self, choice: "Choice", variant: "Variant"):
         super().__init__()
         self.__dict__.update(choice=choice, variant=variant)
 

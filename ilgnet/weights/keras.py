@@ -1,7 +1,5 @@
 """NIMA's weights as its authors publish them, a Keras HDF5 file, as the weights of the variant `nima`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The exceptions that end a program, and how a program reports them."""
 
-from __future__ import annotations
-
 import errno
 import os
 import re

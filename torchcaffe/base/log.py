@@ -1,7 +1,5 @@
 """Log lines in glog's form, so that every parser of Caffe logs reads ours."""
 
-from __future__ import annotations
-
 import contextlib
 import datetime
 import os

@@ -3,8 +3,6 @@
 The same pictures and options give BVLC's records, byte for byte. All cores work, a killed run resumes, and photos that
 are left out are reported."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import functools

@@ -1,7 +1,5 @@
 """LMDB databases of Datums, read and written as BVLC Caffe does."""
 
-from __future__ import annotations
-
 import os
 import threading
 import weakref
@@ -17,7 +15,7 @@ from torchcaffe.formats.files import PathLike
 
 # A train and a test net may read one database, but python-lmdb refuses to open one twice in a process. The key has the
 # file's number, too: a new database may have replaced an old one.
-_environments: dict[tuple[str, int, int], _Environment] = {}
+_environments: dict[tuple[str, int, int], "_Environment"] = {}
 _lock = threading.RLock()  # the garbage collector may release a reader in the thread that holds the lock
 
 
@@ -155,7 +153,7 @@ class LmdbReader:
         self._transaction.abort()
         self._release()
 
-    def __enter__(self) -> LmdbReader:
+    def __enter__(self) -> "LmdbReader":
         return self
 
     def __exit__(self, *_: object) -> None:

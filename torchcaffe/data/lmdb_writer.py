@@ -3,8 +3,6 @@
 BVLC leaves LMDB's map at its default of 1 MiB, doubles it when it is full and replays the transaction, and commits
 every 1,000 records."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Iterator

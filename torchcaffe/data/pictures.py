@@ -1,7 +1,5 @@
 """Picture files to pixels by OpenCV. Pillow reads the size from a file's header before OpenCV allocates memory."""
 
-from __future__ import annotations
-
 import io
 import os
 from collections.abc import Callable
@@ -22,7 +20,7 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "SUN"
 UNKNOWN = "not a picture, or broken"
 
 
-def header(file: BinaryIO, formats: tuple[str, ...] = FORMATS) -> Image:
+def header(file: BinaryIO, formats: tuple[str, ...] = FORMATS) -> "Image":
     """A Pillow image of which no pixel is decoded. Raises CaffeError for an unknown format, a broken header and a
     picture with too many pixels: a few bytes can claim gigabytes."""
     from PIL import Image

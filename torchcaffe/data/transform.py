@@ -1,7 +1,5 @@
 """Caffe's DataTransformer in NumPy: crop, mirror, mean and scale, with BVLC's random draws and float32 arithmetic."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from typing import Any, NamedTuple

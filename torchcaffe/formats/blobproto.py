@@ -2,8 +2,6 @@
 
 Arrays are views of the file's map if possible. They are written in pieces, without a message of their size."""
 
-from __future__ import annotations
-
 import math
 import struct
 from collections.abc import Callable, Sequence

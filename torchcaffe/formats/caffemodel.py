@@ -4,8 +4,6 @@ Reading walks the wire format over a map of the file: arrays are views of the ma
 of memory. Writing goes field by field, so that no message of that size is built.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any

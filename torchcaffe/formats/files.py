@@ -1,7 +1,5 @@
 """Whole files: atomic writes, reads of regular files only, maps, digests."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib

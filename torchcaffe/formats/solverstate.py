@@ -1,7 +1,5 @@
 """Solverstates, binary and HDF5, as BVLC Caffe lays them out."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

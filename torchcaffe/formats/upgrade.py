@@ -6,8 +6,6 @@ V1 (2014, `layers { type: CONVOLUTION }`), preprocessing in a data layer's own m
 The results equal those of BVLC's upgrade_net_proto_text. Where BVLC aborts, a CaffeError says why.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

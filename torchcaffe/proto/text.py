@@ -1,7 +1,5 @@
 """Protobuf's text format, read and written the same way under every release of protobuf."""
 
-from __future__ import annotations
-
 import re
 import struct
 from typing import Any, TypeVar

@@ -1,7 +1,5 @@
 """pycaffe's Classifier: a net that takes images of any size and gives class scores."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 Pictures need Graphviz's program `dot`; only get_pydot_graph needs pydot.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """pycaffe's caffe.io: arrays of blobs and Datums, images, and the Transformer that prepares a net's input."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Caffe's weight fillers, bit for bit: the numbers of BVLC Caffe 1.0.0, and the position of its random stream."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
