@@ -152,7 +152,7 @@ def _axes(net: Any, free_batch: bool, free_size: bool) -> dict[str, Axes]:
     own = {name: tuple(net.blobs[name].shape) for name in net.inputs}
     if free_size and any(len(shape) != 4 for shape in own.values()):
         raise CaffeError(f"{net.source}: sizes can be free in nets whose inputs have 4 axes, photos")
-    first = {name: tuple(blob.shape) for name, blob in net.blobs.items()}
+    first = _shapes(net)
     for name, shape in own.items():
         if free_batch:
             shape = (shape[0] + 1, *shape[1:])
@@ -161,13 +161,17 @@ def _axes(net: Any, free_batch: bool, free_size: bool) -> dict[str, Axes]:
         net.blobs[name].reshape(*shape)
     try:
         net.reshape()
-        second = {name: tuple(blob.shape) for name, blob in net.blobs.items()}
+        second = _shapes(net)
     except CaffeError as error:
         what = " and ".join(["the batch"] * free_batch + ["the photos' size"] * free_size)
         raise CaffeError(f"{error} ({what} cannot be free in this net)") from None
     finally:
         _reshape(net, own)
     return {name: list(zip(first[name], second[name])) for name in first}
+
+
+def _shapes(net: Any) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(blob.shape) for name, blob in net.blobs.items()}
 
 
 def _reshape(net: Any, shapes: dict[str, tuple[int, ...]]) -> None:

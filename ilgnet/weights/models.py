@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -121,11 +120,6 @@ def install_taught(source: Path, target: Path) -> None:
     mean = mean_of(source)
     if mean is not None:
         known.mean = target.with_suffix(".mean.binaryproto").name
-        _copy(mean, target.with_name(known.mean))
+        files.copy(mean, target.with_name(known.mean))
     results.write_json(target.with_suffix(".json"), known)
-    _copy(source, target)
-
-
-def _copy(source: Path, target: Path) -> None:
-    with files.atomic(target) as temporary:
-        shutil.copyfile(source, temporary)
+    files.copy(source, target)

@@ -221,7 +221,7 @@ def convert_imageset(
                 path.unlink()
             write_bytes(partial / JOB, _json({"job": job}))
         if "result" not in _read_json(partial / JOB):
-            result = _convert(one, listed, partial, options, workers or os.cpu_count() or 1, out.name)
+            result = _convert(one, listed, partial, options, workers or os.cpu_count() or 1)
             if result.records == 0:
                 first = f"; {result.skipped[0].name}: {result.skipped[0].reason}" if result.skipped else ""
                 shutil.rmtree(partial)
@@ -247,7 +247,6 @@ def _convert(
     partial: Path,
     options: Options,
     workers: int,
-    name: str,
 ) -> Imageset:
     """Append the missing records to the LMDB in `partial`."""
     result = Imageset()
@@ -275,7 +274,11 @@ def _convert(
     # Few full-size pictures; as many small ones as are decoded while a transaction is written.
     ahead = min(32 * workers, 512) if options.resize or options.encode else 2 * workers
     write_bytes(partial / FAULTS, "".join(json.dumps(fault) + "\n" for fault in faults).encode())
-    with open(partial / FAULTS, "a") as file, progress_of(len(photos), name, start) as progress, _one_opencv_thread():
+    with (
+        open(partial / FAULTS, "a") as file,
+        progress_of(len(photos), partial.stem, start) as progress,
+        _one_opencv_thread(),
+    ):
 
         def commit() -> None:
             """Write the faults, then the records."""
@@ -344,7 +347,7 @@ def _finished(out: Path, job: dict) -> Imageset:
 # -- compute_image_mean --------------------------------------------------------------------------------------------
 
 
-def compute_image_mean(lmdb: Path | str, workers: int | None = None) -> np.ndarray:
+def compute_image_mean(lmdb: Path | str) -> np.ndarray:
     """The mean of an LMDB's Datums, float32, C x H x W. As in BVLC, the sum is in float32 and in key order: above 2^24,
     so from 65,794 bright pictures on, it loses digits, as the released means did."""
 
@@ -355,7 +358,7 @@ def compute_image_mean(lmdb: Path | str, workers: int | None = None) -> np.ndarr
         except CaffeError as error:
             raise CaffeError(f"{where}: {error}") from None
 
-    workers = workers or os.cpu_count() or 1
+    workers = os.cpu_count() or 1
     total: np.ndarray | None = None
     with LmdbReader(lmdb) as reader:
         count = len(reader)

@@ -86,7 +86,7 @@ class DataTransformer:
         return item if item.dtype == np.uint8 else item.astype(np.float32, copy=False)
 
     def infer_shape(self, item: Any) -> tuple[int, int, int]:
-        """The shape (channels, height, width) that `transform` makes of a Datum or C x H x W array."""
+        """The shape (channels, height, width) that `transform_batch` makes of a Datum or C x H x W array."""
         channels, height, width = self._check(self.image(item))
         crop = self.param.crop_size
         return (channels, crop, crop) if crop else (channels, height, width)
@@ -140,24 +140,18 @@ class DataTransformer:
             if self._scale != 1:
                 target *= self._scale
 
-    def transform(self, item: Any, out: np.ndarray | None = None) -> np.ndarray:
-        """One Datum or C x H x W array, transformed: float32 C x H x W, in `out` if given."""
-        return self.transform_batch([item], None if out is None else out[None])[0]
-
-    def transform_batch(
-        self, items: Sequence[Any], out: np.ndarray | None = None, pool: Executor | None = None
-    ) -> np.ndarray:
-        """Several Datums or arrays as one float32 N x C x H x W batch, in `out` if given; bit for bit as one by one.
+    def transform_batch(self, items: Sequence[Any], pool: Executor | None = None) -> np.ndarray:
+        """Datums or C x H x W arrays as one float32 N x C x H x W batch; bit for bit as one by one.
 
         pool: an executor that decodes and computes; draws stay in order. Raises CaffeError if the shapes differ."""
-        return self._placed(*self._drawn(items, pool), out, pool)
+        return self._placed(*self._drawn(items, pool), pool)
 
     def pack(self, items: Sequence[Any], pool: Executor | None = None) -> Packed | np.ndarray:
         """As `transform_batch`, with the same draws, but left for the device to crop. Images that are not all bytes, or
         differ in shape, are transformed here (float32)."""
         images, placements = self._drawn(items, pool)
         if any(image.dtype != np.uint8 or image.shape != images[0].shape for image in images):
-            return self._placed(images, placements, None, pool)
+            return self._placed(images, placements, pool)
         return Packed(np.stack(images), np.array(placements, np.int64))
 
     def _drawn(self, items: Sequence[Any], pool: Executor | None) -> tuple[list[np.ndarray], list[Placement]]:
@@ -165,16 +159,13 @@ class DataTransformer:
         images = list((map if pool is None else pool.map)(self.image, items))
         return images, [self.draw(*self._check(image)[1:]) for image in images]
 
-    def _placed(
-        self, images: list[np.ndarray], placements: list[Placement], out: np.ndarray | None, pool: Executor | None
-    ) -> np.ndarray:
+    def _placed(self, images: list[np.ndarray], placements: list[Placement], pool: Executor | None) -> np.ndarray:
         """The images' crops as one batch."""
-        shape = self.infer_shape(images[0]) if out is None else out.shape[1:]
+        shape = self.infer_shape(images[0])
         for found in map(self.infer_shape, images):
             if found != shape:
                 raise CaffeError(f"an image becomes {shape_text(found)} in a batch of {shape_text(shape)}")
-        if out is None:
-            out = np.empty((len(images), *shape), np.float32)
+        out = np.empty((len(images), *shape), np.float32)
         for _ in (map if pool is None else pool.map)(self.apply, images, placements, out):
             pass
         return out
