@@ -27,7 +27,7 @@ from ilgnet.nets.targets import SCORES
 from ilgnet.photos.decode import PLAIN
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.data import pictures
-from torchcaffe.formats.files import read_bytes, write_bytes
+from torchcaffe.formats.files import PathLike, read_bytes, write_bytes
 
 COUNT, SEED = 600, 1
 VERSIONS = 3  # of each source, on average
@@ -289,7 +289,7 @@ def draw_votes(rng: Random, score: float) -> np.ndarray:
 
 
 def make_demo(
-    out: Path | str, photos: Path | str | None = None, count: int = COUNT, seed: int = SEED, workers: int | None = None
+    out: PathLike, photos: PathLike | None = None, count: int = COUNT, seed: int = SEED, workers: int | None = None
 ) -> list[Made]:
     """Write the folder `out`. The same arguments give the same set, whatever the number of workers. Nothing is done if
     the set is there already."""

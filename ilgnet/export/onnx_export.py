@@ -17,6 +17,7 @@ from ilgnet.run import engine as engines
 from ilgnet.weights import surgery
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import files
+from torchcaffe.formats.files import PathLike
 
 OPSET, IR_VERSION = 17, 8  # read by ONNX Runtime 1.12 and by OpenCV, OpenVINO and TensorRT since 2022
 PHOTOS = "photos"  # the input of a file that preprocesses
@@ -78,7 +79,7 @@ class Export:
     compared: list[str]  # outputs, and what a Softmax reads: near 0 and 1 its output hides errors
 
 
-def load(param: Any, net_path: Path | str, weights: Path | str) -> Any:
+def load(param: Any, net_path: PathLike, weights: PathLike) -> Any:
     """The engine's net of a NetParameter with its weights, in the TEST phase; `net_path` names it in errors.
 
     CaffeError unless every layer gets its weights, for a net without an input and for one with two layers of one
@@ -250,7 +251,7 @@ def _compared(net: Any, made: set[str]) -> list[str]:
     return names
 
 
-def describe(net_path: Path | str, weights: Path | str, net: Any, preprocess: Preprocess | None) -> dict[str, str]:
+def describe(net_path: PathLike, weights: PathLike, net: Any, preprocess: Preprocess | None) -> dict[str, str]:
     """The file's metadata: its sources (names without folders) and what the two probabilities mean."""
     found = {"source_net": Path(net_path).name, "source_weights": Path(weights).name, "made_by": "ilgnet export-onnx"}
     if [net.blobs[name].shape[1:] for name in net.outputs] == [(2,)]:
@@ -327,6 +328,6 @@ def _session(made: Export) -> Any:
         del outputs[before:]
 
 
-def write(made: Export, path: Path | str) -> None:
+def write(made: Export, path: PathLike) -> None:
     """Write the model, complete or not at all."""
     files.write_bytes(path, made.model.SerializeToString())

@@ -12,13 +12,14 @@ from torchcaffe.base.errors import CaffeError
 from torchcaffe.data import pictures
 from torchcaffe.data.lmdb_reader import LmdbReader
 from torchcaffe.data.transform import datum_image, parse_datum
+from torchcaffe.formats.files import PathLike
 
 
-def is_lmdb(path: Path | str) -> bool:
+def is_lmdb(path: PathLike) -> bool:
     return (Path(path) / "data.mdb").is_file()
 
 
-def decode(key: str, value: bytes, where: Path | str) -> tuple[int, np.ndarray]:
+def decode(key: str, value: bytes, where: PathLike) -> tuple[int, np.ndarray]:
     """A record's (label, (3, H, W) uint8 BGR), from a raw or an encoded Datum. Raises CaffeError with the record."""
     try:
         datum = parse_datum(value)
@@ -30,7 +31,7 @@ def decode(key: str, value: bytes, where: Path | str) -> tuple[int, np.ndarray]:
     return datum.label, image
 
 
-def records(path: Path | str, turns: slice = slice(None)) -> Iterator[tuple[str, int, np.ndarray]]:
+def records(path: PathLike, turns: slice = slice(None)) -> Iterator[tuple[str, int, np.ndarray]]:
     """(key, label, (3, H, W) uint8 BGR) of every record of an LMDB, or of some by their turns, once, in key order."""
     with LmdbReader(path) as reader:
         for raw_key, value in itertools.islice(reader, turns.start, turns.stop, turns.step):
@@ -39,7 +40,7 @@ def records(path: Path | str, turns: slice = slice(None)) -> Iterator[tuple[str,
             yield key, label, image
 
 
-def read_records(path: Path | str, keys: list[str]) -> dict[str, np.ndarray]:
+def read_records(path: PathLike, keys: list[str]) -> dict[str, np.ndarray]:
     """The pictures of some records, (H, W, 3) uint8 BGR by key."""
     wanted, found = set(keys), {}
     with LmdbReader(path) as reader:
@@ -52,7 +53,7 @@ def read_records(path: Path | str, keys: list[str]) -> dict[str, np.ndarray]:
     return found
 
 
-def files_in(folder: Path | str) -> list[Path]:
+def files_in(folder: PathLike) -> list[Path]:
     """The pictures below a folder, sorted. CaffeError when there are none."""
     if not Path(folder).is_dir():
         raise CaffeError(f"{folder}: no such folder")
@@ -65,7 +66,7 @@ def files_in(folder: Path | str) -> list[Path]:
 
 
 def stream(
-    path: Path | str, spec: Preprocess, turns: slice = slice(None)
+    path: PathLike, spec: Preprocess, turns: slice = slice(None)
 ) -> Iterator[tuple[str, int | None, np.ndarray]]:
     """(key, label or None, (3, h, w) float32) of an LMDB's records or a folder's photos, or of some by their turns,
     preprocessed."""

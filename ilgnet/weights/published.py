@@ -134,16 +134,7 @@ def _open(url: str, start: int) -> Any:
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise CaffeError(f"{url}: not an http or https address")
-    opener = urllib.request.OpenerDirector()  # build_opener's would also open file:, ftp: and data:
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        _SameHost(parts.hostname),
-    ):
-        opener.add_handler(handler)
+    opener = urllib.request.build_opener(_SameHost(parts.hostname))
     headers = {"User-Agent": "ilgnet-toolkit", "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"

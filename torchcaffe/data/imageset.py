@@ -30,7 +30,7 @@ from torchcaffe.data.lmdb_reader import LmdbReader
 from torchcaffe.data.lmdb_writer import BATCH, LmdbWriter, check_ours, records
 from torchcaffe.data.transform import datum_image, parse_datum
 from torchcaffe.formats.blobproto import write_blobproto
-from torchcaffe.formats.files import atomic, publish, read_bytes, read_text, sha256, write_bytes
+from torchcaffe.formats.files import PathLike, atomic, publish, read_bytes, read_text, sha256, write_bytes
 from torchcaffe.proto import caffe_pb2
 
 JOB = "imageset.json"  # in the LMDB's folder: the job and its result
@@ -159,7 +159,7 @@ def _check_options(options: Options) -> None:
 # -- convert_imageset ----------------------------------------------------------------------------------------------
 
 
-def read_list(path: Path | str) -> list[Photo]:
+def read_list(path: PathLike) -> list[Photo]:
     """convert_imageset's list: on each line a file name and an integer label, separated by the last space."""
     photos = []
     try:
@@ -177,9 +177,9 @@ def read_list(path: Path | str) -> list[Photo]:
 
 
 def convert_imageset(
-    root: Path | str,
+    root: PathLike,
     photos: Sequence[tuple[str, int]],
-    out: Path | str,
+    out: PathLike,
     options: Options = Options(),  # noqa: B008 (frozen)
     workers: int | None = None,
     read: Read = read_as_bvlc,
@@ -347,7 +347,7 @@ def _finished(out: Path, job: dict) -> Imageset:
 # -- compute_image_mean --------------------------------------------------------------------------------------------
 
 
-def compute_image_mean(lmdb: Path | str) -> np.ndarray:
+def compute_image_mean(lmdb: PathLike) -> np.ndarray:
     """The mean of an LMDB's Datums, float32, C x H x W. As in BVLC, the sum is in float32 and in key order: above 2^24,
     so from 65,794 bright pictures on, it loses digits, as the released means did."""
 
@@ -373,7 +373,7 @@ def compute_image_mean(lmdb: Path | str) -> np.ndarray:
     return total / np.float32(count)
 
 
-def write_mean(mean: np.ndarray, binaryproto: Path | str, npy: Path | str | None = None) -> None:
+def write_mean(mean: np.ndarray, binaryproto: PathLike, npy: PathLike | None = None) -> None:
     """Write mean.binaryproto (1 x C x H x W, as BVLC's tool) and mean.npy (C x H x W)."""
     write_blobproto(binaryproto, mean)
     if npy is not None:

@@ -13,6 +13,7 @@ import lmdb
 from torchcaffe.base.errors import CaffeError, WriteError
 from torchcaffe.data import lmdb_check
 from torchcaffe.data.lmdb_reader import LmdbReader
+from torchcaffe.formats.files import PathLike
 
 BATCH = 1000  # records in a transaction
 _SLICE = 256 << 20
@@ -26,7 +27,7 @@ class LmdbWriter:
     does not clear the memory of pages that it reuses, so unused bytes of a page depend on what the process wrote
     before. Therefore each transaction gets a newly opened environment."""
 
-    def __init__(self, path: Path | str):
+    def __init__(self, path: PathLike):
         """Open or make the folder `path`."""
         self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
@@ -100,7 +101,7 @@ def remove(path: Path, *more: str) -> None:
         shutil.rmtree(path)
 
 
-def records(path: Path | str) -> Iterator[tuple[bytes, bytes]]:
+def records(path: PathLike) -> Iterator[tuple[bytes, bytes]]:
     """Keys and values of a finished LMDB in key order.
 
     The map is reopened every 256 MiB: the pages read through a map stay in the process's memory until it is closed."""

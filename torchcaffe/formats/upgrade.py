@@ -54,14 +54,7 @@ _V0_TRANSFORM = (("scale", "scale"), ("meanfile", "mean_file"), ("cropsize", "cr
 _V1_DATA = ("DATA", "IMAGE_DATA", "WINDOW_DATA")
 _OLD_TRANSFORM = ("scale", "mean_file", "crop_size", "mirror")
 
-_SOLVER_TYPES = {
-    "SGD": "SGD",
-    "NESTEROV": "Nesterov",
-    "ADAGRAD": "AdaGrad",
-    "RMSPROP": "RMSProp",
-    "ADADELTA": "AdaDelta",
-    "ADAM": "Adam",
-}
+_SOLVER_TYPES = {name.upper(): name for name in ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")}
 
 
 # ---- Reading ----

@@ -9,6 +9,7 @@ from numpy import float32, ndarray
 
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.data import pictures
+from torchcaffe.formats.files import PathLike
 from torchcaffe.proto import caffe_pb2
 
 # -- messages and arrays -------------------------------------------------------------------------------------------
@@ -163,7 +164,7 @@ class Transformer:
 # -- images --------------------------------------------------------------------------------------------------------
 
 
-def load_image(filename: str | os.PathLike[str], color: bool = True) -> ndarray:
+def load_image(filename: PathLike, color: bool = True) -> ndarray:
     """Read an image as float32 in [0, 1]: H x W x 3 RGB, or H x W x 1 if `color` is false. Alpha is dropped.
 
     EXIF orientation is ignored, as in pycaffe. Raises CaffeError if the file cannot be read.
