@@ -14,7 +14,7 @@ from ilgnet.ava.labels import Label
 from ilgnet.ava.ratings import Rating
 from ilgnet.ava.splits import Entry
 from ilgnet.nets.targets import SCORES
-from torchcaffe.base.errors import CaffeError
+from torchcaffe.base.errors import CaffeError, located
 from torchcaffe.data.lmdb_reader import LmdbReader
 from torchcaffe.data.lmdb_writer import BATCH, LmdbWriter, check_ours, remove
 from torchcaffe.data.transform import parse_datum
@@ -107,10 +107,8 @@ def read_labels(photos: PathLike, kind: str) -> np.ndarray | None:
                 raise CaffeError(
                     f"{path}: record {name}: the photos' record {number} is {photo.decode(errors='replace')}"
                 )
-            try:
+            with located(f"{path}: record {name}"):
                 rows.append(np.array(parse_datum(value).float_data, np.float32))
-            except CaffeError as error:
-                raise CaffeError(f"{path}: record {name}: {error}") from None
             if len(rows[-1]) != len(rows[0]) or not len(rows[0]):
                 raise CaffeError(f"{path}: record {name}: {len(rows[-1])} numbers; expected {len(rows[0]) or 'some'}")
     return np.stack(rows)

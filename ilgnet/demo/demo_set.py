@@ -25,7 +25,7 @@ from ilgnet.demo import scenes
 from ilgnet.demo.brushes import Picture, Random, blurred, cover, distance, mix, polygon, unit
 from ilgnet.nets.targets import SCORES
 from ilgnet.photos.decode import PLAIN
-from torchcaffe.base.errors import CaffeError
+from torchcaffe.base.errors import CaffeError, located
 from torchcaffe.data import pictures
 from torchcaffe.formats.files import PathLike, read_bytes, write_bytes
 
@@ -212,10 +212,8 @@ def painted(seed: int, number: int) -> tuple[str, Picture]:
 
 def photographed(path: Path) -> tuple[str, Picture]:
     """A photograph with its levels stretched to the full range, cropped so that its eye-catcher is on a third."""
-    try:
+    with located(path):
         data = pictures.read(path, cv2.IMREAD_COLOR)
-    except CaffeError as error:
-        raise CaffeError(f"{path}: {error}") from None
     shrink = LONG / 0.85 / max(data.shape[:2])
     data = cv2.resize(data, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA if shrink < 1 else cv2.INTER_CUBIC)
     picture = data[..., ::-1].astype(np.float32) / 255

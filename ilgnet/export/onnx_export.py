@@ -15,7 +15,7 @@ from ilgnet.export.onnx_layers import Axes, Step, converters
 from ilgnet.photos.preprocess import Preprocess
 from ilgnet.run import engine as engines
 from ilgnet.weights import surgery
-from torchcaffe.base.errors import CaffeError
+from torchcaffe.base.errors import CaffeError, located
 from torchcaffe.formats import files
 from torchcaffe.formats.files import PathLike
 
@@ -124,10 +124,8 @@ def export(
         step = Step(
             graph, name, layer, [values[b] for b in bottoms], [axes[b] for b in bottoms], [axes[t] for t in tops]
         )
-        try:
+        with located(where):
             made = converters[layer.type](step)
-        except CaffeError as error:
-            raise CaffeError(f"{where}: {error}") from None
         values.update(zip(tops, [made] if isinstance(made, str) else made))
     _name_after_blobs(graph, values, net)
     symbols = _symbols(net, axes)

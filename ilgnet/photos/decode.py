@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from torchcaffe.base.errors import CaffeError
+from torchcaffe.base.errors import CaffeError, located
 from torchcaffe.data import pictures
 from torchcaffe.data.imageset import is_cut_short
 from torchcaffe.formats import files
@@ -71,10 +71,8 @@ def read_bytes(path: PathLike) -> bytes:
 def decode(data: bytes, path: PathLike) -> Photo:
     """As `read`, from a file's bytes. `path` names it in errors, and its suffix tells RAW."""
     raw, heif = Path(path).suffix.lower() in RAW, data[4:8] == b"ftyp"
-    try:
+    with located(path):
         return _raw(data) if raw else _heif(data) if heif else _plain(data)
-    except CaffeError as error:
-        raise CaffeError(f"{path}: {error}") from None
 
 
 def shrink_factor(width: int, height: int) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ilgnet.photos.decode import SUFFIXES
 from ilgnet.photos.preprocess import Preprocess, read_photo
-from torchcaffe.base.errors import CaffeError
+from torchcaffe.base.errors import CaffeError, located
 from torchcaffe.data import pictures
 from torchcaffe.data.lmdb_reader import LmdbReader
 from torchcaffe.data.transform import datum_image, parse_datum
@@ -21,13 +21,11 @@ def is_lmdb(path: PathLike) -> bool:
 
 def decode(key: str, value: bytes, where: PathLike) -> tuple[int, np.ndarray]:
     """A record's (label, (3, H, W) uint8 BGR), from a raw or an encoded Datum. Raises CaffeError with the record."""
-    try:
+    with located(f"{where}: record '{key}'"):
         datum = parse_datum(value)
         image = datum_image(datum, force_color=datum.encoded)
         if image.dtype != np.uint8 or len(image) != 3 or not image.size:
             raise CaffeError(f"{image.dtype} values of shape {image.shape}, not a photo with 3 channels")
-    except CaffeError as error:
-        raise CaffeError(f"{where}: record '{key}': {error}") from None
     return datum.label, image
 
 
@@ -72,10 +70,9 @@ def stream(
     preprocessed."""
     if is_lmdb(path):
         for key, label, image in records(path, turns):
-            try:
-                yield key, label, spec.warped(image)
-            except CaffeError as error:
-                raise CaffeError(f"{path}: record '{key}': {error}") from None
+            with located(f"{path}: record '{key}'"):
+                warped = spec.warped(image)
+            yield key, label, warped
     else:
         for file in files_in(path)[turns]:
             yield str(file), None, spec.photo(read_photo(file))

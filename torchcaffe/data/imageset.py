@@ -24,7 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from torchcaffe.base import log
-from torchcaffe.base.errors import CaffeError
+from torchcaffe.base.errors import CaffeError, located
 from torchcaffe.data import pictures
 from torchcaffe.data.lmdb_reader import LmdbReader
 from torchcaffe.data.lmdb_writer import BATCH, LmdbWriter, check_ours, records
@@ -353,10 +353,8 @@ def compute_image_mean(lmdb: PathLike) -> np.ndarray:
 
     def read(record: tuple[bytes, bytes]) -> tuple[str, np.ndarray]:
         where = f"{lmdb}: record {record[0].decode(errors='replace')}"
-        try:
+        with located(where):
             return where, datum_image(parse_datum(record[1]))
-        except CaffeError as error:
-            raise CaffeError(f"{where}: {error}") from None
 
     workers = os.cpu_count() or 1
     total: np.ndarray | None = None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import lmdb
 
-from torchcaffe.base.errors import CaffeError, WriteError
+from torchcaffe.base.errors import CaffeError, WriteError, located
 from torchcaffe.data import lmdb_check
 from torchcaffe.data.lmdb_reader import LmdbReader
 from torchcaffe.formats.files import PathLike
@@ -108,10 +108,8 @@ def records(path: PathLike) -> Iterator[tuple[bytes, bytes]]:
     LmdbReader(path).close()  # raises CaffeError for a damaged file
     key: bytes | None = b""
     while key is not None:
-        try:
+        with located(f"cannot open LMDB {path}", lmdb.Error):
             env = lmdb.open(str(path), readonly=True, lock=False, create=False)
-        except lmdb.Error as error:
-            raise CaffeError(f"cannot open LMDB {path}: {error}") from error
         try:
             with env.begin() as txn, txn.cursor() as cursor:
                 if not cursor.set_range(key):

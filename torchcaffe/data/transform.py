@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from torchcaffe.base import log
-from torchcaffe.base.errors import CaffeError
+from torchcaffe.base.errors import CaffeError, located
 from torchcaffe.data import pictures
 from torchcaffe.formats import wire
 from torchcaffe.formats.blobproto import read_blobproto, shape_text
@@ -187,7 +187,7 @@ def parse_datum(value: bytes) -> Datum:
     """Parse a serialised Datum; its data is a view of `value`. Raises CaffeError."""
     found: dict[str, Any] = {}
     floats: list[np.ndarray] = []
-    try:
+    with located("not a Datum, or a damaged one", wire.WireError):
         for number, kind, content, _ in wire.fields(value, 0, len(value), _FLOATS):
             name = Datum._fields[number - 1] if number <= len(Datum._fields) else ""
             if name == "float_data":
@@ -200,8 +200,6 @@ def parse_datum(value: bytes) -> Datum:
                 found[name] = content != 0
             elif name:
                 found[name] = (content & 0xFFFFFFFF) - ((content & 0x80000000) << 1)  # int32
-    except wire.WireError as error:
-        raise CaffeError(f"not a Datum, or a damaged one: {error}") from error
     if floats:
         found["float_data"] = np.concatenate(floats)
     return Datum(**found)
@@ -230,10 +228,8 @@ def _decode(data: bytes, force_color: bool, force_gray: bool) -> np.ndarray:
     import cv2
 
     flag = cv2.IMREAD_COLOR if force_color else cv2.IMREAD_GRAYSCALE if force_gray else cv2.IMREAD_UNCHANGED
-    try:
+    with located("datum: the encoded image cannot be decoded"):
         image = pictures.decode(data, flag)
-    except CaffeError as error:
-        raise CaffeError(f"datum: the encoded image cannot be decoded: {error}") from None
     if image.dtype != np.uint8:
         raise CaffeError(f"datum: the encoded image has {image.dtype} pixels, not 8 bits a channel")
     return image[None] if image.ndim == 2 else image.transpose(2, 0, 1)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy import float32, ndarray
 
-from torchcaffe.base.errors import CaffeError
+from torchcaffe.base.errors import located
 from torchcaffe.data import pictures
 from torchcaffe.formats.files import PathLike
 from torchcaffe.proto import caffe_pb2
@@ -171,10 +171,8 @@ def load_image(filename: PathLike, color: bool = True) -> ndarray:
     """
     import cv2
 
-    try:
+    with located(f"cannot read {filename}"):
         image = pictures.read(os.fspath(filename), cv2.IMREAD_UNCHANGED)
-    except CaffeError as error:
-        raise CaffeError(f"cannot read {filename}: {error}") from None
     if image.ndim == 3:
         image = image[:, :, 2::-1]  # BGR or BGRA
     if image.dtype.kind == "u":
