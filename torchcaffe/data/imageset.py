@@ -241,16 +241,9 @@ def _read_one(root: Path, options: Options, read: Read, photo: Photo) -> tuple[b
     return read_photo(path, photo.label, options, read)
 
 
-def _convert(
-    one: Callable[[Photo], tuple[bytes, str]],
-    photos: list[Photo],
-    partial: Path,
-    options: Options,
-    workers: int,
-) -> Imageset:
-    """Append the missing records to the LMDB in `partial`."""
-    result = Imageset()
-    writer = LmdbWriter(partial)
+def _resumed(writer: LmdbWriter, photos: list[Photo]) -> tuple[Imageset, int]:
+    """What is in the writer's LMDB already, and the number of the first photo that is not."""
+    partial, result = writer.path, Imageset()
     key = writer.last_key()
     start = int(key[:8]) + 1 if key and key[:8].isdigit() else 0
     # Faults of photos up to the last record are on file; later photos are read again.
@@ -267,13 +260,22 @@ def _convert(
         raise CaffeError(f"{partial}: holds {writer.entries} records, not the {there} expected; delete the folder")
     if there:
         log.info("convert_imageset.cpp:110", f"{partial}: continuing after record {there}")
+    write_bytes(partial / FAULTS, "".join(json.dumps(fault) + "\n" for fault in faults).encode())
+    return result, start
 
-    def read(number: int) -> tuple[int, bytes, str]:
-        return (number, *one(photos[number]))
 
+def _convert(
+    one: Callable[[Photo], tuple[bytes, str]],
+    photos: list[Photo],
+    partial: Path,
+    options: Options,
+    workers: int,
+) -> Imageset:
+    """Append the missing records to the LMDB in `partial`."""
+    writer = LmdbWriter(partial)
+    result, start = _resumed(writer, photos)
     # Few full-size pictures; as many small ones as are decoded while a transaction is written.
     ahead = min(32 * workers, 512) if options.resize or options.encode else 2 * workers
-    write_bytes(partial / FAULTS, "".join(json.dumps(fault) + "\n" for fault in faults).encode())
     with (
         open(partial / FAULTS, "a") as file,
         progress_of(len(photos), partial.stem, start) as progress,
@@ -286,7 +288,7 @@ def _convert(
             os.fsync(file.fileno())
             writer.commit()
 
-        for number, datum, fault in in_order(read, range(start, len(photos)), workers, ahead):
+        for number, (datum, fault) in enumerate(in_order(one, photos[start:], workers, ahead), start):
             photo = photos[number]
             if fault:
                 kind = "damaged" if datum else "skipped"
