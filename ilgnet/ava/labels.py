@@ -13,11 +13,12 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from ilgnet.ava.ratings import mean_vote, read_utf8
 from ilgnet.ava.splits import Entry, Split, shuffled
 from torchcaffe.base.errors import CaffeError
+from torchcaffe.formats.files import PathLike
 
 CUT = 5.0
 WORDS = {"1": 1, "high": 1, "keep": 1, "0": 0, "low": 0, "reject": 0}
@@ -45,7 +46,7 @@ def plain_cell(text: str) -> str:
     return text[1:] if len(text) > 1 and text[0] == "'" and text[1] in _FORMULA else text
 
 
-def read_labels(path: Path | str, cut: float = CUT, only_names: bool = False) -> list[Label]:
+def read_labels(path: PathLike, cut: float = CUT, only_names: bool = False) -> list[Label]:
     """All photos of the CSV that have a label, in its order. only_names: for callers that open no file by the names:
     any name is accepted then (a gallery shows undecodable names escaped), and so is an empty label.
 
@@ -91,7 +92,7 @@ def read_labels(path: Path | str, cut: float = CUT, only_names: bool = False) ->
     return found
 
 
-def _rows(reader: csv.DictReader, path: Path | str) -> Iterator[dict]:
+def _rows(reader: csv.DictReader, path: PathLike) -> Iterator[dict]:
     """The rows. CaffeError for malformed CSV."""
     try:
         yield from reader

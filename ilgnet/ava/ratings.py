@@ -5,12 +5,11 @@ A row has 15 whole numbers: index, image id, votes for the scores 1 to 10, two s
 import operator
 from collections.abc import Sequence
 from itertools import count
-from pathlib import Path
 from typing import NamedTuple
 
 from ilgnet.nets.targets import SCORES
 from torchcaffe.base.errors import CaffeError
-from torchcaffe.formats.files import read_bytes
+from torchcaffe.formats.files import PathLike, read_bytes
 
 FIELDS = ("index", "image id", *(f"votes for {score}" for score in range(1, SCORES + 1)), "tag 1", "tag 2", "challenge")
 
@@ -39,7 +38,7 @@ class Rating(NamedTuple):
         return f"{self.id}.jpg"
 
 
-def read_utf8(path: Path | str) -> str:
+def read_utf8(path: PathLike) -> str:
     """A text file, with or without a byte order mark. CaffeError where it is not UTF-8."""
     try:
         return read_bytes(path).decode("utf-8-sig")
@@ -55,7 +54,7 @@ def mean_vote(votes: Sequence[int]) -> float:
     return sum(map(operator.mul, votes, count(1))) / sum(votes)
 
 
-def read_ratings(path: Path | str) -> list[Rating]:
+def read_ratings(path: PathLike) -> list[Rating]:
     """All rows of an AVA.txt, in file order.
 
     A byte order mark, CRLF line ends and blank lines are fine. Anything else that is not AVA's format raises CaffeError

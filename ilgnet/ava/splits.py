@@ -14,7 +14,7 @@ import numpy as np
 
 from ilgnet.ava.ratings import Rating, read_utf8
 from torchcaffe.base.errors import CaffeError
-from torchcaffe.formats.files import write_bytes
+from torchcaffe.formats.files import PathLike, write_bytes
 
 DATASETS = ("ava1", "ava1_delta1", "ava2")
 FRACTION = Fraction(1, 10)  # AVA2's share of AVA in each class
@@ -100,7 +100,7 @@ def split_ava2(ratings: Sequence[Rating], seed: int, thresholds: Sequence[float]
     return Split(order[half:], order[:half], f"{how}, random halves, seed {seed}")
 
 
-def read_list(path: Path | str) -> list[Entry]:
+def read_list(path: PathLike) -> list[Entry]:
     """A train.txt or val.txt: a file name and a label (0 or 1) a line, parted by the last space (as BVLC's)."""
     result: list[Entry] = []
     line_of: dict[str, int] = {}
@@ -120,12 +120,12 @@ def read_list(path: Path | str) -> list[Entry]:
     return result
 
 
-def write_list(path: Path | str, photos: Sequence[Entry]) -> None:
+def write_list(path: PathLike, photos: Sequence[Entry]) -> None:
     """Write a train.txt or val.txt."""
     write_bytes(path, "".join(f"{photo} {value}\n" for photo, value in photos).encode())
 
 
-def split_by_lists(folder: Path | str, ratings: Sequence[Rating]) -> Split:
+def split_by_lists(folder: PathLike, ratings: Sequence[Rating]) -> Split:
     """The split and the labels of FOLDER/train.txt and FOLDER/val.txt; labels that AVA.txt contradicts are noted.
 
     AVA2's lists label by rank, not by 5, but no mean near 5 is in them, so the same comparison holds."""
@@ -154,7 +154,7 @@ class Choice:
     dataset: str = "ava1"
     seed: int = 1
     thresholds: Sequence[float] | None = None
-    lists: Path | str | None = None
+    lists: PathLike | None = None
 
     def __post_init__(self) -> None:
         if self.dataset not in DATASETS:

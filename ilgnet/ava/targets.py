@@ -14,11 +14,11 @@ from ilgnet.ava.labels import Label
 from ilgnet.ava.ratings import Rating
 from ilgnet.ava.splits import Entry
 from ilgnet.nets.targets import SCORES
-from torchcaffe.base.errors import CaffeError
+from torchcaffe.base.errors import CaffeError, located
 from torchcaffe.data.lmdb_reader import LmdbReader
 from torchcaffe.data.lmdb_writer import BATCH, LmdbWriter, check_ours, remove
 from torchcaffe.data.transform import parse_datum
-from torchcaffe.formats.files import publish, sha256
+from torchcaffe.formats.files import PathLike, publish, sha256
 from torchcaffe.proto import caffe_pb2
 
 Rated = Rating | Label  # a row of AVA.txt, or of one's own labels
@@ -53,20 +53,20 @@ def check(kinds: Sequence[str], photos: Sequence[Entry], rated: Mapping[str, Rat
                 raise CaffeError(f"--targets {kind}: {photo}: {error}") from None
 
 
-def path_for(photos: Path | str, kind: str) -> Path:
+def path_for(photos: PathLike, kind: str) -> Path:
     """Where the labels of a photos' LMDB are: .../val_lmdb -> .../val_mean_lmdb."""
     photos = Path(photos)
     return photos.with_name(f"{photos.name.removesuffix('_lmdb')}_{kind}_lmdb")
 
 
-def keys(path: Path | str) -> Iterator[bytes]:
+def keys(path: PathLike) -> Iterator[bytes]:
     """An LMDB's keys in order, without reading the photos behind them."""
     LmdbReader(path).close()  # says what is wrong with the folder, if anything is
     with lmdb.open(str(path), readonly=True, lock=False, create=False) as env, env.begin() as txn, txn.cursor() as at:
         yield from at.iternext(keys=True, values=False)
 
 
-def write_labels(photos: Path | str, kind: str, rated: Mapping[str, Rated], classes: Mapping[str, int]) -> dict:
+def write_labels(photos: PathLike, kind: str, rated: Mapping[str, Rated], classes: Mapping[str, int]) -> dict:
     """Write the LMDB of one of KINDS for the photos' LMDB `photos`; an earlier one is replaced.
 
     classes: each photo's label. Returns its part of the manifest. Every photo must have passed `check`."""
@@ -90,7 +90,7 @@ def write_labels(photos: Path | str, kind: str, rated: Mapping[str, Rated], clas
     return {"records": entries, "data_mdb_sha256": sha256(out / "data.mdb")}
 
 
-def read_labels(photos: Path | str, kind: str) -> np.ndarray | None:
+def read_labels(photos: PathLike, kind: str) -> np.ndarray | None:
     """(N, 10) or (N, 1) float32 of the labels beside a photos' LMDB, in its order; None where there are none.
 
     CaffeError for records that are not the photos', naming the first."""
@@ -107,10 +107,8 @@ def read_labels(photos: Path | str, kind: str) -> np.ndarray | None:
                 raise CaffeError(
                     f"{path}: record {name}: the photos' record {number} is {photo.decode(errors='replace')}"
                 )
-            try:
+            with located(f"{path}: record {name}"):
                 rows.append(np.array(parse_datum(value).float_data, np.float32))
-            except CaffeError as error:
-                raise CaffeError(f"{path}: record {name}: {error}") from None
             if len(rows[-1]) != len(rows[0]) or not len(rows[0]):
                 raise CaffeError(f"{path}: record {name}: {len(rows[-1])} numbers; expected {len(rows[0]) or 'some'}")
     return np.stack(rows)

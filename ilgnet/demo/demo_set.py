@@ -22,12 +22,12 @@ from tqdm import tqdm
 
 from ilgnet.ava.splits import Entry, write_list
 from ilgnet.demo import scenes
-from ilgnet.demo.scenes import Picture, Random, blurred
+from ilgnet.demo.brushes import Picture, Random, blurred, cover, distance, mix, polygon, unit
 from ilgnet.nets.targets import SCORES
 from ilgnet.photos.decode import PLAIN
-from torchcaffe.base.errors import CaffeError
+from torchcaffe.base.errors import CaffeError, located
 from torchcaffe.data import pictures
-from torchcaffe.formats.files import read_bytes, write_bytes
+from torchcaffe.formats.files import PathLike, read_bytes, write_bytes
 
 COUNT, SEED = 600, 1
 VERSIONS = 3  # of each source, on average
@@ -86,7 +86,7 @@ def to_light(value: np.ndarray) -> np.ndarray:
 
 def expose(picture: Picture, stops: float) -> Picture:
     """More light by so many stops (less, below 0), clipped as by a sensor. Values from 0 to 1 in any shape."""
-    light = np.minimum(to_light(np.clip(picture, 0, 1)) * 2**stops, 1)
+    light = np.minimum(to_light(unit(picture)) * 2**stops, 1)
     return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055).astype(np.float32)
 
 
@@ -117,7 +117,7 @@ def cast(rng: Random, picture: Picture, severity: float) -> Picture:
 
 def haze(rng: Random, picture: Picture, severity: float) -> Picture:
     """Flat: little contrast, little colour."""
-    flat = scenes.mix(picture, picture.mean(2, keepdims=True), 0.5 + 0.4 * severity)
+    flat = mix(picture, picture.mean(2, keepdims=True), 0.5 + 0.4 * severity)
     return 0.5 + (flat - 0.5) * (0.45 - 0.2 * severity) + rng.uniform(0, 0.15)
 
 
@@ -145,8 +145,8 @@ def clutter(rng: Random, picture: Picture, severity: float) -> Picture:
         shape = shape if side < 2 else shape[:, ::-1]
         shape = shape if side % 2 else 1 - shape
         colour = rng.rand(3).astype(np.float32) * rng.uniform(0.2, 1)
-        mask = scenes.polygon(height, width, shape * (width, height))
-        scenes.cover(picture, colour, blurred(mask, rng.uniform(0.5, 3)))
+        mask = polygon(picture, shape * (width, height))
+        cover(picture, colour, blurred(mask, rng.uniform(0.5, 3)))
     return picture
 
 
@@ -169,8 +169,8 @@ def spoil(rng: Random, picture: Picture) -> tuple[Picture, dict[str, float], flo
     names += [name for name in COMPOSING if rng.rand() < 0.4]
     done = {}
     for name in sorted(names, key=[*FAULTS].index):
-        severity = float(np.clip(level + rng.uniform(-0.1, 0.1), 0, 1))
-        picture = np.clip(FAULTS[name](rng, picture, severity), 0, 1)
+        severity = float(unit(level + rng.uniform(-0.1, 0.1)))
+        picture = unit(FAULTS[name](rng, picture, severity))
         done[name] = round(severity, 3)
     return picture, done, 4.4 - 2.6 * (level - 0.3) - 0.25 * (len(names) - 1)
 
@@ -184,8 +184,8 @@ def finish(rng: Random, picture: Picture) -> Picture:
     picture = grey + (picture - grey) * (0.95 + 0.45 * colour)
     picture = picture + 0.4 * sharpness * (picture - blurred(picture, 1.2))
     height, width = picture.shape[:2]
-    away = scenes.distance(height, width, width / 2, height / 2) / np.hypot(width / 2, height / 2)
-    return np.clip(picture * (1 - 0.25 * vignette * away[..., None] ** 2.5), 0, 1).astype(np.float32)
+    away = distance(picture, width / 2, height / 2) / np.hypot(width / 2, height / 2)
+    return unit(picture * (1 - 0.25 * vignette * away[..., None] ** 2.5)).astype(np.float32)
 
 
 def praise(picture: Picture) -> float:
@@ -196,7 +196,7 @@ def praise(picture: Picture) -> float:
     spread, centre = opponents.std((1, 2)), opponents.mean((1, 2))
     luma = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
     vividness = luma.std() + np.hypot(*spread) + 0.3 * np.hypot(*centre)  # 0.2 to 0.55 in most photographs and scenes
-    return 5.4 + 2.4 * float(np.clip((vividness - 0.2) / 0.35, 0, 1))
+    return 5.4 + 2.4 * float(unit((vividness - 0.2) / 0.35))
 
 
 # -- sources -------------------------------------------------------------------------------------------------------
@@ -212,15 +212,13 @@ def painted(seed: int, number: int) -> tuple[str, Picture]:
 
 def photographed(path: Path) -> tuple[str, Picture]:
     """A photograph with its levels stretched to the full range, cropped so that its eye-catcher is on a third."""
-    try:
+    with located(path):
         data = pictures.read(path, cv2.IMREAD_COLOR)
-    except CaffeError as error:
-        raise CaffeError(f"{path}: {error}") from None
     shrink = LONG / 0.85 / max(data.shape[:2])
     data = cv2.resize(data, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA if shrink < 1 else cv2.INTER_CUBIC)
     picture = data[..., ::-1].astype(np.float32) / 255
     low, high = np.percentile(picture, (0.5, 99.5)).tolist()
-    picture = np.clip((picture - np.float32(low)) / np.float32(max(high - low, 0.3)), 0, 1)
+    picture = unit((picture - np.float32(low)) / np.float32(max(high - low, 0.3)))
     height, width = picture.shape[:2]
     tall, wide = int(height * 0.85), int(width * 0.85)
     y, x = eye_catcher(picture)
@@ -245,7 +243,7 @@ def eye_catcher(picture: Picture) -> tuple[float, float]:
 
 def to_bytes(picture: Picture) -> Picture:
     """0 to 1 as 0 to 255."""
-    return np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8)
+    return np.round(unit(picture) * 255).astype(np.uint8)
 
 
 def make_versions(images: Path, seed: int, photos: Sequence[Path], job: tuple[int, Sequence[int]]) -> list[Made]:
@@ -289,7 +287,7 @@ def draw_votes(rng: Random, score: float) -> np.ndarray:
 
 
 def make_demo(
-    out: Path | str, photos: Path | str | None = None, count: int = COUNT, seed: int = SEED, workers: int | None = None
+    out: PathLike, photos: PathLike | None = None, count: int = COUNT, seed: int = SEED, workers: int | None = None
 ) -> list[Made]:
     """Write the folder `out`. The same arguments give the same set, whatever the number of workers. Nothing is done if
     the set is there already."""

@@ -1,254 +1,42 @@
 """Painted scenes for the demo set: eight kinds, different for every seed, with the subject or horizon on a third of
 the frame."""
 
-from typing import Any
-
 import cv2
 import numpy as np
 
-Random = np.random.RandomState
-Picture = np.ndarray  # H x W x 3 float32 in RGB, 0 to 1; a colour is such a pixel
-Mask = np.ndarray  # H x W, 0 to 1
-
-
-# -- colours and random choices ------------------------------------------------------------------------------------
-
-
-def rgb(code: str) -> Picture:
-    """A colour from its hexadecimal code."""
-    return np.array([*bytes.fromhex(code)], np.float32) / 255
-
-
-def palette(codes: str) -> list[Picture]:
-    """Colours from their hexadecimal codes."""
-    return [rgb(code) for code in codes.split()]
-
-
-SKIES = {  # zenith, middle, horizon
-    "noon": palette("2f6fb5 7db3e0 d6ecf7"),
-    "morning": palette("5b7fb0 e9b89a ffe3b3"),
-    "sunset": palette("2b2f63 c8506a ffb14d"),
-    "ember": palette("3a1d4e d2453d ffc15e"),
-    "dusk": palette("141c3f 4a4f8f e59a86"),
-    "teal": palette("0d3b4f 3f8f9b f3dfb0"),
-    "night": palette("050916 0e1c3b 27406b"),
-}
-
-
-def mix(a: Picture, b: Picture, share: float) -> Picture:
-    """Between two colours, or two pictures: 0 is a, 1 is b."""
-    return a + (b - a) * share
-
-
-def one_of(rng: Random, *choices: Any) -> Any:
-    """One of the choices, each as likely as the others."""
-    return choices[rng.randint(len(choices))]
-
-
-def colour_of(rng: Random, codes: str) -> Picture:
-    """One of the colours with these codes."""
-    return one_of(rng, *palette(codes))
-
-
-def part(rng: Random, whole: Any, low: float, high: float) -> Any:
-    """A random part of a length (or of a colour's brightness), between two shares of it."""
-    return whole * rng.uniform(low, high)
-
-
-def third(rng: Random, whole: float) -> float:
-    """The left (upper) or the right (lower) third of a length."""
-    return whole * one_of(rng, 1 / 3, 2 / 3)
-
-
-# -- textures, lines and masks -------------------------------------------------------------------------------------
-
-
-def gradient(height: int, width: int, colours: list[Picture], power: float = 1.0) -> Picture:
-    """From the first colour at the top to the last at the bottom."""
-    at = np.linspace(0, 1, height) ** power * (len(colours) - 1)
-    rows = np.stack([np.interp(at, range(len(colours)), channel) for channel in zip(*colours)], -1)
-    return np.repeat(rows[:, None].astype(np.float32), width, 1)
-
-
-def noise(rng: Random, height: int, width: int, cells: float, octaves: int = 4, stretch: float = 1.0) -> Mask:
-    """Cloudy values from 0 to 1; `cells` blobs across the picture's width, `stretch` times as wide as high."""
-    total = np.zeros((height, width), np.float32)
-    for octave in range(octaves):
-        across = cells * 2**octave
-        grid = rng.rand(max(2, int(across * stretch * height / width) + 2), max(2, int(across) + 2)).astype(np.float32)
-        total += cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC) / 2**octave
-    return stretched(total)
-
-
-def size_of(picture: Picture) -> tuple[int, int]:
-    """Height and width."""
-    height, width = picture.shape[:2]
-    return height, width
-
-
-def texture(
-    rng: Random, picture: Picture, low: float, span: float, cells: float, octaves: int = 4, stretch: float = 1.0
-) -> np.ndarray:
-    """Noise (H x W x 1) from low to low + span, to multiply a colour by."""
-    return low + span * noise(rng, *size_of(picture), cells, octaves, stretch)[..., None]
-
-
-def ridge(rng: Random, width: int, cells: float, octaves: int = 6, roughness: float = 0.5) -> np.ndarray:
-    """A mountain line: `width` heights from 0 to 1."""
-    line = np.zeros(width)
-    for octave in range(octaves):
-        knots = rng.rand(int(cells * 2**octave) + 3)
-        line += np.interp(np.linspace(0, len(knots) - 1, width), range(len(knots)), knots) * roughness**octave
-    return stretched(line)
-
-
-def stretched(values: np.ndarray) -> np.ndarray:
-    """Values moved and scaled to the range from 0 to 1."""
-    return (values - values.min()) / (np.ptp(values) + 1e-6)
-
-
-def bell(away: Any, width: Any) -> Any:
-    """A bell curve, 1 where `away` is 0."""
-    return np.exp(-((away / width) ** 2))
-
-
-def below(line: np.ndarray, height: int) -> Mask:
-    """A mask of the area below a line of rows, with a smooth edge."""
-    return np.clip(np.arange(height)[:, None] - line[None] + 0.5, 0, 1).astype(np.float32)
-
-
-def polygon(height: int, width: int, points: Any) -> Mask:
-    """A mask of a polygon: points are (x, y)."""
-    mask = np.zeros((height, width), np.uint8)
-    cv2.fillPoly(mask, [fixed_point(points)], 255, cv2.LINE_AA, shift=4)
-    return mask.astype(np.float32) / 255
-
-
-def fixed_point(points: Any) -> np.ndarray:
-    """Coordinates as OpenCV draws them with shift 4: whole 16ths of a pixel."""
-    return np.round(np.asarray(points) * 16).astype(np.int32)
-
-
-def distance(height: int, width: int, x: float, y: float) -> np.ndarray:
-    """Every pixel's distance to a point."""
-    return np.hypot(np.arange(width)[None] - x, np.arange(height)[:, None] - y).astype(np.float32)
-
-
-def blurred(picture: np.ndarray, sigma: float) -> np.ndarray:
-    """Out of focus."""
-    return cv2.GaussianBlur(picture, (0, 0), sigma)
-
-
-# -- brushes -------------------------------------------------------------------------------------------------------
-
-
-def cover(picture: Picture, colour: Picture, mask: Mask) -> None:
-    """Paint a colour (or another picture) where the mask says."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
-        return
-    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]  # most masks are small
-    if colour.ndim == 3:
-        colour = colour[box]
-    picture[box] += (colour - picture[box]) * mask[box][..., None]
-
-
-def land(picture: Picture, colour: Picture, line: np.ndarray, share: float = 1) -> None:
-    """Paint the area below a line of rows."""
-    cover(picture, colour, below(line, len(picture)) * share)
-
-
-def shape(picture: Picture, colour: Picture, points: Any, share: float = 1) -> None:
-    """Paint a polygon."""
-    cover(picture, colour, polygon(*size_of(picture), points) * share)
-
-
-def disc(picture: Picture, colour: Picture, x: float, y: float, radius: float, soft: float = 1) -> None:
-    """Paint a disc with an edge `soft` pixels wide."""
-    cover(picture, colour, np.clip((radius - distance(*size_of(picture), x, y)) / soft + 0.5, 0, 1))
-
-
-def glow(picture: Picture, x: float, y: float, radius: float, colour: Picture, strength: float) -> None:
-    """Light around a point."""
-    shine = np.exp(-((distance(*size_of(picture), x, y) / radius) ** 1.3)) * strength
-    picture += colour * shine[..., None] * (1.05 - np.clip(picture, 0, 1))
-
-
-def sky_of(rng: Random, height: int, width: int, colours: list[Picture], clouds: float) -> Picture:
-    """A sky with clouds lit from the horizon's side."""
-    sky = gradient(height, width, colours)
-    clouded = noise(rng, height, width, rng.uniform(1.5, 3.5), 5, rng.uniform(2, 4))
-    cover(sky, mix(colours[2], rgb("ffffff"), 0.45), np.clip((clouded - 0.5) * 2.6, 0, 1) * clouds)
-    return sky
-
-
-def water_under(rng: Random, picture: Picture, row: int, tint: Picture) -> None:
-    """Fill the rows below `row` with the mirrored upper part, with more ripples towards the viewer."""
-    height, width = size_of(picture)
-    depth = height - row
-    y, x = np.mgrid[:depth, :width].astype(np.float32)
-    near = y / depth
-    wave = noise(rng, depth, width, 7, 4, 9) - 0.5
-    source = row - 1 - y * (0.75 * row / depth if depth > row else 0.75) + wave * (4 + 26 * near)
-    mirror = cv2.remap(picture, x + wave * 14 * near, np.clip(source, 0, row - 1), cv2.INTER_LINEAR)
-    picture[row:] = mix(mirror, tint, 0.22) * (0.93 - 0.3 * near[..., None])
-
-
-def conifers(rng: Random, height: int, width: int, base: np.ndarray, count: int, size: float) -> Mask:
-    """A mask of spruces that stand on a line."""
-    halves = []
-    for _ in range(count):
-        x = rng.uniform(0, width - 1)
-        foot, tall = base[int(x)] + 3, part(rng, size, 0.55, 1.3)
-        wide = part(rng, tall, 0.16, 0.24)
-        tiers = 6
-        for side in (-1, 1):
-            outline = [(x, foot - tall)]
-            for tier in range(1, tiers + 1):
-                y, reach = foot - tall + tall * tier / tiers, side * wide * tier / tiers
-                outline += [(x + part(rng, reach, 0.8, 1.15), y), (x + reach * 0.55, y - tall * 0.02)]
-            halves.append(polygon(height, width, [*outline, (x, foot)]))
-    return np.clip(sum(halves), 0, 1)
-
-
-def tree(rng: Random, height: int, width: int, x: float, foot: float, tall: float) -> Mask:
-    """A mask of a broad tree: branches that fork, and leaves in clumps at their ends."""
-    mask = np.zeros((height, width), np.uint8)
-    ends = []
-
-    def grow(x0: float, y0: float, angle: float, length: float, thick: float) -> None:
-        x1, y1 = x0 + np.cos(angle) * length, y0 - np.sin(angle) * length
-        start, end = fixed_point([(x0, y0), (x1, y1)]).tolist()
-        cv2.line(mask, start, end, 255, max(1, round(thick)), cv2.LINE_AA, 4)
-        if length < tall * 0.07:
-            ends.append((x1, y1))
-            return
-        for turn in (-1, 1, 0)[: 2 + (rng.rand() < 0.4)]:
-            grow(x1, y1, angle + part(rng, turn, 0.25, 0.6), part(rng, length, 0.62, 0.8), thick * 0.66)
-
-    grow(x, foot, np.pi / 2 + rng.uniform(-0.1, 0.1), tall * 0.3, tall * 0.05)
-    for end in ends:
-        for _ in range(5):
-            centre = [int((at + rng.randn() * tall * 0.03) * 16) for at in end]
-            cv2.circle(mask, centre, int(part(rng, tall, 0.008, 0.028) * 16), 255, -1, cv2.LINE_AA, 4)
-    return mask.astype(np.float32) / 255
-
-
-def bokeh(rng: Random, height: int, width: int, colours: list[Picture], discs: int) -> Picture:
-    """A background far out of focus, with discs of light."""
-    picture = gradient(height, width, [colours[0] * 0.8, colours[1], colours[0] * 0.6])
-    cover(picture, colours[2], noise(rng, height, width, 2.5, 3) * 0.7)
-    picture = blurred(picture, width / 25)
-    for _ in range(discs):
-        x, y, radius = part(rng, width, 0, 1), part(rng, height, 0, 1), part(rng, width, 0.012, 0.05)
-        colour = mix(one_of(rng, *colours), rgb("fff3d0"), rng.uniform(0.3, 0.9))
-        away = distance(height, width, x, y)
-        ring = np.clip((radius - away) / 3 + 0.5, 0, 1) * (0.75 + 0.25 * away / radius)
-        cover(picture, colour, np.clip(ring, 0, 1) * rng.uniform(0.15, 0.55))
-    return picture
-
-
-# -- scenes --------------------------------------------------------------------------------------------------------
+from ilgnet.demo.brushes import (
+    SKIES,
+    Picture,
+    Random,
+    bell,
+    below,
+    blurred,
+    bokeh,
+    colour_of,
+    conifers,
+    cover,
+    disc,
+    distance,
+    fixed_point,
+    glow,
+    gradient,
+    land,
+    mix,
+    noise,
+    one_of,
+    palette,
+    part,
+    polygon,
+    rgb,
+    ridge,
+    shape,
+    sky_of,
+    texture,
+    third,
+    tree,
+    unit,
+    water_under,
+)
 
 
 def mountains(rng: Random, height: int, width: int) -> Picture:
@@ -272,10 +60,10 @@ def mountains(rng: Random, height: int, width: int) -> Picture:
         top = horizon - height * (0.36 * (1 - near) + 0.07) * line - height * 0.015 * (ranges - depth)
         mask = below(top, height)
         colour = mix(haze, dark, 0.25 + 0.7 * near)
-        rock = noise(rng, height, width, 14, 4, 0.6)[..., None]
+        rock = noise(rng, picture, 14, 4, 0.6)[..., None]
         cover(picture, colour * (0.85 + 0.3 * rock), mask)
         if depth == 0 and name != "teal":  # snow, thinner further down
-            high = np.clip(1.1 - (rows - top) / (height * 0.13) - 0.9 * rock[..., 0], 0, 1)
+            high = unit(1.1 - (rows - top) / (height * 0.13) - 0.9 * rock[..., 0])
             cover(picture, mix(rgb("ffffff"), haze, 0.25), mask * high.astype(np.float32))
         mist = bell(rows - horizon, height * 0.05).astype(np.float32)
         cover(picture, haze, mist * 0.3 * mask)
@@ -286,7 +74,7 @@ def mountains(rng: Random, height: int, width: int) -> Picture:
         land(picture, meadow * texture(rng, picture, 0.6, 0.8, 30, 4, 3), horizon + 6 * ridge(rng, width, 3))
     shore = part(rng, height, 0.86, 0.95) + height * 0.06 * ridge(rng, width, 3)
     land(picture, dark * 0.25, shore)
-    cover(picture, dark * 0.22, conifers(rng, height, width, shore, rng.randint(5, 16), height * 0.2))
+    cover(picture, dark * 0.22, conifers(rng, picture, shore, rng.randint(5, 16), height * 0.2))
     return picture
 
 
@@ -309,7 +97,7 @@ def sea(rng: Random, height: int, width: int) -> Picture:
     depth = height - horizon
     near = np.linspace(0, 1, depth)[:, None]
     path = bell(np.arange(width) - x, width * (0.03 + 0.13 * near))
-    sparkle = np.clip(noise(rng, depth, width, 26, 3, 5) * 2.4 - 1.1, 0, 1)
+    sparkle = unit(noise(rng, picture[horizon:], 26, 3, 5) * 2.4 - 1.1)
     cover(picture[horizon:], light, (path * sparkle * 0.95).astype(np.float32))
     bx, by, tall = width * (1 - x / width) + part(rng, width, -0.08, 0.08), horizon + depth * 0.12, height * 0.15
     hull = (-0.45, 0), (0.5, 0), (0.34, 0.16), (-0.34, 0.16)
@@ -327,12 +115,12 @@ def night(rng: Random, height: int, width: int) -> Picture:
     y, x = np.mgrid[:height, :width].astype(np.float32)
     angle, offset = rng.uniform(-0.9, 0.9), rng.uniform(0.3, 0.7)
     band = bell((x - width * offset) * np.cos(angle) + (y - height * 0.4) * np.sin(angle), width * 0.13)
-    cover(picture, colour_of(rng, "7f8fd0 b58ec9 6fb3c9"), band * noise(rng, height, width, 6, 5) ** 2 * 0.75)
+    cover(picture, colour_of(rng, "7f8fd0 b58ec9 6fb3c9"), band * noise(rng, picture, 6, 5) ** 2 * 0.75)
     stars = np.zeros((height, width), np.float32)
     for size, count in ((0.5, 420), (0.8, 90), (1.3, 14)):
         for sx, sy in rng.rand(count, 2) * (width, height):
             cv2.circle(stars, (int(sx * 8), int(sy * 8)), int(size * 8), float(rng.uniform(0.4, 1)), -1, cv2.LINE_AA, 3)
-    cover(picture, rgb("fff8ec"), np.clip(stars + 0.7 * blurred(stars, 1.6), 0, 1))
+    cover(picture, rgb("fff8ec"), unit(stars + 0.7 * blurred(stars, 1.6)))
     mx, my, radius = third(rng, width), part(rng, height, 0.2, 0.34), part(rng, width, 0.035, 0.06)
     glow(picture, mx, my, width * 0.14, rgb("aebfe8"), 0.75)
     craters = mix(rgb("fdf6e0"), rgb("cfc8b8"), 0.8) * texture(rng, picture, 0.85, 0.25, 34, 3)
@@ -342,7 +130,7 @@ def night(rng: Random, height: int, width: int) -> Picture:
     tx = width - mx
     hill = height * 0.86 - height * 0.1 * bell(np.arange(width) - tx, width * 0.3)
     land(picture, rgb("04060d"), hill)
-    cover(picture, rgb("04060d"), tree(rng, height, width, tx, hill[int(tx)] + 2, part(rng, height, 0.38, 0.5)))
+    cover(picture, rgb("04060d"), tree(rng, picture, tx, hill[int(tx)] + 2, part(rng, height, 0.38, 0.5)))
     return picture
 
 
@@ -368,7 +156,7 @@ def flower(rng: Random, height: int, width: int) -> Picture:
         ]
         shape(picture, rgb("4c8f3d") * veins, leaf)
     count, turn = rng.randint(6, 15), rng.uniform(0, 6.28)
-    away = distance(height, width, x, y) / radius
+    away = distance(picture, x, y) / radius
     for layer, (reach, light) in enumerate(((1.0, 0.72), (0.78, 0.95))):
         for index in rng.permutation(count):
             angle = turn + (index + 0.5 * layer) * 2 * np.pi / count
@@ -377,10 +165,10 @@ def flower(rng: Random, height: int, width: int) -> Picture:
             local = np.stack([length * (1 - np.cos(t)) / 2, half * np.sin(t) ** 0.8], 1)
             local = np.concatenate([local, local[::-1] * (1, -1)])
             rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-            mask = polygon(height, width, local @ rotation + (x, y))
-            shade = part(rng, light * (0.66 + 0.4 * np.clip(away / reach, 0, 1)), 0.9, 1.08)
+            mask = polygon(picture, local @ rotation + (x, y))
+            shade = part(rng, light * (0.66 + 0.4 * unit(away / reach)), 0.9, 1.08)
             edge = blurred(mask, 2.5)  # petals lie in each other's shadow
-            cover(picture, picture * 0.72, np.clip(edge - mask, 0, 1))
+            cover(picture, picture * 0.72, unit(edge - mask))
             cover(picture, mix(petal, rgb("ffffff"), 0.12 * layer) * shade[..., None], mask)
     core = texture(rng, picture, 0.55, 0.7, 90, 2)
     disc(picture, colour_of(rng, "f4c430 7a4a1e f5e27a") * core, x, y, radius * 0.24, 2)
@@ -397,8 +185,8 @@ def forest(rng: Random, height: int, width: int) -> Picture:
     for depth in np.linspace(0, 1, 7):
         colour = mix(mix(green, light, 0.7), mix(green, rgb("15120d"), 0.8), depth)
         ground = height * (0.66 + 0.2 * depth) + height * 0.03 * ridge(rng, width, 4)
-        leaves = noise(rng, height, width, 16 + 10 * (1 - depth), 4)
-        crown = np.clip((leaves - 0.52 - 0.75 * np.linspace(0, 1, height)[:, None] ** 0.7 + 0.25) * 6, 0, 1)
+        leaves = noise(rng, picture, 16 + 10 * (1 - depth), 4)
+        crown = unit((leaves - 0.52 - 0.75 * np.linspace(0, 1, height)[:, None] ** 0.7 + 0.25) * 6)
         cover(picture, mix(colour, green * 1.2, 0.5), crown.astype(np.float32) * (0.25 + 0.5 * depth))
         bark = texture(rng, picture, 0.75, 0.5, 60, 2, 0.2)
         for _ in range(int(9 - 5 * depth)):
@@ -414,8 +202,8 @@ def forest(rng: Random, height: int, width: int) -> Picture:
     for _ in range(7):
         angle, spread = rng.uniform(0.2, 2.9), rng.uniform(0.02, 0.07)
         ends = [(lx + 2 * width * np.cos(a), ly + 2 * width * np.sin(a)) for a in (angle - spread, angle + spread)]
-        rays += polygon(height, width, [(lx, ly), *ends]) * 0.22
-    fade = np.exp(-distance(height, width, lx, ly) / (width * 0.45))
+        rays += polygon(picture, [(lx, ly), *ends]) * 0.22
+    fade = np.exp(-distance(picture, lx, ly) / (width * 0.45))
     cover(picture, mix(light, rgb("ffffff"), 0.3), np.clip(blurred(rays, 5) * fade, 0, 0.6))
     return picture
 
@@ -450,7 +238,7 @@ def city(rng: Random, height: int, width: int) -> Picture:
     for row in range(int(tip) + 44, horizon - 3, 6):
         picture[row : row + 3, int(landmark) - 4 : int(landmark) + 5 : 4] = rgb("ffe2a0")
     glow(picture, landmark, tip, width * 0.03, rgb("ff6a50"), 0.9)
-    picture = picture + 0.5 * blurred(np.clip(picture - 0.75, 0, 1), 4)
+    picture = picture + 0.5 * blurred(unit(picture - 0.75), 4)
     water_under(rng, picture, horizon, zenith * 0.6)
     river = picture[horizon:]
     picture[horizon:] = mix(cv2.GaussianBlur(river, (0, 0), 1, sigmaY=height / 40), middle, 0.25)
@@ -466,7 +254,7 @@ def dunes(rng: Random, height: int, width: int) -> Picture:
     horizon = part(rng, height, 0.32, 0.4)
     sx = third(rng, width)
     glow(picture, sx, horizon * 0.6, width * 0.22, rgb("fff2cf"), 0.7)
-    ripples = noise(rng, height, width, 5, 2)
+    ripples = noise(rng, picture, 5, 2)
     x, y = np.arange(width), np.arange(height)[:, None]
     side = 1 if sx < width / 2 else -1
     count = rng.randint(3, 6)
@@ -483,7 +271,7 @@ def dunes(rng: Random, height: int, width: int) -> Picture:
             np.repeat(shade, 3, 0), lean, np.ones_like(lean), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
         )
         wavy = 0.04 * np.sin(y * 0.9 + 30 * ripples + x * 0.08) * near
-        tone = (1.06 - 0.16 * down + wavy - 0.45 * shade * np.clip(1.3 - down, 0, 1))[..., None]
+        tone = (1.06 - 0.16 * down + wavy - 0.45 * shade * unit(1.3 - down))[..., None]
         cover(picture, mix(haze, sand, 0.45 + 0.55 * near) * tone.astype(np.float32), mask)
         if depth == count // 2:
             walker = (width - sx, crest[int(width - sx)])
@@ -515,7 +303,7 @@ def balloons(rng: Random, height: int, width: int) -> Picture:
     for x, y, radius in places[::-1]:
         colours = [paints[i] for i in rng.permutation(len(paints))[:3]]
         t = np.linspace(-np.pi / 2, np.pi / 2, 30)
-        side = np.cos(t) ** 0.8 * np.where(t > 0.3, 1 - 0.42 * np.clip((t - 0.3) / 1.27, 0, 1), 1)
+        side = np.cos(t) ** 0.8 * np.where(t > 0.3, 1 - 0.42 * unit((t - 0.3) / 1.27), 1)
         down = np.sin(t) * np.where(t > 0, 1.35, 1)
         stripes = 11
         for stripe in range(stripes):
@@ -523,7 +311,7 @@ def balloons(rng: Random, height: int, width: int) -> Picture:
             outline = np.stack([np.concatenate([near, far[::-1]]), np.concatenate([down, down[::-1]])], 1)
             light = 0.62 + 0.5 * np.cos((stripe + 0.5) / stripes * np.pi * 0.85 - 0.35)
             colour = mix(colours[stripe % 3], haze, 0.35 * (radius < height * 0.1)) * light
-            shape(picture, np.clip(colour, 0, 1), outline * radius + (x, y))
+            shape(picture, unit(colour), outline * radius + (x, y))
         basket = np.array([(-0.14, 1.62), (0.14, 1.62), (0.11, 1.84), (-0.11, 1.84)]) * radius + (x, y)
         ropes = np.array([(-0.2, 1.3), (-0.14, 1.62), (-0.11, 1.62), (-0.15, 1.3)]) * radius
         shape(picture, rgb("3a2416"), basket)
@@ -538,4 +326,4 @@ KINDS = {scene.__name__: scene for scene in (balloons, city, dunes, flower, fore
 def paint(rng: Random, height: int, width: int) -> tuple[str, Picture]:
     """A scene of a random kind, and the kind's name."""
     name = one_of(rng, *KINDS)
-    return name, np.clip(KINDS[name](rng, height, width), 0, 1).astype(np.float32)
+    return name, unit(KINDS[name](rng, height, width)).astype(np.float32)

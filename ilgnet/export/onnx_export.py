@@ -15,8 +15,9 @@ from ilgnet.export.onnx_layers import Axes, Step, converters
 from ilgnet.photos.preprocess import Preprocess
 from ilgnet.run import engine as engines
 from ilgnet.weights import surgery
-from torchcaffe.base.errors import CaffeError
+from torchcaffe.base.errors import CaffeError, located
 from torchcaffe.formats import files
+from torchcaffe.formats.files import PathLike
 
 OPSET, IR_VERSION = 17, 8  # read by ONNX Runtime 1.12 and by OpenCV, OpenVINO and TensorRT since 2022
 PHOTOS = "photos"  # the input of a file that preprocesses
@@ -78,7 +79,7 @@ class Export:
     compared: list[str]  # outputs, and what a Softmax reads: near 0 and 1 its output hides errors
 
 
-def load(param: Any, net_path: Path | str, weights: Path | str) -> Any:
+def load(param: Any, net_path: PathLike, weights: PathLike) -> Any:
     """The engine's net of a NetParameter with its weights, in the TEST phase; `net_path` names it in errors.
 
     CaffeError unless every layer gets its weights, for a net without an input and for one with two layers of one
@@ -123,10 +124,8 @@ def export(
         step = Step(
             graph, name, layer, [values[b] for b in bottoms], [axes[b] for b in bottoms], [axes[t] for t in tops]
         )
-        try:
+        with located(where):
             made = converters[layer.type](step)
-        except CaffeError as error:
-            raise CaffeError(f"{where}: {error}") from None
         values.update(zip(tops, [made] if isinstance(made, str) else made))
     _name_after_blobs(graph, values, net)
     symbols = _symbols(net, axes)
@@ -152,7 +151,7 @@ def _axes(net: Any, free_batch: bool, free_size: bool) -> dict[str, Axes]:
     own = {name: tuple(net.blobs[name].shape) for name in net.inputs}
     if free_size and any(len(shape) != 4 for shape in own.values()):
         raise CaffeError(f"{net.source}: sizes can be free in nets whose inputs have 4 axes, photos")
-    first = {name: tuple(blob.shape) for name, blob in net.blobs.items()}
+    first = _shapes(net)
     for name, shape in own.items():
         if free_batch:
             shape = (shape[0] + 1, *shape[1:])
@@ -161,13 +160,17 @@ def _axes(net: Any, free_batch: bool, free_size: bool) -> dict[str, Axes]:
         net.blobs[name].reshape(*shape)
     try:
         net.reshape()
-        second = {name: tuple(blob.shape) for name, blob in net.blobs.items()}
+        second = _shapes(net)
     except CaffeError as error:
         what = " and ".join(["the batch"] * free_batch + ["the photos' size"] * free_size)
         raise CaffeError(f"{error} ({what} cannot be free in this net)") from None
     finally:
         _reshape(net, own)
     return {name: list(zip(first[name], second[name])) for name in first}
+
+
+def _shapes(net: Any) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(blob.shape) for name, blob in net.blobs.items()}
 
 
 def _reshape(net: Any, shapes: dict[str, tuple[int, ...]]) -> None:
@@ -246,7 +249,7 @@ def _compared(net: Any, made: set[str]) -> list[str]:
     return names
 
 
-def describe(net_path: Path | str, weights: Path | str, net: Any, preprocess: Preprocess | None) -> dict[str, str]:
+def describe(net_path: PathLike, weights: PathLike, net: Any, preprocess: Preprocess | None) -> dict[str, str]:
     """The file's metadata: its sources (names without folders) and what the two probabilities mean."""
     found = {"source_net": Path(net_path).name, "source_weights": Path(weights).name, "made_by": "ilgnet export-onnx"}
     if [net.blobs[name].shape[1:] for name in net.outputs] == [(2,)]:
@@ -323,6 +326,6 @@ def _session(made: Export) -> Any:
         del outputs[before:]
 
 
-def write(made: Export, path: Path | str) -> None:
+def write(made: Export, path: PathLike) -> None:
     """Write the model, complete or not at all."""
     files.write_bytes(path, made.model.SerializeToString())

@@ -134,7 +134,7 @@ def train_val(choice: Choice):
     data_layers(n, choice, dataset, train=True)
     data_layers(test, choice, dataset, train=False)
     data = data_protos(n, choice, True) + data_protos(test, choice, False)
-    variant.build(n, n["data"], n["label"])
+    variant.build(n)
     both = caffe_pb2.NetParameter()
     both.layer.extend([*data, *(layer for layer in n.to_proto().layer if layer.type != "Data")])
     return finish(choice, both)
@@ -146,7 +146,7 @@ def deploy(choice: Choice):
     variant = VARIANTS[choice.variant]
     n = Net(choice, variant)
     n["data"] = L.Input(shape=dict(dim=[1, 3, choice.crop, choice.crop]))
-    variant.build(n, n["data"], None)
+    variant.build(n)
     return finish(choice, n.to_proto())
 
 

@@ -4,8 +4,6 @@ Every block takes the Net `n` it adds its layers to and the layer it reads (a To
 Layer names are BVLC GoogLeNet's for Inception V1 and those of the widely used Caffe ports for V3 and V4, so that their
 caffemodels load by name. Depths are in channels, sizes in pixels."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -40,7 +38,7 @@ GOOGLENET = {
 class Net(NetSpec):
     """A NetSpec with what was chosen for the net, and its variant, which its blocks go by."""
 
-    def __init__(self, choice: Choice, variant: Variant):
+    def __init__(self, choice: "Choice", variant: "Variant"):
         super().__init__()
         self.__dict__.update(choice=choice, variant=variant)
 
@@ -365,23 +363,28 @@ def final_head(n: Net, bottom: Top) -> Top:
     return answer(n, "loss3", x, sized_by=True)
 
 
-def score(n: Net, name: str, classifier: Top, label: Top | None, weight: float = 1) -> None:
+def learns(n: Net) -> bool:
+    """Whether the net has labels: it is for training and testing, else for deployment."""
+    return "label" in n.tops
+
+
+def score(n: Net, name: str, classifier: Top, weight: float = 1) -> None:
     """The loss, where there is a label; else, under the same name, the probabilities [low, high] or the shares of the
     votes (a mean or a rank is the classifier's output as it is)."""
     target = TARGETS[n.choice.target]
-    if label is None:
+    if not learns(n):
         if target.outputs > 1:
             n[name] = L.Softmax(classifier)
     elif target.loss is not None:
-        target.loss(n, name, classifier, weight, n.choice.batch_size)
+        target.loss(n, name, classifier, weight)
     else:
-        n[name] = L.SoftmaxWithLoss(classifier, label, **weighted(weight))
+        n[name] = L.SoftmaxWithLoss(classifier, n["label"], **weighted(weight))
 
 
-def accuracy(n: Net, name: str, classifier: Top, label: Top) -> None:
+def accuracy(n: Net, name: str, classifier: Top) -> None:
     """The share of right answers, in testing only."""
     test = TARGETS[n.choice.target].test
     if test is not None:
         test(n, name, classifier)
     else:
-        n[name] = L.Accuracy(classifier, label, **IN_TEST)
+        n[name] = L.Accuracy(classifier, n["label"], **IN_TEST)

@@ -1,7 +1,7 @@
 """Table 1, "The main training parameters of the Caffe package", the released solvers, and solvers made from them."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ilgnet.nets.datasets import DATASETS
@@ -13,6 +13,8 @@ from torchcaffe.proto import caffe_pb2, format_text
 
 @dataclass(frozen=True)
 class Schedule:
+    """The fields of a SolverParameter in which the data sets differ."""
+
     base_lr: float
     stepsize: int  # iterations between two drops of the rate
     max_iter: int
@@ -29,11 +31,9 @@ TABLE1 = {
     "ava2": Schedule(base_lr=1e-5, stepsize=13325, max_iter=533000, test_interval=533, snapshot=26650),
 }
 RELEASED = {
-    "ava1": Schedule(base_lr=1e-4, stepsize=115000, max_iter=475000, test_interval=4750, snapshot=4750),
-    "ava2": Schedule(base_lr=1e-5, stepsize=13325, max_iter=533000, test_interval=533, snapshot=5330),
+    "ava1": replace(TABLE1["ava1"], stepsize=115000, snapshot=4750),
+    "ava2": replace(TABLE1["ava2"], snapshot=5330),
 }
-LR_POLICY, GAMMA, MOMENTUM, WEIGHT_DECAY = "step", 0.96, 0.9, 0.0002  # Table 1, the same in all three columns
-DISPLAY = 20  # released
 
 
 def schedule(dataset: str, released: bool) -> Schedule:
@@ -48,22 +48,17 @@ def solver(dataset: str, variant: str, released: bool = False, **changed):
 
     `changed` sets or replaces single fields (max_iter=1000, net="out/v1/train_val.prototxt", iter_size=3, ...)."""
     lookup(VARIANTS, variant, "variant")
-    s = schedule(dataset, released)
     parameter = caffe_pb2.SolverParameter(
         net=f"prototxt/{train_val_path(variant, dataset)}",
         test_iter=[DATASETS[dataset].test_iter],
-        test_interval=s.test_interval,
-        base_lr=s.base_lr,
-        display=DISPLAY,
-        max_iter=s.max_iter,
-        lr_policy=LR_POLICY,
-        gamma=GAMMA,
-        stepsize=s.stepsize,
-        momentum=MOMENTUM,
-        weight_decay=WEIGHT_DECAY,
-        snapshot=s.snapshot,
+        display=20,  # released
+        lr_policy="step",  # this and the next three: Table 1, the same in all three columns
+        gamma=0.96,
+        momentum=0.9,
+        weight_decay=0.0002,
         snapshot_prefix=f"out/snapshots/{dataset}_{variant}",
         solver_mode=caffe_pb2.SolverParameter.GPU,  # as in the paper's set-up; the tools' --gpu overrides it
+        **asdict(schedule(dataset, released)),
     )
     for field, value in changed.items():
         try:

@@ -58,7 +58,7 @@ def running_sums(n: NetSpec, name: str, shares: Top) -> Top:
     return named(n, name, convolution)
 
 
-def distribution_loss(n: NetSpec, name: str, x: Top, weight: float, batch: int) -> None:
+def distribution_loss(n: NetSpec, name: str, x: Top, weight: float) -> None:
     """The squared earth mover's distance of Talebi and Milanfar (NIMA, 2018, eq. 1 with r = 2, not rooted),
 
         EMD^2 = 1/10 sum over k of (CDF_p(k) - CDF_q(k))^2,
@@ -95,7 +95,7 @@ def two_classes(n: NetSpec, name: str, mean: Top) -> None:
 # --- the mean score --------------------------------------------------------------------------------------------------
 
 
-def mean_loss(n: NetSpec, name: str, x: Top, weight: float, batch: int) -> None:
+def mean_loss(n: NetSpec, name: str, x: Top, weight: float) -> None:
     """Half the squared distance to the mean vote."""
     n[name] = L.EuclideanLoss(x, n["votes"], **weighted(weight))
 
@@ -114,10 +114,10 @@ def pairs(n: NetSpec, name: str, x: Top, half: int) -> Top:
     return named(n, f"{name}/pairs", L.Reshape(d, shape=dict(dim=[half * half, 1])))
 
 
-def ranking_loss(n: NetSpec, name: str, x: Top, weight: float, batch: int) -> None:
+def ranking_loss(n: NetSpec, name: str, x: Top, weight: float) -> None:
     """max(0, 1 - (s_i - s_j)) on average over pairs where i has the higher mean vote. HingeLoss on (-d, d) counts each
     pair twice: hence the loss_weight. Of two photos with one mean the second counts as better."""
-    head, half = head_of(name), batch // 2
+    head, half = head_of(name), n.choice.batch_size // 2
     d = pairs(n, f"{head}/scores", x, half)
     if "votes/better" not in n.tops:
         flat = named(n, "votes/flat", L.Reshape(n["votes"], shape=dict(dim=[2 * half, 1])))
@@ -146,7 +146,7 @@ class Target:
     layer: str = "classifier_cjy"  # that layer's name behind its head's: another one than for another shape or meaning
     bias: float = 0  # what the last layer answers at first
     label: str | None = None  # the LMDB of labels: train_LABEL_lmdb
-    loss: Callable | None = None  # (n, name, x, weight, batch)
+    loss: Callable | None = None  # (n, name, x, weight)
     test: Callable | None = None  # (n, name, x)
     reads_classes: bool = True  # the test reads the two-class label, too
 

@@ -4,6 +4,7 @@ A function here adds a net's layers up to its classifier, and returns that."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from ilgnet.nets.modules import (
     Net,
@@ -19,6 +20,7 @@ from ilgnet.nets.modules import (
     inception_v1,
     inception_v3_a,
     inception_v4_a,
+    learns,
     local_head,
     max_pool,
     ordinary_convolution,
@@ -30,7 +32,7 @@ from ilgnet.nets.modules import (
 from torchcaffe.pycaffe.net_spec import Top
 
 
-def ilgnet(n: Net, data: Top, label: Top | None, module: Callable = inception_v1) -> Top:
+def ilgnet(n: Net, data: Top, module: Callable = inception_v1) -> Top:
     """ILGNet (Fig. 2): one pre-treatment layer and 3 inception modules; the first two give local features, the last
     one global features, and a layer of 1024 connects them."""
     x = stem_v1(n, data)
@@ -43,29 +45,14 @@ def ilgnet(n: Net, data: Top, label: Top | None, module: Callable = inception_v1
     return connected_local_global(n, local1, local2, global_head(n, x))
 
 
-def ilgnet_without_inception(n: Net, data: Top, label: Top | None) -> Top:
-    """ILGNet with each inception module replaced by one ordinary convolution (section 4.2)."""
-    return ilgnet(n, data, label, module=ordinary_convolution)
-
-
-def ilgnet_a(n: Net, x: Top, module: Callable) -> Top:
+def ilgnet_a(n: Net, data: Top, stem: Callable, module: Callable) -> Top:
     """ILGNet behind Inception V3's or V4's stem: local features of its first two modules, global ones of the third."""
-    x = module(n, "inception_a1", x)
+    x = module(n, "inception_a1", stem(n, data))
     local1 = local_head(n, "temp1", x)
     x = module(n, "inception_a2", x)
     local2 = local_head(n, "temp2", x)
     x = module(n, "inception_a3", x)
     return connected_local_global(n, local1, local2, global_head(n, x, lr=10))
-
-
-def ilgnet_v3(n: Net, data: Top, label: Top | None) -> Top:
-    """ILGNet on the beginning of Inception V3."""
-    return ilgnet_a(n, stem_v3(n, data), inception_v3_a)
-
-
-def ilgnet_v4(n: Net, data: Top, label: Top | None) -> Top:
-    """ILGNet on the beginning of Inception V4."""
-    return ilgnet_a(n, stem_v4(n, data), inception_v4_a)
 
 
 def googlenet_to_4a(n: Net, data: Top) -> Top:
@@ -81,24 +68,24 @@ def inceptions(n: Net, x: Top, *names: str) -> Top:
     return x
 
 
-def googlenet_third(n: Net, data: Top, label: Top | None) -> Top:
+def googlenet_third(n: Net, data: Top) -> Top:
     """The first third of GoogLeNet: as far as its first auxiliary classifier (section 4.3)."""
     return auxiliary_head(n, "loss1", googlenet_to_4a(n, data))
 
 
-def googlenet_two_thirds(n: Net, data: Top, label: Top | None) -> Top:
+def googlenet_two_thirds(n: Net, data: Top) -> Top:
     """The first two thirds of GoogLeNet: as far as its second auxiliary classifier (section 4.3)."""
     return auxiliary_head(n, "loss2", inceptions(n, googlenet_to_4a(n, data), "4b", "4c", "4d"))
 
 
-def googlenet_full(n: Net, data: Top, label: Top | None) -> Top:
+def googlenet_full(n: Net, data: Top) -> Top:
     """The whole of GoogLeNet (section 4.3). In training its two auxiliary classifiers count 0.3 each, as BVLC's do."""
     x = googlenet_to_4a(n, data)
-    if label is not None:
-        score(n, "loss1/loss", auxiliary_head(n, "loss1", x), label, weight=0.3)
+    if learns(n):
+        score(n, "loss1/loss", auxiliary_head(n, "loss1", x), weight=0.3)
     x = inceptions(n, x, "4b", "4c", "4d")
-    if label is not None:
-        score(n, "loss2/loss", auxiliary_head(n, "loss2", x), label, weight=0.3)
+    if learns(n):
+        score(n, "loss2/loss", auxiliary_head(n, "loss2", x), weight=0.3)
     x = max_pool(n, "pool4/3x3_s2", inceptions(n, x, "4e"))
     return final_head(n, inceptions(n, x, "5a", "5b"))
 
@@ -108,7 +95,7 @@ MOBILENET_DEPTHS = (64, 128, 128, 256, 256, *(512,) * 6, 1024, 1024)
 MOBILENET_HALVES = (2, 4, 6, 12)
 
 
-def nima(n: Net, data: Top, label: Top | None) -> Top:
+def nima(n: Net, data: Top) -> Top:
     """NIMA (Talebi and Milanfar, 2018): MobileNet 1.0 and one layer, which gives the shares of the votes."""
     x = conv_mobilenet(n, "conv1", data, 32, stride=2)
     channels = 32
@@ -127,7 +114,7 @@ class Variant:
     name: str  # --variant
     title: str  # the paper's name
     about: str
-    body: Callable[[Net, Top, Top | None], Top]
+    body: Callable[[Net, Top], Top]
     source: str  # the caffemodel whose weights its trunk takes
     batch_norm: bool = True
     pool: str | None = "AVE"  # of Inception V1's modules: AVE in the released ILGNet, MAX in BVLC GoogLeNet; None: none
@@ -146,12 +133,12 @@ class Variant:
     table4: tuple[float | None, float | None, float | None] = (None, None, None)
     # ^ AVA1 accuracy, days of training, seconds of testing a photo (GTX 980 Ti)
 
-    def build(self, n: Net, data: Top, label: Top | None) -> None:
-        """Add the net's layers. Without a label it is the net for deployment."""
-        classifier = self.body(n, data, label)
-        score(n, self.answer, classifier, label)
-        if label is not None:
-            accuracy(n, self.answer.partition("/")[0] + "/top-1", classifier, label)
+    def build(self, n: Net) -> None:
+        """Add the layers behind those of the data."""
+        classifier = self.body(n, n["data"])
+        score(n, self.answer, classifier)
+        if learns(n):
+            accuracy(n, self.answer.partition("/")[0] + "/top-1", classifier)
 
 
 GOOGLENET_WEIGHTS = "bvlc_googlenet.caffemodel"
@@ -184,7 +171,7 @@ VARIANTS = {
             "v3",
             "ILGNet-Inc.V3",
             "local and global layers on the first three modules of Inception V3",
-            ilgnet_v3,
+            partial(ilgnet_a, stem=stem_v3, module=inception_v3_a),
             "inception_v3.caffemodel",
             pool=None,
             lrn=False,
@@ -198,7 +185,7 @@ VARIANTS = {
             "v4",
             "ILGNet-Inc.V4",
             "local and global layers on the first three modules of Inception V4",
-            ilgnet_v4,
+            partial(ilgnet_a, stem=stem_v4, module=inception_v4_a),
             "inception_v4.caffemodel",
             pool=None,
             lrn=False,
@@ -212,7 +199,7 @@ VARIANTS = {
             "noinc",
             "ILGNet-without-Inc.",
             "an ordinary 3x3 convolution in place of each inception module",
-            ilgnet_without_inception,
+            partial(ilgnet, module=ordinary_convolution),
             GOOGLENET_WEIGHTS,
             pool=None,
             local=LOCAL_V1,

@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from torchcaffe.base.errors import CaffeError
+from torchcaffe.base.errors import CaffeError, located
 from torchcaffe.data import pictures
 from torchcaffe.data.imageset import is_cut_short
 from torchcaffe.formats import files
+from torchcaffe.formats.files import PathLike
 
 PLAIN = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp")
 HEIF = (".heic", ".heif", ".hif")  # .hif: Canon's and Sony's
@@ -51,12 +52,12 @@ class Photo:
     taken: float | None
 
 
-def read(path: Path | str) -> Photo:
+def read(path: PathLike) -> Photo:
     """Read a photo of any of SUFFIXES. CaffeError, one line, for one that is missing, broken or too large."""
     return decode(read_bytes(path), path)
 
 
-def read_bytes(path: Path | str) -> bytes:
+def read_bytes(path: PathLike) -> bytes:
     """A file's content. CaffeError when it is no regular file, empty or too large."""
     try:
         data = files.read_bytes(path, pictures.MAX_BYTES)
@@ -67,13 +68,11 @@ def read_bytes(path: Path | str) -> bytes:
     return data
 
 
-def decode(data: bytes, path: Path | str) -> Photo:
+def decode(data: bytes, path: PathLike) -> Photo:
     """As `read`, from a file's bytes. `path` names it in errors, and its suffix tells RAW."""
     raw, heif = Path(path).suffix.lower() in RAW, data[4:8] == b"ftyp"
-    try:
+    with located(path):
         return _raw(data) if raw else _heif(data) if heif else _plain(data)
-    except CaffeError as error:
-        raise CaffeError(f"{path}: {error}") from None
 
 
 def shrink_factor(width: int, height: int) -> int:

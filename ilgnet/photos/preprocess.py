@@ -5,7 +5,6 @@ centre, as training and testing do; `direct` warps to the net's input and subtra
 of NIMA's published program: Pillow's nearest pixel, less 127.5."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from ilgnet.nets.variants import VARIANTS
 from ilgnet.photos import decode
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import blobproto, npy
+from torchcaffe.formats.files import PathLike
 
 PRESETS = ("lmdb", "direct", "nima")
 WARP = 256  # the side that `ilgnet prepare` (and the authors' convert_imageset) warps photos to
@@ -67,7 +67,7 @@ class Preprocess:
         }
 
 
-def read_mean(path: Path | str) -> np.ndarray:
+def read_mean(path: PathLike) -> np.ndarray:
     """A mean as (3, H, W) or (3, 1, 1) float32, from .binaryproto or .npy."""
     if str(path).endswith(".npy"):
         mean = npy.read_npy(path)
@@ -85,7 +85,7 @@ def read_mean(path: Path | str) -> np.ndarray:
     return mean
 
 
-def make(preset: str | None, mean: Path | str | None, size: tuple[int, int]) -> Preprocess:
+def make(preset: str | None, mean: PathLike | None, size: tuple[int, int]) -> Preprocess:
     """The preset for a net whose input is `size` (height, width). Without a preset: lmdb if there is a mean file, else
     direct. CaffeError when lmdb lacks its mean file, or the mean is not as large as the warp."""
     preset = preset or ("lmdb" if mean is not None else "direct")
@@ -105,6 +105,6 @@ def make(preset: str | None, mean: Path | str | None, size: tuple[int, int]) -> 
     return Preprocess(preset, (WARP, WARP), size, array)
 
 
-def read_photo(path: Path | str) -> np.ndarray:
+def read_photo(path: PathLike) -> np.ndarray:
     """A photo as (H, W, 3) uint8, BGR, turned as its EXIF tag says. CaffeError when it is missing or broken."""
     return decode.read(path).bgr

@@ -17,7 +17,7 @@ from ilgnet.run import engine as engines
 from ilgnet.scoring import answers
 from ilgnet.scoring.answers import HIGH, LOW, Answer
 from ilgnet.weights import models, surgery
-from torchcaffe.base.errors import CaffeError
+from torchcaffe.base.errors import CaffeError, located
 from torchcaffe.formats import upgrade
 
 T = TypeVar("T")
@@ -161,10 +161,8 @@ class NetScorer:
     def answers(self, arrays: np.ndarray) -> list[Answer]:
         """The Answers to preprocessed photos (n, 3, H, W); with heat maps where it was made for them. CaffeError for a
         ranking net."""
-        try:
+        with located(self.net_path):
             answers.predicts_votes(self.target)
-        except CaffeError as error:
-            raise CaffeError(f"{self.net_path}: {error}") from None
         rows = self.rows(arrays)
         found = answers.read(self.target, rows, self.blobs[self._logits].data.reshape(rows.shape))
         if self._with_heat and self.module:

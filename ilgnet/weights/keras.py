@@ -1,7 +1,5 @@
 """NIMA's weights as its authors publish them, a Keras HDF5 file, as the weights of the variant `nima`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -55,15 +53,17 @@ def read_nima(path: PathLike, net: Any) -> list[Layer]:
 
     layers = []
     for layer in net.layer:
-        if layer.type == "Convolution":
-            blobs = [kernel(layer)]
-        elif layer.type == "BatchNorm":
-            blobs = [array(f"{layer.name}/moving_{what}") for what in ("mean", "variance")] + [np.ones(1, np.float32)]
-        elif layer.type == "Scale":
-            blobs = [array(f"{layer.name.removesuffix('scale')}bn/{what}") for what in ("gamma", "beta")]
-        elif layer.type == "InnerProduct":
-            blobs = [array("dense_1/kernel").T, array("dense_1/bias")]
-        else:
-            continue
+        match layer.type:
+            case "Convolution":
+                blobs = [kernel(layer)]
+            case "BatchNorm":
+                statistics = [array(f"{layer.name}/moving_{what}") for what in ("mean", "variance")]
+                blobs = [*statistics, np.ones(1, np.float32)]
+            case "Scale":
+                blobs = [array(f"{layer.name.removesuffix('scale')}bn/{what}") for what in ("gamma", "beta")]
+            case "InnerProduct":
+                blobs = [array("dense_1/kernel").T, array("dense_1/bias")]
+            case _:
+                continue
         layers.append(Layer(layer.name, layer.type, blobs))
     return layers

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from ilgnet.run import results
 from ilgnet.weights.published import MODELS, Published
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import files
+from torchcaffe.formats.files import PathLike
 
 TAUGHT = "taught"  # an ILGNet that learned from another model (`make teach`)
 INSTALLED = {name: m.file if isinstance(m, Published) else m.installed for name, m in MODELS.items()}
@@ -36,7 +36,7 @@ def installed(name: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def find(model: Path | str | None = None) -> Path:
+def find(model: PathLike | None = None) -> Path:
     """The weights of a known model by its name; of a caffemodel, its path; without a name, of the first of JUDGES that
     is installed. CaffeError, saying what to type, where there is none."""
     if model is None:
@@ -59,13 +59,13 @@ def find(model: Path | str | None = None) -> Path:
 # --- cards ------------------------------------------------------------------------------------------------------------
 
 
-def card_paths(weights: Path | str) -> list[Path]:
+def card_paths(weights: PathLike) -> list[Path]:
     """Where the card of weights may be: beside them, or, for a snapshot, beside all of its run."""
     beside = Path(weights).with_suffix(".json")
     return [beside, beside.with_name(re.sub(r"_iter_\d+$", "", beside.stem) + ".json")]
 
 
-def card(weights: Path | str) -> results.Card | None:
+def card(weights: PathLike) -> results.Card | None:
     """What is known of weights, if anything is."""
     for path in card_paths(weights):
         try:
@@ -90,7 +90,7 @@ def cautions(card: results.Card | None) -> list[str]:
     return made
 
 
-def mean_of(weights: Path | str) -> Path | None:
+def mean_of(weights: PathLike) -> Path | None:
     """The mean that the card of weights names, in the card's folder."""
     found = card(weights)
     if found is None or found.mean is None:
@@ -121,11 +121,6 @@ def install_taught(source: Path, target: Path) -> None:
     mean = mean_of(source)
     if mean is not None:
         known.mean = target.with_suffix(".mean.binaryproto").name
-        _copy(mean, target.with_name(known.mean))
+        files.copy(mean, target.with_name(known.mean))
     results.write_json(target.with_suffix(".json"), known)
-    _copy(source, target)
-
-
-def _copy(source: Path, target: Path) -> None:
-    with files.atomic(target) as temporary:
-        shutil.copyfile(source, temporary)
+    files.copy(source, target)

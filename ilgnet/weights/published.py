@@ -4,7 +4,6 @@ A download is accepted only from the hosts named here, up to a size, and only if
 its name complete or not at all. Downloads need no torch."""
 
 import os
-import shutil
 import sys
 import urllib.error
 import urllib.parse
@@ -103,12 +102,16 @@ def is_there(target: Path, model: Published) -> bool:
     return target.exists()
 
 
-def refuse_other(model: Published, path: Path, how: str = " is", what_to_do: str = "") -> None:
+def refuse_other(model: Published, path: Path, how: str, what_to_do: str) -> None:
     """CaffeError when `path` is not the published file."""
-    found = files.digest(path, model.algorithm)
-    if found != model.checksum:
-        sums = f"{model.algorithm} {found}, not {model.checksum}"
+    if sums := other_sums(model, path):
         raise CaffeError(f"{path}{how} not the published {model.file} ({sums}){what_to_do}")
+
+
+def other_sums(model: Published, path: Path) -> str:
+    """The checksum of `path` and the published one; "" where they are the same."""
+    found = files.digest(path, model.algorithm)
+    return "" if found == model.checksum else f"{model.algorithm} {found}, not {model.checksum}"
 
 
 # -- by download -------------------------------------------------------------------------------------------------------
@@ -131,16 +134,7 @@ def _open(url: str, start: int) -> Any:
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise CaffeError(f"{url}: not an http or https address")
-    opener = urllib.request.OpenerDirector()  # build_opener's would also open file:, ftp: and data:
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        _SameHost(parts.hostname),
-    ):
-        opener.add_handler(handler)
+    opener = urllib.request.build_opener(_SameHost(parts.hostname))
     headers = {"User-Agent": "ilgnet-toolkit", "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
@@ -164,10 +158,8 @@ def download(model: Published, target: Path, url: str | None = None) -> None:
             f"cannot download {url}: {getattr(error, 'reason', None) or error}{kept}; or get {model.file} "
             f"({model.algorithm} {model.checksum}) by hand and put it at {target}, or install it with --file PATH"
         ) from None
-    found = files.digest(partial, model.algorithm)
-    if found != model.checksum:
+    if sums := other_sums(model, partial):
         partial.unlink()
-        sums = f"{model.algorithm} {found}, not {model.checksum}"
         raise CaffeError(f"{url}: this is not {model.file}: {sums}; it was removed")
     with files.atomic(target) as temporary:
         os.replace(partial, temporary)
@@ -211,9 +203,8 @@ def _fetch(url: str, partial: Path, max_bytes: int) -> None:
 def install(model: Published, source: Path, target: Path) -> None:
     """Copy the published file from `source` to `target`. CaffeError when it is another file."""
     other = "; another file with GoogLeNet's layers need not be installed: give it to --weights"
-    refuse_other(model, source, what_to_do=other)
-    with files.atomic(target) as temporary:
-        shutil.copyfile(source, temporary)
+    refuse_other(model, source, " is", other)
+    files.copy(source, target)
 
 
 def convert(model: Released, source: Path, target: Path, net: Any) -> str:

@@ -4,7 +4,6 @@ All of it is NumPy; the engine is needed only for fillers and for the forward pa
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ from ilgnet.nets.folding import folds, merge_bn, statistics
 from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import caffemodel
 from torchcaffe.formats.blobproto import same_shape
+from torchcaffe.formats.files import PathLike
 
 
 class Layer(NamedTuple):
@@ -23,7 +23,7 @@ class Layer(NamedTuple):
     blobs: list[np.ndarray]
 
 
-def read_weights(path: Path | str) -> list[Layer]:
+def read_weights(path: PathLike) -> list[Layer]:
     """A caffemodel's layers. CaffeError for an HDF5 file that leaves out a shared blob, since another layer owns it."""
     found = []
     for layer in caffemodel.read_caffemodel(path):
@@ -225,9 +225,7 @@ def unloaded(params: dict[str, list[np.ndarray]], source: list[Layer]) -> list[s
     return [layer for layer, blobs in params.items() if blobs and not _fits(by_name.get(layer, []), blobs)]
 
 
-def refuse_unloaded(
-    params: dict[str, list[np.ndarray]], source: list[Layer], weights: Path | str, net: Path | str
-) -> None:
+def refuse_unloaded(params: dict[str, list[np.ndarray]], source: list[Layer], weights: PathLike, net: PathLike) -> None:
     """CaffeError where a layer of the net would keep its filler's values; `weights` and `net` name the files."""
     missing = unloaded(params, source)
     if missing:

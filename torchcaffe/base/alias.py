@@ -1,7 +1,5 @@
 """Modules under a second name: pycaffe's names in this package, and `caffe` for the package itself."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.abc
 import importlib.util

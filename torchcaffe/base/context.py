@@ -1,7 +1,5 @@
 """Caffe's process-wide state: mode, device, precision, solver count and rank, permission for Python layers."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

@@ -1,12 +1,11 @@
 """The exceptions that end a program, and how a program reports them."""
 
-from __future__ import annotations
-
+import contextlib
 import errno
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 
 
@@ -52,6 +51,15 @@ class Diverged(CaffeError):
     """Training diverged: a value is NaN or infinite."""
 
     status = 7
+
+
+@contextlib.contextmanager
+def located(where: object, kinds: type[Exception] | tuple[type[Exception], ...] = CaffeError) -> Iterator[None]:
+    """Raise an error of these kinds in the block as a CaffeError whose text begins with the place."""
+    try:
+        yield
+    except kinds as error:
+        raise CaffeError(f"{where}: {error}") from None
 
 
 # Error numbers of failed writes. Others come from reading: bad input.

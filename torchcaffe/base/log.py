@@ -1,7 +1,5 @@
 """Log lines in glog's form, so that every parser of Caffe logs reads ours."""
 
-from __future__ import annotations
-
 import contextlib
 import datetime
 import os
@@ -9,6 +7,7 @@ import sys
 import threading
 import types
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -57,19 +56,8 @@ def _emit(letter: str, source: str, text: str) -> None:
             _file.flush()
 
 
-def info(source: str, text: str) -> None:
-    """Log one line of severity INFO. source: the file and line where BVLC logs it, such as solver.cpp:239."""
-    _emit("I", source, text)
-
-
-def warning(source: str, text: str) -> None:
-    """Log one line of severity WARNING."""
-    _emit("W", source, text)
-
-
-def error(source: str, text: str) -> None:
-    """Log one line of severity ERROR."""
-    _emit("E", source, text)
+# Log one line of this severity. source: the file and line where BVLC logs it, such as solver.cpp:239.
+info, warning, error = (partial(_emit, letter) for letter in _SEVERITY)
 
 
 class _Log(types.ModuleType):

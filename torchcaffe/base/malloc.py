@@ -1,7 +1,5 @@
 """The allocator's settings, and the size of memory."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import functools

@@ -1,7 +1,5 @@
 """A trainer's reaction to SIGINT, SIGHUP and SIGTERM."""
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -32,7 +30,7 @@ class Signals:
     def status(self) -> int:
         return 128 + self.stopped_by
 
-    def __enter__(self) -> Signals:
+    def __enter__(self) -> "Signals":
         self.before: dict[int, Any] = {number: signal.signal(number, self._handle) for number in self.effects}
         return self
 

@@ -1,7 +1,5 @@
 """Command lines as gflags reads them: one dash or two, `=` or a space before the value, words anywhere."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path

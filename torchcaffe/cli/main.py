@@ -1,7 +1,5 @@
 """The program `torchcaffe`: Caffe's command line, and a command that runs unmodified pycaffe scripts on this engine."""
 
-from __future__ import annotations
-
 import os
 import runpy
 import signal

@@ -1,7 +1,5 @@
 """Caffe's other programs, as commands of `torchcaffe`."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 from collections.abc import Callable

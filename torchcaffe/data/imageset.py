@@ -3,8 +3,6 @@
 The same pictures and options give BVLC's records, byte for byte. All cores work, a killed run resumes, and photos that
 are left out are reported."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import functools
@@ -26,13 +24,13 @@ import numpy as np
 from tqdm import tqdm
 
 from torchcaffe.base import log
-from torchcaffe.base.errors import CaffeError
+from torchcaffe.base.errors import CaffeError, located
 from torchcaffe.data import pictures
 from torchcaffe.data.lmdb_reader import LmdbReader
 from torchcaffe.data.lmdb_writer import BATCH, LmdbWriter, check_ours, records
 from torchcaffe.data.transform import datum_image, parse_datum
 from torchcaffe.formats.blobproto import write_blobproto
-from torchcaffe.formats.files import atomic, publish, read_bytes, read_text, sha256, write_bytes
+from torchcaffe.formats.files import PathLike, atomic, publish, read_bytes, read_text, sha256, write_bytes
 from torchcaffe.proto import caffe_pb2
 
 JOB = "imageset.json"  # in the LMDB's folder: the job and its result
@@ -161,7 +159,7 @@ def _check_options(options: Options) -> None:
 # -- convert_imageset ----------------------------------------------------------------------------------------------
 
 
-def read_list(path: Path | str) -> list[Photo]:
+def read_list(path: PathLike) -> list[Photo]:
     """convert_imageset's list: on each line a file name and an integer label, separated by the last space."""
     photos = []
     try:
@@ -179,9 +177,9 @@ def read_list(path: Path | str) -> list[Photo]:
 
 
 def convert_imageset(
-    root: Path | str,
+    root: PathLike,
     photos: Sequence[tuple[str, int]],
-    out: Path | str,
+    out: PathLike,
     options: Options = Options(),  # noqa: B008 (frozen)
     workers: int | None = None,
     read: Read = read_as_bvlc,
@@ -223,7 +221,7 @@ def convert_imageset(
                 path.unlink()
             write_bytes(partial / JOB, _json({"job": job}))
         if "result" not in _read_json(partial / JOB):
-            result = _convert(one, listed, partial, options, workers or os.cpu_count() or 1, out.name)
+            result = _convert(one, listed, partial, options, workers or os.cpu_count() or 1)
             if result.records == 0:
                 first = f"; {result.skipped[0].name}: {result.skipped[0].reason}" if result.skipped else ""
                 shutil.rmtree(partial)
@@ -243,17 +241,9 @@ def _read_one(root: Path, options: Options, read: Read, photo: Photo) -> tuple[b
     return read_photo(path, photo.label, options, read)
 
 
-def _convert(
-    one: Callable[[Photo], tuple[bytes, str]],
-    photos: list[Photo],
-    partial: Path,
-    options: Options,
-    workers: int,
-    name: str,
-) -> Imageset:
-    """Append the missing records to the LMDB in `partial`."""
-    result = Imageset()
-    writer = LmdbWriter(partial)
+def _resumed(writer: LmdbWriter, photos: list[Photo]) -> tuple[Imageset, int]:
+    """What is in the writer's LMDB already, and the number of the first photo that is not."""
+    partial, result = writer.path, Imageset()
     key = writer.last_key()
     start = int(key[:8]) + 1 if key and key[:8].isdigit() else 0
     # Faults of photos up to the last record are on file; later photos are read again.
@@ -270,14 +260,27 @@ def _convert(
         raise CaffeError(f"{partial}: holds {writer.entries} records, not the {there} expected; delete the folder")
     if there:
         log.info("convert_imageset.cpp:110", f"{partial}: continuing after record {there}")
+    write_bytes(partial / FAULTS, "".join(json.dumps(fault) + "\n" for fault in faults).encode())
+    return result, start
 
-    def read(number: int) -> tuple[int, bytes, str]:
-        return (number, *one(photos[number]))
 
+def _convert(
+    one: Callable[[Photo], tuple[bytes, str]],
+    photos: list[Photo],
+    partial: Path,
+    options: Options,
+    workers: int,
+) -> Imageset:
+    """Append the missing records to the LMDB in `partial`."""
+    writer = LmdbWriter(partial)
+    result, start = _resumed(writer, photos)
     # Few full-size pictures; as many small ones as are decoded while a transaction is written.
     ahead = min(32 * workers, 512) if options.resize or options.encode else 2 * workers
-    write_bytes(partial / FAULTS, "".join(json.dumps(fault) + "\n" for fault in faults).encode())
-    with open(partial / FAULTS, "a") as file, progress_of(len(photos), name, start) as progress, _one_opencv_thread():
+    with (
+        open(partial / FAULTS, "a") as file,
+        progress_of(len(photos), partial.stem, start) as progress,
+        _one_opencv_thread(),
+    ):
 
         def commit() -> None:
             """Write the faults, then the records."""
@@ -285,7 +288,7 @@ def _convert(
             os.fsync(file.fileno())
             writer.commit()
 
-        for number, datum, fault in in_order(read, range(start, len(photos)), workers, ahead):
+        for number, (datum, fault) in enumerate(in_order(one, photos[start:], workers, ahead), start):
             photo = photos[number]
             if fault:
                 kind = "damaged" if datum else "skipped"
@@ -346,18 +349,16 @@ def _finished(out: Path, job: dict) -> Imageset:
 # -- compute_image_mean --------------------------------------------------------------------------------------------
 
 
-def compute_image_mean(lmdb: Path | str, workers: int | None = None) -> np.ndarray:
+def compute_image_mean(lmdb: PathLike) -> np.ndarray:
     """The mean of an LMDB's Datums, float32, C x H x W. As in BVLC, the sum is in float32 and in key order: above 2^24,
     so from 65,794 bright pictures on, it loses digits, as the released means did."""
 
     def read(record: tuple[bytes, bytes]) -> tuple[str, np.ndarray]:
         where = f"{lmdb}: record {record[0].decode(errors='replace')}"
-        try:
+        with located(where):
             return where, datum_image(parse_datum(record[1]))
-        except CaffeError as error:
-            raise CaffeError(f"{where}: {error}") from None
 
-    workers = workers or os.cpu_count() or 1
+    workers = os.cpu_count() or 1
     total: np.ndarray | None = None
     with LmdbReader(lmdb) as reader:
         count = len(reader)
@@ -372,7 +373,7 @@ def compute_image_mean(lmdb: Path | str, workers: int | None = None) -> np.ndarr
     return total / np.float32(count)
 
 
-def write_mean(mean: np.ndarray, binaryproto: Path | str, npy: Path | str | None = None) -> None:
+def write_mean(mean: np.ndarray, binaryproto: PathLike, npy: PathLike | None = None) -> None:
     """Write mean.binaryproto (1 x C x H x W, as BVLC's tool) and mean.npy (C x H x W)."""
     write_blobproto(binaryproto, mean)
     if npy is not None:

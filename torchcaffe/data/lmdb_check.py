@@ -3,8 +3,6 @@
 The check follows the tree from the newer of the two meta pages and examines every node on every page. Of large values,
 which have their own pages, it examines only the bounds: of AVA's 50 GB it reads about 20 MB."""
 
-from __future__ import annotations
-
 import mmap
 import struct
 from pathlib import Path

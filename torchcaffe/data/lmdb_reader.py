@@ -1,7 +1,5 @@
 """LMDB databases of Datums, read and written as BVLC Caffe does."""
 
-from __future__ import annotations
-
 import os
 import threading
 import weakref
@@ -11,13 +9,13 @@ from typing import Any
 
 import lmdb
 
-from torchcaffe.base.errors import CaffeError
+from torchcaffe.base.errors import CaffeError, located
 from torchcaffe.data import lmdb_check
 from torchcaffe.formats.files import PathLike
 
 # A train and a test net may read one database, but python-lmdb refuses to open one twice in a process. The key has the
 # file's number, too: a new database may have replaced an old one.
-_environments: dict[tuple[str, int, int], _Environment] = {}
+_environments: dict[tuple[str, int, int], "_Environment"] = {}
 _lock = threading.RLock()  # the garbage collector may release a reader in the thread that holds the lock
 
 
@@ -61,17 +59,14 @@ def _open(path: PathLike, reader: object) -> _Environment:
     if not data.is_file():
         kind = "a LevelDB; only LMDB is read" if (folder / "CURRENT").exists() else "no LMDB: it holds no data.mdb"
         raise CaffeError(f"cannot open LMDB {path}: the folder is {kind}")
-    with _lock:
-        try:
-            while True:
-                about = data.stat()
-                key = str(folder), about.st_dev, about.st_ino
-                environment = _environments.get(key) or _checked_environment(path, data, key)
-                environment.readers.add(reader)
-                if not environment.closed:  # by the garbage collector, just now
-                    return environment
-        except (lmdb.Error, OSError) as error:
-            raise CaffeError(f"cannot open LMDB {path}: {error}") from error
+    with _lock, located(f"cannot open LMDB {path}", (lmdb.Error, OSError)):
+        while True:
+            about = data.stat()
+            key = str(folder), about.st_dev, about.st_ino
+            environment = _environments.get(key) or _checked_environment(path, data, key)
+            environment.readers.add(reader)
+            if not environment.closed:  # by the garbage collector, just now
+                return environment
 
 
 def _checked_environment(path: PathLike, data: Path, key: tuple[str, int, int]) -> _Environment:
@@ -79,10 +74,8 @@ def _checked_environment(path: PathLike, data: Path, key: tuple[str, int, int]) 
     # LMDB takes an empty file for a new database.
     if data.stat().st_size == 0:
         raise CaffeError(f"cannot open LMDB {path}: data.mdb is empty")
-    try:
+    with located(f"cannot open LMDB {path}", lmdb_check.Damaged):
         lmdb_check.check(data)
-    except lmdb_check.Damaged as error:
-        raise CaffeError(f"cannot open LMDB {path}: {error}") from None
     environment = _environments[key] = _Environment(key)
     return environment
 
@@ -144,10 +137,8 @@ class LmdbReader:
 
     def _go(self, step: Callable[[], Any]) -> Any:
         """Call a cursor's method; its errors become CaffeError."""
-        try:
+        with located(f"LMDB {self.path}", lmdb.Error):
             return step()
-        except lmdb.Error as error:
-            raise CaffeError(f"LMDB {self.path}: {error}") from error
 
     def close(self) -> None:
         """Release the database."""
@@ -155,7 +146,7 @@ class LmdbReader:
         self._transaction.abort()
         self._release()
 
-    def __enter__(self) -> LmdbReader:
+    def __enter__(self) -> "LmdbReader":
         return self
 
     def __exit__(self, *_: object) -> None:

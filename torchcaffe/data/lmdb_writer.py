@@ -3,8 +3,6 @@
 BVLC leaves LMDB's map at its default of 1 MiB, doubles it when it is full and replays the transaction, and commits
 every 1,000 records."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,9 +10,10 @@ from pathlib import Path
 
 import lmdb
 
-from torchcaffe.base.errors import CaffeError, WriteError
+from torchcaffe.base.errors import CaffeError, WriteError, located
 from torchcaffe.data import lmdb_check
 from torchcaffe.data.lmdb_reader import LmdbReader
+from torchcaffe.formats.files import PathLike
 
 BATCH = 1000  # records in a transaction
 _SLICE = 256 << 20
@@ -28,7 +27,7 @@ class LmdbWriter:
     does not clear the memory of pages that it reuses, so unused bytes of a page depend on what the process wrote
     before. Therefore each transaction gets a newly opened environment."""
 
-    def __init__(self, path: Path | str):
+    def __init__(self, path: PathLike):
         """Open or make the folder `path`."""
         self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
@@ -102,17 +101,15 @@ def remove(path: Path, *more: str) -> None:
         shutil.rmtree(path)
 
 
-def records(path: Path | str) -> Iterator[tuple[bytes, bytes]]:
+def records(path: PathLike) -> Iterator[tuple[bytes, bytes]]:
     """Keys and values of a finished LMDB in key order.
 
     The map is reopened every 256 MiB: the pages read through a map stay in the process's memory until it is closed."""
     LmdbReader(path).close()  # raises CaffeError for a damaged file
     key: bytes | None = b""
     while key is not None:
-        try:
+        with located(f"cannot open LMDB {path}", lmdb.Error):
             env = lmdb.open(str(path), readonly=True, lock=False, create=False)
-        except lmdb.Error as error:
-            raise CaffeError(f"cannot open LMDB {path}: {error}") from error
         try:
             with env.begin() as txn, txn.cursor() as cursor:
                 if not cursor.set_range(key):

@@ -1,7 +1,5 @@
 """Picture files to pixels by OpenCV. Pillow reads the size from a file's header before OpenCV allocates memory."""
 
-from __future__ import annotations
-
 import io
 import os
 from collections.abc import Callable
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from torchcaffe.base.errors import CaffeError
-from torchcaffe.formats.files import open_file
+from torchcaffe.formats.files import PathLike, open_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,7 +20,7 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "SUN"
 UNKNOWN = "not a picture, or broken"
 
 
-def header(file: BinaryIO, formats: tuple[str, ...] = FORMATS) -> Image:
+def header(file: BinaryIO, formats: tuple[str, ...] = FORMATS) -> "Image":
     """A Pillow image of which no pixel is decoded. Raises CaffeError for an unknown format, a broken header and a
     picture with too many pixels: a few bytes can claim gigabytes."""
     from PIL import Image
@@ -57,7 +55,7 @@ def decode(data: bytes, flags: int) -> np.ndarray:
     return _decoded(lambda: cv2.imdecode(np.frombuffer(data, np.uint8), flags))
 
 
-def read(path: str | Path, flags: int) -> np.ndarray:
+def read(path: PathLike, flags: int) -> np.ndarray:
     """A picture file, as OpenCV's imread returns it: for a truncated file, the part that is there. Raises CaffeError
     with the reason, but not the file's name, if it cannot be read."""
     import cv2
@@ -89,7 +87,7 @@ def _decoded(function: Callable[[], np.ndarray | None]) -> np.ndarray:
     return picture
 
 
-def inside(root: str | Path, name: str) -> Path:
+def inside(root: PathLike, name: str) -> Path:
     """The path of the file `name` below the folder `root`. Raises CaffeError if .. or a link leads out of it."""
     path = Path(f"{root}/{name}")  # BVLC joins them so: a name that begins with / stays below
     folder = os.path.realpath(root)

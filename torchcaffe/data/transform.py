@@ -1,7 +1,5 @@
 """Caffe's DataTransformer in NumPy: crop, mirror, mean and scale, with BVLC's random draws and float32 arithmetic."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from typing import Any, NamedTuple
@@ -9,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from torchcaffe.base import log
-from torchcaffe.base.errors import CaffeError
+from torchcaffe.base.errors import CaffeError, located
 from torchcaffe.data import pictures
 from torchcaffe.formats import wire
 from torchcaffe.formats.blobproto import read_blobproto, shape_text
@@ -88,7 +86,7 @@ class DataTransformer:
         return item if item.dtype == np.uint8 else item.astype(np.float32, copy=False)
 
     def infer_shape(self, item: Any) -> tuple[int, int, int]:
-        """The shape (channels, height, width) that `transform` makes of a Datum or C x H x W array."""
+        """The shape (channels, height, width) that `transform_batch` makes of a Datum or C x H x W array."""
         channels, height, width = self._check(self.image(item))
         crop = self.param.crop_size
         return (channels, crop, crop) if crop else (channels, height, width)
@@ -142,24 +140,18 @@ class DataTransformer:
             if self._scale != 1:
                 target *= self._scale
 
-    def transform(self, item: Any, out: np.ndarray | None = None) -> np.ndarray:
-        """One Datum or C x H x W array, transformed: float32 C x H x W, in `out` if given."""
-        return self.transform_batch([item], None if out is None else out[None])[0]
-
-    def transform_batch(
-        self, items: Sequence[Any], out: np.ndarray | None = None, pool: Executor | None = None
-    ) -> np.ndarray:
-        """Several Datums or arrays as one float32 N x C x H x W batch, in `out` if given; bit for bit as one by one.
+    def transform_batch(self, items: Sequence[Any], pool: Executor | None = None) -> np.ndarray:
+        """Datums or C x H x W arrays as one float32 N x C x H x W batch; bit for bit as one by one.
 
         pool: an executor that decodes and computes; draws stay in order. Raises CaffeError if the shapes differ."""
-        return self._placed(*self._drawn(items, pool), out, pool)
+        return self._placed(*self._drawn(items, pool), pool)
 
     def pack(self, items: Sequence[Any], pool: Executor | None = None) -> Packed | np.ndarray:
         """As `transform_batch`, with the same draws, but left for the device to crop. Images that are not all bytes, or
         differ in shape, are transformed here (float32)."""
         images, placements = self._drawn(items, pool)
         if any(image.dtype != np.uint8 or image.shape != images[0].shape for image in images):
-            return self._placed(images, placements, None, pool)
+            return self._placed(images, placements, pool)
         return Packed(np.stack(images), np.array(placements, np.int64))
 
     def _drawn(self, items: Sequence[Any], pool: Executor | None) -> tuple[list[np.ndarray], list[Placement]]:
@@ -167,16 +159,13 @@ class DataTransformer:
         images = list((map if pool is None else pool.map)(self.image, items))
         return images, [self.draw(*self._check(image)[1:]) for image in images]
 
-    def _placed(
-        self, images: list[np.ndarray], placements: list[Placement], out: np.ndarray | None, pool: Executor | None
-    ) -> np.ndarray:
+    def _placed(self, images: list[np.ndarray], placements: list[Placement], pool: Executor | None) -> np.ndarray:
         """The images' crops as one batch."""
-        shape = self.infer_shape(images[0]) if out is None else out.shape[1:]
+        shape = self.infer_shape(images[0])
         for found in map(self.infer_shape, images):
             if found != shape:
                 raise CaffeError(f"an image becomes {shape_text(found)} in a batch of {shape_text(shape)}")
-        if out is None:
-            out = np.empty((len(images), *shape), np.float32)
+        out = np.empty((len(images), *shape), np.float32)
         for _ in (map if pool is None else pool.map)(self.apply, images, placements, out):
             pass
         return out
@@ -198,7 +187,7 @@ def parse_datum(value: bytes) -> Datum:
     """Parse a serialised Datum; its data is a view of `value`. Raises CaffeError."""
     found: dict[str, Any] = {}
     floats: list[np.ndarray] = []
-    try:
+    with located("not a Datum, or a damaged one", wire.WireError):
         for number, kind, content, _ in wire.fields(value, 0, len(value), _FLOATS):
             name = Datum._fields[number - 1] if number <= len(Datum._fields) else ""
             if name == "float_data":
@@ -211,8 +200,6 @@ def parse_datum(value: bytes) -> Datum:
                 found[name] = content != 0
             elif name:
                 found[name] = (content & 0xFFFFFFFF) - ((content & 0x80000000) << 1)  # int32
-    except wire.WireError as error:
-        raise CaffeError(f"not a Datum, or a damaged one: {error}") from error
     if floats:
         found["float_data"] = np.concatenate(floats)
     return Datum(**found)
@@ -241,10 +228,8 @@ def _decode(data: bytes, force_color: bool, force_gray: bool) -> np.ndarray:
     import cv2
 
     flag = cv2.IMREAD_COLOR if force_color else cv2.IMREAD_GRAYSCALE if force_gray else cv2.IMREAD_UNCHANGED
-    try:
+    with located("datum: the encoded image cannot be decoded"):
         image = pictures.decode(data, flag)
-    except CaffeError as error:
-        raise CaffeError(f"datum: the encoded image cannot be decoded: {error}") from None
     if image.dtype != np.uint8:
         raise CaffeError(f"datum: the encoded image has {image.dtype} pixels, not 8 bits a channel")
     return image[None] if image.ndim == 2 else image.transpose(2, 0, 1)

@@ -2,8 +2,6 @@
 
 Arrays are views of the file's map if possible. They are written in pieces, without a message of their size."""
 
-from __future__ import annotations
-
 import math
 import struct
 from collections.abc import Callable, Sequence
@@ -13,7 +11,7 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from torchcaffe.base.errors import CaffeError
+from torchcaffe.base.errors import CaffeError, located
 from torchcaffe.formats import wire
 from torchcaffe.formats.files import PathLike, atomic, map_file
 from torchcaffe.formats.wire import WireError
@@ -129,10 +127,8 @@ def write_pieces(path: PathLike, pieces: Sequence[Any], before_named: Callable[[
 def read_blobproto(path: PathLike) -> np.ndarray:
     """The float32 array of a BlobProto file such as mean.binaryproto, with the axes stored (a mean: 1 x C x H x W)."""
     buffer = map_file(path)
-    try:
+    with located(f"{path}: not a BlobProto, or a damaged one", WireError):
         return read_blob(buffer, 0, len(buffer))[0]
-    except WireError as error:
-        raise CaffeError(f"{path}: not a BlobProto, or a damaged one: {error}") from error
 
 
 def write_blobproto(path: PathLike, array: np.ndarray) -> None:
@@ -150,10 +146,9 @@ def parse_without_blobs(path: PathLike, message: Any, what: str, holders: dict) 
 
     holders: the fields that hold blobs: number -> the numbers inside; with none inside it is a field of blobs."""
     buffer = map_file(path)
-    try:
+    kinds = (DecodeError, ValueError, IndexError, struct.error)  # the last two from protobuf in pure Python
+    with located(f"{path}: not a {what}, or a damaged one", kinds):
         return message.FromString(_without_blobs(buffer, 0, len(buffer), holders))
-    except (DecodeError, ValueError, IndexError, struct.error) as error:  # the last two from protobuf in pure Python
-        raise CaffeError(f"{path}: not a {what}, or a damaged one: {error}") from error
 
 
 def _without_blobs(buffer: Any, start: int, end: int, holders: dict) -> bytes:

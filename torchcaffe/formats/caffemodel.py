@@ -4,15 +4,13 @@ Reading walks the wire format over a map of the file: arrays are views of the ma
 of memory. Writing goes field by field, so that no message of that size is built.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from torchcaffe.base.errors import CaffeError
+from torchcaffe.base.errors import CaffeError, located
 from torchcaffe.formats import wire
 from torchcaffe.formats.blobproto import Arrays, blob_pieces, nested, parse_without_blobs, read_blob, write_pieces
 from torchcaffe.formats.files import PathLike, map_file
@@ -71,10 +69,8 @@ def _read_layer(path: PathLike, buffer: Any, generation: str, start: int, end: i
             kind_of_layer = wire.text(buffer, value) if kind == wire.BYTES else str(value)
     layer = LayerBlobs(name, current_type(generation, kind_of_layer), [])
     for index, span in enumerate(spans):
-        try:
+        with located(f"{path}: layer '{name}', blob {index}", WireError):
             data, diff = read_blob(buffer, *span)
-        except WireError as error:
-            raise CaffeError(f"{path}: layer '{name}', blob {index}: {error}") from error
         layer.blobs.append(data)
         layer.diffs.append(diff)
     return layer
@@ -88,10 +84,8 @@ def read_caffemodel(path: PathLike) -> list[LayerBlobs]:
     if is_hdf5(path):
         return _read_caffemodel_hdf5(path)
     buffer = map_file(path)
-    try:
+    with located(f"{path}: not a caffemodel, or a damaged one", WireError):
         layers = [_read_layer(path, buffer, *span) for span in _layer_spans(buffer, 0, len(buffer))]
-    except WireError as error:
-        raise CaffeError(f"{path}: not a caffemodel, or a damaged one: {error}") from error
     if not layers:
         raise CaffeError(f"{path}: not a caffemodel: it holds no layers")
     return layers

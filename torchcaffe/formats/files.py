@@ -1,7 +1,5 @@
 """Whole files: atomic writes, reads of regular files only, maps, digests."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib
@@ -10,6 +8,7 @@ import mmap
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,6 +116,12 @@ def write_bytes(path: PathLike, data: bytes, replace: bool = True) -> None:
     """Write a whole file atomically; `replace` as in `atomic`."""
     with atomic(path, replace) as temporary:
         temporary.write_bytes(data)
+
+
+def copy(source: PathLike, target: PathLike) -> None:
+    """Copy a whole file atomically."""
+    with atomic(target) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def open_file(path: PathLike, limit: int | None = None) -> BinaryIO:

@@ -1,7 +1,5 @@
 """HDF5 files from strangers: no links to other files, no sizes beyond the file's, and a trial in another process."""
 
-from __future__ import annotations
-
 import contextlib
 import faulthandler
 import functools

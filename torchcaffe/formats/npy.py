@@ -1,7 +1,5 @@
 """NumPy's .npy and .npz files, without pickles."""
 
-from __future__ import annotations
-
 import math
 import os
 import tokenize

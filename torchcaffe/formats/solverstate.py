@@ -1,7 +1,5 @@
 """Solverstates, binary and HDF5, as BVLC Caffe lays them out."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from torchcaffe.base.errors import CaffeError
+from torchcaffe.base.errors import CaffeError, located
 from torchcaffe.formats import wire
 from torchcaffe.formats.blobproto import blob_pieces, nested, parse_without_blobs, read_blob, write_pieces
 from torchcaffe.formats.files import PathLike, map_file
@@ -35,13 +33,11 @@ def read_solverstate(path: PathLike) -> SolverState:
     plain = parse_without_blobs(path, caffe_pb2.SolverState, "solverstate", {3: {}})
     if not plain.HasField("iter"):
         raise CaffeError(f"{path}: not a solverstate: it holds no iter")
-    buffer, history = map_file(path), []
+    buffer, history = map_file(path), list[np.ndarray]()
     for number, kind, value, _ in wire.fields(buffer, 0, len(buffer)):
         if (number, kind) == (3, wire.BYTES):
-            try:
+            with located(f"{path}: history {len(history)}", WireError):
                 history.append(read_blob(buffer, *value)[0])
-            except WireError as error:
-                raise CaffeError(f"{path}: history {len(history)}: {error}") from error
     return SolverState(plain.iter & 0x7FFFFFFF, plain.learned_net, plain.current_step & 0x7FFFFFFF, history)
 
 

@@ -6,8 +6,6 @@ V1 (2014, `layers { type: CONVOLUTION }`), preprocessing in a data layer's own m
 The results equal those of BVLC's upgrade_net_proto_text. Where BVLC aborts, a CaffeError says why.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any
@@ -56,14 +54,7 @@ _V0_TRANSFORM = (("scale", "scale"), ("meanfile", "mean_file"), ("cropsize", "cr
 _V1_DATA = ("DATA", "IMAGE_DATA", "WINDOW_DATA")
 _OLD_TRANSFORM = ("scale", "mean_file", "crop_size", "mirror")
 
-_SOLVER_TYPES = {
-    "SGD": "SGD",
-    "NESTEROV": "Nesterov",
-    "ADAGRAD": "AdaGrad",
-    "RMSPROP": "RMSProp",
-    "ADADELTA": "AdaDelta",
-    "ADAM": "Adam",
-}
+_SOLVER_TYPES = {name.upper(): name for name in ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")}
 
 
 # ---- Reading ----

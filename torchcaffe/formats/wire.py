@@ -3,8 +3,6 @@
 protobuf itself needs the whole message in memory and, in Python, one object for each float: 600 MB become gigabytes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

@@ -4,8 +4,6 @@
 caffe_pb2.PoolingParameter.MAX, caffe_pb2.DESCRIPTOR and so on.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from google.protobuf.internal import enum_type_wrapper

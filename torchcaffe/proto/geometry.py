@@ -1,7 +1,5 @@
 """Kernel, stride, pad and dilation, as ConvolutionParameter and PoolingParameter give them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 

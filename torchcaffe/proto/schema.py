@@ -5,8 +5,6 @@ The classes have their own descriptor pool: a real pycaffe registers its caffe.p
 definitions of `caffe.NetParameter` in one pool are an error.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Names of layer types in each generation of the schema."""
 
-from __future__ import annotations
-
 from torchcaffe.proto import caffe_pb2
 
 # V0 type: V1 type. Most have the same name.

@@ -2,8 +2,6 @@
 
 This is also `caffe.pycaffe` and `caffe._caffe`; all other names in there are torchcaffe's."""
 
-from __future__ import annotations
-
 import time
 from typing import Any
 

@@ -1,13 +1,11 @@
 """pycaffe's Classifier: a net that takes images of any size and gives class scores."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from torchcaffe.formats.files import PathLike
 from torchcaffe.nets.net import TEST, Net
 from torchcaffe.pycaffe import io
 
@@ -35,8 +33,8 @@ class Classifier(Net):
 
     def __init__(
         self,
-        model_file: str | Path,
-        pretrained_file: str | Path,
+        model_file: PathLike,
+        pretrained_file: PathLike,
         image_dims: Sequence[int] | None = None,
         mean: np.ndarray | None = None,
         input_scale: float | None = None,

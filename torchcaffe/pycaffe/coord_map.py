@@ -4,8 +4,6 @@ In a map (axis, scale, shift), output i lies at input scale * i + shift, on the 
 any). Pointwise layers are (None, 1, 0); maps compose, and Deconvolution's is the inverse of Convolution's.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from typing import Any
 

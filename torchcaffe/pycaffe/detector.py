@@ -1,7 +1,5 @@
 """pycaffe's Detector: class scores of windows of images (R-CNN style)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Any
 

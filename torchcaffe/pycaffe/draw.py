@@ -3,14 +3,12 @@
 Pictures need Graphviz's program `dot`; only get_pydot_graph needs pydot.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 from typing import Any, NamedTuple
 
 from torchcaffe.base.errors import CaffeError
-from torchcaffe.formats.files import write_bytes
+from torchcaffe.formats.files import PathLike, write_bytes
 from torchcaffe.proto import caffe_pb2
 
 _LEARNING = ("Convolution", "Deconvolution", "InnerProduct")
@@ -161,7 +159,7 @@ def draw_net(
 
 def draw_net_to_file(
     caffe_net: Any,
-    filename: str | os.PathLike[str],
+    filename: PathLike,
     rankdir: str = "LR",
     phase: int | None = None,
     display_lrm: bool = False,

@@ -1,7 +1,5 @@
 """pycaffe's caffe.io: arrays of blobs and Datums, images, and the Transformer that prepares a net's input."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -9,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy import float32, ndarray
 
-from torchcaffe.base.errors import CaffeError
+from torchcaffe.base.errors import located
 from torchcaffe.data import pictures
+from torchcaffe.formats.files import PathLike
 from torchcaffe.proto import caffe_pb2
 
 # -- messages and arrays -------------------------------------------------------------------------------------------
@@ -165,17 +164,15 @@ class Transformer:
 # -- images --------------------------------------------------------------------------------------------------------
 
 
-def load_image(filename: str | os.PathLike[str], color: bool = True) -> ndarray:
+def load_image(filename: PathLike, color: bool = True) -> ndarray:
     """Read an image as float32 in [0, 1]: H x W x 3 RGB, or H x W x 1 if `color` is false. Alpha is dropped.
 
     EXIF orientation is ignored, as in pycaffe. Raises CaffeError if the file cannot be read.
     """
     import cv2
 
-    try:
+    with located(f"cannot read {filename}"):
         image = pictures.read(os.fspath(filename), cv2.IMREAD_UNCHANGED)
-    except CaffeError as error:
-        raise CaffeError(f"cannot read {filename}: {error}") from None
     if image.ndim == 3:
         image = image[:, :, 2::-1]  # BGR or BGRA
     if image.dtype.kind == "u":

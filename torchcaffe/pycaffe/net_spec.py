@@ -11,8 +11,6 @@ itself; keywords that end in "param" are always the layer's. Dicts are messages 
 repeated fields, and a single value may stand for a list of one.
 """
 
-from __future__ import annotations
-
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -43,7 +41,7 @@ class _Missing(AttributeError, KeyError):
 class Top:
     """One output of a layer."""
 
-    def __init__(self, fn: Function, n: int):
+    def __init__(self, fn: "Function", n: int):
         self.fn = fn
         self.n = n
 

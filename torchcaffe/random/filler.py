@@ -1,12 +1,10 @@
 """Caffe's weight fillers, bit for bit: the numbers of BVLC Caffe 1.0.0, and the position of its random stream."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
 
-from torchcaffe.base.errors import CaffeError
+from torchcaffe.base.errors import CaffeError, located
 from torchcaffe.random.rng import Rng
 
 _TYPES = ("bilinear", "constant", "gaussian", "msra", "positive_unitball", "uniform", "xavier")
@@ -28,10 +26,8 @@ def fill(array: np.ndarray, filler: Any, rng: Rng) -> None:
         raise CaffeError(f"filler {filler.type}: sparse is only supported by gaussian")
     if array.size == 0:
         raise CaffeError(f"filler {filler.type}: the blob is empty (shape {array.shape})")
-    try:
+    with located(f"filler {filler.type}"):
         _fill(array, filler, rng)
-    except CaffeError as error:
-        raise CaffeError(f"filler {filler.type}: {error}") from None
 
 
 def _fill(array: np.ndarray, filler: Any, rng: Rng) -> None:

@@ -5,8 +5,6 @@ position. NumPy's MT19937 makes the raws; their use is vectorised here, in chunk
 float32, in Caffe's order, unless stated otherwise.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from decimal import Decimal, localcontext
 from functools import cache

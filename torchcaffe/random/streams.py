@@ -1,7 +1,5 @@
 """The process's random streams, one for each thread."""
 
-from __future__ import annotations
-
 import os
 import threading
 

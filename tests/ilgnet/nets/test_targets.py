@@ -17,6 +17,7 @@ from ilgnet.ava.ratings import Rating
 from ilgnet.cli import evaluate, surgery
 from ilgnet.evaluate import metrics, protocol, votes
 from ilgnet.nets import emit
+from ilgnet.nets.modules import Net
 from ilgnet.nets.targets import TARGETS, target_of
 from ilgnet.nets.variants import PAPER
 from ilgnet.run import engine, results
@@ -29,7 +30,6 @@ from torchcaffe.data.lmdb_reader import LmdbReader
 from torchcaffe.formats import upgrade
 from torchcaffe.nets import plan
 from torchcaffe.proto import caffe_pb2, format_text
-from torchcaffe.pycaffe.net_spec import NetSpec
 from torchcaffe.pycaffe.net_spec import layers as L
 
 GOLDENS = ROOT / "tests" / "bvlc" / "goldens" / "targets"
@@ -73,13 +73,13 @@ def test_trains_as_in_real_caffe(name, tmp_path):
 def small_net(name: str, phase: int = caffe_pb2.TEST):
     """A target's layers on Inputs: votes, label (N,) and given (N, outputs), which a layer copies to x, so that x has a
     gradient (force_backward would want one of the labels, too)."""
-    n = NetSpec()
+    n = Net(emit.Choice(target=name, batch_size=N), PAPER["v1bn"])
     target = TARGETS[name]
     width = 10 if target.label == "distribution" else 1
     for blob, dim in (("given", [N, target.outputs]), ("votes", [N, 1, 1, width]), ("label", [N])):
         n[blob] = L.Input(shape=dict(dim=dim))
     n["x"] = L.InnerProduct(n["given"], num_output=target.outputs)
-    target.loss(n, "loss1/loss", n["x"], 1, N)
+    target.loss(n, "loss1/loss", n["x"], 1)
     target.test(n, "loss1/top-1", n["x"])
     made = engine.make_net(caffe, n.to_proto(), phase)
     made.params["x"][0].data[...] = np.eye(target.outputs)
