@@ -67,10 +67,11 @@ class Memory:
         tensor = self.tensor
         if tensor is None:
             tensor = self.tensor = torch.zeros(shape, device=device)
-            self.written()
-        elif tensor.numel() != math.prod(shape):
+            if self.where is ZERO:
+                self.written()
+        if tensor.numel() != math.prod(shape):
             return self._resized(tensor, shape, device)
-        elif self.where is ZERO:
+        if self.where is ZERO:
             tensor.zero_()
             self.written()
         elif self._stand_in is not None:

@@ -28,10 +28,8 @@ def _finite(tensor: Tensor) -> bool:
 class Guard:
     """Looks at the losses of a run. On a GPU it doesn't look in each iteration, but it adds them up."""
 
-    def __init__(self, solver: Solver):
-        self._solver = solver
-        nodes = solver.net.nodes
-        self._written = [node.layer.blobs[i] for node in nodes for i in node.layer.written_by_forward]
+    def __init__(self, net: Net):
+        self._written = [node.layer.blobs[i] for node in net.nodes for i in node.layer.written_by_forward]
         self._unseen: Any = None  # the sum of the losses since the last look
         self._statistics: Statistics = []
 
@@ -43,14 +41,14 @@ class Guard:
         """Remember the running statistics before an iteration whose loss is looked at."""
         self._statistics = [(blob, blob.t.clone()) for blob in self._written]
 
-    def after(self, loss: Any, look: bool) -> None:
+    def after(self, solver: Solver, loss: Any, look: bool) -> None:
         """Raise Diverged unless this iteration's loss, and the sum since the last look, are finite (with debug_nan the
         gradients, too)."""
         unseen = self._unseen
         if not look:
             self._unseen = loss if unseen is None else unseen + loss
             return
-        solver, bad = self._solver, ""
+        bad = ""
         if not math.isfinite(float(loss)):
             bad = f"the loss is {float(loss):g}"
         elif unseen is not None and not math.isfinite(float(unseen)):
@@ -59,24 +57,23 @@ class Guard:
             bad = "a gradient is not finite"
         self._unseen = None
         if solver.agreed(bool(bad)):
-            self._stop(bad or "in another process")
+            self._stop(solver, bad or "in another process")
         self._statistics = []
 
-    def _stop(self, bad: str) -> None:
+    def _stop(self, solver: Solver, bad: str) -> None:
         """Snapshot the state before this iteration, repeat the iteration to find the layer, raise Diverged."""
-        solver = self._solver
         said = f"{solver.source}: iteration {solver.iter}: {bad}: training has diverged (lower base_lr?)"
-        self._put_back()
+        self._put_back(solver)
         refuse_broken(solver, said)
         if solver.p.HasField("snapshot_prefix"):
             solver.snapshot()
             said += f"; snapshot of the state before it: {solver.snapshot_name('.solverstate')}"
-        self._put_back()
+        self._put_back(solver)
         found = first_bad(solver.net, solver.p.iter_size)
         raise Diverged(f"{said}; first in {found or 'no layer when it is repeated'}")
 
-    def _put_back(self) -> None:
-        snapshots.go_to(self._solver.stateful, self._solver.places())
+    def _put_back(self, solver: Solver) -> None:
+        snapshots.go_to(solver.stateful, solver.places())
         for blob, values in self._statistics:
             blob.t = values
             blob.clear_diff()

@@ -247,7 +247,8 @@ class AdaDelta(Rule, type="AdaDelta"):
     slots = 2
 
     def change(self, gradients: Tensors, history: list[Tensors], rate: float) -> Tensors:
-        (squares, updates), m, delta = history, self.p.momentum, scalar(self.p.delta)
+        (squares, updates), m = history, self.p.momentum
+        delta = [scalar(self.p.delta)] * len(squares)
         _average(squares, gradients, m)
         ratio = torch._foreach_add(updates, delta)
         torch._foreach_div_(ratio, torch._foreach_add(squares, delta))

@@ -72,7 +72,7 @@ class Solver:
         self._waited = 0.0  # seconds, at the last display
         self.waiting = 0.0
         self.loss = SmoothedLoss(p.average_loss)
-        self._guard = Guard(self)
+        self._guard = Guard(self.net)
         self.rule = rule(p, self.net.graph.parameters)
         self.update: Callable[[float, float, int], None] = self.rule.update
         for wrap in context.on_made:
@@ -136,7 +136,7 @@ class Solver:
             self.net.passes.release()  # (after the callbacks, which may look at the last iteration's blobs)
         self.net.graph.debug_info = display and p.debug_info
         loss = self._forward_backward()
-        self._guard.after(loss, look)
+        self._guard.after(self, loss, look)
         self.loss.add(loss if p.iter_size == 1 else loss / p.iter_size)
         if display:
             self._display()

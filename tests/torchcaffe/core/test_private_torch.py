@@ -27,7 +27,7 @@ def updated(size: int) -> list[np.ndarray]:
     generator = torch.Generator().manual_seed(size)
     weight, gradient, buffer = (torch.randn(size, generator=generator) for _ in range(3))
     for _ in range(5):
-        private_torch.sgd([weight], [gradient], [buffer], 4e-5, 0.9, torch.full((), 3.7))
+        private_torch.sgd([weight], [gradient], [buffer], 4e-5, 0.9, 3.7)
     return [weight.numpy(), gradient.numpy(), buffer.numpy()]
 
 

@@ -195,7 +195,7 @@ def test_a_gpu_is_waited_for_where_it_is_displayed_or_snapshots_follow(folder, m
     monkeypatch.setattr(watcher, "check_loss", lambda done: looks.append(-done))
     solver.add_callback(watcher, lambda: None)
     solver.step(10)
-    assert looks == [0, 0, -4, 4, 4, 6, 6, -8, 8, 8]  # the iteration's own loss, and the sum since the last look
+    assert looks == [0, -4, 4, 4, 6, 6, -8, 8, 8]  # the iteration's own loss, and the sum since the last look
 
 
 def test_a_loss_that_nobody_looked_at_on_a_gpu_stops_training_at_the_next_look(folder, monkeypatch):
@@ -205,7 +205,7 @@ def test_a_loss_that_nobody_looked_at_on_a_gpu_stops_training_at_the_next_look(f
     monkeypatch.setattr(
         solver.net, "run_forward", lambda *layers: forward(*layers) * (math.nan if solver.iter == 1 else 1.0)
     )
-    monkeypatch.setattr(solver, "_stop_diverged", lambda bad, statistics: pytest.fail(f"{solver.iter}: {bad}"))
+    monkeypatch.setattr(solver._guard, "_stop", lambda solver, bad: pytest.fail(f"{solver.iter}: {bad}"))
     with pytest.raises(pytest.fail.Exception, match="4: the loss of an earlier iteration"):
         solver.step(10)
 

@@ -162,8 +162,8 @@ def test_no_layer_type_waits_for_a_gpu(type_):
 
 def update_on_device(solver) -> None:
     rule = solver.rule
-    rule.history = [[torch.empty_like(array, device="meta") for array in arrays] for arrays in rule.history]
-    rule.prepare()
+    for group in rule.groups():
+        group.history = [[torch.empty_like(array, device="meta") for array in arrays] for arrays in group.history]
     with Device(), torch.no_grad(), no_values_from_the_host():
         rule.update(0.1, 1.0, 0)
 
