@@ -72,7 +72,7 @@ def test_the_values_are_those_of_the_last_write(calls, fixed):
             model = np.zeros(SHAPE, np.float32)
         elif call == "hold":
             view = memory.touch(SHAPE, "cpu")
-        elif call == "let_go":
+        elif call == "release":
             view = None
         elif call == "write" and view is not None:
             view[:] = model = new.numpy().copy()
