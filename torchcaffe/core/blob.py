@@ -178,6 +178,15 @@ class Parameter(Blob):
             shaped(self.g, matrix).addmm_(left, right)
         self.diff_memory.written()
 
+    def accumulate_rows(self, rows: Tensor) -> None:
+        """Add the sum of the rows of a matrix to the diff."""
+        buffer = shaped(self.grad_buffer(), rows.shape[1:])
+        if self.diff_memory.where is ZERO:
+            torch.sum(rows, 0, out=buffer)
+        else:
+            shaped(self.g, rows.shape[1:]).add_(rows.sum(0))
+        self.diff_memory.written()
+
     def clear_diff(self) -> None:
         """Make the diff zero."""
         self.diff_memory.clear()

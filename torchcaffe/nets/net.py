@@ -271,7 +271,7 @@ class Net:
     def clear_param_diffs(self) -> None:
         """Make every parameter's diff zero."""
         for blob in self.learnable:
-            blob.clear_diff()
+            blob.diff_memory.clear()
 
     def set_input_arrays(self, data: np.ndarray, labels: np.ndarray) -> None:
         """Give a net that starts with a MemoryData layer its records: (N, C, H, W) and (N, 1, 1, 1), float32."""

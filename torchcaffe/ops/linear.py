@@ -106,7 +106,7 @@ class InnerProduct(Layer):
             left, right = (x, g) if self.p.transpose else (g, x)
             weight.accumulate_product(left.t(), right)
         if self.p.bias_term and self.param_propagate_down[1]:
-            self.blobs[1].accumulate(shaped(g.sum(0), self.blobs[1].shape))
+            self.blobs[1].accumulate_rows(g)
         if propagate_down[0]:
             if bottom[0] is top[0]:
                 bottom[0].g = torch.zeros_like(bottom[0].t)

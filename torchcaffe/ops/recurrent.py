@@ -238,7 +238,7 @@ class Recurrent(Layer):
         weight.accumulate_product(gates[learning].flatten(0, 1).t(), torch.cat(self._before[learning]))
         flat = gates.view(-1, gates.shape[2])
         self.blobs[0].accumulate_product(flat.t(), bottom[0].t.reshape(len(flat), -1))
-        self.blobs[1].accumulate(flat.sum(0))
+        self.blobs[1].accumulate_rows(flat)
         bottom[0].g = (flat @ self.blobs[0].t).view(bottom[0].shape)
         if self.static:
             total, static = gates.sum(0), bottom[2].t
