@@ -1,5 +1,7 @@
 """The exceptions that end a program, and how a program reports them."""
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import os

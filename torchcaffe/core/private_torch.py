@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,19 @@ from torch import Tensor
 _storage_use_count = getattr(torch._C, "_storage_Use_Count", None)
 _fused_sgd = getattr(torch, "_fused_sgd_", None)
 _int8_kernel = getattr(torch, "_weight_int8pack_mm", None)
+
+
+def each(operation: str) -> Callable[..., list[Tensor]]:
+    """An operation of tensors, for lists of them: each("add_")(tensors, others) adds to each tensor its other one.
+
+    What is not a list (or a list of numbers) is the same for all."""
+    kernel: Callable[..., list[Tensor]] | None = getattr(torch, "_foreach_" + operation, None)
+    return functools.partial(_one_by_one, getattr(Tensor, operation)) if kernel is None else kernel
+
+
+def _one_by_one(method: Callable[..., Tensor], tensors: list[Tensor], *others: Any, **same: Any) -> list[Tensor]:
+    rows = [other if isinstance(other, list) else [other] * len(tensors) for other in others]
+    return [method(*row, **same) for row in zip(tensors, *rows)]
 
 
 def storage_users(tensor: Tensor) -> int | None:

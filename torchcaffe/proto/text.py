@@ -76,21 +76,21 @@ def _format_message(message: Message, indent: str, lines: list[str]) -> None:
 
 
 def _format_scalar(field: Any, value: Any) -> str:
-    match field.type:
-        case FieldDescriptor.TYPE_ENUM:
-            known = field.enum_type.values_by_number.get(value)
-            return known.name if known is not None else str(value)
-        case FieldDescriptor.TYPE_BOOL:
-            return "true" if value else "false"
-        case FieldDescriptor.TYPE_FLOAT:
-            return format_float(value)
-        case FieldDescriptor.TYPE_DOUBLE:
-            short = f"{value:.15g}"
-            return short if value != value or float(short) == value else f"{value:.17g}"
-        case FieldDescriptor.TYPE_STRING:
-            return _quote(value.encode("utf-8"))
-        case FieldDescriptor.TYPE_BYTES:
-            return _quote(value)
+    kind = field.type
+    if kind == FieldDescriptor.TYPE_ENUM:
+        known = field.enum_type.values_by_number.get(value)
+        return known.name if known is not None else str(value)
+    if kind == FieldDescriptor.TYPE_BOOL:
+        return "true" if value else "false"
+    if kind == FieldDescriptor.TYPE_FLOAT:
+        return format_float(value)
+    if kind == FieldDescriptor.TYPE_DOUBLE:
+        short = f"{value:.15g}"
+        return short if value != value or float(short) == value else f"{value:.17g}"
+    if kind == FieldDescriptor.TYPE_STRING:
+        return _quote(value.encode("utf-8"))
+    if kind == FieldDescriptor.TYPE_BYTES:
+        return _quote(value)
     return str(value)
 
 

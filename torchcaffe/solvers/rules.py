@@ -23,6 +23,18 @@ from torchcaffe.proto.caffe_pb2 import SolverParameter
 
 registry: dict[str, type[Rule]] = {}
 
+# Operations for lists of tensors, with a last _ in place.
+each_add = private_torch.each("add")
+each_add_ = private_torch.each("add_")
+each_addcmul_ = private_torch.each("addcmul_")
+each_copy_ = private_torch.each("copy_")
+each_div_ = private_torch.each("div_")
+each_mul_ = private_torch.each("mul_")
+each_sign = private_torch.each("sign")
+each_sqrt = private_torch.each("sqrt")
+each_sqrt_ = private_torch.each("sqrt_")
+each_sub_ = private_torch.each("sub_")
+each_zero_ = private_torch.each("zero_")
 
 LARGE = 1 << 16  # parameters with as many values are updated one by one, so that temporaries stay small
 
@@ -79,14 +91,14 @@ class Rule(ABC):
             decay = _product(p.weight_decay, group.decay_mult)
             weights, gradients = [blob.t for blob in group.blobs], [blob.g for blob in group.blobs]
             if not factor:  # an infinite norm clips to 0, and BVLC's BLAS makes 0 of infinity times 0, too
-                torch._foreach_zero_(gradients)
+                each_zero_(gradients)
             elif factor != 1:
-                torch._foreach_mul_(gradients, scalar(factor))
+                each_mul_(gradients, scalar(factor))
             if decay:
-                pull = weights if p.regularization_type == "L2" else torch._foreach_sign(weights)
-                torch._foreach_add_(gradients, pull, alpha=decay)
+                pull = weights if p.regularization_type == "L2" else each_sign(weights)
+                each_add_(gradients, pull, alpha=decay)
             changes = self.change(gradients, group.history, _product(rate, group.lr_mult))
-            torch._foreach_sub_(weights, changes)
+            each_sub_(weights, changes)
             for blob, change in zip(group.blobs, changes):
                 blob.g = change
                 blob.data_memory.written()
@@ -162,8 +174,8 @@ class SGD(Rule, type="SGD"):
 
     def change(self, gradients: Tensors, history: list[Tensors], rate: float) -> Tensors:
         (v,) = history
-        torch._foreach_mul_(v, scalar(self.p.momentum))
-        torch._foreach_add_(v, gradients, alpha=rate)
+        each_mul_(v, scalar(self.p.momentum))
+        each_add_(v, gradients, alpha=rate)
         return v
 
     def update(self, rate: float, clip: float, iteration: int) -> None:
@@ -195,10 +207,10 @@ class Nesterov(Rule, type="Nesterov"):
     def change(self, gradients: Tensors, history: list[Tensors], rate: float) -> Tensors:
         (v,), mu = history, self.p.momentum
         changes = [array.clone() for array in v]
-        torch._foreach_mul_(v, scalar(mu))
-        torch._foreach_add_(v, gradients, alpha=rate)
-        torch._foreach_mul_(changes, scalar(-mu))
-        torch._foreach_add_(changes, v, alpha=1 + mu)
+        each_mul_(v, scalar(mu))
+        each_add_(v, gradients, alpha=rate)
+        each_mul_(changes, scalar(-mu))
+        each_add_(changes, v, alpha=1 + mu)
         return changes
 
 
@@ -212,19 +224,19 @@ class AdaGrad(Rule, type="AdaGrad"):
 
     def accumulate(self, squares: Tensors, gradients: Tensors) -> None:
         """Add the gradients' squares to S."""
-        torch._foreach_addcmul_(squares, gradients, gradients)
+        each_addcmul_(squares, gradients, gradients)
 
     def change(self, gradients: Tensors, history: list[Tensors], rate: float) -> Tensors:
         (squares,) = history
         self.accumulate(squares, gradients)
-        torch._foreach_div_(gradients, self.roots(squares))
-        torch._foreach_mul_(gradients, scalar(rate))
+        each_div_(gradients, self.roots(squares))
+        each_mul_(gradients, scalar(rate))
         return gradients
 
     def roots(self, squares: Tensors) -> Tensors:
         """sqrt(S) + delta."""
-        roots = torch._foreach_sqrt(squares)
-        torch._foreach_add_(roots, [scalar(self.p.delta)] * len(roots))
+        roots = each_sqrt(squares)
+        each_add_(roots, [scalar(self.p.delta)] * len(roots))
         return roots
 
 
@@ -250,12 +262,12 @@ class AdaDelta(Rule, type="AdaDelta"):
         (squares, updates), m = history, self.p.momentum
         delta = [scalar(self.p.delta)] * len(squares)
         _average(squares, gradients, m)
-        ratio = torch._foreach_add(updates, delta)
-        torch._foreach_div_(ratio, torch._foreach_add(squares, delta))
-        torch._foreach_sqrt_(ratio)
-        torch._foreach_mul_(gradients, ratio)
+        ratio = each_add(updates, delta)
+        each_div_(ratio, each_add(squares, delta))
+        each_sqrt_(ratio)
+        each_mul_(gradients, ratio)
         _average(updates, gradients, m)
-        torch._foreach_mul_(gradients, scalar(rate))
+        each_mul_(gradients, scalar(rate))
         return gradients
 
 
@@ -284,21 +296,21 @@ class Adam(Rule, type="Adam"):
 
     def change(self, gradients: Tensors, history: list[Tensors], rate: float) -> Tensors:
         (means, squares), b1 = history, self.p.momentum
-        torch._foreach_mul_(means, scalar(b1))
-        torch._foreach_add_(means, gradients, alpha=_one_minus(b1))
+        each_mul_(means, scalar(b1))
+        each_add_(means, gradients, alpha=_one_minus(b1))
         _average(squares, gradients, self.p.momentum2)
-        roots = torch._foreach_sqrt(squares)
-        torch._foreach_add_(roots, [scalar(self.p.delta)] * len(roots))
-        torch._foreach_copy_(gradients, means)
-        torch._foreach_div_(gradients, roots)
-        torch._foreach_mul_(gradients, scalar(_product(rate, self._correction)))
+        roots = each_sqrt(squares)
+        each_add_(roots, [scalar(self.p.delta)] * len(roots))
+        each_copy_(gradients, means)
+        each_div_(gradients, roots)
+        each_mul_(gradients, scalar(_product(rate, self._correction)))
         return gradients
 
 
 def _average(squares: Tensors, gradients: Tensors, decay: float) -> None:
     """S = decay S + (1 - decay) gradient^2."""
-    torch._foreach_mul_(squares, scalar(decay))
-    torch._foreach_addcmul_(squares, gradients, gradients, value=_one_minus(decay))
+    each_mul_(squares, scalar(decay))
+    each_addcmul_(squares, gradients, gradients, value=_one_minus(decay))
 
 
 @functools.lru_cache
