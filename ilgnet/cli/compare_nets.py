@@ -72,12 +72,8 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def train_one(args: argparse.Namespace, compute: list, name: str, start: str, source: Path | None) -> dict:
-    """Generate, initialise, train and test one net. Returns its row of the table."""
-    folder = args.out / f"{name}_{'random' if source is None else 'surgery'}"
-    folder.mkdir(parents=True, exist_ok=True)
-    rate = args.base_lr or RATES.get(name, RATE)[source is None]
-    net, solver, prefix = folder / "train_val.prototxt", folder / "solver.prototxt", folder / name
+def generate(args: argparse.Namespace, name: str, rate: float, folder: Path) -> None:
+    """Write a variant's nets and its solver.prototxt to `folder`."""
     tool(
         "gen-net",
         f"--variant={name}",
@@ -88,7 +84,7 @@ def train_one(args: argparse.Namespace, compute: list, name: str, start: str, so
     tool(
         "gen-solver",
         f"--variant={name}",
-        f"--net={net}",
+        f"--net={folder / 'train_val.prototxt'}",
         f"--base-lr={rate}",
         f"--max-iter={args.iterations}",
         "--test-iter=1",
@@ -96,9 +92,18 @@ def train_one(args: argparse.Namespace, compute: list, name: str, start: str, so
         f"--snapshot={args.iterations}",
         "--display=10",
         f"--random-seed={SEED}",
-        f"--snapshot-prefix={prefix}",
-        f"--out={solver}",
+        f"--snapshot-prefix={folder / name}",
+        f"--out={folder / 'solver.prototxt'}",
     )
+
+
+def train_one(args: argparse.Namespace, compute: list, name: str, start: str, source: Path | None) -> dict:
+    """Generate, initialise, train and test one net. Returns its row of the table."""
+    folder = args.out / f"{name}_{'random' if source is None else 'surgery'}"
+    folder.mkdir(parents=True, exist_ok=True)
+    rate = args.base_lr or RATES.get(name, RATE)[source is None]
+    generate(args, name, rate, folder)
+    net, prefix = folder / "train_val.prototxt", folder / name
     init = []
     if source is not None:
         start_at = folder / "init.caffemodel"
@@ -107,7 +112,7 @@ def train_one(args: argparse.Namespace, compute: list, name: str, start: str, so
         tool("surgery", f"--weights={source}", f"--net={net}", f"--out={start_at}", f"--seed={SEED}", *calibrate)
     for earlier in training.snapshots(str(prefix)):  # of an earlier comparison
         earlier.unlink()
-    tool("train", f"--solver={solver}", *init, *compute)
+    tool("train", f"--solver={folder / 'solver.prototxt'}", *init, *compute)
     title, evaluation = VARIANTS[name].title, folder / "evaluation.json"
     tool(
         "evaluate",

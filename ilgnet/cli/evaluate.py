@@ -105,7 +105,8 @@ def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
         parser.error("several processes share the records of an --lmdb alone")
 
 
-def main(argv: list[str]) -> int:
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The command line's options, checked."""
     parser = make_parser(__name__, quiet=True)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
@@ -141,6 +142,11 @@ def main(argv: list[str]) -> int:
     engine.add_arguments(parser, several=True)
     args = parser.parse_args(argv)
     check_options(parser, args)
+    return args
+
+
+def main(argv: list[str]) -> int:
+    args = parse(argv)
     stems, several = [Path(weights).stem for weights in args.weights or [args.log]], len(args.weights or []) > 1
     if len(set(stems)) < len(stems):
         raise CaffeError(f"--weights: two files have one name ({', '.join(stems)}): results are named after them")

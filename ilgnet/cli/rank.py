@@ -96,7 +96,8 @@ def act(args: argparse.Namespace, made: ranking.Ranking) -> None:
     outputs.say(f"Next: open {args.out} in a browser.")
 
 
-def main(argv: list[str]) -> int:
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The command line's options, checked."""
     parser = make_parser(__name__, quiet=True)
     parser.add_argument("folder", type=Path, help="folder of photos; folders below it count too. Or one photo")
     add_net(parser)
@@ -133,6 +134,11 @@ def main(argv: list[str]) -> int:
     if processes.wanted(args) > 1 and args.watch is not None:
         parser.error("--watch works in one process, on one GPU")
     check(parser, args)
+    return args
+
+
+def main(argv: list[str]) -> int:
+    args = parse(argv)
     status = processes.launch(args, "rank", argv)
     if status is not None:
         return status

@@ -6,6 +6,7 @@ Example:
   ilgnet train --solver out/demo/solver.prototxt
 """
 
+import argparse
 import contextlib
 import os
 
@@ -18,7 +19,8 @@ from torchcaffe.base.errors import CaffeError
 from torchcaffe.formats import upgrade
 
 
-def main(argv: list[str]) -> int:
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The command line's options."""
     parser = make_parser(__name__, quiet=True)
     parser.add_argument("--solver", required=True, metavar="PROTOTXT", help="paths in it are relative to this folder")
     parser.add_argument("--weights", metavar="CAFFEMODEL", help="starting weights (`ilgnet surgery` makes them)")
@@ -57,7 +59,11 @@ def main(argv: list[str]) -> int:
         help="first time a few iterations of a copy, and print how long the whole training will take",
     )
     engine.add_arguments(parser, several=True)
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str]) -> int:
+    args = parse(argv)
     settings = upgrade.read_solver(args.solver)
     check_range(args, "keep")
     if args.debug_nan and args.engine != "torch":

@@ -241,22 +241,46 @@ def rank(
     """Score and rank the photos below a folder. Unreadable ones are listed.
 
     Of several processes (see processes.py) each scores a share into one cache, and all return the whole ranking."""
-    from tqdm import tqdm
-
     folder = Path(folder)
     found, unread = processes.roots(find(folder))  # photos may come and go while processes start
     key, version = spec.key(cache), f"{decode.VERSION}.{photo_checks.VERSION}.{THUMBNAIL}"
     names = cache.names(version, key)
     cache.commit()  # a process that waits for the others must not keep them from writing
     known = processes.roots(names)  # others may score meanwhile
-    share = found[processes.mine()]
-    # By name: the photo's digest, or why it cannot be read.
-    outcomes: dict[str, bytes | str | None] = {item.name: cache.file_digest(item.path, item.stat) for item in share}
-    todo = [item for item in share if outcomes[item.name] not in known]
     about = spec.about(cache.about(key))  # where it loads the net, errors in it come first
     cache.set_about(key, about)
     about.weights, about.card = spec.file.name, models.card(spec.file)  # of today, wherever they lie
     cache.commit()  # other processes may be waiting to write
+    outcomes = _score(found[processes.mine()], known, spec, cache, (version, key), workers, progress)
+    outcomes = dict(processes.everyones(list(outcomes.items())))
+    photos = []
+    for item in found:
+        outcome = outcomes[item.name]
+        if not isinstance(outcome, bytes):
+            unread.append((item.name, outcome))
+            continue
+        entry = cache.get(outcome, version, key)
+        assert entry is not None  # it was known, or has just been put
+        photos.append(Ranked(item.name, item.path, outcome, entry.answer, entry.thumbnail, entry.facts))
+    set_order(photos)
+    return Ranking(folder.resolve().name, photos, sorted(unread), about, sum(p.digest in known for p in photos))
+
+
+def _score(
+    share: list[Found],
+    known: set[bytes],
+    spec: Spec,
+    cache: photo_cache.Cache,
+    place: tuple[str, bytes],
+    workers: int | None,
+    progress: bool,
+) -> dict[str, bytes | str | None]:
+    """Score the photos that are not known, into the cache at `place`. Returns for each of the share, by name, its
+    digest, or why it cannot be read."""
+    from tqdm import tqdm
+
+    outcomes: dict[str, bytes | str | None] = {item.name: cache.file_digest(item.path, item.stat) for item in share}
+    todo = [item for item in share if outcomes[item.name] not in known]
     workers = workers or min(os.cpu_count() or 1, 8)
     read_files: list[tuple[Found, bytes]] = []
     batch: list[tuple[bytes, Read]] = []
@@ -264,7 +288,7 @@ def rank(
     def score_batch() -> None:
         answers = spec.scorer().answers(np.stack([array for _, (*_, array) in batch])) if batch else []
         for (digest, (facts, thumbnail, _)), answer in zip(batch, answers):
-            cache.put(digest, version, key, photo_cache.Known(facts, thumbnail, answer))
+            cache.put(digest, *place, photo_cache.Known(facts, thumbnail, answer))
         for item, digest in read_files:
             cache.remember_file(item.path, item.stat, digest)
         cache.commit()
@@ -284,18 +308,7 @@ def rank(
             if len(batch) == spec.batch:
                 score_batch()
         score_batch()
-    outcomes = dict(processes.everyones(list(outcomes.items())))
-    photos = []
-    for item in found:
-        outcome = outcomes[item.name]
-        if not isinstance(outcome, bytes):
-            unread.append((item.name, outcome))
-            continue
-        entry = cache.get(outcome, version, key)
-        assert entry is not None  # it was known, or has just been put
-        photos.append(Ranked(item.name, item.path, outcome, entry.answer, entry.thumbnail, entry.facts))
-    set_order(photos)
-    return Ranking(folder.resolve().name, photos, sorted(unread), about, sum(p.digest in known for p in photos))
+    return outcomes
 
 
 def set_order(photos: list[Ranked]) -> None:

@@ -290,6 +290,12 @@ def embedded(features: FeatureMaps) -> list[dict[str, Any]]:
     ]
 
 
+Figures = list[
+    tuple[str, str, plots.Plot | bytes | None]
+]  # each: name, caption, what is drawn if anything
+Shown = list[dict[str, Any]]  # what the page shows of each result
+
+
 def write(out: Path, report: Report) -> int:
     """Write OUT (HTML), and beside it the same as Markdown and JSON, each table as CSV and each figure as SVG and PNG.
     Returns how many files of tables and figures there are."""
@@ -297,39 +303,11 @@ def write(out: Path, report: Report) -> int:
     net_title = VARIANTS[report.variant].title
     net_plot, net_text = net_drawing(report.variant)
     curves = run_plots(report.runs, report.evaluations)
-    figures: list[tuple[str, str, plots.Plot | bytes | None]] = [
-        ("fig2", f"Fig. 2: {net_title}, labelled as in the paper", net_plot),
-        *(("fig4" if name == "train_loss" else name, caption, plot) for name, caption, plot in curves),
-    ]
-    tests: list[dict[str, Any]] = []
-    pictured: list[tuple[str, str, bytes | None]] = []
-    for i, test in enumerate(report.evaluations, 1):
-        groups, why = sheet(test)
-        if why:
-            print(outputs.plain(f"{test.name}: {why}"), file=sys.stderr)
-        plot = _calibration(test)
-        tests.append({"test": test, "sheet": groups, "left_out": why, "calibration": plot})
-        figures.append((f"calibration{i}", f"Calibration of {test.name}", plot))
-        pictured.append((f"fig3_{i}", f"Fig. 3: photos that {test.name} labels high and low", sheet_picture(groups)))
-    shown: list[dict[str, Any]] = []
-    for i, f in enumerate(report.features, 1):
-        plot, path = feature_maps.density_plot(f), f.figure and inside(_folder(f), f.figure)
-        shown.append({"result": f, "shown": embedded(f), "density": plot})
-        figures.append((f"density{i}", f"Active features in the last layer, {f.name}", plot))
-        picture = path.read_bytes() if path and path.is_file() else None
-        pictured.append((f"fig5_{i}", f"Fig. 5: features of {f.name}", picture))
-    captions: dict[str, str] = {}  # by file
-    written = len(tables)
-    for name, caption, figure in figures + pictured:
-        place = out.with_name(f"{out.stem}_{name}.png")
-        if isinstance(figure, plots.Plot):
-            figure.write(place.with_suffix(""))
-            captions[f"{place.stem}.svg"] = caption
-            written += 2
-        elif figure:
-            write_bytes(place, figure)
-            captions[place.name] = caption
-            written += 1
+    tests, test_plots, test_pictures = _tests(report.evaluations)
+    features, feature_plots, feature_pictures = _features(report.features)
+    net: Figures = [("fig2", f"Fig. 2: {net_title}, labelled as in the paper", net_plot)]
+    runs: Figures = [("fig4" if name == "train_loss" else name, caption, plot) for name, caption, plot in curves]
+    captions = _write_figures(out, net + runs + test_plots + feature_plots + test_pictures + feature_pictures)
     for name, table in tables.items():
         results.write_csv(out.with_name(f"{out.stem}_{name}.csv"), table.csv())
     common: dict[str, Any] = {
@@ -346,7 +324,7 @@ def write(out: Path, report: Report) -> int:
         net_plot=net_plot,
         net_text=net_text,
         net_title=net_title,
-        features=shown,
+        features=features,
     )
     markdown = html.page("report.md", **common, features=report.features, pictures=captions)
     for path, page in ((out, text), (out.with_suffix(".md"), markdown)):
@@ -364,7 +342,53 @@ def write(out: Path, report: Report) -> int:
             "features": report.features,
         },
     )
-    return written
+    return len(tables) + sum(2 if name.endswith(".svg") else 1 for name in captions)
+
+
+def _tests(evaluations: list[Evaluation]) -> tuple[Shown, Figures, Figures]:
+    """What the page shows of each evaluation; their calibration; Fig. 3's photos."""
+    shown: Shown = []
+    calibrations: Figures = []
+    pictured: Figures = []
+    for i, test in enumerate(evaluations, 1):
+        groups, why = sheet(test)
+        if why:
+            print(outputs.plain(f"{test.name}: {why}"), file=sys.stderr)
+        plot = _calibration(test)
+        shown.append({"test": test, "sheet": groups, "left_out": why, "calibration": plot})
+        calibrations.append((f"calibration{i}", f"Calibration of {test.name}", plot))
+        pictured.append((f"fig3_{i}", f"Fig. 3: photos that {test.name} labels high and low", sheet_picture(groups)))
+    return shown, calibrations, pictured
+
+
+def _features(found: list[FeatureMaps]) -> tuple[Shown, Figures, Figures]:
+    """What the page shows of each net's features; their density; Fig. 5's pictures."""
+    shown: Shown = []
+    densities: Figures = []
+    pictured: Figures = []
+    for i, f in enumerate(found, 1):
+        plot, path = feature_maps.density_plot(f), f.figure and inside(_folder(f), f.figure)
+        shown.append({"result": f, "shown": embedded(f), "density": plot})
+        densities.append((f"density{i}", f"Active features in the last layer, {f.name}", plot))
+        picture = path.read_bytes() if path and path.is_file() else None
+        pictured.append((f"fig5_{i}", f"Fig. 5: features of {f.name}", picture))
+    return shown, densities, pictured
+
+
+def _write_figures(out: Path, figures: Figures) -> dict[str, str]:
+    """Write plots as SVG and PNG, pictures as PNG. Returns the captions by file: of a plot, its SVG."""
+    captions = {}
+    for name, caption, figure in figures:
+        place = out.with_name(f"{out.stem}_{name}.png")
+        if isinstance(figure, plots.Plot):
+            figure.write(place.with_suffix(""))
+            place = place.with_suffix(".svg")
+        elif figure:
+            write_bytes(place, figure)
+        else:
+            continue
+        captions[place.name] = caption
+    return captions
 
 
 def sheet_picture(groups: list[dict[str, Any]]) -> bytes | None:
