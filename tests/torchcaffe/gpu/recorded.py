@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 import torchcaffe as caffe
-from torchcaffe.core.memory import ZERO, Memory
+from torchcaffe.core.memory import ARRAY, ZERO, Memory
 from torchcaffe.gpu.passes import RecordedPasses
 from torchcaffe.gpu.update import RecordedUpdate
 
@@ -43,6 +45,9 @@ class Tape(TorchDispatchMode):
                 for old, new in zip(results, tensors(function(*args, **kwargs))):
                     if old.data_ptr() != new.data_ptr():
                         old.copy_(new)
+
+
+Recorder = Callable[[Callable[[], Any]], tuple[Any, Callable[[], None]]]
 
 
 def tape(work):
@@ -148,8 +153,10 @@ def values(memory: Memory, shape: tuple[int, ...]) -> np.ndarray:
     """What a memory holds, without a look that would change where."""
     if memory.where is ZERO:
         return np.zeros(shape, np.float32)
+    if memory.where is ARRAY:
+        return memory.array.reshape(shape).copy()
     tensor = memory.tensor if memory._stand_in is None else memory._stand_in
-    return tensor.detach().numpy().reshape(shape).copy()
+    return tensor.detach().cpu().numpy().reshape(shape).copy()
 
 
 def everything(*nets) -> dict[tuple, np.ndarray]:

@@ -1,0 +1,21 @@
+"""The simulated device is loaded for the tests that use it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.torchcaffe.gpu import device
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Load the device before the first test: once PyTorch's autograd has run, it takes no further device."""
+    if any("gpu" in getattr(item, "fixturenames", ()) for item in session.items) and not device.missing():
+        device.load(session.config._tmp_path_factory.mktemp("device"))  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def gpu():
+    """A context in which nets and solvers are made on the simulated device."""
+    if device.counts is None:
+        pytest.skip(device.missing())
+    return device.simulated
