@@ -30,9 +30,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # The test files that `make test-quick` leaves out.
 SLOW = """
-test_bad_input test_benchmark test_bvlc test_calibrated_surgery test_cli test_demo_set test_example_nets
+test_bad_input test_benchmark test_bvlc test_calibrated_surgery test_cli test_demo_set test_device test_example_nets
 test_export_onnx test_faults test_feature_maps test_frozen_trunk test_fuzz test_gallery test_imageset test_malloc
-test_parallel test_pycaffe_bvlc test_ranking test_recording test_recording_layers test_remote test_report test_resume
+test_parallel test_pycaffe_bvlc test_ranking test_recording test_remote test_report test_resume
 test_solvers_bvlc test_splits test_summary test_targets test_tools test_variants_bvlc test_wheel
 """.split()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import itertools
 import math
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from torchcaffe.core.tensors import shaped
 Shape = tuple[int, ...]
 
 _serials = itertools.count()
+# The memories whose tensor has an array that a user may write to, by the address of its storage.
+_written_by_users: WeakValueDictionary[int, Memory] = WeakValueDictionary()
 
 
 class Where(enum.Enum):
@@ -49,7 +52,7 @@ class Memory:
     | stand_in                             | in STAND_IN                         |
     """
 
-    __slots__ = ("_changes", "_serial", "_stand_in", "array", "fixed", "tensor", "where")
+    __slots__ = ("__weakref__", "_changes", "_serial", "_stand_in", "array", "fixed", "tensor", "where")
 
     def __init__(self, tensor: Tensor | None = None):
         self.tensor = tensor
@@ -91,6 +94,7 @@ class Memory:
             # A copy, as the tensor may be another blob's, too (a gradient passed through).
             if not self.fixed:
                 tensor = self.tensor = tensor.detach().clone(memory_format=torch.contiguous_format).reshape(shape)
+                _written_by_users[tensor.untyped_storage().data_ptr()] = self
             self.array = tensor.cpu().numpy()
         elif apart and self.where is TENSOR:
             np.copyto(self.array.reshape(-1), tensor.reshape(-1).cpu().numpy())
@@ -107,8 +111,10 @@ class Memory:
     # -- writing -----------------------------------------------------------------------------------------------------
 
     def set(self, tensor: Tensor) -> None:
-        """Adopt a tensor, or copy it where a user holds a view."""
+        """Adopt a tensor, or copy it where a user holds a view: of this memory or of the one that it comes from."""
         if self.array is None and not self.fixed:
+            if _written_by_users and tensor.untyped_storage().data_ptr() in _written_by_users:
+                tensor = tensor.clone()
             self.tensor = tensor
         elif self.tensor is not tensor:
             self._stand_in, self.where = None, TENSOR

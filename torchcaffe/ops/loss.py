@@ -69,9 +69,7 @@ def check_label_count(label: Blob, predictions: int) -> None:
 
 def integers(label: Tensor) -> Tensor:
     """Labels as BVLC casts them to int: NaN and what does not fit become the least int."""
-    if label.device.type == "cpu":  # a GPU casts NaN to 0, which is a label
-        label = label.to(torch.int32)
-    return label.to(torch.int64)
+    return torch.where(label.abs() < 2**31, label, -(2.0**31)).to(torch.int64)  # (CPUs and GPUs cast NaN differently)
 
 
 class Labels:

@@ -93,6 +93,18 @@ def test_the_values_are_those_of_the_last_write(calls, fixed):
     np.testing.assert_array_equal(memory.get(SHAPE, "cpu").numpy(), model)
 
 
+@pytest.mark.parametrize("part", [lambda t: t, lambda t: t[1:], lambda t: t.reshape(3, 2)])
+def test_what_comes_from_a_users_array_is_not_written_with_it(part):
+    """A gradient that a layer passes on as it is (Bias, Tile by 1) stays when the user writes the top's diff again."""
+    one, other = Memory(values(1)), Memory()
+    view = one.touch(SHAPE, "cpu")
+    passed = part(one.get(SHAPE, "cpu"))
+    other.set(passed)
+    wanted = passed.numpy().copy()
+    view[:] = 7
+    np.testing.assert_array_equal(other.get(tuple(wanted.shape), "cpu").numpy(), wanted)
+
+
 def trained(tmp_path) -> caffe.SGDSolver:
     (tmp_path / "net.prototxt").write_text(NET)
     (tmp_path / "solver.prototxt").write_text(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,8 +126,11 @@ max_iter: 20 random_seed: 4 snapshot_prefix: "s" test_iter: 4 test_interval: 5 "
 
 
 def make(settings: str = 'lr_policy: "step"', recorder=None):
-    """A solver, as on a GPU with a recorder: bytes are cropped on the device, passes and updates recorded."""
-    Path("solver.prototxt").write_text(SOLVER + settings)
+    """A solver with SOLVER's fields but for those in `settings`, as on a GPU with a recorder: bytes are cropped on the
+    device, passes and updates recorded."""
+    given = re.findall(r"(\w+):", settings)
+    rest = [field for field in re.findall(r"\w+: \S+", SOLVER) if field.partition(":")[0] not in given]
+    Path("solver.prototxt").write_text(" ".join([*rest, settings]))
     solver = caffe.get_solver("solver.prototxt")
     if recorder is not None:
         for net in (solver.net, *solver.test_nets):
@@ -173,10 +177,18 @@ def everything(*nets) -> dict[tuple, np.ndarray]:
     return found
 
 
-def assert_all_same(eager, recorded, label=""):
+def assert_all_same(eager, recorded, label="", tolerance: float = 0):
+    """tolerance: of an array's distance from the other one, relative to its size; 1e-6 is as good as 0."""
     assert eager.keys() == recorded.keys()
     for key, wanted in eager.items():
-        np.testing.assert_array_equal(recorded[key], wanted, err_msg=f"{label} {key}")
+        found, finite = recorded[key], np.isfinite(wanted)
+        close = (
+            tolerance
+            and np.array_equal(np.isfinite(found), finite)
+            and (np.linalg.norm((found - wanted)[finite]) <= tolerance * np.linalg.norm(wanted[finite]) + 1e-6)
+        )
+        if not close:
+            np.testing.assert_array_equal(found, wanted, err_msg=f"{label} {key}")
 
 
 def parameters(solver) -> list[np.ndarray]:
