@@ -290,9 +290,7 @@ def embedded(features: FeatureMaps) -> list[dict[str, Any]]:
     ]
 
 
-Figures = list[
-    tuple[str, str, plots.Plot | bytes | None]
-]  # each: name, caption, what is drawn if anything
+Figures = list[tuple[str, str, plots.Plot | bytes | None]]  # each: name, caption, what is drawn if anything
 Shown = list[dict[str, Any]]  # what the page shows of each result
 
 
