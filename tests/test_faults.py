@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -324,3 +325,20 @@ def test_ctrl_c_that_ends_a_tee_too(tmp_path, monkeypatch):
     os.close(reading)
     trainer.send_signal(signal.SIGINT)
     assert trainer.wait(60) == 130
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_middle_of_a_test_stops_before_its_end(number, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_solver("test_iter: 100000000 test_interval: 4 test_initialization: false")
+    with Path("log").open("w") as log:
+        trainer = subprocess.Popen(
+            [sys.executable, ROOT / "tools/train.py", "--solver", "solver.prototxt"], stdout=log, stderr=log
+        )
+        while "Testing net" not in Path("log").read_text():
+            assert trainer.poll() is None
+            time.sleep(0.1)
+        trainer.send_signal(number)
+        assert trainer.wait(10) == 128 + number
+    state = next(iter(tmp_path.rglob("*_iter_4.solverstate")))
+    assert f"stopped at iteration 4; go on with --snapshot {state.relative_to(tmp_path)}" in Path("log").read_text()

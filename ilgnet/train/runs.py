@@ -133,25 +133,21 @@ def remove_old_snapshots(prefix: str, keep: int, done: int) -> None:
 
 
 class Stopped(Exception):
-    """A signal asked the training to stop."""
-
-
-_ACTIONS = (None, "snapshot", "stop")
+    """A signal asked real Caffe's training to stop."""
 
 
 @dataclass
 class Watcher:
-    """The solver's callback before each iteration: the progress bar, signals, and a check that the loss is finite.
+    """The solver's callback before each iteration: the progress bar and a check that the loss is finite.
 
-    keep: how many snapshots to keep (None: all). agreed: gives the greatest value of all processes. look_every:
-    iterations between looks at the loss, each of which waits for the GPU. Raises Stopped when a signal asks for it."""
+    keep: how many snapshots to keep (None: all). look_every: iterations between looks at the loss, each of which waits
+    for the GPU. asked: signals, where the solver does not ask itself (real Caffe's); Stopped when one asks for it."""
 
     solver: Any
     settings: Any
-    asked: Callable[[], str | None]
     terminal: IO[str]
+    asked: Callable[[], str | None] = lambda: None
     keep: int | None = None
-    agreed: Callable[[int], int] = int
     look_every: int = 1
     bar: Any = None
 
@@ -175,7 +171,7 @@ class Watcher:
             every = self.settings.snapshot
             if every and done % every == 0:
                 self.tidy()
-        action = _ACTIONS[self.agreed(_ACTIONS.index(self.asked()))]
+        action = self.asked()
         if action == "snapshot":
             self.solver.snapshot()
             self.tidy()
@@ -238,18 +234,23 @@ def train(args: argparse.Namespace, settings: caffe_pb2.SolverParameter, log_fil
         watcher = Watcher(
             solver,
             settings,
-            told,
             terminal,
-            args.keep if root else None,
-            parallel.any_of_us if parallel else int,
+            keep=args.keep if root else None,
             look_every=settings.display or 100 if args.gpu is not None else 1,
         )
+        if args.engine == "torch":
+            solver.requested_action = told  # in the middle of tests, too
+        else:
+            watcher.asked = told
         solver.add_callback(watcher, lambda: None)
         try:
             with told:
                 solver.solve(snapshot) if snapshot else solver.solve()
+                if told.stopped_by:
+                    raise Stopped
         except Stopped:
-            solver.snapshot()
+            if args.engine != "torch" or solver.snapshot_of != solver.iter:
+                solver.snapshot()
             print(
                 f"stopped at iteration {solver.iter}; go on with --snapshot "
                 f"{settings.snapshot_prefix}_iter_{solver.iter}.solverstate",

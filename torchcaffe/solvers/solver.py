@@ -27,6 +27,7 @@ from torchcaffe.solvers.divergence import Guard, refuse_broken
 from torchcaffe.solvers.losses import SmoothedLoss
 
 registry: dict[str, type[Solver]] = {}
+_REQUESTS = (None, "snapshot", "stop")  # the later one wins among processes
 
 
 class Solver:
@@ -62,13 +63,14 @@ class Solver:
         self._callbacks: list[tuple[Callable, Callable]] = []
         # Asked after every iteration and before every test batch: "stop", "snapshot" or None.
         self.requested_action: Callable[[], str | None] = lambda: None
+        self._deferred: str | None = None  # what was asked in a test, for all processes together to do after it
         self._stopped = False
         # Of several processes, whether it holds in any; each asks at the same point.
         self.agreed: Callable[[int], int] = int
         self.debug_nan = False  # also look at every gradient before each update
         self.stateful = snapshots.stateful_layers(self)
         self._places: Arrays | None = None  # at the start of this iteration
-        self._snapshot_of: int | None = None  # the iteration of the last snapshot that was taken or restored
+        self.snapshot_of: int | None = None  # the iteration of the last snapshot that was taken or restored
         self._waited = 0.0  # seconds, at the last display
         self.waiting = 0.0
         self.loss = SmoothedLoss(p.average_loss)
@@ -126,8 +128,9 @@ class Solver:
         if look:
             self._guard.before()
         self.net.clear_param_diffs()
-        if self._test_due() and (self.iter > 0 or p.test_initialization):
+        if self._due(p.test_interval) and (self.iter > 0 or p.test_initialization):
             self.test_all()
+            self._stopped = bool(self.agreed(self._stopped))
             if self._stopped:
                 return False
         for on_start, _ in self._callbacks:
@@ -143,7 +146,8 @@ class Solver:
         for _, on_gradients in self._callbacks:
             on_gradients()
         self.apply_update()
-        request = self.requested_action()
+        request = _REQUESTS[self.agreed(_REQUESTS.index(self._deferred or self.requested_action()))]
+        self._deferred = None
         if self._due(p.snapshot) or request == "snapshot":
             self.snapshot()
         self._stopped |= request == "stop"
@@ -151,9 +155,6 @@ class Solver:
 
     def _due(self, interval: int) -> bool:
         return bool(interval) and self._iter % interval == 0
-
-    def _test_due(self) -> bool:
-        return self._due(self.p.test_interval) and context.solver_rank == 0
 
     def _forward_backward(self) -> Any:
         """Accumulate the gradients of iter_size passes; returns the sum of their losses, left on its device."""
@@ -218,7 +219,7 @@ class Solver:
         if self._due(p.display):
             self.loss.add(self.net.run_forward(0, len(self.net.nodes) - 1))
             log.info("solver.cpp:327", f"Iteration {self.iter}, loss = {self.loss.mean():g}")
-        if self._test_due():
+        if self._due(p.test_interval):
             self.test_all()
         log.info("solver.cpp:332", "Optimization Done.")
 
@@ -243,7 +244,10 @@ class Solver:
         self.net.log_outputs("solver.cpp:258", "    Train net output", outputs)
 
     def test_all(self) -> None:
-        """Run every test net over its test_iter batches and log the means of its outputs."""
+        """Run every test net over its test_iter batches and log the means of its outputs. Of several processes, the
+        root does."""
+        if context.solver_rank > 0:
+            return
         for index in range(len(self.test_nets)):
             if self._stopped:
                 return
@@ -260,10 +264,12 @@ class Solver:
             while (request := self.requested_action()) is not None:
                 # (A snapshot of this iteration may exist already. After training, one more forward pass has changed
                 # running statistics, so a second one would differ.)
-                if request == "snapshot" and self._snapshot_of != self.iter:
-                    self.snapshot()
-                elif request == "stop":
+                if request == "stop":
                     self._stopped = True
+                elif context.multiprocess:
+                    self._deferred = request
+                elif self.snapshot_of != self.iter:
+                    self.snapshot()
             if self._stopped:
                 log.info("solver.cpp:396", "Test interrupted.")
                 return {}
@@ -289,8 +295,7 @@ class Solver:
         # An update may break the weights though the loss before it was finite.
         refuse_broken(self, f"{self.source}: iteration {self.iter}: training has diverged (lower base_lr?)")
         snapshots.save(self)
-        if context.solver_rank == 0:
-            self._snapshot_of = self.iter
+        self.snapshot_of = self.iter
 
     def places(self) -> Arrays:
         """The positions of the random stream and the layers, for a snapshot: before an update those at the start of
@@ -319,7 +324,7 @@ class Solver:
                 raise CaffeError(f"{path}: learned_net: {error}") from None
         if not hdf5.is_hdf5(path):
             log.info("sgd_solver.cpp:336", f"{type(self).__name__}: restoring history")
-        self._iter = self._snapshot_of = state.iter
+        self._iter = self.snapshot_of = state.iter
         self._places = None
         self.lr_step = state.current_step
         self.rule.set_arrays(state.history)

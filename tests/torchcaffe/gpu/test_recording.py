@@ -191,7 +191,7 @@ def test_a_gpu_is_waited_for_where_it_is_displayed_or_snapshots_follow(folder, m
     solver.net.device = "cuda:0"  # as the loop sees it
     looks, finite = [], math.isfinite
     monkeypatch.setattr(math, "isfinite", lambda value: (looks.append(solver.iter), finite(value))[1])
-    watcher = runs.Watcher(solver, solver.p, lambda: None, io.StringIO(), look_every=4)
+    watcher = runs.Watcher(solver, solver.p, io.StringIO(), look_every=4)
     monkeypatch.setattr(watcher, "check_loss", lambda done: looks.append(-done))
     solver.add_callback(watcher, lambda: None)
     solver.step(10)

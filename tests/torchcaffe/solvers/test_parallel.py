@@ -76,8 +76,8 @@ def run_launcher(script: list[str]) -> None:
     sys.exit(parallel.launch(script, 2))
 
 
-def in_two(folder: Path, tool: str, words: list[str]) -> str:
-    """The output of a program in two processes that find each other as those of torchrun do, without its start."""
+def start_two(folder: Path, tool: str, words: list[str]) -> list:
+    """Start a program in two processes that find each other as those of torchrun do, without its start."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -90,6 +90,12 @@ def in_two(folder: Path, tool: str, words: list[str]) -> str:
     ]
     for process in started:
         process.start()
+    return started
+
+
+def in_two(folder: Path, tool: str, words: list[str]) -> str:
+    """The output of a program in two processes."""
+    started = start_two(folder, tool, words)
     for process in started:
         process.join(300)
     outputs = [[(folder / f"{rank}.{stream}").read_text() for stream in ("out", "err")] for rank in "01"]
@@ -180,6 +186,24 @@ def test_testing_and_ranking_in_turns_are_the_same(tmp_path, monkeypatch, capsys
     for tool in ("evaluate.py", "rank_photos.py"):
         assert found[1, tool] == found[2, tool]
     assert "7 photos (0 known already), 1 not read" in found[2, "rank_photos.py"][0]
+
+
+def test_a_signal_in_the_middle_of_a_test_stops_both(folder):
+    words = write_solver(folder, "long", 1)
+    text = (folder / "long.prototxt").read_text().replace("test_iter: 2 ", "test_iter: 100000000 ")
+    (folder / "long.prototxt").write_text(text + "test_initialization: false")
+    started = start_two(folder, "train.py", words)
+    deadline = time.monotonic() + 100
+    log = folder / "long.log"
+    while not log.exists() or "Testing net" not in log.read_text():
+        assert time.monotonic() < deadline and all(process.is_alive() for process in started)
+        time.sleep(0.1)
+    for process in started:
+        os.kill(process.pid, signal.SIGTERM)
+    for process in started:
+        process.join(20)
+    assert [process.exitcode for process in started] == [143, 143]
+    assert (folder / "long_iter_5.solverstate").is_file()
 
 
 CHILD = """import os, signal, sys, time
