@@ -25,6 +25,7 @@ from ilgnet.photos import records
 from ilgnet.report.tables import BATCH, efficiency
 from ilgnet.run import bvlc, outputs
 from ilgnet.run.results import Benchmark, Machine, Timed, write_json
+from torchcaffe.base import context
 from torchcaffe.base.errors import CaffeError
 
 TABLE4 = [name for name, variant in VARIANTS.items() if variant.table4[1] is not None]
@@ -74,6 +75,8 @@ def main(argv: list[str]) -> int:
         raise CaffeError(f"--weights fits one variant; {len(args.variants)} are given")
     if args.precision and args.gpu is not None:
         raise CaffeError("--precision is for the CPU")
+    if args.gpu is not None:
+        context.check_gpu(args.gpu)
     if args.out:
         outputs.check(args.out, ".json")
     limits = benchmark.machine_limits(args.threads, args.gpu)

@@ -85,6 +85,12 @@ class CaffeLog:
     solver: str = ""
     snapshots: list[str] = field(default_factory=list)
 
+    def train_loss(self) -> Series:
+        """The training loss that compares nets: with several heads the last head's, as in test_series, else the total,
+        which the solver may have smoothed. GoogLeNet's total holds 0.3 of each auxiliary loss, too."""
+        heads = [name for name in self.train if "loss" in name.lower()]
+        return self.train[max(heads)] if len(heads) > 1 else self.loss
+
     def test_series(self, kind: str) -> Series | None:
         """The series of the first test net's "accuracy" or "loss"; None when it is not logged."""
         name = main_output(list(self.tests.get(0, {})), kind)

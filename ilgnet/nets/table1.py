@@ -76,6 +76,9 @@ def solver(dataset: str, variant: str, released: bool = False, **changed):
 def text(dataset: str, variant: str, released: bool = False, **changed) -> str:
     """The solver's file: how it was made, and the solver."""
     numbers = "the released values" if released else "Table 1 as printed"
+    others = [field for field in changed if field in ("base_lr", "stepsize", "max_iter", "iter_size")]
+    if others:
+        numbers += f", but for {' and '.join(others)}"
     command = f"python tools/gen_solver.py --dataset {dataset} --variant {variant}" + " --released" * released
     for field, value in changed.items():
         if field == "solver_mode":

@@ -86,11 +86,11 @@ def run_plots(runs: list[Run], tests: list[Evaluation]) -> list[tuple[str, str, 
     train = [
         plots.Curve(r.name, loss.iterations, loss.values, c, smooth=max(5, len(loss) // 20))
         for r, c in coloured
-        if (loss := r.log.loss)
+        if (loss := r.log.train_loss())
     ]
     if train:
         plot = plots.curves(train, "training loss")
-        found.append(("train_loss", "Training loss as logged (faint) and its running mean.", plot))
+        found.append(("train_loss", "Training loss of the last head as logged (faint) and its running mean.", plot))
     for kind in ("loss", "accuracy"):
         lines = [
             plots.Curve(r.name, s.iterations, s.values, c, dashed=True)
@@ -117,7 +117,7 @@ def run_facts(run: Run) -> dict[str, Any]:
         return values[index] if len(values) else None
 
     log = run.log
-    loss, accuracy = log.loss.values, (log.test_series("accuracy") or caffe_log.Series()).values
+    loss, accuracy = log.train_loss().values, (log.test_series("accuracy") or caffe_log.Series()).values
     finite = accuracy[np.isfinite(accuracy)]
     iterations, seconds = log.speed
     return {

@@ -83,6 +83,7 @@ def test_ratios_of_table_4():
         (["--rounds", "0"], "--rounds 0: must be at least 1"),
         (["--weights", "w.caffemodel"], "--weights fits one variant"),
         (["--precision", "int8", "--gpu", "0"], "--precision is for the CPU"),
+        (["--gpu", "1000"], "GPU mode: this PyTorch sees no CUDA device|GPU 1000: this machine has"),
         (["--out", "result.txt"], "result.txt: must end in .json"),
         (["--variants", "third", "--photos", "/nowhere"], "/nowhere: no such folder"),
     ],

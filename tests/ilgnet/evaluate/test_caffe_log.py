@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ilgnet.evaluate import caffe_log
+from ilgnet.figures import plots
+from ilgnet.report import page
 from torchcaffe.base.errors import CaffeError
 
 OLD = """\
@@ -37,6 +39,25 @@ def write(tmp_path, text):
     path = tmp_path / "caffe.log"
     path.write_text(text)
     return path
+
+
+# GoogLeNet's three heads at the loss of chance: the total is 1.109.
+HEADS = """\
+I1123 10:00:00.000000  9 solver.cpp:239] Iteration 0 (1 iter/s, 0s/20 iters), loss = 1.109
+I1123 10:00:00.000000  9 solver.cpp:258]     Train net output #0: loss1/loss = 0.7 (* 0.3 = 0.21 loss)
+I1123 10:00:00.000000  9 solver.cpp:258]     Train net output #1: loss2/loss = 0.69 (* 0.3 = 0.207 loss)
+I1123 10:00:00.000000  9 solver.cpp:258]     Train net output #2: loss3/loss = 0.693 (* 1 = 0.693 loss)
+"""
+
+
+def test_the_last_head_s_loss_compares_nets(tmp_path):
+    log = caffe_log.read_log(write(tmp_path, HEADS))
+    assert log.loss.values.tolist() == [1.109] and log.train_loss().values.tolist() == [0.693]
+    (name, _, plot) = page.run_plots([page.Run("full", log)], [])[0]
+    assert name == "train_loss" and isinstance(plot, plots.Plot)
+    assert page.run_facts(page.Run("full", log))["first_loss"] == 0.693
+    log = caffe_log.read_log(write(tmp_path, OLD))  # one head: what the solver logs, smoothed by average_loss
+    assert log.train_loss() is log.loss
 
 
 def test_old_form(tmp_path):

@@ -85,6 +85,7 @@ def test_gen_solver_changes_single_fields_and_its_command_makes_the_file_again(t
     assert solver.stepsize == 13325 and solver.snapshot == 5330
     command = re.search(r"# Made by: python tools/gen_solver.py (.*)", text).group(1).split()
     assert set(command) == set(argv)
+    assert "the released values, but for base_lr and max_iter and iter_size (paper" in text
     gen_solver.main([*command, "--out", str(path)])
     assert path.read_text() == text
 
