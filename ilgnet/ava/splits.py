@@ -65,13 +65,17 @@ def shuffled(items: Sequence, seed: int) -> list:
     return [items[i] for i in np.random.RandomState(seed).permutation(len(items))]
 
 
-def split_ava1(ratings: Sequence[Rating], seed: int) -> Split:
-    """A random split in the released lists' sizes (235,529 + 20,000), in proportion for another number of photos."""
+def split_ava1(ratings: Sequence[Rating], seed: int, test_photos: int | None) -> Split:
+    """A random split in the released lists' sizes (235,529 + 20,000), in proportion for another number of photos, or
+    with a number of test photos (the paper's own: 19,930)."""
     if len(ratings) < 2:
         raise CaffeError("AVA1: only 1 photo has a row in AVA.txt; a split needs 2")
     order = shuffled(ratings, seed)
-    held_out = max(1, round(len(order) * AVA1_VAL / AVA_PHOTOS))
-    return Split(entries(order[held_out:]), entries(order[:held_out]), f"random, seed {seed}")
+    held_out = test_photos or max(1, round(len(order) * AVA1_VAL / AVA_PHOTOS))
+    if held_out >= len(order):
+        raise CaffeError(f"test photos {held_out}: only {len(order)} photos have a row in AVA.txt")
+    how = f"random, seed {seed}" + (f", {test_photos} test photos" if test_photos else "")
+    return Split(entries(order[held_out:]), entries(order[:held_out]), how)
 
 
 def choose_ava2(ratings: Sequence[Rating], thresholds: Sequence[float] | None = None) -> list[Entry]:
@@ -149,18 +153,25 @@ class Choice:
     """Which split to make. CaffeError for values that do not go together.
 
     dataset: one of DATASETS. lists: a folder with train.txt and val.txt; without it, the split is random from the seed.
-    thresholds: see choose_ava2."""
+    thresholds: see choose_ava2. test_photos: see split_ava1. drop_unrated: with delta = 1, leave out training photos of
+    the lists that have no rating."""
 
     dataset: str = "ava1"
     seed: int = 1
     thresholds: Sequence[float] | None = None
     lists: PathLike | None = None
+    test_photos: int | None = None
+    drop_unrated: bool = False
 
     def __post_init__(self) -> None:
         if self.dataset not in DATASETS:
             raise CaffeError(f"dataset {self.dataset!r}: one of {', '.join(DATASETS)}")
         if self.thresholds is not None and (self.dataset != "ava2" or self.lists is not None):
             raise CaffeError("thresholds: they choose AVA2's photos from AVA.txt, so not with other lists or data sets")
+        if self.test_photos is not None and (self.test_photos < 1 or self.dataset == "ava2" or self.lists is not None):
+            raise CaffeError(f"test photos {self.test_photos}: of AVA1's random split, 1 or more")
+        if self.drop_unrated and (self.dataset != "ava1_delta1" or self.lists is None):
+            raise CaffeError("drop unrated: for ava1_delta1 with lists, which may name photos without a rating")
 
 
 def make_split(ratings: Sequence[Rating], choice: Choice) -> Split:
@@ -170,13 +181,15 @@ def make_split(ratings: Sequence[Rating], choice: Choice) -> Split:
     elif choice.dataset == "ava2":
         split = split_ava2(ratings, choice.seed, choice.thresholds)
     else:
-        split = split_ava1(ratings, choice.seed)
+        split = split_ava1(ratings, choice.seed, choice.test_photos)
+    left_out = 0
     if choice.dataset == "ava1_delta1":
+        left_out = _drop_unrated(ratings, split, choice.drop_unrated)
         doubtful = {rating.photo for rating in ratings if is_ambiguous(rating)}
         kept = [entry for entry in split.train if entry.photo not in doubtful]
         split.dropped_by_delta = len(split.train) - len(kept)
         split.train = kept
-        split.how += ", delta 1"
+        split.how += ", delta 1" + (f", {left_out} unrated photos left out" if left_out else "")
         if not kept:
             raise CaffeError("delta 1: leaves no photo to train on")
     split.notes += check_counts(ratings, split, choice.dataset)
@@ -185,9 +198,25 @@ def make_split(ratings: Sequence[Rating], choice: Choice) -> Split:
         _check_lists(ratings, split)
     elif choice.thresholds is not None and tuple(choice.thresholds) != RELEASED_THRESHOLDS:
         split.dataset += f", thresholds {choice.thresholds[0]} and {choice.thresholds[1]}"
+    if left_out:
+        split.dataset += f", {left_out} unrated photos left out"
     if split.dataset not in DATASETS:
         split.notes.append(f"'{split.dataset}' is none of the paper's data sets: reports show it beside no figure")
     return split
+
+
+def _drop_unrated(ratings: Sequence[Rating], split: Split, drop: bool) -> int:
+    """Leave out training photos without a rating, of which nobody knows whether they are ambiguous. Returns how many.
+    Raises CaffeError if there are some and they are not to be dropped."""
+    rated = {rating.photo for rating in ratings}
+    unrated = [photo for photo, _ in split.train if photo not in rated]
+    if unrated and not drop:
+        raise CaffeError(
+            f"delta 1: {len(unrated)} training photos have no row in AVA.txt, {unrated[0]} for one, so whether they "
+            "are ambiguous is not known; --drop-unrated leaves them out"
+        )
+    split.train = [entry for entry in split.train if entry.photo in rated]
+    return len(unrated)
 
 
 def _check_lists(ratings: Sequence[Rating], split: Split) -> None:

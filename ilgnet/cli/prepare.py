@@ -14,6 +14,8 @@ from ilgnet.ava import labels, prepare, targets
 from ilgnet.cli import make_lmdb, splits
 from ilgnet.cli.arguments import given, make_parser
 
+SPLIT = ("dataset", "thresholds", "lists", "test_photos", "drop_unrated")  # options of AVA's sets
+
 
 def main(argv: list[str]) -> int:
     parser = make_parser(__name__)
@@ -37,7 +39,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     if (args.ava is None) == (args.labels is None):
         parser.error("give AVA, or --labels CSV")
-    for option in given(parser, args, ("dataset", "thresholds", "lists") if args.labels else ("cut", "held_out")):
+    for option in given(parser, args, SPLIT if args.labels else ("cut", "held_out")):
         parser.error(f"{option} is for " + ("AVA, not for --labels" if args.labels else "--labels"))
     options = make_lmdb.options_of(args)
     if args.labels is not None:

@@ -29,11 +29,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"AVA2: choose by mean score instead; the released lists': {low} {high}",
     )
     parser.add_argument("--lists", type=Path, metavar="DIR", help="DIR with the split: train.txt and val.txt")
+    parser.add_argument(
+        "--test-photos", type=int, metavar="N", help="AVA1: that many test photos; the paper prints 19930"
+    )
+    parser.add_argument(
+        "--drop-unrated",
+        action="store_true",
+        help="ava1_delta1 with --lists: leave out training photos without a rating",
+    )
 
 
 def choice(args: argparse.Namespace) -> splits.Choice:
     """The choice that add_arguments' options make."""
-    return splits.Choice(args.dataset, args.seed, args.thresholds, args.lists)
+    return splits.Choice(args.dataset, args.seed, args.thresholds, args.lists, args.test_photos, args.drop_unrated)
 
 
 def main(argv: list[str]) -> int:

@@ -155,6 +155,26 @@ def test_a_set_that_is_not_the_papers_says_what_it_is():
         assert [f"'{name}' is none of" in note for note in split.notes] == ([True] if "," in name else [])
 
 
+def test_photos_without_a_rating_are_not_taken_for_unambiguous(tmp_path):
+    photos = [at(1, 3), at(2, 5), at(3, 7), at(4, 4.5)]
+    write(tmp_path / "train.txt", "1.jpg 0\n2.jpg 0\n3.jpg 1\n5.jpg 1\n6.jpg 0\n")
+    write(tmp_path / "val.txt", "4.jpg 0\n7.jpg 1\n")
+    with pytest.raises(CaffeError, match="2 training photos have no row in AVA.txt, 5.jpg for one.*--drop-unrated"):
+        splits.make_split(photos, Choice("ava1_delta1", lists=tmp_path))
+    split = splits.make_split(photos, Choice("ava1_delta1", lists=tmp_path, drop_unrated=True))
+    assert split.train == [("1.jpg", 0), ("3.jpg", 1)] and len(split.val) == 2
+    assert split.dataset == "ava1_delta1, 2 unrated photos left out" and split.dropped_by_delta == 1
+    assert split.how.endswith("delta 1, 2 unrated photos left out")
+    assert any("is none of the paper's data sets" in note for note in split.notes)
+
+
+def test_the_papers_own_number_of_test_photos():
+    photos = [at(i, 2 + (i % 700) / 100) for i in range(100)]
+    split = splits.make_split(photos, Choice(test_photos=30))
+    assert (len(split.train), len(split.val), split.dataset) == (70, 30, "ava1")
+    assert split.how == "random, seed 1, 30 test photos"
+
+
 def test_lists_of_another_set_are_noted(tmp_path):
     photos = [at(1, 4), at(2, 7), at(3, 4), at(4, 7), at(5, 5)]
     write(tmp_path / "val.txt", "3.jpg 0\n4.jpg 1\n")
@@ -176,6 +196,10 @@ def test_lists_of_another_set_are_noted(tmp_path):
         ({"thresholds": (4, 6)}, "they choose AVA2's photos"),
         ({"dataset": "ava2", "thresholds": (4, 6), "lists": "lists"}, "they choose AVA2's photos"),
         ({"dataset": "ava2", "thresholds": (6, 4)}, "thresholds 6 and 4"),
+        ({"test_photos": 0}, "test photos 0: of AVA1's random split, 1 or more"),
+        ({"test_photos": 39}, "test photos 39: only 39 photos"),
+        ({"dataset": "ava2", "test_photos": 5}, "test photos 5: of AVA1's"),
+        ({"drop_unrated": True}, "drop unrated: for ava1_delta1 with lists"),
         ({"seed": -1}, "seed -1"),
         ({"dataset": "ava2", "seed": 2**32}, "seed 4294967296"),
     ],
