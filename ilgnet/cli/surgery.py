@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ilgnet.cli.arguments import check_range, make_parser
+from ilgnet.nets.variants import VARIANTS
 from ilgnet.photos import preprocess
 from ilgnet.run import engine, outputs
 from ilgnet.weights import balance, surgery
@@ -43,6 +44,14 @@ def images_for(net: Any, folder: Path, count: int, mean: str | None, source: str
     return np.stack(found)
 
 
+def fitting(title: str) -> str:
+    """Which weights the trunk of a net of this name takes, if it is one of ours."""
+    sources = {variant.title: variant.source for variant in VARIANTS.values()}
+    if title not in sources:
+        return ""
+    return f"; {title} takes those of {sources[title]}, or starts from random weights (make with WEIGHTS=none)"
+
+
 def operate(args: argparse.Namespace) -> surgery.Report:
     """Build the net with its fillers, copy the weights, calibrate if asked, and save."""
     caffe = engine.load_engine(args.engine, args.gpu)
@@ -55,7 +64,9 @@ def operate(args: argparse.Namespace) -> surgery.Report:
     train = engine.make_net(caffe, train_net, caffe.TRAIN, args.net)
     report = surgery.transplant(train_net, engine.arrays(train), source)
     if not report.count("copied"):
-        raise CaffeError(f"nothing was copied: no layer of {args.weights} fits one of the same name in {args.net}")
+        raise CaffeError(
+            f"nothing was copied: no layer of {args.weights} fits one of the same name in {args.net}{fitting(net.name)}"
+        )
     if images is not None:
         test_net = engine.without_data(net, caffe.TEST, source=args.net)
         test = engine.make_net(caffe, test_net, caffe.TEST, args.net)

@@ -253,6 +253,11 @@ def test_surgery_refuses(trained, folder, tmp_path):
     )
     with pytest.raises(CaffeError, match="nothing was copied"):
         surgery.main(["--weights", str(trained), "--net", str(other), "--out", str(tmp_path / "x.caffemodel")])
+    other.write_text('name: "ILGNet-Inc.V3" ' + re.sub('^name: "[^"]*"', "", other.read_text(), flags=re.M))
+    with pytest.raises(
+        CaffeError, match="; ILGNet-Inc.V3 takes those of inception_v3.caffemodel, or starts from random"
+    ):
+        surgery.main(["--weights", str(trained), "--net", str(other), "--out", str(tmp_path / "x.caffemodel")])
     assert not list(tmp_path.iterdir())
 
 
