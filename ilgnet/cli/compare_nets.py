@@ -1,6 +1,7 @@
 """Train and test several nets under the same conditions.
 
-The table printed after each net is the paper's Table 2 for your data.
+The table printed after each net is the paper's Table 2 for your data. Each net
+is tested on all of val_lmdb.
 
 Example:
   ilgnet compare-nets --data out/demo/data --variants v1bn third
@@ -131,8 +132,9 @@ def train_one(args: argparse.Namespace, compute: list, name: str, start: str, so
         "title": title,
         "start": start,
         "base_lr": rate,
+        "own_rate": args.base_lr is None,
         "iterations": args.iterations,
-        **{figure: figures[figure] for figure in ("accuracy", "balanced_accuracy", "auc")},
+        **{figure: figures[figure] for figure in ("accuracy", "balanced_accuracy", "auc", "majority_baseline")},
         "parameters": costs.parameters,
         "multiply_adds": costs.multiply_adds,
         "log": f"{prefix}.log",
@@ -143,13 +145,16 @@ def train_one(args: argparse.Namespace, compute: list, name: str, start: str, so
 def print_table(rows: list[dict]) -> None:
     """Print all rows so far."""
     print(
-        f"\n{'net':24} {'start':28} {'base_lr':>8} {'accuracy':>9} {'95% interval':>16} {'AUC':>6} {'param.':>8} "
-        f"{'mult-adds':>9}"
+        f"\n{'net':24} {'start':28} {'base_lr':>8}  {'accuracy':>9} {'95% interval':>16} {'n':>6} {'baseline':>8} "
+        f"{'AUC':>6} {'param.':>8} {'mult-adds':>9}"
     )
     for r in rows:
         a = r["accuracy"]
         print(
-            f"{r['title']:24} {r['start']:28} {r['base_lr']:8.0e} {a['value']:9.2%} {a['low']:8.2%}-{a['high']:7.2%} "
-            f"{r['auc']:6.3f} {r['parameters'] / 1e6:7.1f}M {r['multiply_adds'] / 1e9:8.2f}G",
+            f"{r['title']:24} {r['start']:28} {r['base_lr']:8.0e}{'*' if r['own_rate'] else ' '} {a['value']:9.2%} "
+            f"{a['low']:8.2%}-{a['high']:7.2%} {a['n']:6} {r['majority_baseline']['value']:8.2%} {r['auc']:6.3f} "
+            f"{r['parameters'] / 1e6:7.1f}M {r['multiply_adds'] / 1e9:8.2f}G",
             flush=True,
         )
+    if any(r["own_rate"] for r in rows):
+        print("* the net's own rate for this start: at one rate for all, some diverge (--base-lr gives one to all)")

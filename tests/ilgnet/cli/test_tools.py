@@ -429,10 +429,11 @@ def test_make_looks_for_all_of_the_data_and_cleans_no_snapshots(tmp_path):
     assert make("clean").returncode == 0 and [path.name for path in (tmp_path / "out").iterdir()] == ["snapshots"]
 
 
-def test_compare_nets_counts_in_this_python(tmp_path, monkeypatch):
+def test_compare_nets_counts_in_this_python(tmp_path, monkeypatch, capsys):
     """Whatever engine trains and tests: --engine bvlc has its pycaffe in another Python. And a comparison made again
     comes to the same: surgery's fillers once had another seed each time, which turned 83% into 53%."""
-    figures = {"accuracy": {"value": 0.5, "low": 0.4, "high": 0.6}, "balanced_accuracy": 0.5, "auc": 0.5}
+    share = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 90}
+    figures = {"accuracy": share, "balanced_accuracy": 0.5, "auc": 0.5, "majority_baseline": {**share, "value": 0.8}}
     (tmp_path / "out" / "third_surgery").mkdir(parents=True)
     earlier = tmp_path / "out" / "third_surgery" / "third_iter_9.solverstate"
     source = tmp_path / "bvlc_googlenet.caffemodel"
@@ -470,8 +471,14 @@ def test_compare_nets_counts_in_this_python(tmp_path, monkeypatch):
         )
         == 0
     )
+    said = capsys.readouterr().out
+    assert re.search(r" 1e-05\*    50.00%   40.00%- 60.00%     90   80.00% ", said) and "* the net's own rate" in said
     (row,) = json.loads((tmp_path / "out" / "compare.json").read_text())
-    assert row["parameters"] > 1e5 and ran == ["gen-net", "gen-solver", "surgery", "train", "evaluate", "report"]
+    assert (
+        row["own_rate"]
+        and row["parameters"] > 1e5
+        and ran == ["gen-net", "gen-solver", "surgery", "train", "evaluate", "report"]
+    )
 
 
 def test_divergence_stops_with_one_line(folder):
