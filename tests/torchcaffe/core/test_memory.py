@@ -12,20 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import torchcaffe as caffe
+from tests.torchcaffe.core.small import NET, SOLVER
 from torchcaffe.core import ownership
 from torchcaffe.core.memory import Memory
 
 SHAPE = (2, 3)
-NET = """layer { name: "data" type: "DummyData" top: "data" top: "target" dummy_data_param {
-  shape { dim: 4 dim: 3 dim: 9 dim: 9 } shape { dim: 4 dim: 5 }
-  data_filler { type: "gaussian" } data_filler { type: "gaussian" } } }
-layer { name: "conv" type: "Convolution" bottom: "data" top: "conv"
-  convolution_param { num_output: 7 kernel_size: 3 weight_filler { type: "xavier" } } }
-layer { name: "relu" type: "ReLU" bottom: "conv" top: "conv" }
-layer { name: "ip" type: "InnerProduct" bottom: "conv" top: "ip"
-  inner_product_param { num_output: 5 weight_filler { type: "xavier" } } }
-layer { name: "loss" type: "EuclideanLoss" bottom: "ip" bottom: "target" top: "loss" }
-"""
 CALLS = (
     "get",
     "set",
@@ -107,9 +98,7 @@ def test_what_comes_from_a_users_array_is_not_written_with_it(part):
 
 def trained(tmp_path) -> caffe.SGDSolver:
     (tmp_path / "net.prototxt").write_text(NET)
-    (tmp_path / "solver.prototxt").write_text(
-        'net: "net.prototxt" base_lr: 0.01 momentum: 0.9 lr_policy: "fixed" random_seed: 3 max_iter: 6'
-    )
+    (tmp_path / "solver.prototxt").write_text(SOLVER + "max_iter: 6")
     solver = caffe.get_solver(str(tmp_path / "solver.prototxt"))
     solver.step(5)
     return solver
